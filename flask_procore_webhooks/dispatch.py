@@ -1,0 +1,48 @@
+"""Who runs the subscribers of a recorded event, and when."""
+
+from __future__ import annotations
+
+from .endpoint import Endpoint
+from .errors import EventBusy
+from .errors import SubscribersFailed
+from .inbox import FINISHED
+from .inbox import Recorded
+from .process import Outcome
+from .process import process
+
+
+def run_inline(endpoint: Endpoint, recorded: Recorded) -> None:
+    """Run the event in this request; return when nothing is left to do for it.
+
+    In this mode nobody but the sender repeats a failed run, so a 2xx is only allowed
+    once the event is finished.
+
+    :raises SubscribersFailed: it is due again; the sender's next delivery resumes it.
+    :raises EventBusy: another request is running it.
+    """
+    if recorded.status in FINISHED:
+        return
+    outcome = process(endpoint, recorded.row_id, early=True)
+    if outcome is Outcome.RETRY:
+        raise SubscribersFailed("a subscriber failed")
+    if outcome is Outcome.NOT_CLAIMED and not _finished(endpoint, recorded):
+        raise EventBusy("another request is running the event")
+
+
+def drain(endpoint: Endpoint, *, early: bool = False) -> int:
+    """Run every event that is due now, each once.
+
+    :param early: also those that wait for their next attempt.
+    :return: how many events were run.
+    """
+    seen: set[int] = set()
+    ran = 0
+    while rows := [row for row in endpoint.inbox.due(early=early) if row not in seen]:
+        seen.update(rows)
+        outcomes = [process(endpoint, row, early=early) for row in rows]
+        ran += sum(outcome is not Outcome.NOT_CLAIMED for outcome in outcomes)
+    return ran
+
+
+def _finished(endpoint: Endpoint, recorded: Recorded) -> bool:
+    return endpoint.inbox.status(recorded.row_id) in FINISHED

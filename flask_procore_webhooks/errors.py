@@ -1,0 +1,140 @@
+"""Every error of the package, in one tree::
+
+    ProcoreWebhooksError
+    ├── ConfigError              app.config, a mount or a subscription is wrong
+    └── DeliveryError            something is wrong with one delivery
+        ├── BadSignature         401  not signed by a secret we know, or not now
+        │   └── BadAuthorization 401  not the Authorization value we know
+        ├── PayloadTooLarge      413
+        ├── InboxUnavailable     503  nothing was recorded: the sender must try again
+        ├── EventBusy            503  inline only: another request is running the event
+        ├── SubscribersFailed    500  inline only: the sender's next delivery resumes
+        └── BadPayload           200  authentic, but not a JSON object: quarantined
+
+Beside it stand :class:`RetryLater` and :class:`Discard`, which subscribers raise to
+say what should become of their run; they are instructions, not failures of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class ProcoreWebhooksError(Exception):
+    """Base of every error that this package raises."""
+
+
+class ConfigError(ProcoreWebhooksError):
+    """The app cannot run as configured; every problem found is listed at once.
+
+    :param problems: one sentence each, naming the key or the call to change.
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        #: One sentence for each problem, in the order they were found.
+        self.problems: tuple[str, ...] = tuple(problems)
+        super().__init__("\n".join(f"- {problem}" for problem in self.problems))
+
+    def __str__(self) -> str:
+        if len(self.problems) == 1:
+            return self.problems[0]
+        return f"{len(self.problems)} problems:\n{self.args[0]}"
+
+
+class DeliveryError(ProcoreWebhooksError):
+    """Something is wrong with one delivery.
+
+    :param reason: for our own log; it never reaches the sender.
+    """
+
+    #: HTTP status of the answer.
+    status: ClassVar[int] = 500
+    #: All that the sender is told. Procore shows it to its hook administrators.
+    answer: ClassVar[str] = "Processing failed"
+    #: Seconds after which the sender may try again, or ``None``.
+    retry_after: ClassVar[int | None] = None
+
+    def __init__(self, reason: str) -> None:
+        #: What happened, without secrets, signatures or bodies.
+        self.reason = reason
+        super().__init__(reason)
+
+
+class BadSignature(DeliveryError):
+    """The delivery is not authentic: its signature or timestamp does not hold."""
+
+    status = 401
+    answer = "Invalid signature"
+
+
+class BadAuthorization(BadSignature):
+    """The delivery is not authentic: its ``Authorization`` value is not ours."""
+
+    answer = "Invalid authorization"
+
+
+class PayloadTooLarge(DeliveryError):
+    """The body is larger than ``MAX_BYTES``."""
+
+    status = 413
+    answer = "Payload too large"
+
+
+class InboxUnavailable(DeliveryError):
+    """The inbox cannot be reached or has no tables; nothing was recorded."""
+
+    status = 503
+    answer = "Unavailable"
+    retry_after = 5
+
+    def __init__(self, reason: str, *, stale: bool = False) -> None:
+        #: Whether a pooled connection was dead, so that a new one may work at once.
+        self.stale = stale
+        super().__init__(reason)
+
+
+class EventBusy(DeliveryError):
+    """Another request is running this event, and might still fail."""
+
+    status = 503
+    answer = "Unavailable"
+    retry_after = 1
+
+
+class SubscribersFailed(DeliveryError):
+    """A subscriber failed in the request; the sender's next delivery resumes."""
+
+    status = 500
+    answer = "Processing failed"
+
+
+class BadPayload(DeliveryError):
+    """An authentic body is not a JSON object; it is kept as a dead event."""
+
+    status = 200
+    answer = ""
+
+
+class RetryLater(Exception):
+    """Raised by a subscriber: run me again, not sooner than ``after`` seconds.
+
+    :param after: seconds from now; ``None`` leaves the wait to the usual backoff.
+    """
+
+    def __init__(self, after: float | None = None) -> None:
+        self.after = after
+        super().__init__("retry" if after is None else f"retry after {after:g} s")
+
+
+class Discard(Exception):
+    """Raised by a subscriber: never run me again for this event.
+
+    Its writes are rolled back, its receipt is written, and the other subscribers go on.
+
+    :param reason: for the log.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        self.reason = reason
+        super().__init__(reason)

@@ -1,0 +1,176 @@
+"""One run of one event: claim, run what has no receipt, settle. No HTTP.
+
+Every way of dispatching calls :func:`process`. A run may end at any line, because its
+process was killed: what it had not finished is run again when its lease is over.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import random
+from dataclasses import dataclass
+from dataclasses import replace
+
+from sqlalchemy.exc import IntegrityError
+
+from .database import session_scope
+from .database import SessionSource
+from .endpoint import Endpoint
+from .errors import BadPayload
+from .errors import Discard
+from .errors import RetryLater
+from .events import Event
+from .inbox import Claim
+from .inbox import Status
+from .settings import Settings
+from .signals import event_dead
+from .signals import event_failed
+from .signals import event_processed
+from .subscribers import Subscriber
+
+log = logging.getLogger("flask_procore_webhooks")
+
+
+class Outcome(enum.Enum):
+    """How a call of :func:`process` ended."""
+
+    DONE = "done"
+    #: Failed, and due again later.
+    RETRY = "retry"
+    DEAD = "dead"
+    #: Not ours to run: finished, not due, or in another run's hands.
+    NOT_CLAIMED = "not claimed"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why one subscriber has not finished."""
+
+    text: str
+    #: Seconds that the subscriber asked for, or ``None`` for the usual backoff.
+    wait: float | None = None
+
+
+def process(endpoint: Endpoint, row_id: int, *, early: bool = False) -> Outcome:
+    """Run the subscribers of an event that have no receipt yet.
+
+    Afterwards the event is done, due again, or dead. Safe to call at any time and from
+    any number of processes: one of them runs the event, the others change nothing.
+
+    :param early: run a pending event even though its wait is not over.
+    :raises InboxUnavailable: the event stays as it is and is claimed again later.
+    """
+    claim = endpoint.inbox.claim(row_id, endpoint.settings.lease, early=early)
+    if claim is None:
+        return Outcome.NOT_CLAIMED
+    try:
+        return _run(endpoint, claim)
+    except BaseException:
+        # SystemExit, KeyboardInterrupt, a worker timeout: give the event back at once.
+        endpoint.inbox.settle(claim, Status.PENDING, error="the run was interrupted")
+        raise
+
+
+def _run(endpoint: Endpoint, claim: Claim) -> Outcome:
+    try:
+        event = endpoint.read(claim.body)
+    except BadPayload as bad:
+        event = replace(endpoint.read_any(claim.body, "")[0], id=claim.event_id)
+        return _bury(endpoint, claim, event, bad.reason)
+    event = replace(event, id=claim.event_id, attempt=claim.attempt)
+    if claim.attempt > endpoint.settings.max_attempts:
+        # Attempts are counted when they begin: this event kills its processes.
+        return _bury(endpoint, claim, event, "every attempt ended without an outcome")
+    return _settle(endpoint, claim, event, _run_subscribers(endpoint, claim, event))
+
+
+def _run_subscribers(endpoint: Endpoint, claim: Claim, event: Event) -> list[Failure]:
+    finished = endpoint.inbox.receipts(claim.row_id)
+    attempts = (
+        _run_subscriber(endpoint, claim, event, subscriber)
+        for subscriber in endpoint.subscribers_for(event)
+        if subscriber.name not in finished
+    )
+    return [failure for failure in attempts if failure]
+
+
+def _run_subscriber(
+    endpoint: Endpoint, claim: Claim, event: Event, subscriber: Subscriber
+) -> Failure | None:
+    session = endpoint.inbox.database.session
+    try:
+        # A context of its own: nothing on ``g``, no session left by somebody else.
+        with endpoint.app.app_context():
+            if session is None:
+                subscriber(endpoint.app, event)
+                endpoint.inbox.commit_receipt(claim, subscriber.name)
+            else:
+                _run_in_session(endpoint, claim, event, subscriber, session)
+    except Discard as discard:
+        log.info("%s discarded %s: %s", subscriber.name, _described(event), discard)
+        endpoint.inbox.commit_receipt(claim, subscriber.name)
+    except RetryLater as later:
+        return Failure(f"{subscriber.name}: {later}", later.after)
+    except Exception as error:
+        log.exception("%s failed for %s", subscriber.name, _described(event))
+        return Failure(f"{subscriber.name}: {type(error).__name__}: {error}")
+    return None
+
+
+def _run_in_session(
+    endpoint: Endpoint,
+    claim: Claim,
+    event: Event,
+    subscriber: Subscriber,
+    source: SessionSource,
+) -> None:
+    with session_scope(source) as session:
+        subscriber(endpoint.app, event)
+        session.flush()
+        try:
+            endpoint.inbox.write_receipt(claim, subscriber.name, session)
+        except IntegrityError:
+            # Another run finished it since this one's lease was over: its writes stand,
+            # and ours are rolled back with this session.
+            log.warning("%s had finished %s", subscriber.name, _described(event))
+            return
+        session.commit()
+
+
+def _settle(
+    endpoint: Endpoint, claim: Claim, event: Event, failures: list[Failure]
+) -> Outcome:
+    if not failures:
+        if endpoint.inbox.settle(claim, Status.DONE):
+            event_processed.announce(endpoint.app, event=event)
+        return Outcome.DONE
+    error = "\n".join(failure.text for failure in failures)
+    if claim.attempt >= endpoint.settings.max_attempts:
+        return _bury(endpoint, claim, event, error)
+    wait = max(_wait(failure, claim.attempt, endpoint.settings) for failure in failures)
+    if endpoint.inbox.settle(claim, Status.PENDING, error=error, wait=wait):
+        event_failed.announce(endpoint.app, event=event, error=error)
+    return Outcome.RETRY
+
+
+def _bury(endpoint: Endpoint, claim: Claim, event: Event, error: str) -> Outcome:
+    if endpoint.inbox.settle(claim, Status.DEAD, error=error):
+        log.error("Gave up on %s: %s", _described(event), error)
+        event_dead.announce(endpoint.app, event=event, error=error)
+    return Outcome.DEAD
+
+
+def _wait(failure: Failure, attempt: int, settings: Settings) -> float:
+    """Seconds to the next attempt: what was asked for, or full-jitter backoff.
+
+    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+    """
+    if failure.wait is not None:
+        return max(0.0, failure.wait)
+    ceiling = min(settings.retry_cap, settings.retry_base * 2.0 ** (attempt - 1))
+    return random.uniform(0.0, ceiling)
+
+
+def _described(event: Event) -> str:
+    return f"{event.type or 'an unreadable event'} {event.id} of {event.endpoint!r}"

@@ -1,0 +1,118 @@
+"""The two tables of the inbox, as Core tables on the host's metadata.
+
+Core tables rather than an ORM mixin: a mixin's columns cannot be added to a host whose
+declarative base is a ``MappedAsDataclass``. All times are UTC without a zone, because
+SQLite and MariaDB keep none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from typing import NamedTuple
+
+from sqlalchemy import BigInteger
+from sqlalchemy import Column
+from sqlalchemy import DateTime
+from sqlalchemy import Index
+from sqlalchemy import Integer
+from sqlalchemy import LargeBinary
+from sqlalchemy import MetaData
+from sqlalchemy import String
+from sqlalchemy import Table
+from sqlalchemy import Text
+from sqlalchemy import UniqueConstraint
+from sqlalchemy.dialects import mysql
+from sqlalchemy.types import TypeEngine
+
+EVENT_TABLE = "procore_webhook_event"
+RECEIPT_TABLE = "procore_webhook_receipt"
+
+_INFO_KEY = "flask_procore_webhooks"
+_MYSQL = ("mysql", "mariadb")
+_TABLE_OPTIONS: dict[str, Any] = {f"{name}_charset": "utf8mb4" for name in _MYSQL}
+
+
+class Tables(NamedTuple):
+    event: Table
+    receipt: Table
+
+
+def define_tables(metadata: MetaData) -> Tables:
+    """Return the inbox's tables on ``metadata``; the first call defines them."""
+    tables: Tables | None = metadata.info.get(_INFO_KEY)
+    if tables is None:
+        tables = Tables(_event_table(metadata), _receipt_table(metadata))
+        metadata.info[_INFO_KEY] = tables
+    return tables
+
+
+def _event_table(metadata: MetaData) -> Table:
+    due_at = Column("due_at", _Time())
+    return Table(
+        EVENT_TABLE,
+        metadata,
+        Column("id", _RowId(), primary_key=True),
+        Column("endpoint", _Exact(80), nullable=False),
+        Column("event_id", _Exact(80), nullable=False),
+        Column("type", String(255), nullable=False),
+        Column("resource_type", String(160)),
+        Column("reason", String(80)),
+        Column("resource_id", String(80)),
+        Column("company_id", String(80)),
+        Column("project_id", String(80)),
+        Column("user_id", String(80)),
+        Column("event_at", _Time()),
+        Column("body", _Bytes()),
+        Column("status", String(16), nullable=False),
+        Column("attempts", Integer, nullable=False),
+        # When the event may be claimed: a pending one when its wait is over, a running
+        # one when its lease is. NULL once finished, so an index on it is of live rows.
+        due_at,
+        Column("lease", String(32)),
+        Column("error", Text),
+        Column("received_at", _Time(), nullable=False),
+        Column("finished_at", _Time()),
+        Column("repeats", Integer, nullable=False),
+        Column("conflicts", Integer, nullable=False),
+        UniqueConstraint("endpoint", "event_id", name=f"uq_{EVENT_TABLE}"),
+        Index(
+            f"ix_{EVENT_TABLE}_due",
+            due_at,
+            postgresql_where=due_at.is_not(None),
+            sqlite_where=due_at.is_not(None),
+        ),
+        **_TABLE_OPTIONS,
+    )
+
+
+def _receipt_table(metadata: MetaData) -> Table:
+    # No foreign key: checking it would lock the event's row, which the inbox updates
+    # over a connection of its own, until the subscriber's transaction ends.
+    return Table(
+        RECEIPT_TABLE,
+        metadata,
+        Column("event", _RowId(), primary_key=True, autoincrement=False),
+        Column("subscriber", _Exact(190), primary_key=True),
+        Column("finished_at", _Time(), nullable=False),
+        **_TABLE_OPTIONS,
+    )
+
+
+def _RowId() -> TypeEngine[Any]:
+    # SQLite numbers rows by itself only in a column of type INTEGER.
+    return BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _Exact(length: int) -> TypeEngine[Any]:
+    """ASCII text that differs when a letter's case does, on every database."""
+    binary = mysql.VARCHAR(length, charset="ascii", collation="ascii_bin")
+    return String(length).with_variant(binary, *_MYSQL)
+
+
+def _Time() -> TypeEngine[Any]:
+    return DateTime().with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
+
+
+def _Bytes() -> TypeEngine[Any]:
+    # A plain BLOB ends at 64 KiB there.
+    return LargeBinary().with_variant(mysql.LONGBLOB(), *_MYSQL)

@@ -1,0 +1,102 @@
+"""For the tests of apps that use the package: real deliveries through the real app.
+
+Nothing is replaced: a delivery is bytes with true headers, sent through the app's WSGI
+stack, verified, recorded and run as in production. The pytest plug-in offers the same
+as the fixture ``procore_webhooks``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from . import dispatch
+from .browse import newest
+from .endpoint import Endpoint
+from .endpoint import endpoints
+from .samples import Credentials
+from .samples import payload
+from .samples import to_bytes
+from .sources import PROCORE
+from .sources import PRUDRA
+from .verify import sign
+
+__all__ = ["PROCORE", "PRUDRA", "Deliveries", "deliver", "drain", "payload", "sign"]
+
+
+def deliver(
+    client: FlaskClient,
+    payload: bytes | Mapping[str, Any],
+    *,
+    endpoint: str | None = None,
+    timestamp: int | str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> TestResponse:
+    """Deliver ``payload`` to the client's app, authentic for its endpoint.
+
+    :param payload: a body as bytes, or what :func:`payload` returns.
+    :param endpoint: the endpoint's name; needed where the app has several.
+    :param timestamp: Unix seconds to sign; now, if left out.
+    :param headers: sent instead of the ones of the same name, to make a forgery.
+    :raises LookupError: the app has no such endpoint, or several and none was named.
+    """
+    target = _endpoint(client.application, endpoint)
+    body = to_bytes(payload)
+    sent = Credentials.of(target).headers(body, timestamp=timestamp)
+    return client.post(target.path, data=body, headers={**sent, **(headers or {})})
+
+
+def drain(app: Flask, *, early: bool = False) -> int:
+    """Run every recorded event that is due, each once; return how many were run.
+
+    :param early: also those that wait for their next attempt after a failure.
+    """
+    return sum(dispatch.drain(each, early=early) for each in endpoints(app).values())
+
+
+class Deliveries:
+    """What the fixture ``procore_webhooks`` gives: the helpers, bound to one app."""
+
+    payload = staticmethod(payload)
+    sign = staticmethod(sign)
+
+    def __init__(self, app: Flask) -> None:
+        self.app = app
+
+    def deliver(
+        self,
+        payload: bytes | Mapping[str, Any],
+        *,
+        endpoint: str | None = None,
+        timestamp: int | str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> TestResponse:
+        """Deliver ``payload`` to the app; see :func:`deliver`."""
+        return deliver(
+            self.app.test_client(),
+            payload,
+            endpoint=endpoint,
+            timestamp=timestamp,
+            headers=headers,
+        )
+
+    def drain(self, *, early: bool = False) -> int:
+        """Run every recorded event that is due; see :func:`drain`."""
+        return drain(self.app, early=early)
+
+    def events(self, endpoint: str | None = None) -> list[Mapping[str, Any]]:
+        """The newest 100 rows of the inbox, newest first, without bodies."""
+        return newest(_endpoint(self.app, endpoint).inbox, limit=100)
+
+
+def _endpoint(app: Flask, name: str | None) -> Endpoint:
+    mounted = list(endpoints(app).values())
+    found = [each for each in mounted if name in (None, each.name)]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(each.name for each in mounted) or "none"
+    raise LookupError(f"Name one endpoint= of the app; it has: {names}.")

@@ -1,0 +1,136 @@
+"""Bytes and headers in; authentic, or :class:`BadSignature`. No HTTP and no SQL.
+
+The signature is HMAC-SHA256 with the secret's UTF-8 bytes over the timestamp header as
+sent, a dot, and the raw body. Procore itself signs nothing: it sends the
+``Authorization`` value that was configured for the hook, which is compared whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import time
+from typing import Protocol
+
+from itsdangerous import HMACAlgorithm
+
+from .errors import BadAuthorization
+from .errors import BadSignature
+from .settings import Settings
+from .sources import PROCORE
+from .sources import Source
+
+HMAC_SHA256 = HMACAlgorithm(hashlib.sha256)
+SIGNATURE = re.compile(r"(?:sha256=)?([0-9a-fA-F]{64})")
+TIMESTAMP = re.compile(r"[0-9]{1,16}")
+#: Unix seconds pass this in the year 5138; Unix milliseconds passed it in 1973.
+MILLISECONDS = 10**11
+
+
+class Headers(Protocol):
+    """Headers by name, whatever its case."""
+
+    def get(self, name: str, /) -> str | None: ...
+
+
+def sign(
+    body: bytes,
+    secret: str | bytes,
+    *,
+    timestamp: int | str | None = None,
+    source: Source = PROCORE,
+) -> dict[str, str]:
+    """Return the two headers that sign ``body`` as ``source`` does.
+
+    :param timestamp: Unix seconds; now, if left out.
+    """
+    stamp = str(int(time.time()) if timestamp is None else timestamp)
+    key = secret.encode() if isinstance(secret, str) else secret
+    digest = HMAC_SHA256.get_signature(key, stamp.encode() + b"." + body)
+    return {
+        source.signature_header: source.signature_prefix + digest.hex(),
+        source.timestamp_header: stamp,
+    }
+
+
+def verify(
+    headers: Headers,
+    body: bytes,
+    source: Source,
+    settings: Settings,
+    now: float,
+) -> None:
+    """Return if the delivery passes every check that ``settings`` configures.
+
+    A total function: for any bytes it returns or raises :class:`BadSignature`.
+
+    :param headers: as WSGI gives them, text that holds one byte a character.
+    :param now: Unix seconds.
+    :raises BadSignature: with a reason that names the check, never a value.
+    :raises BadAuthorization: likewise, for the ``Authorization`` header.
+    """
+    if settings.secrets:
+        _verify_signature(headers, body, source, settings, now)
+    if settings.authorizations:
+        _verify_authorization(headers, settings)
+
+
+def _verify_signature(
+    headers: Headers,
+    body: bytes,
+    source: Source,
+    settings: Settings,
+    now: float,
+) -> None:
+    digest = _digest(headers.get(source.signature_header), source)
+    timestamp = _timestamp(headers.get(source.timestamp_header), source)
+    signed = timestamp.encode("ascii") + b"." + body
+    # Every secret is tried, so that the time taken does not tell which one it was.
+    matches = [
+        HMAC_SHA256.verify_signature(secret, signed, digest)
+        for secret in settings.secrets
+    ]
+    if not any(matches):
+        raise BadSignature("no secret matches")
+    _check_time(int(timestamp), settings.tolerance, now)
+
+
+def _digest(header: str | None, source: Source) -> bytes:
+    if header is None:
+        raise BadSignature(f"{source.signature_header} is missing")
+    # Servers join repeated headers with a comma, which is no hex digit either.
+    match = SIGNATURE.fullmatch(header)
+    if match is None:
+        raise BadSignature(f"{source.signature_header} is not one SHA-256 in hex")
+    return bytes.fromhex(match[1])
+
+
+def _timestamp(header: str | None, source: Source) -> str:
+    if header is None:
+        raise BadSignature(f"{source.timestamp_header} is missing")
+    if TIMESTAMP.fullmatch(header) is None:
+        raise BadSignature(f"{source.timestamp_header} is not in Unix seconds")
+    return header
+
+
+def _check_time(timestamp: int, tolerance: float, now: float) -> None:
+    if timestamp >= MILLISECONDS:
+        raise BadSignature("timestamp is in milliseconds, not seconds")
+    difference = now - timestamp
+    if abs(difference) > tolerance:
+        side = "old" if difference > 0 else "new"
+        raise BadSignature(
+            f"clock differs by {abs(difference):.0f} s (timestamp too {side},"
+            f" TOLERANCE is {tolerance:g} s)"
+        )
+
+
+def _verify_authorization(headers: Headers, settings: Settings) -> None:
+    header = headers.get("Authorization")
+    if header is None:
+        raise BadAuthorization("Authorization is missing")
+    given = header.encode("latin-1", "replace")
+    matches = [hmac.compare_digest(given, one) for one in settings.authorizations]
+    if not any(matches):
+        raise BadAuthorization("Authorization is none of the configured values")
