@@ -113,6 +113,10 @@ class WorkSignal(NamedSignal):
             if sender in (id(ANY), id(app)) and subscriber.function in connected:
                 yield subscriber
 
+    def _clear_state(self) -> None:
+        self._subscribers.clear()
+        super()._clear_state()
+
 
 class LifecycleSignal(NamedSignal):
     """A signal for watching: a watcher's error is logged and changes nothing."""

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from collections.abc import Iterator
+from datetime import datetime
+from datetime import timedelta
+from datetime import timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from services import MARIADB
+from services import own_database
+from services import POSTGRESQL
+
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks import signals
+from flask_procore_webhooks.endpoint import Endpoint
+from flask_procore_webhooks.endpoint import endpoints
+
+SECRET = "a secret of the test suite"
+AUTHORIZATION = "Bearer a token of the test suite"
+
+
+class Clock:
+    """A clock that tests move by hand: give it to an inbox as its ``now``."""
+
+    def __init__(self) -> None:
+        self.time = datetime.now(timezone.utc)
+
+    def __call__(self) -> datetime:
+        return self.time
+
+    def forward(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+
+@pytest.fixture(autouse=True)
+def _disconnect_everybody() -> Iterator[None]:
+    """Signals are global: what a test connected is gone after it."""
+    yield
+    for signal in signals._signals.values():
+        signal._clear_state()
+
+
+@pytest.fixture
+def make_app(tmp_path: Path) -> Callable[..., Flask]:
+    """A factory of configured apps, each with an instance folder of its own."""
+    made = 0
+
+    def make_app(**config: Any) -> Flask:
+        nonlocal made
+        made += 1
+        app = Flask("host", instance_path=str(tmp_path / f"instance{made}"))
+        app.config.update(TESTING=True, PROCORE_WEBHOOK_SECRET=SECRET)
+        app.config.update(config)
+        return app
+
+    return make_app
+
+
+@pytest.fixture
+def webhooks() -> ProcoreWebhooks:
+    return ProcoreWebhooks()
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Flask], webhooks: ProcoreWebhooks) -> Flask:
+    """An app with the embedded default: a SQLite file in its instance folder."""
+    app = make_app()
+    app.register_blueprint(webhooks)
+    return app
+
+
+@pytest.fixture
+def endpoint(app: Flask) -> Endpoint:
+    (endpoint,) = endpoints(app).values()
+    return endpoint
+
+
+@pytest.fixture
+def clock(endpoint: Endpoint) -> Clock:
+    """The clock of ``endpoint``, stopped at the start of the test."""
+    clock = Clock()
+    endpoint.inbox.now = clock
+    return clock
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> Iterator[str]:
+    with own_database(*POSTGRESQL) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def mariadb_url() -> Iterator[str]:
+    with own_database(*MARIADB) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database; the test runs once on each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'test.db'}"
+        return
+    url = request.getfixturevalue(f"{request.param}_url")
+    yield url
+    engine = sa.create_engine(url)
+    metadata = sa.MetaData()
+    metadata.reflect(engine)
+    metadata.drop_all(engine)
+    engine.dispose()
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("FLASK_", "PROCORE_", "PRUDRA_")):
+            monkeypatch.delenv(name)

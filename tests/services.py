@@ -1,0 +1,42 @@
+"""The databases that tests run on: a SQLite file, PostgreSQL, MariaDB.
+
+The servers are found by environment variable or at their usual local address, and each
+test session uses a database of its own. Without a server its tests are skipped, except
+under CI, where that is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import sqlalchemy as sa
+
+POSTGRESQL = "POSTGRESQL_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
+MARIADB = "MARIADB_URL", "mysql+pymysql://root@127.0.0.1:3306/"
+
+
+@contextmanager
+def own_database(variable: str, default: str) -> Iterator[str]:
+    """Give the URL of a new database on that server, and drop it afterwards."""
+    url = sa.make_url(os.environ.get(variable, default))
+    admin = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    name = f"procore_webhooks_{uuid.uuid4().hex[:12]}"
+    try:
+        with admin.connect() as connection:
+            connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    except sa.exc.OperationalError as error:
+        missing(f"no server at {url}, which {variable} can change: {error.orig}")
+    yield url.set(database=name).render_as_string(hide_password=False)
+    force = " WITH (FORCE)" if url.get_backend_name() == "postgresql" else ""
+    with admin.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name}{force}"))
+
+
+def missing(reason: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
