@@ -145,21 +145,21 @@ def own_database(
     app: Flask, metadata: MetaData, uri: str | None, *, creates_tables: bool
 ) -> Database:
     """An engine of our own; by default a SQLite file in the instance folder."""
-    url = make_url(
-        uri
-        or app.config.get("SQLALCHEMY_DATABASE_URI")
-        or "sqlite:///procore_webhooks.db"
-    )
-    if url.get_backend_name() == "sqlite" and url.database not in (
-        None,
-        "",
-        ":memory:",
-    ):
-        # Relative to the instance folder, as Flask-SQLAlchemy reads it.
-        os.makedirs(app.instance_path, exist_ok=True)
-        url = url.set(database=os.path.join(app.instance_path, str(url.database)))
+
+    def find_engine() -> Engine:
+        host_uri = app.config.get("SQLALCHEMY_DATABASE_URI")
+        return own_engine(_in_instance(app, make_url(uri or host_uri or DEFAULT_URI)))
+
     tables = define_tables(metadata)
-    return Database(tables, lambda: own_engine(url), creates_tables=creates_tables)
+    return Database(tables, find_engine, creates_tables=creates_tables)
+
+
+def _in_instance(app: Flask, url: URL) -> URL:
+    """Read a relative SQLite path from the instance folder, as Flask-SQLAlchemy does."""
+    if not is_sqlite_file(url):
+        return url
+    os.makedirs(app.instance_path, exist_ok=True)
+    return url.set(database=os.path.join(app.instance_path, str(url.database)))
 
 
 def is_sqlite_file(url: URL) -> bool:

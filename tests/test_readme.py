@@ -1,0 +1,93 @@
+"""Every code block of the README, as a reader would use it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from servers import serve
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_first_commands_are_targets_of_the_makefile() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    commands = blocks("sh")[0].split("\n")[:-1]
+    assert commands == ["make demo", "make test"]
+    assert {"demo", "test"} <= set(targets)
+
+
+def test_ten_lines_receive_a_delivery(tmp_path: Path) -> None:
+    """The app.py of the README under the server, and the commands, of the README."""
+    (tmp_path / "app.py").write_text(blocks("python")[0])
+    make_secret, start, *commands = blocks("sh")[1].splitlines()
+    assert start == "flask run &"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    made = shell(f"{make_secret}; echo $PROCORE_WEBHOOK_SECRET", tmp_path, path)
+    env = {"PROCORE_WEBHOOK_SECRET": made.stdout.strip(), "PYTHONUNBUFFERED": "1"}
+    assert len(env["PROCORE_WEBHOOK_SECRET"]) > 30
+    with serve("app", server="flask", folder=tmp_path, env=env) as server:
+        script = "; ".join(commands).replace(":5000", f":{server.port}")
+        shown = shell(script, tmp_path, path, env).stdout
+    assert "200" in shown and '{"received": true}' in shown
+    assert "RFIs.update" in shown and "done" in shown
+    assert "RFI 4001 of project 3001 changed" in server.output()
+
+
+def test_the_python_blocks_run_and_the_test_in_them_passes(tmp_path: Path) -> None:
+    (tmp_path / "test_blocks.py").write_text("\n\n".join(blocks("python")))
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "test_blocks.py"]
+    ran = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "1 passed" in ran.stdout
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README))
+def test_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
+
+
+def test_every_setting_is_in_the_table() -> None:
+    from flask_procore_webhooks.settings import KEYS
+
+    table = README[README.index("## Configuration") : README.index("## Answers")]
+    assert set(re.findall(r"`([A-Z_]+)`", table)) == {*KEYS, "SQLALCHEMY_DATABASE_URI"}
+
+
+def test_every_command_is_named() -> None:
+    from flask_procore_webhooks.cli import COMMANDS
+
+    section = README[README.index("## Commands") : README.index("## Testing your app")]
+    assert {str(command.name) for command in COMMANDS} <= set(
+        re.findall(r"`([a-z-]+)`", section)
+    )
+
+
+def shell(
+    script: str, folder: Path, path: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    full = {**environment(), **(env or {}), "PATH": path}
+    return subprocess.run(
+        ["bash", "-ec", script],
+        cwd=folder,
+        env=full,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+def environment() -> dict[str, str]:
+    """Ours, without what would lead the commands to another app."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("FLASK_")}
