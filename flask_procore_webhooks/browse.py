@@ -9,6 +9,8 @@ from sqlalchemy import func
 from sqlalchemy import or_
 from sqlalchemy import select
 
+from .events import key
+from .events import PLAIN_ID
 from .inbox import Inbox
 
 
@@ -29,11 +31,12 @@ def newest(
 def find(inbox: Inbox, event_id: str) -> Mapping[str, Any] | None:
     """The whole row of an event, by its id or by its row id."""
     c = inbox.columns
-    named = [c.event_id == event_id]
+    stored = event_id if PLAIN_ID.fullmatch(event_id) else key(event_id, "", b"")
+    named = [c.event_id == stored]
     if event_id.isascii() and event_id.isdigit() and len(event_id) < 19:
         named.append(c.id == int(event_id))
     look = select(*c).where(c.endpoint == inbox.endpoint, or_(*named))
-    rows = inbox.rows(look.order_by(c.event_id != event_id))
+    rows = inbox.rows(look.order_by(c.event_id != stored))
     return dict(rows[0]._mapping) if rows else None
 
 

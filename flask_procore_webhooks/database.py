@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextlib import suppress
 from typing import Any
 from typing import Protocol
 
@@ -22,6 +24,7 @@ from sqlalchemy import event
 from sqlalchemy import inspect
 from sqlalchemy import make_url
 from sqlalchemy import MetaData
+from sqlalchemy import Table
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -37,6 +40,7 @@ DEFAULT_URI = "sqlite:///procore_webhooks.db"
 
 #: Seconds to wait for a lock or a free connection: less than Procore's 5.
 PATIENCE = 4
+HAVE_CONNECT_TIMEOUT = ("psycopg", "psycopg2", "pymysql", "mysqldb")
 
 
 class FlaskSQLAlchemy(Protocol):
@@ -69,6 +73,7 @@ class Database:
         self.session = session
         self._find_engine = find_engine
         self._creates_tables = creates_tables
+        self._found: Engine | None = None
         self._engine: Engine | None = None
         self._lock = threading.Lock()
 
@@ -76,36 +81,52 @@ class Database:
     def engine(self) -> Engine:
         """The inbox's engine: each statement is a transaction of its own."""
         if self._engine is None:
-            with self._lock:
-                self._engine = self._engine or self._open()
+            # Several threads may get here: none waits for another's attempt to connect.
+            self._engine = self._open()
         return self._engine
 
     def connect(self) -> Connection:
-        return self.engine.connect()
+        engine = self.engine
+        try:
+            return engine.connect()
+        except engine.dialect.loaded_dbapi.Error:
+            # Drivers that ask the server for autocommit meet a dead connection here,
+            # which SQLAlchemy takes for no disconnect: the others are as dead.
+            engine.dispose()
+            return engine.connect()
 
     def create_tables(self) -> list[str]:
         """Create the tables that are missing; safe to repeat and to race.
 
         :return: the names of the tables created now.
         """
-        engine = self._engine or self._find_engine()
+        engine = self._find()
         missing = missing_tables(engine, self.tables)
-        try:
-            self.tables.event.metadata.create_all(engine, tables=list(self.tables))
-        except SQLAlchemyError:
-            # Another process may have created them since they were looked for.
-            if missing_tables(engine, self.tables):
-                raise
+        for table in self.tables:
+            _create(engine, table)
         return missing
 
     def missing_tables(self) -> list[str]:
         return missing_tables(self.engine, self.tables)
 
     def _open(self) -> Engine:
-        engine = self._find_engine()
         if self._creates_tables:
             self.create_tables()
-        return engine.execution_options(isolation_level="AUTOCOMMIT")
+        return self._find().execution_options(isolation_level="AUTOCOMMIT")
+
+    def _find(self) -> Engine:
+        with self._lock:
+            self._found = self._found or self._find_engine()
+            return self._found
+
+
+def _create(engine: Engine, table: Table) -> None:
+    try:
+        table.create(engine, checkfirst=True)
+    except SQLAlchemyError:
+        # Another process may have created it since it was looked for.
+        if not inspect(engine).has_table(table.name, schema=table.schema):
+            raise
 
 
 def missing_tables(engine: Engine, tables: Tables) -> list[str]:
@@ -134,9 +155,8 @@ def session_database(
     tables = define_tables(metadata)
 
     def find_engine() -> Engine:
-        with app.app_context(), session_scope(session) as current:
-            bind = current.get_bind(clauseelement=tables.event.select())
-            return bind.engine
+        with app.app_context():
+            return session().get_bind(clauseelement=tables.event.select()).engine
 
     return Database(tables, find_engine, session)
 
@@ -148,14 +168,18 @@ def own_database(
 
     def find_engine() -> Engine:
         host_uri = app.config.get("SQLALCHEMY_DATABASE_URI")
-        return own_engine(_in_instance(app, make_url(uri or host_uri or DEFAULT_URI)))
+        url = _in_instance(app, make_url(uri or host_uri or DEFAULT_URI))
+        engine = own_engine(url)
+        # Nobody else closes its connections.
+        weakref.finalize(app, engine.dispose)
+        return engine
 
     tables = define_tables(metadata)
     return Database(tables, find_engine, creates_tables=creates_tables)
 
 
 def _in_instance(app: Flask, url: URL) -> URL:
-    """Read a relative SQLite path from the instance folder, as Flask-SQLAlchemy does."""
+    """Read a relative SQLite path from the instance folder, like Flask-SQLAlchemy."""
     if not is_sqlite_file(url):
         return url
     os.makedirs(app.instance_path, exist_ok=True)
@@ -170,6 +194,9 @@ def is_sqlite_file(url: URL) -> bool:
 def own_engine(url: URL) -> Engine:
     """An engine that keeps bodies out of its errors and never waits past the sender."""
     if url.get_backend_name() != "sqlite":
+        if url.get_driver_name() in HAVE_CONNECT_TIMEOUT:
+            patience = {"connect_timeout": str(PATIENCE)}
+            url = url.update_query_dict({**patience, **url.query})
         return create_engine(url, hide_parameters=True, pool_timeout=PATIENCE)
     engine = create_engine(
         url, hide_parameters=True, connect_args={"timeout": PATIENCE}
@@ -179,15 +206,36 @@ def own_engine(url: URL) -> Engine:
 
 
 @contextmanager
-def session_scope(session: SessionSource) -> Iterator[Session]:
-    """Give the current session, and end it: rolled back unless it was committed."""
-    current = session()
+def session_scope(source: SessionSource) -> Iterator[Session]:
+    """Give a session for one run; what is not committed in it is rolled back.
+
+    One that a request or an outer run is using in this scope is put aside meanwhile.
+    """
+    registry: Any = getattr(source, "registry", None)
+    aside = registry() if registry and registry.has() else None
+    if aside is not None:
+        registry.clear()
+    session = source()
     try:
-        yield current
+        yield session
     finally:
-        current.rollback()
-        end = getattr(session, "remove", None) or current.close
-        end()
+        _close(session)
+        end_session(source)
+        if aside is not None:
+            registry.set(aside)
+
+
+def end_session(source: SessionSource) -> None:
+    """Roll the current session back, and let the next user have a new one."""
+    _close(source())
+    if remove := getattr(source, "remove", None):
+        remove()
+
+
+def _close(session: Session) -> None:
+    # On a dead connection the rollback fails, and there is nothing to roll back.
+    with suppress(Exception):
+        session.close()
 
 
 def _tune_sqlite(connection: Any, record: Any) -> None:

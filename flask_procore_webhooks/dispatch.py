@@ -37,12 +37,20 @@ def drain(endpoint: Endpoint, *, early: bool = False) -> int:
     """
     seen: set[int] = set()
     ran = 0
-    while rows := [row for row in endpoint.inbox.due(early=early) if row not in seen]:
+    while rows := _unseen(endpoint, seen, early):
         seen.update(rows)
         outcomes = [process(endpoint, row, early=early) for row in rows]
         ran += sum(outcome is not Outcome.NOT_CLAIMED for outcome in outcomes)
     return ran
 
 
+def _unseen(endpoint: Endpoint, seen: set[int], early: bool) -> list[int]:
+    # Events that failed may be due again, and before those not seen yet.
+    due = endpoint.inbox.due(len(seen) + 100, early=early)
+    return [row for row in due if row not in seen]
+
+
 def _finished(endpoint: Endpoint, recorded: Recorded) -> bool:
-    return endpoint.inbox.status(recorded.row_id) in FINISHED
+    status = endpoint.inbox.status(recorded.row_id)
+    # A row that somebody deleted asks for nothing more.
+    return status is None or status in FINISHED

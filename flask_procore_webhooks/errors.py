@@ -34,12 +34,12 @@ class ConfigError(ProcoreWebhooksError):
     def __init__(self, problems: Iterable[str]) -> None:
         #: One sentence for each problem, in the order they were found.
         self.problems: tuple[str, ...] = tuple(problems)
-        super().__init__("\n".join(f"- {problem}" for problem in self.problems))
+        super().__init__(self.problems)
 
     def __str__(self) -> str:
         if len(self.problems) == 1:
             return self.problems[0]
-        return f"{len(self.problems)} problems:\n{self.args[0]}"
+        return "\n- ".join((f"{len(self.problems)} problems:", *self.problems))
 
 
 class DeliveryError(ProcoreWebhooksError):
@@ -124,7 +124,12 @@ class RetryLater(Exception):
 
     def __init__(self, after: float | None = None) -> None:
         self.after = after
-        super().__init__("retry" if after is None else f"retry after {after:g} s")
+        # Written now, so that a wrong ``after`` fails where it is raised.
+        self._text = "retry" if after is None else f"retry after {after:g} s"
+        super().__init__(after)
+
+    def __str__(self) -> str:
+        return self._text
 
 
 class Discard(Exception):

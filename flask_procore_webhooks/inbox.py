@@ -13,6 +13,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
 from datetime import datetime
@@ -152,7 +153,7 @@ class Inbox:
             found = connection.execute(look).one_or_none()
         if found is None:
             # The insert failed for another reason, or the row was pruned in between.
-            raise self._unavailable("the event could be neither inserted nor found")
+            raise self._unavailable(LookupError("neither inserted nor found"))
         return Recorded(
             found.id, Status(found.status), fresh=False, conflict=bool(found.conflict)
         )
@@ -253,9 +254,9 @@ class Inbox:
         except IntegrityError:
             pass
 
-    def status(self, row_id: int) -> Status:
-        (row,) = self.rows(select(self.columns.status).where(self.columns.id == row_id))
-        return Status(row.status)
+    def status(self, row_id: int) -> Status | None:
+        found = self.rows(select(self.columns.status).where(self.columns.id == row_id))
+        return Status(found[0].status) if found else None
 
     def due(self, limit: int = 100, *, early: bool = False) -> list[int]:
         """Row ids of the events that may be claimed now, longest due first."""
@@ -283,21 +284,28 @@ class Inbox:
         except (IntegrityError, InboxUnavailable):
             raise
         except Exception as error:
-            stale = getattr(error, "connection_invalidated", False)
-            raise self._unavailable(explain(error), stale) from None
+            raise self._unavailable(error) from None
 
-    def _unavailable(self, cause: str, stale: bool = False) -> InboxUnavailable:
-        try:
-            missing = self.database.missing_tables()
-        except Exception:
-            missing = []
-        if missing:
+    def _unavailable(self, error: Exception) -> InboxUnavailable:
+        cause = explain(error)
+        if missing := self._missing_tables(error):
             cause = (
                 f"missing tables: {', '.join(missing)}; run your migrations"
                 " (flask db upgrade) or the command init-db"
             )
         reason = f"the inbox of {self.endpoint!r} cannot be used: {cause}"
+        stale = getattr(error, "connection_invalidated", False)
         return InboxUnavailable(reason, stale=stale)
+
+    def _missing_tables(self, error: Exception) -> list[str]:
+        # Only when the error names one: where the database is down or locked, asking
+        # it again would keep the sender waiting twice as long.
+        text = str(getattr(error, "orig", ""))
+        if not any(table.name in text for table in self.database.tables):
+            return []
+        with suppress(Exception):
+            return self.database.missing_tables()
+        return []
 
     def _now(self) -> datetime:
         return _naive(self.now())

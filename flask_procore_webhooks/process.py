@@ -7,18 +7,25 @@ process was killed: what it had not finished is run again when its lease is over
 from __future__ import annotations
 
 import enum
+import inspect
 import logging
 import random
+import traceback
+from asyncio import CancelledError
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from dataclasses import replace
 
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
+from .database import end_session
 from .database import session_scope
 from .database import SessionSource
 from .endpoint import Endpoint
 from .errors import BadPayload
 from .errors import Discard
+from .errors import InboxUnavailable
 from .errors import RetryLater
 from .events import Event
 from .inbox import Claim
@@ -27,9 +34,13 @@ from .settings import Settings
 from .signals import event_dead
 from .signals import event_failed
 from .signals import event_processed
+from .subscribers import run_to_end
 from .subscribers import Subscriber
 
 log = logging.getLogger("flask_procore_webhooks")
+
+#: Seconds; no wait is longer, so that every database can hold the time it ends.
+LONGEST_WAIT = 366 * 24 * 3600.0
 
 
 class Outcome(enum.Enum):
@@ -68,8 +79,15 @@ def process(endpoint: Endpoint, row_id: int, *, early: bool = False) -> Outcome:
         return _run(endpoint, claim)
     except BaseException:
         # SystemExit, KeyboardInterrupt, a worker timeout: give the event back at once.
-        endpoint.inbox.settle(claim, Status.PENDING, error="the run was interrupted")
+        _give_back(endpoint, claim)
         raise
+
+
+def _give_back(endpoint: Endpoint, claim: Claim) -> None:
+    try:
+        endpoint.inbox.settle(claim, Status.PENDING, error="the run was interrupted")
+    except InboxUnavailable as unavailable:
+        log.error("Event %s waits for its lease: %s", claim.event_id, unavailable)
 
 
 def _run(endpoint: Endpoint, claim: Claim) -> Outcome:
@@ -103,7 +121,7 @@ def _run_subscriber(
         # A context of its own: nothing on ``g``, no session left by somebody else.
         with endpoint.app.app_context():
             if session is None:
-                subscriber(endpoint.app, event)
+                run_to_end(endpoint.app, subscriber(endpoint.app, event))
                 endpoint.inbox.commit_receipt(claim, subscriber.name)
             else:
                 _run_in_session(endpoint, claim, event, subscriber, session)
@@ -112,9 +130,9 @@ def _run_subscriber(
         endpoint.inbox.commit_receipt(claim, subscriber.name)
     except RetryLater as later:
         return Failure(f"{subscriber.name}: {later}", later.after)
-    except Exception as error:
+    except (Exception, CancelledError) as error:
         log.exception("%s failed for %s", subscriber.name, _described(event))
-        return Failure(f"{subscriber.name}: {type(error).__name__}: {error}")
+        return Failure(f"{subscriber.name}: {_text(error)}")
     return None
 
 
@@ -126,24 +144,52 @@ def _run_in_session(
     source: SessionSource,
 ) -> None:
     with session_scope(source) as session:
-        subscriber(endpoint.app, event)
-        session.flush()
-        try:
-            endpoint.inbox.write_receipt(claim, subscriber.name, session)
-        except IntegrityError:
-            # Another run finished it since this one's lease was over: its writes stand,
-            # and ours are rolled back with this session.
-            log.warning("%s had finished %s", subscriber.name, _described(event))
-            return
-        session.commit()
+
+        def commit() -> None:
+            # The subscriber may have put another session in the place of this one.
+            used = session if session.in_transaction() else source()
+            _commit(endpoint, claim, event, subscriber, used)
+
+        async def finish(work: Awaitable[object]) -> None:
+            # In the thread of a loop, which has its own session if threads have.
+            try:
+                await work
+                commit()
+            finally:
+                end_session(source)
+
+        result = subscriber(endpoint.app, event)
+        if inspect.isawaitable(result):
+            endpoint.app.ensure_sync(finish)(result)
+        else:
+            commit()
+
+
+def _commit(
+    endpoint: Endpoint,
+    claim: Claim,
+    event: Event,
+    subscriber: Subscriber,
+    session: Session,
+) -> None:
+    session.flush()
+    try:
+        endpoint.inbox.write_receipt(claim, subscriber.name, session)
+    except IntegrityError:
+        # Another run finished it since this one's lease was over: its writes stand,
+        # and ours are rolled back with this session.
+        log.warning("%s had finished %s", subscriber.name, _described(event))
+        return
+    session.commit()
 
 
 def _settle(
     endpoint: Endpoint, claim: Claim, event: Event, failures: list[Failure]
 ) -> Outcome:
     if not failures:
-        if endpoint.inbox.settle(claim, Status.DONE):
-            event_processed.announce(endpoint.app, event=event)
+        if not endpoint.inbox.settle(claim, Status.DONE):
+            return Outcome.NOT_CLAIMED
+        event_processed.announce(endpoint.app, event=event)
         return Outcome.DONE
     error = "\n".join(failure.text for failure in failures)
     if claim.attempt >= endpoint.settings.max_attempts:
@@ -155,9 +201,10 @@ def _settle(
 
 
 def _bury(endpoint: Endpoint, claim: Claim, event: Event, error: str) -> Outcome:
-    if endpoint.inbox.settle(claim, Status.DEAD, error=error):
-        log.error("Gave up on %s: %s", _described(event), error)
-        event_dead.announce(endpoint.app, event=event, error=error)
+    if not endpoint.inbox.settle(claim, Status.DEAD, error=error):
+        return Outcome.NOT_CLAIMED
+    log.error("Gave up on %s: %s", _described(event), error)
+    event_dead.announce(endpoint.app, event=event, error=error)
     return Outcome.DEAD
 
 
@@ -167,9 +214,14 @@ def _wait(failure: Failure, attempt: int, settings: Settings) -> float:
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
     if failure.wait is not None:
-        return max(0.0, failure.wait)
-    ceiling = min(settings.retry_cap, settings.retry_base * 2.0 ** (attempt - 1))
-    return random.uniform(0.0, ceiling)
+        return min(max(0.0, failure.wait), LONGEST_WAIT)
+    doubled = settings.retry_base * 2.0 ** min(attempt - 1, 64)
+    return random.uniform(0.0, min(settings.retry_cap, doubled, LONGEST_WAIT))
+
+
+def _text(error: BaseException) -> str:
+    # Not str(error), which an exception of somebody else's may fail to give.
+    return "".join(traceback.format_exception_only(error)).strip()
 
 
 def _described(event: Event) -> str:

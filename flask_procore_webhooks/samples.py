@@ -14,10 +14,13 @@ from datetime import timezone
 from typing import Any
 
 from .endpoint import Endpoint
+from .sources import PROCORE
+from .sources import PRUDRA
 from .sources import Source
 from .verify import sign
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+USER_AGENT = "flask-procore-webhooks"
 REASONS = {"created": "create", "updated": "update", "deleted": "delete"}
 
 
@@ -32,9 +35,19 @@ def payload(type: str, *, format: str = "signed", **fields: Any) -> dict[str, An
         format describes the resource.
     :raises ValueError: there is no such format.
     """
+    return sample(type, format, fields)
+
+
+def sample(type: str, format: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as :func:`payload`, for fields of any name."""
     if format not in FORMATS:
         raise ValueError(f"format is one of {', '.join(FORMATS)}, not {format!r}")
-    return FORMATS[format](type, fields)
+    return FORMATS[format](type, dict(fields))
+
+
+def source_of(format: str) -> Source:
+    """Whose format it is."""
+    return PRUDRA if format == "prudra" else PROCORE
 
 
 def to_bytes(payload: bytes | Mapping[str, Any]) -> bytes:
@@ -50,28 +63,43 @@ class Credentials:
 
     source: Source
     secret: bytes | None = field(default=None, repr=False)
-    authorization: str | None = field(default=None, repr=False)
+    authorization: bytes | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, endpoint: Endpoint) -> Credentials:
         """What ``endpoint`` accepts: its current secret, its current value, or both."""
-        secrets, values = endpoint.settings.secrets, endpoint.settings.authorizations
+        settings = endpoint.settings
         return cls(
             endpoint.source,
-            secrets[0] if secrets else None,
-            values[0].decode("latin-1") if values else None,
+            next(iter(settings.secrets), None),
+            next(iter(settings.authorizations), None),
         )
 
+    @property
+    def format(self) -> str:
+        """What a sender of that kind sends; Procore itself, which signs nothing, v4."""
+        if self.source is PRUDRA:
+            return "prudra"
+        return "signed" if self.secret else "v4"
+
     def headers(
-        self, body: bytes, *, timestamp: int | str | None = None
+        self,
+        body: bytes,
+        *,
+        timestamp: int | str | None = None,
+        instead: Mapping[str, str | None] | None = None,
     ) -> dict[str, str]:
-        """Return the headers that make ``body`` authentic."""
-        headers = {"Content-Type": "application/json"}
+        """Return the headers that make ``body`` authentic.
+
+        :param instead: sent in the place of those of the same name; ``None`` leaves
+            one out.
+        """
+        headers = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
         if self.secret:
             headers |= sign(body, self.secret, timestamp=timestamp, source=self.source)
         if self.authorization:
-            headers["Authorization"] = self.authorization
-        return headers
+            headers["Authorization"] = self.authorization.decode("latin-1")
+        return _replaced(headers, instead or {})
 
 
 def _signed(type: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +137,7 @@ def _v2(type: str, fields: dict[str, Any]) -> dict[str, Any]:
     resource_name, event_type = _resource_and_reason(type)
     names = ("user_id", "company_id", "project_id", "application_id", "operation_id")
     # The ULID comes before the id where both are sent: a given id replaces both.
-    ids = {} if "id" in fields else {"id": secrets.randbelow(10**18), "ulid": _ulid()}
+    ids = {} if "id" in fields else {"id": _nineteen_digits(), "ulid": _ulid()}
     return {
         **ids,
         "timestamp": _iso_now(),
@@ -144,6 +172,14 @@ def _with_inner(
     return {**envelope, name: {**inner, **others}, **own}
 
 
+def _replaced(
+    headers: Mapping[str, str], instead: Mapping[str, str | None]
+) -> dict[str, str]:
+    named = {name.lower() for name in instead}
+    kept = {name: v for name, v in headers.items() if name.lower() not in named}
+    return kept | {name: v for name, v in instead.items() if v is not None}
+
+
 def _resource() -> dict[str, int]:
     return {
         "resource_id": 4001,
@@ -156,6 +192,10 @@ def _resource() -> dict[str, int]:
 def _resource_and_reason(type: str) -> tuple[str, str]:
     resource, _, reason = type.rpartition(".")
     return (resource, REASONS.get(reason, reason)) if resource else (type, "update")
+
+
+def _nineteen_digits() -> int:
+    return 10**18 + secrets.randbelow(8 * 10**18)
 
 
 def _ulid() -> str:

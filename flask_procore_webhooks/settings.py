@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
@@ -13,6 +13,10 @@ from typing import Any
 from .errors import ConfigError
 
 HALF_DAY = 12 * 3600.0
+#: A thousand years: a time that lies further ahead is no date any more.
+MOST = 1000 * 365 * 24 * 3600.0
+#: Lone surrogates, but for those that stand for bytes of the environment.
+NO_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 KEYS = (
     "SECRET",
@@ -132,7 +136,9 @@ class _Reader:
             value = value.total_seconds()
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             self.problem(key, f"must be a number of seconds, not {_kind(value)}.")
-        elif not math.isfinite(value) or value <= 0 or value < least:
+        elif value > MOST:
+            self.problem(key, f"must be at most {MOST:.0f} s.")
+        elif not (value > 0 and value >= least):  # NaN is refused too
             self.problem(key, _too_small(key, least))
         else:
             return float(value)
@@ -194,7 +200,7 @@ class _Reader:
         # Another endpoint may have a longer prefix: PROCORE_WEBHOOK_SANDBOX_SECRET.
         if any(key.endswith(f"_{known}") for known in KEYS):
             return
-        close = difflib.get_close_matches(key, KEYS, 1)
+        close = difflib.get_close_matches(key.upper(), KEYS, 1)
         hint = f"did you mean {self.prefix}{close[0]}?" if close else "remove it."
         self.problem(key, f"is not a setting; {hint}")
 
@@ -216,6 +222,8 @@ class _Reader:
             self.problem(key, "is blank.")
         elif value != value.strip():
             self.problem(key, "has white space around it (a stray newline?).")
+        elif NO_BYTES.search(value):
+            self.problem(key, "holds a lone surrogate, which stands for no bytes.")
         else:
             return value
         return None

@@ -13,6 +13,7 @@ happened, and nothing that they do or raise changes what happens to the event.
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -26,7 +27,9 @@ from blinker import Namespace
 from flask import Flask
 
 from .events import Event
+from .subscribers import claim_name
 from .subscribers import new_subscriber
+from .subscribers import run_to_end
 from .subscribers import Subscriber
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -88,10 +91,12 @@ class WorkSignal(NamedSignal):
         :raises ConfigError: a different function of that name is registered.
         """
         subscriber = new_subscriber(receiver, name, takes_app=True)
-        older = self._subscribers.get((id(sender), subscriber.name))
-        if older and older.function != receiver:
-            self.disconnect(older.function, sender)
-        self._subscribers[id(sender), subscriber.name] = subscriber
+        claim_name(subscriber)
+        key = id(sender), subscriber.name
+        older = self._subscribers.get(key)
+        self._subscribers[key] = subscriber
+        if older and not self._subscribed(older.function):
+            super().disconnect(older.function)
         return super().connect(receiver, sender, weak=False)
 
     def connect_via(
@@ -104,6 +109,14 @@ class WorkSignal(NamedSignal):
 
         return decorator
 
+    def disconnect(self, receiver: Callable[..., Any], sender: Any = ANY) -> None:
+        """End the subscription for that sender, or for all; the name is free again."""
+        super().disconnect(receiver, sender)
+        for key, subscriber in list(self._subscribers.items()):
+            fits = sender is ANY or key[0] == id(sender)
+            if fits and subscriber.function == receiver:
+                del self._subscribers[key]
+
     def subscribers_for(self, app: Flask) -> Iterator[Subscriber]:
         """The subscribers connected for ``app`` now, muted ones left out."""
         if self.is_muted:
@@ -112,6 +125,9 @@ class WorkSignal(NamedSignal):
         for (sender, _), subscriber in list(self._subscribers.items()):
             if sender in (id(ANY), id(app)) and subscriber.function in connected:
                 yield subscriber
+
+    def _subscribed(self, function: Callable[..., Any]) -> bool:
+        return any(s.function == function for s in self._subscribers.values())
 
     def _clear_state(self) -> None:
         self._subscribers.clear()
@@ -131,8 +147,8 @@ class LifecycleSignal(NamedSignal):
             return
         for watcher in self.receivers_for(app):
             try:
-                app.ensure_sync(watcher)(app, **fields)
-            except Exception:
+                run_to_end(app, watcher(app, **fields))
+            except (Exception, CancelledError):
                 log.exception("A watcher of %s failed: %r", self.name, watcher)
 
 

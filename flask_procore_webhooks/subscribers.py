@@ -10,13 +10,14 @@ import functools
 import inspect
 import itertools
 import re
+import threading
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from typing import TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary
 
 from flask import Flask
 
@@ -30,7 +31,9 @@ NAME = re.compile(r"[!-~]{1,190}")
 NAME_RULE = "it takes 1 to 190 visible ASCII characters without spaces"
 
 _order = itertools.count()
-_alive: WeakValueDictionary[str, Subscriber] = WeakValueDictionary()
+_lock = threading.RLock()
+#: Every subscriber, and the blueprint's collection it is in; 0 for those of signals.
+_collections: WeakKeyDictionary[Subscriber, int] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,17 +49,18 @@ class Subscriber:
     #: Rank among all subscribers of the process: they run in order of registration.
     order: int = 0
 
-    def __call__(self, app: Flask, event: Event) -> None:
-        """Run the function to its end, whether it is sync or async."""
-        arguments = (app, event) if self.takes_app else (event,)
-        result = self.function(*arguments)
-        if inspect.isawaitable(result):
-            app.ensure_sync(_wait)(result)
+    def __call__(self, app: Flask, event: Event) -> object:
+        """Call the function; what an async one returns is still to be awaited."""
+        return self.function(app, event) if self.takes_app else self.function(event)
 
     def matches(self, event: Event) -> bool:
         return _fits(self.resource_type, event.resource_type) and _fits(
             self.reason, event.reason
         )
+
+    def same_as(self, other: Subscriber) -> bool:
+        """Whether both are the same function, defined once or again."""
+        return _definition(self.function) == _definition(other.function)
 
     @property
     def pattern(self) -> tuple[str, str]:
@@ -71,24 +75,36 @@ def new_subscriber(
     resource_type: str = ANY,
     reason: str = ANY,
 ) -> Subscriber:
-    """Return a subscriber with a name of its own.
+    """Return a subscriber, not registered yet.
 
-    :raises ConfigError: the name cannot be stored, or a different function that is
-        still registered has it; the two would share their receipts.
+    :raises ConfigError: receipts cannot be kept under the name.
     """
     name = name or _name_of(function)
     if not NAME.fullmatch(name):
         raise ConfigError(
             [f"{name!r} is no subscriber name: {NAME_RULE}; give a name=."]
         )
-    other = _alive.get(name)
-    if other and _definition(other.function) != _definition(function):
-        raise ConfigError([_two_of_a_name(name)])
-    subscriber = Subscriber(
-        name, function, takes_app, resource_type, reason, next(_order)
-    )
-    _alive[name] = subscriber
-    return subscriber
+    return Subscriber(name, function, takes_app, resource_type, reason, next(_order))
+
+
+def claim_name(new: Subscriber, collection: int = 0) -> None:
+    """Take the subscriber's name; as long as it is registered, the name is its own.
+
+    :raises ConfigError: a different function that the same event may be run by has the
+        name; the two would share their receipts.
+    """
+    with _lock:
+        for other, others in _collections.items():
+            together = collection == others or 0 in (collection, others)
+            if together and other.name == new.name and not other.same_as(new):
+                raise ConfigError([_two_of_a_name(new.name)])
+        _collections[new] = collection
+
+
+def run_to_end(app: Flask, result: object) -> None:
+    """Await what an async function returned; what any other did is there."""
+    if inspect.isawaitable(result):
+        app.ensure_sync(_wait)(result)
 
 
 class Subscribers:
@@ -103,14 +119,17 @@ class Subscribers:
     def add(self, new: Subscriber) -> None:
         """Register; the same function defined again replaces its older self.
 
-        :raises ConfigError: a different closure of the same definition, as a loop
-            makes them, is registered under the same name for another pattern.
+        :raises ConfigError: the name is taken, or a different closure of the same
+            definition, as a loop makes them, has it for another pattern.
         """
-        namesakes = [s for s in self._subscribers if s.name == new.name]
-        older = [s for s in namesakes if s.function != new.function]
-        if older and new.pattern not in {s.pattern for s in older}:
-            raise ConfigError([_two_of_a_name(new.name)])
-        self._subscribers = (*(s for s in self._subscribers if s not in older), new)
+        with _lock:
+            claim_name(new, id(self))
+            namesakes = [s for s in self._subscribers if s.name == new.name]
+            older = [s for s in namesakes if s.function != new.function]
+            if older and new.pattern not in {s.pattern for s in older}:
+                raise ConfigError([_two_of_a_name(new.name)])
+            others = (s for s in self._subscribers if s not in older)
+            self._subscribers = (*others, new)
 
     def matching(self, event: Event) -> list[Subscriber]:
         return [s for s in self._subscribers if s.matches(event)]

@@ -81,6 +81,8 @@ def _event_table(metadata: MetaData) -> Table:
             postgresql_where=due_at.is_not(None),
             sqlite_where=due_at.is_not(None),
         ),
+        # A row id given twice would find the receipts of the first event that had it.
+        sqlite_autoincrement=True,
         **_TABLE_OPTIONS,
     )
 

@@ -34,20 +34,22 @@ def deliver(
     *,
     endpoint: str | None = None,
     timestamp: int | str | None = None,
-    headers: Mapping[str, str] | None = None,
+    headers: Mapping[str, str | None] | None = None,
 ) -> TestResponse:
     """Deliver ``payload`` to the client's app, authentic for its endpoint.
 
     :param payload: a body as bytes, or what :func:`payload` returns.
     :param endpoint: the endpoint's name; needed where the app has several.
     :param timestamp: Unix seconds to sign; now, if left out.
-    :param headers: sent instead of the ones of the same name, to make a forgery.
+    :param headers: sent in the place of those of the same name, to make a forgery;
+        ``None`` leaves one out.
     :raises LookupError: the app has no such endpoint, or several and none was named.
     """
     target = _endpoint(client.application, endpoint)
     body = to_bytes(payload)
-    sent = Credentials.of(target).headers(body, timestamp=timestamp)
-    return client.post(target.path, data=body, headers={**sent, **(headers or {})})
+    sender = Credentials.of(target)
+    sent = sender.headers(body, timestamp=timestamp, instead=headers)
+    return client.post(target.path, data=body, headers=sent)
 
 
 def drain(app: Flask, *, early: bool = False) -> int:
@@ -73,7 +75,7 @@ class Deliveries:
         *,
         endpoint: str | None = None,
         timestamp: int | str | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | None] | None = None,
     ) -> TestResponse:
         """Deliver ``payload`` to the app; see :func:`deliver`."""
         return deliver(

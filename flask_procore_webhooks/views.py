@@ -9,7 +9,6 @@ from typing import Any
 from flask import current_app
 from flask import request
 from flask import Response
-from werkzeug.exceptions import HTTPException
 
 from .dispatch import run_inline
 from .endpoint import Endpoint
@@ -29,13 +28,16 @@ from .verify import verify
 
 log = logging.getLogger("flask_procore_webhooks")
 
+#: Where the WSGI environment keeps what is wrong with the body, until the view answers.
+REFUSAL = "flask_procore_webhooks.refusal"
 
-def receive() -> Response:
+
+def receive(**_: object) -> Response:
     """Answer one delivery: verified, parsed, recorded, dispatched, in this order."""
     if request.method == "HEAD":
         return Response(status=204)
     endpoint = _endpoint()
-    body = _read_body(endpoint)
+    body = _body()
     now = endpoint.inbox.now().timestamp()
     verify(request.headers, body, endpoint.source, endpoint.settings, now)
     timestamp = request.headers.get(endpoint.source.timestamp_header, "")
@@ -59,15 +61,12 @@ def take_body(name: str | None, values: dict[str, Any] | None) -> None:
     csrf: Any = current_app.extensions.get("csrf")
     if hasattr(csrf, "exempt"):
         csrf.exempt(current_app.blueprints[str(request.blueprint)])
-    endpoint = _endpoint()
-    # One byte more than is allowed: at the limit itself, servers that pass chunked
-    # bodies on cut them off without a word.
-    request.max_content_length = endpoint.settings.max_bytes + 1
-    try:
-        request.get_data(cache=True)
-    except HTTPException:
-        # Too long or cut short; the view meets the same error and answers it.
-        pass
+    if request.method == "POST" and current_app.view_functions[str(name)] is receive:
+        try:
+            _read_body(_endpoint().settings.max_bytes)
+        except DeliveryError as refusal:
+            # Not now: the host's after_request may rely on its before_request.
+            request.environ[REFUSAL] = refusal
 
 
 def refuse(error: DeliveryError) -> Response:
@@ -88,17 +87,43 @@ def _endpoint() -> Endpoint:
     return endpoints(current_app)[str(request.blueprint)]
 
 
-def _read_body(endpoint: Endpoint) -> bytes:
-    limit = endpoint.settings.max_bytes
+def _body() -> bytes:
+    refusal: DeliveryError | None = request.environ.get(REFUSAL)
+    if refusal:
+        raise refusal
+    return request.get_data()
+
+
+def _read_body(limit: int) -> None:
+    """Read the body once, for the view to find: all of it, or it is refused."""
+    # One byte more than is allowed: at the limit itself, servers that pass chunked
+    # bodies on cut them off without a word.
+    request.max_content_length = limit + 1
     if (request.content_length or 0) > limit:
         raise PayloadTooLarge(f"Content-Length is over MAX_BYTES ({limit})")
     try:
         body = request.get_data(cache=True)
-    except HTTPException as error:
-        raise BadSignature(f"the body did not arrive whole: {error.name}") from None
+    except Exception as error:
+        # Each server has errors of its own for this. It must not be read again: some
+        # would then give out the part that did arrive.
+        kind = type(error).__name__
+        raise BadSignature(f"the body did not arrive whole: {kind}") from None
     if len(body) > limit:
         raise PayloadTooLarge(f"the body is over MAX_BYTES ({limit})")
-    return body
+    if not _is_whole(body):
+        raise BadSignature(
+            f"the body did not arrive whole: {len(body)} bytes are left of it; either"
+            " the connection broke, or something read it before Flask's preprocessors"
+        )
+
+
+def _is_whole(body: bytes) -> bool:
+    if "Transfer-Encoding" in request.headers:
+        # Without this promise of the server, Werkzeug reads nothing at all.
+        return "wsgi.input_terminated" in request.environ
+    length = request.environ.get("CONTENT_LENGTH")
+    # Compared as text: what is no number, or too long for one, is not the length.
+    return not length or length.lstrip("0") == str(len(body)).lstrip("0")
 
 
 def _record(endpoint: Endpoint, event: Event, unreadable: str | None) -> Recorded:

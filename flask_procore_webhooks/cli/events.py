@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from datetime import timezone
 from typing import Any
@@ -19,21 +20,15 @@ from .options import as_json as as_json_option
 from .options import command
 from .options import endpoints_named
 from .options import one_endpoint
-from .output import cell
+from .output import on_one_line
+from .output import print_field
 from .output import print_json
+from .output import print_table
 from .output import printable
-from .output import text
+from .output import shortened
 
-COLUMNS = {
-    "id": 6,
-    "endpoint": 18,
-    "event_id": 28,
-    "type": 24,
-    "status": 8,
-    "attempts": 8,
-    "repeats": 7,
-    "received_at": 19,
-}
+COLUMNS = ("id", "status", "attempts", "repeats", "received_at", "type", "event_id")
+UNREADABLE = "(unreadable)"
 
 
 @command("list")
@@ -50,27 +45,30 @@ def list_events(
     endpoint: str | None,
     as_json: bool,
 ) -> None:
-    """List the newest events in the inbox."""
+    """List the newest events in the inbox. Times are in UTC."""
+    found = endpoints_named(endpoint)
     rows = [
-        row
-        for each in endpoints_named(endpoint)
+        dict(row)
+        for each in found
         for row in newest(each.inbox, status=status, type=type, limit=limit)
     ]
-    rows = sorted(rows, key=lambda row: -row["id"])[:limit]
+    rows.sort(key=lambda row: (row["received_at"], row["id"]), reverse=True)
     if as_json:
-        print_json([dict(row) for row in rows])
-        return
-    click.echo("  ".join(name.ljust(width) for name, width in COLUMNS.items()))
-    for row in rows:
-        click.echo("  ".join(cell(row[name], width) for name, width in COLUMNS.items()))
+        print_json(rows[:limit])
+    elif rows:
+        columns = COLUMNS if len(found) == 1 else (*COLUMNS, "endpoint")
+        print_table(columns, (_cells(row, columns) for row in rows[:limit]))
+    else:
+        click.echo("No events.")
 
 
 @command()
 @click.argument("event_id")
+@click.option("--body", is_flag=True, help="Only the body, the exact bytes.")
 @one_endpoint
 @as_json_option
 @with_appcontext
-def show(event_id: str, endpoint: str | None, as_json: bool) -> None:
+def show(event_id: str, body: bool, endpoint: str | None, as_json: bool) -> None:
     """Show one event: attempts, receipts, error, body. EVENT_ID or the row's id."""
     found = [
         (each, row)
@@ -79,9 +77,12 @@ def show(event_id: str, endpoint: str | None, as_json: bool) -> None:
     ]
     if not found:
         raise click.ClickException(f"There is no event {event_id!r} in the inbox.")
+    if body:
+        click.echo(found[0][1]["body"] or b"", nl=False)
+        return
     shown = [_with_receipts(each, row) for each, row in found]
     if as_json:
-        print_json(shown)
+        print_json([_for_machines(row) for row in shown])
         return
     for row in shown:
         _print_event(row)
@@ -99,11 +100,37 @@ def stats(endpoint: str | None, as_json: bool) -> None:
         return
     for name, numbers in shown.items():
         click.secho(name, bold=True)
-        for count in numbers.pop("events"):
-            type = printable(count["type"] or "(unreadable)")
-            click.echo(f"  {count['status']:<8} {type:<32} {count['events']:>8}")
-        for label, number in numbers.items():
-            click.echo(f"  {label.replace('_', ' ')}: {number}")
+        _print_stats(**numbers)
+
+
+def _cells(row: Mapping[str, Any], columns: tuple[str, ...]) -> list[Any]:
+    shown = {**row, "type": shortened(row["type"] or UNREADABLE, 40)}
+    return [shown[name] for name in columns]
+
+
+def _with_receipts(endpoint: Endpoint, row: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {name: row[name] for name in row if name not in ("lease", "body")}
+    receipts = endpoint.inbox.receipts(row["id"])
+    return {**shown, "receipts": receipts, "body": row["body"]}
+
+
+def _for_machines(row: dict[str, Any]) -> dict[str, Any]:
+    """The body as text, or in base64 where it is none."""
+    body, text, coded = row["body"], None, None
+    try:
+        text = None if body is None else body.decode("utf-8")
+    except UnicodeDecodeError:
+        coded = base64.b64encode(body).decode("ascii")
+    return {**row, "body": text, "body_base64": coded}
+
+
+def _print_event(row: dict[str, Any]) -> None:
+    body, receipts = row.pop("body") or b"", row.pop("receipts")
+    for name, value in row.items():
+        print_field(name, value)
+    for subscriber, finished_at in receipts.items():
+        print_field("receipt", f"{subscriber} {finished_at:%Y-%m-%d %H:%M:%S}")
+    click.echo(printable(body.decode("utf-8", "backslashreplace")))
 
 
 def _stats(endpoint: Endpoint) -> dict[str, Any]:
@@ -125,17 +152,13 @@ def _stats(endpoint: Endpoint) -> dict[str, Any]:
     }
 
 
-def _with_receipts(endpoint: Endpoint, row: Mapping[str, Any]) -> dict[str, Any]:
-    shown = {key: value for key, value in row.items() if key != "lease"}
-    shown["receipts"] = endpoint.inbox.receipts(row["id"])
-    shown["body"] = (row["body"] or b"").decode("utf-8", "backslashreplace")
-    return shown
-
-
-def _print_event(row: dict[str, Any]) -> None:
-    body, receipts = row.pop("body"), row.pop("receipts")
-    for name, value in row.items():
-        click.echo(f"{name:<14} {printable(text(value))}")
-    for subscriber, finished_at in receipts.items():
-        click.echo(f"{'receipt':<14} {subscriber} {text(finished_at)}")
-    click.echo(printable(body))
+def _print_stats(
+    events: list[dict[str, Any]], oldest_due_seconds: float | None, **sums: int
+) -> None:
+    for count in events:
+        type = on_one_line(count["type"] or UNREADABLE)
+        click.echo(f"  {count['status']:<8} {type:<32} {count['events']:>8}")
+    for name, number in sums.items():
+        click.echo(f"  {name}: {number}")
+    unfinished = oldest_due_seconds is not None
+    click.echo(f"  oldest due: {f'{oldest_due_seconds} s ago' if unfinished else '-'}")

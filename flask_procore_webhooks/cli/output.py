@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
 from datetime import datetime
 
 import click
+
+NAME_WIDTH = 17
 
 
 def print_json(value: object) -> None:
@@ -13,14 +19,24 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, default=_for_machines))
 
 
-def cell(value: object, width: int) -> str:
-    """Return ``value`` as text of exactly ``width`` characters."""
-    shown = printable(text(value))
-    return (shown if len(shown) <= width else shown[: width - 1] + "…").ljust(width)
+def print_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print columns as wide as what is in them, under their names."""
+    table = [names, *([on_one_line(text(cell)) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(padded).rstrip())
+
+
+def print_field(name: str, value: object) -> None:
+    """Print a name and its value; further lines of the value stay under the first."""
+    lines = printable(text(value)).split("\n")
+    indented = ("\n" + " " * NAME_WIDTH).join(lines)
+    click.echo(f"{name:<{NAME_WIDTH}}{indented}")
 
 
 def text(value: object) -> str:
-    """Return a cell of the inbox as people read it; times are in UTC."""
+    """Return a value of the inbox as people read it; times are in UTC."""
     if value is None:
         return "-"
     if isinstance(value, datetime):
@@ -28,15 +44,28 @@ def text(value: object) -> str:
     return str(value)
 
 
+def shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def on_one_line(text: str) -> str:
+    """Like :func:`printable`, with the line breaks shown too."""
+    return printable(text).replace("\n", "\\n")
+
+
+def printable(text: str) -> str:
+    """Keep what strangers wrote from steering or breaking the terminal."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    safe = "".join(_printable(text))
+    return safe.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _printable(text: str) -> Iterator[str]:
+    for char in text:
+        yield char if char.isprintable() or char == "\n" else ascii(char)[1:-1]
+
+
 def _for_machines(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat() + "Z"
     return str(value)
-
-
-def printable(text: str) -> str:
-    """Keep what strangers wrote from steering the terminal."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else ascii(char)[1:-1]
-        for char in text
-    )

@@ -7,13 +7,15 @@ import secrets as random_secrets
 import click
 from flask.cli import with_appcontext
 
-from ..endpoint import Endpoint
-from .checks import all_subscribers
-from .checks import describe
-from .checks import findings
+from ..inbox import explain
+from .checks import examine
+from .options import as_json as as_json_option
 from .options import command
 from .options import endpoints_named
 from .options import one_endpoint
+from .output import print_json
+from .output import printable
+from .report import Report
 
 
 @command("init-db")
@@ -25,26 +27,30 @@ def init_db(endpoint: str | None) -> None:
         try:
             created = each.inbox.database.create_tables()
         except Exception as error:
-            raise click.ClickException(f"{each.name}: {error}") from None
+            raise click.ClickException(f"{each.name}: {explain(error)}") from None
         done = f"created {', '.join(created)}" if created else "nothing was missing"
         click.echo(f"{each.name}: {done}")
 
 
 @command()
 @one_endpoint
+@as_json_option
 @with_appcontext
-def check(endpoint: str | None) -> None:
-    """Show the settings in force and everything that would fail."""
-    failed = False
-    for each in endpoints_named(endpoint):
-        _print_endpoint(each)
-        for finding in findings(each):
-            failed = failed or finding.error
-            word, colour = ("ERROR", "red") if finding.error else ("warning", "yellow")
-            click.secho(f"  {word}: {finding.text}", fg=colour)
-    if failed:
+def check(endpoint: str | None, as_json: bool) -> None:
+    """Show the settings in force and everything that would fail.
+
+    The command fails while there is an ERROR: deliveries would not be worked on.
+    """
+    reports = {each.name: examine(each) for each in endpoints_named(endpoint)}
+    if as_json:
+        print_json(reports)
+    else:
+        for name, report in reports.items():
+            _print_report(name, report)
+    if any(report["errors"] for report in reports.values()):
         raise SystemExit(1)
-    click.secho("Deliveries can come in.", fg="green")
+    if not as_json:
+        click.secho("Deliveries can come in.", fg="green")
 
 
 @command()
@@ -53,11 +59,16 @@ def secret() -> None:
     click.echo(random_secrets.token_urlsafe(32))
 
 
-def _print_endpoint(endpoint: Endpoint) -> None:
-    click.secho(f"{endpoint.name} ({endpoint.source.name})", bold=True)
-    click.echo(f"  POST {endpoint.path}")
-    for key, value in describe(endpoint).items():
-        click.echo(f"  {key} = {value}")
-    for subscriber in all_subscribers(endpoint):
-        pattern = f"{subscriber.resource_type} {subscriber.reason}"
-        click.echo(f"  subscriber {subscriber.name} ({pattern})")
+def _print_report(name: str, report: Report) -> None:
+    click.secho(f"{name} ({report['source']})", bold=True)
+    click.echo(f"  POST {report['path']}")
+    click.echo(f"  database {printable(report['database'])}")
+    click.echo(f"  tables {report['tables']}")
+    for key, value in report["settings"].items():
+        click.echo(f"  {key} = {printable(value)}")
+    for subscriber in report["subscribers"]:
+        click.echo(printable(f"  subscriber {subscriber['name']} ({subscriber['to']})"))
+    for text in report["errors"]:
+        click.secho(f"  ERROR: {printable(text)}", fg="red")
+    for text in report["warnings"]:
+        click.secho(f"  warning: {printable(text)}", fg="yellow")

@@ -1,0 +1,37 @@
+"""Receive Procore's webhooks; the inbox is a SQLite file in the instance folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from flask import Flask
+
+from flask_procore_webhooks import Event
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks import resource_created
+
+logging.basicConfig(level=logging.INFO)
+
+webhooks = ProcoreWebhooks()
+
+app = Flask(__name__)
+app.config.update(
+    # Set one of these two. A gateway or relay signs its deliveries with a secret;
+    PROCORE_WEBHOOK_SECRET=os.environ.get("PROCORE_WEBHOOK_SECRET"),
+    # Procore itself sends the Authorization value that you enter for the hook.
+    PROCORE_WEBHOOK_AUTHORIZATION=os.environ.get("PROCORE_WEBHOOK_AUTHORIZATION"),
+    # Left out, the inbox is instance/procore_webhooks.db.
+    PROCORE_WEBHOOK_DATABASE_URI=os.environ.get("PROCORE_WEBHOOK_DATABASE_URI"),
+)
+app.register_blueprint(webhooks)  # POST /webhooks/procore
+
+
+@webhooks.on("RFIs", "update")
+def rfi_was_updated(event: Event) -> None:
+    app.logger.info("RFI %s was updated by user %s", event.resource_id, event.user_id)
+
+
+@resource_created.connect
+def something_was_created(app: Flask, event: Event) -> None:
+    app.logger.info("%s %s was created", event.resource_type, event.resource_id)

@@ -1,0 +1,108 @@
+"""What ``check`` shows: the settings in force, without the secrets, and who works."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from sqlalchemy import URL
+
+from ..database import Database
+from ..endpoint import Endpoint
+from ..inbox import explain
+from ..signals import WORK_SIGNALS
+from ..subscribers import Subscriber
+
+
+class Report(TypedDict):
+    """All about one endpoint."""
+
+    source: str
+    path: str
+    database: str
+    tables: str
+    settings: dict[str, str]
+    subscribers: list[dict[str, str]]
+    #: Deliveries fail while one of these stands.
+    errors: list[str]
+    warnings: list[str]
+
+
+def describe(endpoint: Endpoint, errors: list[str], warnings: list[str]) -> Report:
+    return {
+        "source": endpoint.source.name,
+        "path": endpoint.path,
+        "database": _database(endpoint.inbox.database),
+        "tables": _tables(endpoint.inbox.database),
+        "settings": _settings(endpoint),
+        "subscribers": [
+            {"name": subscriber.name, "to": events}
+            for subscriber, events in subscriptions(endpoint)
+        ],
+        "errors": errors,
+        "warnings": warnings,
+    }
+
+
+def subscriptions(endpoint: Endpoint) -> list[tuple[Subscriber, str]]:
+    """Everyone who can be run for the endpoint's events, in order, and for which."""
+    found = [(s, f"{s.resource_type} {s.reason}") for s in endpoint.subscribers]
+    for signal in WORK_SIGNALS:
+        found += [(s, signal.name) for s in signal.subscribers_for(endpoint.app)]
+    return sorted(found, key=lambda subscription: subscription[0].order)
+
+
+def _settings(endpoint: Endpoint) -> dict[str, str]:
+    """Under their keys in ``app.config``; secrets are masked."""
+    settings = endpoint.settings
+    shown = {
+        "SECRET": _masked(settings.secrets),
+        "AUTHORIZATION": _masked(settings.authorizations),
+        "TOLERANCE": _seconds(settings.tolerance),
+        "MAX_BYTES": str(settings.max_bytes),
+        "DISPATCH": settings.dispatch,
+        "MAX_ATTEMPTS": str(settings.max_attempts),
+        "RETRY_BASE": _seconds(settings.retry_base),
+        "RETRY_CAP": _seconds(settings.retry_cap),
+        "LEASE": _seconds(settings.lease),
+        "RETENTION": _seconds(settings.retention),
+        "IGNORE_USER_IDS": _listed(settings.ignore_user_ids),
+        "IGNORE_APPLICATION_IDS": _listed(settings.ignore_application_ids),
+    }
+    return {endpoint.config_prefix + key: value for key, value in shown.items()}
+
+
+def _database(database: Database) -> str:
+    try:
+        # Not database.engine: opening it fails when the database is down.
+        return _without_password(database._found_engine.url)
+    except Exception as error:
+        return explain(error)
+
+
+def _tables(database: Database) -> str:
+    try:
+        missing = database.missing_tables()
+    except Exception:
+        return "unknown"
+    return f"missing: {', '.join(missing)}" if missing else "present"
+
+
+def _without_password(url: URL) -> str:
+    # Drivers take passwords in the query too.
+    shown = url.set(query={}).render_as_string(hide_password=True)
+    return f"{shown}?…" if url.query else shown
+
+
+def _masked(values: tuple[bytes, ...]) -> str:
+    if not values:
+        return "not set"
+    fallbacks = f", fallbacks: {len(values) - 1}" if len(values) > 1 else ""
+    return f"***** ({len(values[0])} bytes{fallbacks})"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.12g} s"
+
+
+def _listed(values: frozenset[str]) -> str:
+    return ", ".join(sorted(values)) or "none"

@@ -1,0 +1,198 @@
+"""``trigger``: send signed samples to any receiver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+import click
+from flask import current_app
+from flask.cli import with_appcontext
+
+from ..endpoint import Endpoint
+from ..endpoint import endpoints
+from ..samples import Credentials
+from ..samples import FORMATS
+from ..samples import sample
+from ..samples import source_of
+from ..samples import to_bytes
+from ..sources import PROCORE
+from .options import command
+from .options import endpoints_named
+from .output import printable
+from .output import shortened
+from .sender import Answer
+from .sender import send
+from .values import header
+from .values import json_object
+from .values import secret as secret_value
+from .values import unix_time
+from .values import url as url_value
+
+#: As much of an answer as is shown.
+SHOWN = 500
+
+
+@command()
+@click.argument("type", required=False)
+@click.option(
+    "--url", type=url_value, metavar="URL", required=True, help="The receiver."
+)
+@click.option(
+    "--format",
+    "format",
+    type=click.Choice(list(FORMATS)),
+    help="Of the payload. Left out: prudra to a Prudra endpoint, signed with a secret,"
+    " v4 without one.",
+)
+@click.option(
+    "--data", type=json_object, metavar="JSON", help="Values to set in the payload."
+)
+@click.option("--file", type=click.File("rb"), help="Send exactly these bytes.")
+@click.option("--count", type=click.IntRange(1), default=1, help="Different events.")
+@click.option("--repeat", type=click.IntRange(1), default=1, help="Copies of each.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds that an answer may take; the sender's own limit, if left out.",
+)
+@click.option(
+    "--timestamp",
+    type=unix_time,
+    metavar="TIME",
+    help="Sign this time: Unix seconds, ISO 8601, or -400 for 400 s ago.",
+)
+@click.option(
+    "--secret",
+    type=secret_value,
+    metavar="TEXT",
+    envvar="PROCORE_WEBHOOK_TRIGGER_SECRET",
+    show_envvar=True,
+    help="Sign with this instead of the app's.",
+)
+@click.option(
+    "--authorization",
+    type=secret_value,
+    metavar="TEXT",
+    envvar="PROCORE_WEBHOOK_TRIGGER_AUTHORIZATION",
+    show_envvar=True,
+    help="Send this Authorization value instead of the app's.",
+)
+@click.option(
+    "-H",
+    "--header",
+    "headers",
+    type=header,
+    multiple=True,
+    help='"Name: value" to send too, or instead; "Name:" leaves one out.',
+)
+@click.option("--endpoint", help="Whose secret signs; the one at that path, if any.")
+@with_appcontext
+def trigger(
+    type: str | None,
+    url: str,
+    format: str | None,
+    data: dict[str, Any] | None,
+    file: BinaryIO | None,
+    count: int,
+    repeat: int,
+    timeout: float | None,
+    timestamp: float | None,
+    secret: bytes | None,
+    authorization: bytes | None,
+    headers: tuple[tuple[str, str | None], ...],
+    endpoint: str | None,
+) -> None:
+    """Send a signed sample of TYPE: resource.created, RFIs.update, payment.received.
+
+    The receiver may be this app, if it is running, or any other. The command fails
+    unless every answer is 2xx, in time.
+    """
+    sender = _sender(url, format, secret, authorization, endpoint)
+    stamp = None if timestamp is None else int(timestamp)
+
+    def deliver(body: bytes) -> Answer:
+        sent = sender.headers(body, timestamp=stamp, instead=dict(headers))
+        return send(url, body, sent, timeout=timeout or sender.source.timeout)
+
+    bodies = _bodies(type, format or sender.format, data, file, count)
+    _deliver_all(deliver, (body for body in bodies for _ in range(repeat)))
+
+
+def _deliver_all(deliver: Callable[[bytes], Answer], bodies: Iterable[bytes]) -> None:
+    answers = []
+    for body in bodies:
+        answers.append(deliver(body))
+        _print_answer(answers[-1])
+    refused = [answer for answer in answers if not answer.accepted]
+    if refused:
+        count = f"{len(refused)} of {len(answers)} " if len(answers) > 1 else ""
+        advice = _advice(refused[-1].status)
+        raise click.ClickException(f"{count}not delivered{advice}.")
+
+
+def _sender(
+    url: str,
+    format: str | None,
+    secret: bytes | None,
+    authorization: bytes | None,
+    name: str | None,
+) -> Credentials:
+    """Who sends: what was given, else who the endpoint at ``url`` believes."""
+    found = _endpoints_at(url, format, name)
+    given = secret is not None or authorization is not None
+    if len(found) != 1 and not given:
+        raise click.UsageError("Say with --endpoint whose secret is to sign.")
+    source = found[0].source if len(found) == 1 else PROCORE
+    if given:
+        sender = Credentials(source, secret, authorization)
+    else:
+        sender = Credentials.of(found[0])
+    return replace(sender, source=source_of(format)) if format else sender
+
+
+def _endpoints_at(url: str, format: str | None, name: str | None) -> list[Endpoint]:
+    """The endpoints that may be meant: of that name, else at that path."""
+    found = endpoints_named(name)
+    if len(found) > 1 and format:
+        found = [each for each in found if each.source is source_of(format)] or found
+    path = urlsplit(url).path.rstrip("/")
+    at_path = [each for each in found if path.endswith(each.path.rstrip("/"))]
+    longest = max((len(each.path.rstrip("/")) for each in at_path), default=0)
+    return [e for e in at_path if len(e.path.rstrip("/")) == longest] or found
+
+
+def _bodies(
+    type: str | None,
+    format: str,
+    data: dict[str, Any] | None,
+    file: BinaryIO | None,
+    count: int,
+) -> Iterator[bytes]:
+    if file is not None:
+        if count > 1 or data is not None:
+            raise click.UsageError("--file is sent as it is: no --count, no --data.")
+        return iter([file.read()])
+    if type is None:
+        raise click.UsageError("Give a TYPE, such as RFIs.update, or a --file.")
+    return (to_bytes(sample(type, format, data or {})) for _ in range(count))
+
+
+def _print_answer(answer: Answer) -> None:
+    text = shortened(" ".join(answer.text.split()), SHOWN)
+    line = f"{answer.status or '---'}  {answer.seconds * 1000:.0f} ms  {text}"
+    click.secho(printable(line.rstrip()), fg="green" if answer.accepted else "red")
+
+
+def _advice(status: int) -> str:
+    if status in (404, 405):
+        paths = ", ".join(each.path for each in endpoints(current_app).values())
+        return f"; this app would receive at {paths}"
+    if status in (401, 500, 503):
+        return "; the receiver's log says why"
+    return ""

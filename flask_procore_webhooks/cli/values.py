@@ -1,0 +1,69 @@
+"""What the options take: each value is read once and refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from typing import Any
+
+import click
+from werkzeug.urls import iri_to_uri
+
+from ..events import to_datetime
+from .sender import check_url
+
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+CONTROL = re.compile(r"[\0-\x1f\x7f]")
+
+
+def url(value: str) -> str:
+    """An http or https URL, made ASCII as browsers make it."""
+    try:
+        check_url(value)
+        return iri_to_uri(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from None
+
+
+def json_object(value: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}.") from None
+    if not isinstance(fields, dict):
+        raise click.BadParameter('not a JSON object, as in {"resource_id": 7}.')
+    return fields
+
+
+def secret(value: str) -> bytes:
+    """Text to bytes, as the settings read it."""
+    if not value.strip() or CONTROL.search(value):
+        raise click.BadParameter("empty, or with control characters in it.")
+    return _to_bytes(value)
+
+
+def header(value: str) -> tuple[str, str | None]:
+    """``Name: value`` to a pair; the value is ``None`` where none is given."""
+    name, colon, content = value.partition(":")
+    if not colon or not HEADER_NAME.fullmatch(name) or CONTROL.search(content):
+        raise click.BadParameter(f'{value!r} is not "Name: value".')
+    # As WSGI has it, one byte a character.
+    return name, _to_bytes(content.strip()).decode("latin-1") or None
+
+
+def unix_time(value: str) -> float:
+    """Unix seconds, ISO 8601, or ``-400``: so many seconds from now."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        when = to_datetime(value)
+        seconds = math.nan if when is None else when.timestamp()
+    if not math.isfinite(seconds):
+        raise click.BadParameter(f"{value!r} is not in Unix seconds or ISO 8601.")
+    return seconds + (time.time() if value[0] in "+-" else 0.0)
+
+
+def _to_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

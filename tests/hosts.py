@@ -1,0 +1,131 @@
+"""Host apps with a database and a session of their own, as users write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from dataclasses import field
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.orm import scoped_session
+from sqlalchemy.orm import sessionmaker
+from werkzeug.test import TestResponse
+
+from flask_procore_webhooks import browse
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks import testing
+from flask_procore_webhooks.endpoint import Endpoint
+from flask_procore_webhooks.endpoint import endpoints
+
+#: Flask-SQLAlchemy, with a session for each app context, and plain SQLAlchemy, with one
+#: for each thread.
+KINDS = ("flask_sqlalchemy", "scoped_session")
+
+
+@dataclass
+class Host:
+    """An app whose subscribers write notes into a table of its own."""
+
+    app: Flask
+    webhooks: ProcoreWebhooks
+    session: scoped_session[Any]
+    engine: sa.Engine
+    note_table: sa.Table
+    #: Has a foreign key on a note's text, checked at commit where the database can.
+    remark_table: sa.Table
+    payload: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        (endpoint,) = endpoints(self.app).values()
+        return endpoint
+
+    def deliver(self, payload: dict[str, Any] | None = None) -> TestResponse:
+        """Deliver ``payload``, or the one event that a test is about."""
+        self.payload = payload or self.payload or testing.payload("RFIs.create")
+        return testing.deliver(self.app.test_client(), self.payload)
+
+    def note(self, text: str) -> None:
+        """Write through the session, as a subscriber does; nothing is committed."""
+        self.session.execute(sa.insert(self.note_table).values(text=text))
+
+    def notes(self) -> list[str]:
+        """What is committed, in the order of writing."""
+        look = sa.select(self.note_table.c.text).order_by(self.note_table.c.id)
+        with self.engine.connect() as connection:
+            return list(connection.scalars(look))
+
+    def row(self, event_id: str | None = None) -> dict[str, Any]:
+        found = browse.find(self.endpoint.inbox, event_id or self.payload["id"])
+        assert found is not None
+        return dict(found)
+
+    def receipts(self) -> list[str]:
+        return sorted(self.endpoint.inbox.receipts(self.row()["id"]))
+
+
+@contextmanager
+def run_host(app: Flask, kind: str, url: str, *, create: bool = True) -> Iterator[Host]:
+    """Give ``app`` a database at ``url``, a session of that kind, and the blueprint.
+
+    :param create: make the tables now and drop them at the end.
+    """
+    make = {"flask_sqlalchemy": _flask_sqlalchemy, "scoped_session": _scoped_session}
+    metadata, session, find_engine, blueprint = make[kind](app, url)
+    later: dict[str, Any] = {"deferrable": True, "initially": "DEFERRED"}
+    deferred = {} if url.startswith("mysql") else later
+    note = sa.Table(
+        "note",
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("text", sa.String(190), unique=True, nullable=False),
+    )
+    remark = sa.Table(
+        "remark",
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("note", sa.ForeignKey(note.c.text, **deferred)),
+    )
+    app.register_blueprint(blueprint)
+    engine = find_engine()
+    if create:
+        metadata.create_all(engine)
+    try:
+        yield Host(app, blueprint, session, engine, note, remark)
+    finally:
+        with app.app_context():
+            session.remove()
+        engine.dispose()
+        if create:
+            metadata.drop_all(engine)
+            engine.dispose()
+
+
+Parts = tuple[
+    sa.MetaData, "scoped_session[Any]", Callable[[], sa.Engine], ProcoreWebhooks
+]
+
+
+def _flask_sqlalchemy(app: Flask, url: str) -> Parts:
+    db = SQLAlchemy()
+    app.config["SQLALCHEMY_DATABASE_URI"] = url
+    db.init_app(app)
+
+    def find_engine() -> sa.Engine:
+        with app.app_context():
+            return db.engine
+
+    return db.metadata, db.session, find_engine, ProcoreWebhooks(db=db)
+
+
+def _scoped_session(app: Flask, url: str) -> Parts:
+    engine = sa.create_engine(url)
+    session = scoped_session(sessionmaker(engine))
+    metadata = sa.MetaData()
+    webhooks = ProcoreWebhooks(metadata=metadata, session=session)
+    return metadata, session, lambda: engine, webhooks

@@ -1,0 +1,698 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from datetime import datetime
+from datetime import timedelta
+from datetime import timezone
+from typing import Any
+
+import pytest
+from flask import Flask
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flask_procore_webhooks import ConfigError
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks import PrudraWebhooks
+from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.settings import KEYS
+from flask_procore_webhooks.settings import read_settings
+from flask_procore_webhooks.settings import Settings
+from flask_procore_webhooks.testing import sign
+
+PREFIX = "PROCORE_WEBHOOK_"
+BODY = b'{"id":"1","type":"resource.created"}'
+YEAR = 365 * 24 * 3600.0
+
+
+def read(own_database: bool = True, /, **keys: object) -> Settings:
+    """The settings of ``keys``, with a secret unless they name one."""
+    if not {"SECRET", "AUTHORIZATION"} & keys.keys():
+        keys["SECRET"] = "a secret"
+    config = {PREFIX + key: value for key, value in keys.items()}
+    return read_settings(config, PREFIX, own_database=own_database)
+
+
+def problems(own_database: bool = True, /, **keys: object) -> list[str]:
+    """What is wrong with them, each without its prefix."""
+    with pytest.raises(ConfigError) as caught:
+        read(own_database, **keys)
+    for problem in caught.value.problems:
+        assert PREFIX in problem
+        assert problem.endswith(".") or problem.endswith("?")
+        assert problem in str(caught.value)
+    return [problem.removeprefix(PREFIX) for problem in caught.value.problems]
+
+
+def app_from_environment(monkeypatch: pytest.MonkeyPatch, **keys: str) -> Flask:
+    """An app whose config comes from ``FLASK_PROCORE_WEBHOOK_…``, as Flask reads it."""
+    for key, value in keys.items():
+        monkeypatch.setenv(f"FLASK_{PREFIX}{key}", value)
+    app = Flask("host")
+    app.config.from_prefixed_env()
+    return app
+
+
+def settings_of(app: Flask, name: str = "procore_webhooks") -> Settings:
+    return endpoints(app)[name].settings
+
+
+# Without mistakes
+
+
+def test_a_secret_alone_is_enough_and_the_rest_has_its_documented_default() -> None:
+    assert read(SECRET="a secret") == Settings(
+        secrets=(b"a secret",),
+        authorizations=(),
+        tolerance=300.0,
+        max_bytes=1024 * 1024,
+        dispatch="inline",
+        max_attempts=12,
+        retry_base=10.0,
+        retry_cap=3600.0,
+        lease=300.0,
+        retention=7 * 24 * 3600.0,
+        ignore_user_ids=frozenset(),
+        ignore_application_ids=frozenset(),
+        database_uri=None,
+    )
+
+
+def test_every_key_is_read() -> None:
+    values = {
+        "SECRET": "new",
+        "SECRET_FALLBACKS": ["old", "older"],
+        "AUTHORIZATION": "Bearer new",
+        "AUTHORIZATION_FALLBACKS": ("Basic old",),
+        "TOLERANCE": 1,
+        "MAX_BYTES": 1,
+        "DISPATCH": "inline",
+        "MAX_ATTEMPTS": 1,
+        "RETRY_BASE": 0.5,
+        "RETRY_CAP": 0.25,
+        "LEASE": 1,
+        "RETENTION": 43200,
+        "IGNORE_USER_IDS": [1001, " 1002 ", "", 10**30],
+        "IGNORE_APPLICATION_IDS": {"0123abcd"},
+        "DATABASE_URI": "sqlite:///inbox.db",
+    }
+    assert set(values) == set(KEYS)
+    assert read(**values) == Settings(
+        secrets=(b"new", b"old", b"older"),
+        authorizations=(b"Bearer new", b"Basic old"),
+        tolerance=1.0,
+        max_bytes=1,
+        dispatch="inline",
+        max_attempts=1,
+        retry_base=0.5,
+        retry_cap=0.25,
+        lease=1.0,
+        retention=43200.0,
+        ignore_user_ids=frozenset({"1001", "1002", "1" + "0" * 30}),
+        ignore_application_ids=frozenset({"0123abcd"}),
+        database_uri="sqlite:///inbox.db",
+    )
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_none_means_not_set(key: str) -> None:
+    other = "AUTHORIZATION" if key == "SECRET" else "SECRET"
+    assert read(**{other: "x", key: None}) == read(**{other: "x"})
+
+
+def test_an_authorization_alone_is_enough() -> None:
+    settings = read(AUTHORIZATION="Bearer abc")
+    assert (settings.secrets, settings.authorizations) == ((), (b"Bearer abc",))
+
+
+@pytest.mark.parametrize("container", [list, tuple, set, frozenset])
+def test_lists_may_be_of_any_kind(container: Callable[[list[str]], object]) -> None:
+    settings = read(SECRET="new", SECRET_FALLBACKS=container(["old"]))
+    assert settings.secrets == (b"new", b"old")
+
+
+@pytest.mark.parametrize("key", ["TOLERANCE", "RETRY_BASE", "LEASE", "RETENTION"])
+def test_seconds_may_be_a_timedelta(key: str) -> None:
+    settings = read(**{key: timedelta(days=1, milliseconds=500)})
+    assert getattr(settings, key.lower()) == 86400.5
+
+
+def test_secrets_are_utf_8_bytes_and_may_hold_white_space_inside() -> None:
+    settings = read(SECRET="ein Schlüssel 🔑", AUTHORIZATION="Token token=a b")
+    assert settings.secrets == ("ein Schlüssel 🔑".encode(),)
+    assert settings.authorizations == (b"Token token=a b",)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read().tolerance = 10**6  # type: ignore[misc]
+
+
+# One mistake
+
+
+@pytest.mark.parametrize("key", ["SECRET", "AUTHORIZATION"])
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("", "is empty."),
+        (" ", "is blank."),
+        ("\n", "is blank."),
+        ("\u3000\t", "is blank."),
+        ("abc\n", "has white space around it (a stray newline?)."),
+        (" abc", "has white space around it (a stray newline?)."),
+        ("abc\r", "has white space around it (a stray newline?)."),
+        ("\ufeff ", "has white space around it (a stray newline?)."),
+        (b"abc", "must be text, not bytes."),
+        (b"", "must be text, not bytes."),
+        ([], "must be text, not list."),
+        (["abc"], "must be text, not list."),
+        ({"a": "b"}, "must be text, not dict."),
+        ("a\ud800b", "holds a lone surrogate, which stands for no bytes."),
+    ],
+)
+def test_a_secret_that_protects_nothing_is_refused(
+    key: str, value: object, problem: str
+) -> None:
+    assert problems(**{key: value}) == [f"{key} {problem}"]
+
+
+@pytest.mark.parametrize("key", ["SECRET", "AUTHORIZATION"])
+@pytest.mark.parametrize(
+    ("value", "where", "problem"),
+    [
+        ([""], "[0]", "is empty."),
+        (["old", ""], "[1]", "is empty."),
+        (["old", "older", " "], "[2]", "is blank."),
+        (["old\n"], "[0]", "has white space around it (a stray newline?)."),
+        ([None], "[0]", "must be text, not NoneType."),
+        ([b"old"], "[0]", "must be text, not bytes."),
+        ([["old"]], "[0]", "must be text, not list."),
+        (["\udfff"], "[0]", "holds a lone surrogate, which stands for no bytes."),
+        ("old", "", "must be a list, not str."),
+        ("", "", "must be a list, not str."),
+        (b"old", "", "must be a list, not bytes."),
+        ({"old": 1}, "", "must be a list, not dict."),
+        (True, "", "must be a list, not bool."),
+    ],
+)
+def test_a_fallback_that_protects_nothing_is_refused_and_not_skipped(
+    key: str, value: object, where: str, problem: str
+) -> None:
+    found = problems(**{key: "new", f"{key}_FALLBACKS": value})
+    assert found == [f"{key}_FALLBACKS{where} {problem}"]
+
+
+@pytest.mark.parametrize("key", ["SECRET", "AUTHORIZATION"])
+def test_fallbacks_need_the_current_one(key: str) -> None:
+    other = "AUTHORIZATION" if key == "SECRET" else "SECRET"
+    (problem,) = problems(**{other: "x", f"{key}_FALLBACKS": ["old"]})
+    assert problem == f"{key}_FALLBACKS is set, but {PREFIX}{key} is not."
+    assert len(problems(SECRET=None, **{f"{key}_FALLBACKS": ["old"]})) == 2
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"SECRET": None},
+        {"SECRET": None, "AUTHORIZATION": None},
+        {"SECRET": None, "SECRET_FALLBACKS": []},
+        {"SECRET": None, "TOLERANCE": 300},
+    ],
+)
+def test_there_is_no_way_to_accept_everything(config: dict[str, object]) -> None:
+    keys = {PREFIX + key: value for key, value in config.items()}
+    with pytest.raises(ConfigError) as caught:
+        read_settings(keys, PREFIX)
+    assert caught.value.problems == (
+        "Set PROCORE_WEBHOOK_SECRET or PROCORE_WEBHOOK_AUTHORIZATION: without one of"
+        " them nothing can be authentic.",
+    )
+
+
+@pytest.mark.parametrize("key", ["TOLERANCE", "RETRY_BASE", "RETRY_CAP", "LEASE"])
+@pytest.mark.parametrize(
+    "value", [0, -1, -0.0, 0.0, timedelta(0), -timedelta(days=1), float("nan")]
+)
+def test_seconds_that_are_not_positive_are_refused(key: str, value: object) -> None:
+    least = {"TOLERANCE": "at least 1 s", "LEASE": "at least 1 s"}.get(key)
+    assert problems(**{key: value}) == [f"{key} must be {least or 'more than 0 s'}."]
+
+
+@pytest.mark.parametrize("key", ["TOLERANCE", "LEASE"])
+def test_a_fraction_of_a_second_is_no_tolerance_and_no_lease(key: str) -> None:
+    assert problems(**{key: 0.999}) == [f"{key} must be at least 1 s."]
+    assert read(**{key: 1})
+
+
+@pytest.mark.parametrize(
+    "key", ["TOLERANCE", "RETRY_BASE", "RETRY_CAP", "LEASE", "RETENTION"]
+)
+@pytest.mark.parametrize(
+    "value", [1001 * YEAR, timedelta.max, 10**400, 1e300, float("inf")]
+)
+def test_seconds_that_reach_past_the_last_date_are_refused(
+    key: str, value: object
+) -> None:
+    assert problems(**{key: value}) == [f"{key} must be at most 31536000000 s."]
+
+
+@pytest.mark.parametrize(
+    "key", ["TOLERANCE", "RETRY_BASE", "RETRY_CAP", "LEASE", "RETENTION"]
+)
+def test_the_most_seconds_still_make_a_date(key: str) -> None:
+    seconds = getattr(read(**{key: 1000 * YEAR}), key.lower())
+    assert datetime.now(timezone.utc) + timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    "key", ["TOLERANCE", "RETRY_BASE", "RETRY_CAP", "LEASE", "RETENTION"]
+)
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(True, "bool"), (False, "bool"), ("300", "str"), ("", "str"), ([300], "list")],
+)
+def test_seconds_are_numbers(key: str, value: object, kind: str) -> None:
+    found = problems(**{key: value})
+    assert found == [f"{key} must be a number of seconds, not {kind}."]
+
+
+@pytest.mark.parametrize(
+    "value", [43199, 43199.999, 1, 0, -1, timedelta(hours=11, minutes=59)]
+)
+def test_a_retention_shorter_than_the_senders_retries_is_refused(
+    value: object,
+) -> None:
+    (problem,) = problems(RETENTION=value)
+    assert problem.startswith("RETENTION must be at least 12 h (43200 s)")
+    assert read(RETENTION=timedelta(hours=12)).retention == 43200.0
+
+
+@pytest.mark.parametrize("key", ["MAX_BYTES", "MAX_ATTEMPTS"])
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (0, "must be at least 1."),
+        (-1, "must be at least 1."),
+        ("1048576", "must be a whole number, not str."),
+        ("1 MiB", "must be a whole number, not str."),
+        (1e6, "must be a whole number, not float."),
+        (float("inf"), "must be a whole number, not float."),
+        (True, "must be a whole number, not bool."),
+        ([1], "must be a whole number, not list."),
+    ],
+)
+def test_counts_are_whole_numbers_from_one(
+    key: str, value: object, problem: str
+) -> None:
+    assert problems(**{key: value}) == [f"{key} {problem}"]
+
+
+@pytest.mark.parametrize("value", ["background", "worker", "celery"])
+def test_a_way_of_dispatching_that_comes_later_is_refused_by_that_word(
+    value: str,
+) -> None:
+    (problem,) = problems(DISPATCH=value)
+    assert problem == f"DISPATCH {value!r} is not available yet; use 'inline'."
+
+
+@pytest.mark.parametrize("value", ["", "Inline", "thread", 1, True, ["inline"], {}])
+def test_an_unknown_way_of_dispatching_is_refused(value: object) -> None:
+    assert problems(DISPATCH=value) == ["DISPATCH must be one of 'inline'."]
+
+
+@pytest.mark.parametrize("key", ["IGNORE_USER_IDS", "IGNORE_APPLICATION_IDS"])
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("1001", "must be a list, not str."),
+        (1001, "must be a list, not int."),
+        ({"1001": 1}, "must be a list, not dict."),
+        ([True], "must hold ids, not bool."),
+        ([None], "must hold ids, not NoneType."),
+        ([1001.0], "must hold ids, not float."),
+        ([["1001"]], "must hold ids, not list."),
+        ([b"1001"], "must hold ids, not bytes."),
+    ],
+)
+def test_ignored_ids_are_a_list_of_ids(key: str, value: object, problem: str) -> None:
+    assert problems(**{key: value}) == [f"{key} {problem}"]
+
+
+def test_a_database_uri_beside_the_hosts_database_is_refused() -> None:
+    (problem,) = problems(False, DATABASE_URI="sqlite:///inbox.db")
+    assert problem == "DATABASE_URI has no effect with db= or session=; remove it."
+    assert read(False).database_uri is None
+
+
+@pytest.mark.parametrize("value", ["", " ", " sqlite://", 5, True, b"sqlite://"])
+def test_a_database_uri_that_is_no_text_is_refused(value: object) -> None:
+    (problem,) = problems(DATABASE_URI=value)
+    assert problem.startswith("DATABASE_URI ")
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [
+        ("SECRETS", "SECRET"),
+        ("SECERT", "SECRET"),
+        ("secret", "SECRET"),
+        ("Max_Bytes", "MAX_BYTES"),
+        ("SECRET_FALLBACK", "SECRET_FALLBACKS"),
+        ("AUTHORISATION", "AUTHORIZATION"),
+        ("TOLERANCES", "TOLERANCE"),
+        ("MAXBYTES", "MAX_BYTES"),
+        ("IGNORE_USER_ID", "IGNORE_USER_IDS"),
+        ("DATABASE_URL", "DATABASE_URI"),
+        ("RETENTION_", "RETENTION"),
+    ],
+)
+def test_a_misspelt_key_is_refused_with_what_was_meant(
+    misspelt: str, meant: str
+) -> None:
+    (problem,) = problems(SECRET="a secret", **{misspelt: None})
+    assert problem == f"{misspelt} is not a setting; did you mean {PREFIX}{meant}?"
+
+
+@pytest.mark.parametrize("unknown", ["", "_", "X", "URL", "ALLOW_UNSIGNED", "é"])
+def test_a_key_of_our_prefix_that_means_nothing_is_refused(unknown: str) -> None:
+    (problem,) = problems(SECRET="a secret", **{unknown: True})
+    assert problem.startswith(f"{unknown} is not a setting; ")
+
+
+def test_other_peoples_keys_are_left_alone() -> None:
+    config = {
+        "PROCORE_WEBHOOK_SECRET": "a secret",
+        "PROCORE_CLIENT_ID": "x",
+        "PROCORE_WEBHOOKS_SECRET": "x",
+        "procore_webhook_SECRETS": "x",
+        "SECRET_KEY": "",
+        "MY_PROCORE_WEBHOOK_SECRETS": "x",
+    }
+    assert read_settings(config, PREFIX).secrets == (b"a secret",)
+
+
+# All mistakes
+
+
+MISTAKES: dict[str, object] = {
+    "SECRET": " the-secret",
+    "SECRET_FALLBACKS": ["the-secret-1", "", "the-secret-2\n"],
+    "AUTHORIZATION": 7_777_777,
+    "AUTHORIZATION_FALLBACKS": "the-secret-3",
+    "TOLERANCE": 0,
+    "MAX_BYTES": "the-secret-4",
+    "DISPATCH": "the-secret-5",
+    "MAX_ATTEMPTS": 0,
+    "RETRY_BASE": "the-secret-6",
+    "RETRY_CAP": float("nan"),
+    "LEASE": True,
+    "RETENTION": 3600,
+    "IGNORE_USER_IDS": "the-secret-7",
+    "IGNORE_APPLICATION_IDS": [b"the-secret-8"],
+    "DATABASE_URI": " postgresql://user:the-secret-9@db",
+    "SECERT": "the-secret-10",
+}
+
+
+def test_all_mistakes_are_told_at_once_and_none_tells_a_value() -> None:
+    found = problems(**MISTAKES)
+    names = [problem.partition(" ")[0].partition("[")[0] for problem in found]
+    assert sorted(names) == sorted([*MISTAKES, "SECRET_FALLBACKS"])
+    everything = "\n".join(found)
+    assert "the-secret" not in everything
+    assert "7777777" not in everything
+
+
+def test_an_app_with_mistakes_does_not_start(make_app: Callable[..., Flask]) -> None:
+    app = make_app(**{PREFIX + key: value for key, value in MISTAKES.items()})
+    with pytest.raises(ConfigError) as caught:
+        app.register_blueprint(ProcoreWebhooks())
+    assert len(caught.value.problems) == 17
+    text = str(caught.value)
+    assert text.startswith("17 problems:\n- PROCORE_WEBHOOK_")
+    assert text.count("\n- ") == 17
+    assert all(PREFIX + key in text for key in MISTAKES)
+
+
+def test_an_app_that_goes_on_in_spite_of_mistakes_accepts_nothing(
+    make_app: Callable[..., Flask],
+) -> None:
+    app = make_app(TESTING=False, PROCORE_WEBHOOK_SECRET="")
+    with pytest.raises(ConfigError):
+        app.register_blueprint(ProcoreWebhooks())
+    for secret in ("", "None", "a secret"):
+        answer = app.test_client().post(
+            "/webhooks/procore", data=BODY, headers=sign(BODY, secret)
+        )
+        assert answer.status_code == 500
+
+
+def test_one_mistake_is_told_in_one_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(TOLERANCE=0)
+    assert str(caught.value) == "PROCORE_WEBHOOK_TOLERANCE must be at least 1 s."
+
+
+_value = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=5),
+        st.characters(categories=["Cs"]),
+        st.binary(max_size=5),
+        st.timedeltas(),
+        st.sampled_from(["inline", "worker", 43200, 10**400]),
+    ),
+    lambda children: st.one_of(
+        st.lists(children, max_size=3),
+        st.dictionaries(st.text(max_size=3), children, max_size=2),
+    ),
+    max_leaves=4,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*KEYS, "X", "SECRE"]), _value, max_size=6))
+def test_any_configuration_is_read_or_refused_with_a_config_error(
+    config: dict[str, Any],
+) -> None:
+    try:
+        settings = read_settings({PREFIX + k: v for k, v in config.items()}, PREFIX)
+    except ConfigError as error:
+        assert error.problems
+    else:
+        assert settings.secrets or settings.authorizations
+        assert all(settings.secrets) and all(settings.authorizations)
+        assert 1 <= settings.tolerance <= 1000 * YEAR
+        assert 43200 <= settings.retention <= 1000 * YEAR
+
+
+# From the environment
+
+
+@pytest.mark.parametrize("key", ["SECRET", "AUTHORIZATION"])
+@pytest.mark.parametrize(
+    ("value", "kind"), [("12345678", "int"), ("1e5", "float"), ("true", "bool")]
+)
+def test_a_secret_that_the_environment_turned_into_a_number_is_refused_with_a_cure(
+    monkeypatch: pytest.MonkeyPatch, key: str, value: str, kind: str
+) -> None:
+    app = app_from_environment(monkeypatch, **{key: value})
+    with pytest.raises(ConfigError) as caught:
+        app.register_blueprint(ProcoreWebhooks())
+    assert str(caught.value) == (
+        f"{PREFIX}{key} must be text, not {kind}; from_prefixed_env parses JSON, so"
+        " write it in double quotes there."
+    )
+    assert value not in str(caught.value)
+
+
+def test_the_cure_for_a_secret_of_digits_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = app_from_environment(monkeypatch, SECRET='"00012345"')
+    app.register_blueprint(ProcoreWebhooks())
+    assert settings_of(app).secrets == (b"00012345",)
+
+
+def test_an_empty_variable_is_a_mistake_and_null_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = app_from_environment(monkeypatch, SECRET="", AUTHORIZATION="null")
+    with pytest.raises(ConfigError) as caught:
+        app.register_blueprint(ProcoreWebhooks())
+    assert str(caught.value) == "PROCORE_WEBHOOK_SECRET is empty."
+
+
+def test_a_file_with_a_newline_at_its_end_is_a_mistake(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = app_from_environment(monkeypatch, SECRET="a secret\n")
+    with pytest.raises(ConfigError, match="stray newline"):
+        app.register_blueprint(ProcoreWebhooks())
+
+
+def test_every_kind_of_value_comes_through_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = app_from_environment(
+        monkeypatch,
+        SECRET="a secret, with = and \\ and 'quotes'",
+        SECRET_FALLBACKS='["old", "007"]',
+        TOLERANCE="60",
+        MAX_BYTES="1000",
+        IGNORE_USER_IDS='[1001, "1002"]',
+        DISPATCH="inline",
+        RETENTION="1e6",
+    )
+    app.register_blueprint(ProcoreWebhooks())
+    settings = settings_of(app)
+    assert settings.secrets == (
+        b"a secret, with = and \\ and 'quotes'",
+        b"old",
+        b"007",
+    )
+    assert (settings.tolerance, settings.max_bytes) == (60.0, 1000)
+    assert settings.ignore_user_ids == {"1001", "1002"}
+    assert settings.retention == 1e6
+
+
+@pytest.mark.parametrize("value", ["old", "old,older", "['old']", '"old"'])
+def test_a_list_that_the_environment_left_as_text_is_refused(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    app = app_from_environment(monkeypatch, SECRET="new", SECRET_FALLBACKS=value)
+    with pytest.raises(ConfigError, match="SECRET_FALLBACKS must be a list, not str"):
+        app.register_blueprint(ProcoreWebhooks())
+
+
+@pytest.mark.parametrize("key", ["SECRET", "AUTHORIZATION"])
+def test_environment_bytes_that_are_not_utf_8_stay_those_bytes(
+    monkeypatch: pytest.MonkeyPatch, make_app: Callable[..., Flask], key: str
+) -> None:
+    raw = b"caf\xe9 \xff\x80"
+    monkeypatch.setenv(f"FLASK_{PREFIX}{key}", os.fsdecode(raw))
+    app = make_app(PROCORE_WEBHOOK_SECRET=None)
+    app.config.from_prefixed_env()
+    app.register_blueprint(ProcoreWebhooks())
+    settings = settings_of(app)
+    assert settings.secrets + settings.authorizations == (raw,)
+    environ = {"HTTP_AUTHORIZATION": raw.decode("latin-1")}
+    answer = app.test_client().post(
+        "/webhooks/procore",
+        data=BODY,
+        headers=sign(BODY, raw),
+        environ_overrides=environ,
+    )
+    assert answer.status_code == 200
+
+
+def test_a_lone_surrogate_in_json_is_a_mistake_and_no_crash(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = app_from_environment(monkeypatch, SECRET='"\\ud800"')
+    with pytest.raises(ConfigError, match="PROCORE_WEBHOOK_SECRET holds a lone"):
+        app.register_blueprint(ProcoreWebhooks())
+
+
+# Read once
+
+
+def test_what_changes_in_the_config_later_has_no_effect(
+    make_app: Callable[..., Flask],
+) -> None:
+    fallbacks = ["old"]
+    app = make_app(
+        PROCORE_WEBHOOK_SECRET="new", PROCORE_WEBHOOK_SECRET_FALLBACKS=fallbacks
+    )
+    app.register_blueprint(ProcoreWebhooks())
+    before = settings_of(app)
+    app.config["PROCORE_WEBHOOK_SECRET"] = None
+    app.config["PROCORE_WEBHOOK_AUTHORIZATION"] = "Bearer later"
+    app.config["PROCORE_WEBHOOK_MAX_BYTES"] = 1
+    app.config["PROCORE_WEBHOOK_TYPO"] = 1
+    fallbacks[:] = ["later"]
+    client = app.test_client()
+    answers = {
+        secret: client.post(
+            "/webhooks/procore", data=BODY, headers=sign(BODY, secret)
+        ).status_code
+        for secret in ("new", "old", "later", "None")
+    }
+    assert answers == {"new": 200, "old": 200, "later": 401, "None": 401}
+    assert settings_of(app) is before
+
+
+def test_each_app_of_one_blueprint_has_settings_of_its_own(
+    make_app: Callable[..., Flask],
+) -> None:
+    blueprint = ProcoreWebhooks()
+    apps = [make_app(PROCORE_WEBHOOK_SECRET=f"secret {n}") for n in range(3)]
+    for app in apps:
+        app.register_blueprint(blueprint)
+    for n, app in enumerate(apps):
+        assert settings_of(app).secrets == (b"secret %d" % n,)
+
+
+# Prefixes
+
+
+@pytest.mark.parametrize("first", ["live", "sandbox"])
+def test_prefixes_that_extend_one_another_do_not_clash(
+    make_app: Callable[..., Flask], first: str
+) -> None:
+    live = ProcoreWebhooks("live", url_prefix="/live")
+    sandbox = ProcoreWebhooks(
+        "sandbox", url_prefix="/sandbox", config_prefix="PROCORE_WEBHOOK_SANDBOX_"
+    )
+    app = make_app(
+        PROCORE_WEBHOOK_SECRET="of live",
+        PROCORE_WEBHOOK_TOLERANCE=10,
+        PROCORE_WEBHOOK_SANDBOX_SECRET="of sandbox",
+        PROCORE_WEBHOOK_SANDBOX_SECRET_FALLBACKS=["older"],
+        PROCORE_WEBHOOK_SANDBOX_IGNORE_USER_IDS=[1001],
+    )
+    for blueprint in (live, sandbox) if first == "live" else (sandbox, live):
+        app.register_blueprint(blueprint)
+    assert settings_of(app, "live") == Settings(secrets=(b"of live",), tolerance=10.0)
+    assert settings_of(app, "sandbox") == Settings(
+        secrets=(b"of sandbox", b"older"), ignore_user_ids=frozenset({"1001"})
+    )
+    for path, secret in (("/live", "of live"), ("/sandbox", "of sandbox")):
+        headers = sign(BODY, secret)
+        answer = app.test_client().post(path, data=BODY, headers=headers)
+        assert answer.status_code == 200
+
+
+def test_a_prefix_that_extends_another_is_not_given_its_values() -> None:
+    config = {"PROCORE_WEBHOOK_SECRET": "of live"}
+    with pytest.raises(ConfigError, match="Set PROCORE_WEBHOOK_SANDBOX_SECRET or"):
+        read_settings(config, "PROCORE_WEBHOOK_SANDBOX_")
+
+
+def test_a_misspelt_key_of_the_longer_prefix_is_found() -> None:
+    config = {
+        "PROCORE_WEBHOOK_SANDBOX_SECRET": "x",
+        "PROCORE_WEBHOOK_SANDBOX_TOLERANC": 5,
+    }
+    with pytest.raises(ConfigError) as caught:
+        read_settings(config, "PROCORE_WEBHOOK_SANDBOX_")
+    assert str(caught.value) == (
+        "PROCORE_WEBHOOK_SANDBOX_TOLERANC is not a setting;"
+        " did you mean PROCORE_WEBHOOK_SANDBOX_TOLERANCE?"
+    )
+
+
+def test_procore_and_prudra_read_keys_of_their_own(
+    make_app: Callable[..., Flask],
+) -> None:
+    app = make_app(PROCORE_WEBHOOK_SECRET="of procore", PRUDRA_WEBHOOK_SECRET="of p")
+    app.register_blueprint(ProcoreWebhooks())
+    app.register_blueprint(PrudraWebhooks())
+    assert settings_of(app).secrets == (b"of procore",)
+    assert settings_of(app, "prudra_webhooks").secrets == (b"of p",)
+    with pytest.raises(ConfigError, match="Set PRUDRA_WEBHOOK_SECRET or"):
+        make_app().register_blueprint(PrudraWebhooks())
