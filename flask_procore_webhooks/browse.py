@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy import ColumnElement
 from sqlalchemy import func
 from sqlalchemy import or_
 from sqlalchemy import select
@@ -31,12 +32,15 @@ def newest(
 def find(inbox: Inbox, event_id: str) -> Mapping[str, Any] | None:
     """The whole row of an event, by its id or by its row id."""
     c = inbox.columns
-    stored = event_id if PLAIN_ID.fullmatch(event_id) else key(event_id, "", b"")
-    named = [c.event_id == stored]
+    # As the sender wrote its id, or as it is stored.
+    stored = {key(event_id, "", b"")}
+    if PLAIN_ID.fullmatch(event_id):
+        stored.add(event_id)
+    named: list[ColumnElement[bool]] = [c.event_id.in_(stored)]
     if event_id.isascii() and event_id.isdigit() and len(event_id) < 19:
         named.append(c.id == int(event_id))
     look = select(*c).where(c.endpoint == inbox.endpoint, or_(*named))
-    rows = inbox.rows(look.order_by(c.event_id != stored))
+    rows = inbox.rows(look.order_by(c.event_id.not_in(stored)))
     return dict(rows[0]._mapping) if rows else None
 
 

@@ -85,6 +85,11 @@ class Database:
             self._engine = self._open()
         return self._engine
 
+    @property
+    def url(self) -> URL:
+        """Where it is, known without a connection."""
+        return self._found_engine.url
+
     def connect(self) -> Connection:
         engine = self.engine
         try:
@@ -100,7 +105,7 @@ class Database:
 
         :return: the names of the tables created now.
         """
-        engine = self._find()
+        engine = self._found_engine
         missing = missing_tables(engine, self.tables)
         for table in self.tables:
             _create(engine, table)
@@ -112,9 +117,10 @@ class Database:
     def _open(self) -> Engine:
         if self._creates_tables:
             self.create_tables()
-        return self._find().execution_options(isolation_level="AUTOCOMMIT")
+        return self._found_engine.execution_options(isolation_level="AUTOCOMMIT")
 
-    def _find(self) -> Engine:
+    @property
+    def _found_engine(self) -> Engine:
         with self._lock:
             self._found = self._found or self._find_engine()
             return self._found
@@ -180,7 +186,7 @@ def own_database(
 
 def _in_instance(app: Flask, url: URL) -> URL:
     """Read a relative SQLite path from the instance folder, like Flask-SQLAlchemy."""
-    if not is_sqlite_file(url):
+    if not is_sqlite_file(url) or os.path.isabs(str(url.database)):
         return url
     os.makedirs(app.instance_path, exist_ok=True)
     return url.set(database=os.path.join(app.instance_path, str(url.database)))

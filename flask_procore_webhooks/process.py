@@ -129,6 +129,7 @@ def _run_subscriber(
         log.info("%s discarded %s: %s", subscriber.name, _described(event), discard)
         endpoint.inbox.commit_receipt(claim, subscriber.name)
     except RetryLater as later:
+        log.info("%s postponed %s: %s", subscriber.name, _described(event), later)
         return Failure(f"{subscriber.name}: {later}", later.after)
     except (Exception, CancelledError) as error:
         log.exception("%s failed for %s", subscriber.name, _described(event))

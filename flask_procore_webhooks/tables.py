@@ -47,12 +47,13 @@ def define_tables(metadata: MetaData) -> Tables:
 
 
 def _event_table(metadata: MetaData) -> Table:
+    endpoint = Column("endpoint", _Exact(80), nullable=False)
     due_at = Column("due_at", _Time())
     return Table(
         EVENT_TABLE,
         metadata,
         Column("id", _RowId(), primary_key=True),
-        Column("endpoint", _Exact(80), nullable=False),
+        endpoint,
         Column("event_id", _Exact(80), nullable=False),
         Column("type", String(255), nullable=False),
         Column("resource_type", String(160)),
@@ -77,6 +78,8 @@ def _event_table(metadata: MetaData) -> Table:
         UniqueConstraint("endpoint", "event_id", name=f"uq_{EVENT_TABLE}"),
         Index(
             f"ix_{EVENT_TABLE}_due",
+            # Without the endpoint in it, SQLite takes the index of the unique key.
+            endpoint,
             due_at,
             postgresql_where=due_at.is_not(None),
             sqlite_where=due_at.is_not(None),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +69,16 @@ class Host:
 
     def receipts(self) -> list[str]:
         return sorted(self.endpoint.inbox.receipts(self.row()["id"]))
+
+
+def send_until_accepted(app: Flask, payload: dict[str, Any]) -> list[int]:
+    """Deliver as the sender does, again until it is accepted; return the statuses."""
+    statuses: list[int] = []
+    deadline = time.monotonic() + 30
+    while 200 not in statuses and time.monotonic() < deadline:
+        time.sleep(random.uniform(0.01, 0.1) if statuses else 0)
+        statuses.append(testing.deliver(app.test_client(), payload).status_code)
+    return statuses
 
 
 @contextmanager

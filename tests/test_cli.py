@@ -92,6 +92,18 @@ def test_two_blueprints_share_one_group_with_the_hosts_own_commands(
     assert "acme" not in run(app, "stats", "--endpoint", "bolt").output
 
 
+def test_a_command_of_one_app_does_not_appear_in_another(make_app: MakeApp) -> None:
+    """The blueprint is shared by both, the group of commands is not."""
+    first, second, webhooks = make_app(), make_app(), ProcoreWebhooks()
+    group = click.Group(
+        "procore-webhooks", commands={"of-the-first": click.Command("")}
+    )
+    first.cli.add_command(group)
+    assert "of-the-first" in run(mounted(first, webhooks), "--help").output
+    assert "of-the-first" not in run(mounted(second, webhooks), "--help").output
+    assert "of-the-first" in run(first, "--help").output
+
+
 def test_the_group_of_another_blueprint_sees_every_endpoint(make_app: MakeApp) -> None:
     app = mounted(
         make_app(PRUDRA_WEBHOOK_SECRET=SECRET), ProcoreWebhooks(), PrudraWebhooks()
@@ -240,15 +252,18 @@ def test_check_finds_a_route_of_the_host_at_the_same_path(make_app: MakeApp) -> 
 
 def test_check_finds_two_endpoints_at_one_path(make_app: MakeApp) -> None:
     app = make_app(BOLT_SECRET=SECRET)
-    bolt = ProcoreWebhooks("bolt", config_prefix="BOLT_")
-    shown = run(mounted(app, ProcoreWebhooks(), bolt), "check", ok=False).output
-    assert "'bolt' is mounted at /webhooks/procore too" in shown
+    bolt = ProcoreWebhooks("bolt", url_prefix="/hooks/", config_prefix="BOLT_")
+    app.register_blueprint(ProcoreWebhooks(), url_prefix="/hooks")
+    shown = run(mounted(app, bolt), "check", ok=False).output
+    assert "'bolt' is mounted at /hooks/ too" in shown
+    assert "'procore_webhooks' is mounted at /hooks too" in shown
 
 
+@pytest.mark.parametrize("hosts", [None, [".example.com"]])
 def test_check_does_not_mind_a_host_that_wants_https_and_its_own_name(
-    make_app: MakeApp,
+    make_app: MakeApp, hosts: list[str] | None
 ) -> None:
-    app = mounted(make_app(TRUSTED_HOSTS=[".example.com"]))
+    app = mounted(make_app(TRUSTED_HOSTS=hosts))
 
     @app.before_request
     def insist() -> Any:
@@ -264,6 +279,7 @@ def test_check_passes_where_each_endpoint_has_its_way_in(make_app: MakeApp) -> N
         PRUDRA_WEBHOOK_AUTHORIZATION=AUTHORIZATION,
     )
     app.register_blueprint(ProcoreWebhooks(), url_prefix="/<tenant>/hooks/")
+    app.register_blueprint(ProcoreWebhooks("b"), url_prefix="/<int:tenant>/b")
     run(mounted(app, PrudraWebhooks()), "check")
 
 
@@ -713,6 +729,7 @@ def test_data_sets_values_whatever_their_names(app: Flask, receiver: Receiver) -
         ("--data", "{"),
         ("--data", "[1]"),
         ("--data", '"text"'),
+        ("--data", "[" * 100_000),
         ("--file", "/nonexistent/file"),
         ("--count", "0"),
         ("--repeat", "-1"),

@@ -395,6 +395,9 @@ def test_the_migration_fits_every_database(tmp_path: Path, database_url: str) ->
 
 
 def test_the_migration_is_what_flask_db_migrate_writes(tmp_path: Path) -> None:
+    """When the tables change: remove the file, and in its place, as it is done here,
+    ``flask db migrate -m "RFIs and inbox" --rev-id 53f3ea1c7be5``; then ruff.
+    """
     existing = copy_of("existing_app", tmp_path)
     existing.read_exports()
     versions = existing.folder / "migrations" / "versions"

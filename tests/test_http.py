@@ -708,7 +708,7 @@ def test_missing_tables_are_named_with_what_to_do_and_found_once_they_are_there(
     app = make_app()
     db = host_db(app, database_url)
     ran = []
-    app.blueprints["procore_webhooks"].on()(ran.append)  # type: ignore[attr-defined]
+    app.blueprints["procore_webhooks"].on()(ran.append)
     with app.app_context():
         db.create_all()
     drop(db, app, *missing)
@@ -798,13 +798,13 @@ ECHO: dict[str, Any] = {"SQLALCHEMY_ENGINE_OPTIONS": {"echo": True}}
 
 
 def failing_subscriber(app: Flask, db: SQLAlchemy) -> None:
-    @app.blueprints["procore_webhooks"].on()  # type: ignore[attr-defined,untyped-decorator]
+    @app.blueprints["procore_webhooks"].on()
     def work(event: object) -> None:
         raise ValueError("broken")
 
 
 def patient_subscriber(app: Flask, db: SQLAlchemy) -> None:
-    @app.blueprints["procore_webhooks"].on()  # type: ignore[attr-defined,untyped-decorator]
+    @app.blueprints["procore_webhooks"].on()
     def work(event: object) -> None:
         raise RetryLater
 

@@ -105,7 +105,7 @@ def test_what_subscribers_write_through_the_session_of_the_host_is_committed(
     db = SQLAlchemy()
     webhooks = ProcoreWebhooks(db=db)
 
-    class Note(db.Model):  # type: ignore[name-defined,misc]
+    class Note(db.Model):
         id = db.Column(db.Integer, primary_key=True)
         text = db.Column(db.String(80))
 
@@ -131,7 +131,7 @@ def test_an_in_memory_database_of_the_host_serves_its_tests(make_app: MakeApp) -
     webhooks = ProcoreWebhooks(db=db)
     failures = [ValueError("the first time")]
 
-    class Note(db.Model):  # type: ignore[name-defined,misc]
+    class Note(db.Model):
         id = db.Column(db.Integer, primary_key=True)
 
     @webhooks.on()
@@ -186,10 +186,6 @@ def a_function(engine: sa.Engine) -> Any:
 
 def a_method(engine: sa.Engine) -> Any:
     return a_function(engine).__call__
-
-
-def bound_to_a_connection(engine: sa.Engine) -> Any:
-    return orm.scoped_session(orm.sessionmaker(engine.connect()))
 
 
 def bound_by_class(engine: sa.Engine) -> Any:
@@ -259,7 +255,10 @@ URI_KEYS = ("PROCORE_WEBHOOK_DATABASE_URI", "SQLALCHEMY_DATABASE_URI")
     [
         ({URI_KEYS[0]: "sqlite:///ours.db"}, "ours.db"),
         ({URI_KEYS[1]: "sqlite:///theirs.db"}, "theirs.db"),
-        (dict(zip(URI_KEYS, ["sqlite:///ours.db", "sqlite:///theirs.db"])), "ours.db"),
+        (
+            {URI_KEYS[0]: "sqlite:///ours.db", URI_KEYS[1]: "sqlite:///theirs.db"},
+            "ours.db",
+        ),
         ({URI_KEYS[1]: sa.make_url("sqlite:///theirs.db")}, "theirs.db"),
         ({URI_KEYS[1]: None}, "procore_webhooks.db"),
         ({URI_KEYS[0]: "sqlite:///../beside.db"}, "../beside.db"),
@@ -274,9 +273,8 @@ def test_relative_files_are_in_the_instance_folder_and_our_own_uri_comes_first(
     assert receives(app)
     folder = Path(app.instance_path)
     assert (folder / expected).is_file()
-    assert not any(path.name == "theirs.db" for path in folder.glob("*")) or (
-        expected == "theirs.db"
-    )
+    made = [path.name for path in folder.parent.rglob("*.db")]
+    assert made == [Path(expected).name]
 
 
 @pytest.mark.parametrize("key", URI_KEYS)
@@ -411,7 +409,7 @@ def test_everybody_may_be_the_first_to_use_a_new_inbox(
     processes: int,
     threads: int,
 ) -> None:
-    for number in range(12):
+    for number in range(6):
         statuses = race(processes, threads, tmp_path / f"{number}")
         assert statuses == ["200"] * processes * threads
 
@@ -755,7 +753,8 @@ def test_csrf_protection_leaves_deliveries_alone_and_nothing_else(
     assert receives(app)
     assert unauthentic(app, next(iter(endpoints(app).values())).path)
     assert app.test_client().post("/form").status_code == 400
-    assert app.test_client().post("/outer/form").status_code in (400, 404)
+    if place == "nested":
+        assert app.test_client().post("/outer/form").status_code == 400
 
 
 def test_a_delivery_with_a_form_type_passes_csrf_protection(make_app: MakeApp) -> None:
@@ -830,6 +829,7 @@ FLASK_SQLALCHEMY_BASES: dict[str, Callable[[], Any]] = {
     "MappedAsDataclass": lambda: new_base(DataclassBase),
     "DeclarativeBaseNoMeta": lambda: new_base(NoMetaBase),
     "NoMeta MappedAsDataclass": lambda: new_base(NoMetaDataclassBase),
+    "declarative_base": lambda: orm.declarative_base(),
 }
 
 
@@ -838,13 +838,15 @@ def test_flask_sqlalchemy_may_have_any_base(
     make_app: MakeApp, tmp_path: Path, base: str
 ) -> None:
     made = FLASK_SQLALCHEMY_BASES[base]()
-    db = SQLAlchemy(model_class=made) if made else SQLAlchemy()
+    try:
+        db = SQLAlchemy(model_class=made) if made else SQLAlchemy()
+    except sa.exc.InvalidRequestError as error:
+        pytest.skip(f"this Flask-SQLAlchemy cannot with this SQLAlchemy: {error}")
     webhooks = ProcoreWebhooks(db=db)
 
-    class Note(db.Model):  # type: ignore[name-defined,misc]
+    class Note(db.Model):
+        __tablename__ = "note"
         text: orm.Mapped[str] = orm.mapped_column(sa.String(80), primary_key=True)
-
-    Note.__annotations__["text"] = orm.Mapped[str]
 
     @webhooks.on()
     def write(event: Event) -> None:
@@ -862,7 +864,6 @@ def test_flask_sqlalchemy_may_have_any_base(
 
 PLAIN_BASES: dict[str, Callable[[], Any]] = {
     **{name: make for name, make in FLASK_SQLALCHEMY_BASES.items() if make()},
-    "declarative_base": lambda: orm.declarative_base(),
     "generate_base": lambda: orm.registry().generate_base(),
     "registry": lambda: orm.registry(),
     "automap": lambda: automap_base(),

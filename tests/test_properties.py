@@ -38,11 +38,8 @@ from hypothesis import strategies as st
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
-from flask_procore_webhooks import RetryLater
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.testing import deliver
-from flask_procore_webhooks.testing import payload
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +82,6 @@ class Receiver:
 
     app: Flask
     ran: Counter[tuple[str, str]] = field(default_factory=Counter)
-    last_row: int = 0
 
     def send(self, body: bytes, environ: Environ) -> Answer:
         """Hand one request to the app as a WSGI server does."""
@@ -117,14 +113,23 @@ class Receiver:
         (status, headers, *_) = started[-1]
         return Answer(int(status[:3]), dict(headers).get("Content-Type"), content)
 
-    def new_rows(self) -> list[Any]:
-        """The rows that were added since this was last asked for."""
-        (endpoint, *_) = endpoints(self.app).values()
-        c = endpoint.inbox.columns
-        look = sa.select(c.id, c.endpoint, c.event_id, c.status, c.body)
-        rows = endpoint.inbox.rows(look.where(c.id > self.last_row).order_by(c.id))
-        self.last_row = max([row.id for row in rows], default=self.last_row)
-        return rows
+    def start(self) -> None:
+        """Forget everything, so that an example means the same when it is repeated."""
+        self.ran.clear()
+        database = self.endpoint.inbox.database
+        with database.connect() as connection:
+            for table in database.tables:
+                connection.execute(sa.delete(table))
+
+    def rows(self) -> list[Any]:
+        c = self.endpoint.inbox.columns
+        look = sa.select(c.endpoint, c.event_id, c.status, c.body).order_by(c.id)
+        return self.endpoint.inbox.rows(look)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Any of them: they share their tables."""
+        return next(iter(endpoints(self.app).values()))
 
 
 @pytest.fixture(scope="module")
@@ -502,7 +507,7 @@ def test_what_is_not_authentic_is_refused_and_leaves_no_row(receiver: Receiver) 
     @given(_seed, _bodies, _others)
     def forge(seed: int, bodies: list[bytes], other: list[str]) -> None:
         rnd = generator(seed, bodies, other)
-        receiver.new_rows()
+        receiver.start()
         for _ in range(80):
             body, source = rnd.choice(bodies), rnd.choice(["procore", "prudra"])
             genuine = sign(body, source=source)
@@ -527,11 +532,10 @@ def test_what_is_not_authentic_is_refused_and_leaves_no_row(receiver: Receiver) 
                 continue
             answer = check(receiver, body, environ | irrelevant(rnd, other))
             assert answer.status == 401
-        assert receiver.new_rows() == []
+        assert receiver.rows() == []
+        assert not receiver.ran
 
-    before = sum(receiver.ran.values())
     forge()
-    assert sum(receiver.ran.values()) == before
     finished.add("forged")
 
 
@@ -542,7 +546,7 @@ def test_an_authentic_body_of_any_bytes_is_kept_and_never_an_error(
     @given(_seed, _bodies, _others)
     def post(seed: int, bodies: list[bytes], other: list[str]) -> None:
         rnd = generator(seed, bodies, other)
-        receiver.new_rows()
+        receiver.start()
         delivered = []
         for _ in range(40):
             body = mutated_bytes(rnd, rnd.choice(bodies))
@@ -566,7 +570,7 @@ def test_an_authentic_object_of_any_content_is_run_and_never_an_error(
     @given(_seed, st.lists(_json, max_size=6))
     def post(seed: int, junk: list[Any]) -> None:
         rnd = generator(seed, junk)
-        receiver.new_rows()
+        receiver.start()
         delivered = []
         for _ in range(50):
             sample = SAMPLES[rnd.choice(list(SAMPLES))]
@@ -590,7 +594,7 @@ def test_headers_decide_alone_whether_a_delivery_is_authentic(
     @given(_seed, _others)
     def post(seed: int, other: list[str]) -> None:
         rnd = generator(seed, other)
-        receiver.new_rows()
+        receiver.start()
         delivered = []
         for _ in range(60):
             body = SAMPLES[rnd.choice(list(SAMPLES))]
@@ -611,7 +615,7 @@ def test_headers_decide_alone_whether_a_delivery_is_authentic(
 
 def expect_kept(receiver: Receiver, delivered: list[tuple[bytes, Any]]) -> None:
     """Each answer that says a body is new stands for one row, and no other row is."""
-    rows = receiver.new_rows()
+    rows = receiver.rows()
     fresh = [body for body, answer in delivered if answer == RECEIVED]
     unreadable = {body for body, answer in delivered if answer == QUARANTINED}
     done = [row for row in rows if row.status == "done"]
@@ -633,45 +637,4 @@ def test_twenty_thousand_requests_were_sent() -> None:
     kinds = [f"200 {kind}" for kind in (RECEIVED, DUPLICATE, QUARANTINED)]
     kinds += [f"401 {UNSIGNED}", f"413 {TOO_LARGE}", "405 "]
     assert sorted(answers) == sorted(kinds)
-    assert min(answers.values()) >= 50, answers
-
-
-# Nothing a subscriber asks for breaks the run
-
-
-@pytest.mark.parametrize("after", [None, 0, -1, 0.5, 10**9, 1e18, math.inf, math.nan])
-def test_whatever_wait_a_subscriber_asks_for_the_event_is_kept_for_later(
-    endpoint: Endpoint, webhooks: ProcoreWebhooks, after: float | None
-) -> None:
-    @webhooks.on()
-    def later(event: Event) -> None:
-        raise RetryLater(after)
-
-    answer = deliver(endpoint.app.test_client(), payload("RFIs.create"))
-
-    assert (answer.status_code, answer.json) == (500, {"error": "Processing failed"})
-    c = endpoint.inbox.columns
-    (row,) = endpoint.inbox.rows(sa.select(c.status, c.error, c.attempts, c.due_at))
-    assert (row.status, row.attempts) == ("pending", 1)
-    assert "retry" in row.error
-    assert row.due_at is not None
-
-
-def test_the_thousandth_attempt_is_no_arithmetic_error(
-    make_app: Any, webhooks: ProcoreWebhooks
-) -> None:
-    app = make_app(PROCORE_WEBHOOK_MAX_ATTEMPTS=10_000)
-    app.register_blueprint(webhooks)
-    (endpoint,) = endpoints(app).values()
-
-    @webhooks.on()
-    def fails(event: Event) -> None:
-        raise ValueError("again")
-
-    event = payload("RFIs.create")
-    assert deliver(app.test_client(), event).status_code == 500
-    table = endpoint.inbox.database.tables.event
-    with endpoint.inbox.database.connect() as connection:
-        connection.execute(sa.update(table).values(attempts=1500))
-    answer = deliver(app.test_client(), event)
-    assert (answer.status_code, answer.json) == (500, {"error": "Processing failed"})
+    assert min(answers.values()) >= 20, answers

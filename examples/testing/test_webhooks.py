@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import app as tasks
@@ -13,15 +14,18 @@ from flask_procore_webhooks.testing import Deliveries
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Flask:
+def app(tmp_path: Path) -> Iterator[Flask]:
     """The app under test; the fixture ``procore_webhooks`` looks for this name."""
-    return tasks.create_app(
+    app = tasks.create_app(
         {
             "TESTING": True,
             "SQLALCHEMY_DATABASE_URI": f"sqlite:///{tmp_path / 'test.db'}",
             "PROCORE_WEBHOOK_SECRET": "a secret for tests",
         }
     )
+    yield app
+    with app.app_context():
+        tasks.db.engine.dispose()
 
 
 def tasks_of(app: Flask) -> list[str]:

@@ -104,6 +104,8 @@ def _way_in(endpoint: Endpoint) -> Iterator[Finding]:
         answer = _knock(endpoint)
         if answer.status_code == 401 and answer.get_json(silent=True) in REFUSALS:
             return
+        if answer.status_code == 404 and "<" in endpoint.path:
+            return  # a variable, as in <int:tenant>, of which no value is known
         done = f"was answered {answer.status} by something else"
     except Exception as error:
         done = f"ended in {type(error).__name__}: {error}"
@@ -136,7 +138,8 @@ def _unnoticed() -> Iterator[None]:
 
 def _namesakes(endpoint: Endpoint) -> Iterator[Finding]:
     for other in endpoints(endpoint.app).values():
-        if other.path == endpoint.path and other.name != endpoint.name:
+        same_path = other.path.rstrip("/") == endpoint.path.rstrip("/")
+        if same_path and other.name != endpoint.name:
             yield Finding(
                 f"{other.name!r} is mounted at {other.path} too, and only one of them"
                 " receives; give one another url_prefix=."

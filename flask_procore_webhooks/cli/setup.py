@@ -69,6 +69,11 @@ def _print_report(name: str, report: Report) -> None:
     for subscriber in report["subscribers"]:
         click.echo(printable(f"  subscriber {subscriber['name']} ({subscriber['to']})"))
     for text in report["errors"]:
-        click.secho(f"  ERROR: {printable(text)}", fg="red")
+        click.secho(f"  ERROR: {_sentence(text)}", fg="red")
     for text in report["warnings"]:
-        click.secho(f"  warning: {printable(text)}", fg="yellow")
+        click.secho(f"  warning: {_sentence(text)}", fg="yellow")
+
+
+def _sentence(text: str) -> str:
+    # What drivers say has line breaks and tabs in it.
+    return printable(" ".join(text.split()))

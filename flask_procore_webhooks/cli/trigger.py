@@ -163,8 +163,7 @@ def _endpoints_at(url: str, format: str | None, name: str | None) -> list[Endpoi
         found = [each for each in found if each.source is source_of(format)] or found
     path = urlsplit(url).path.rstrip("/")
     at_path = [each for each in found if path.endswith(each.path.rstrip("/"))]
-    longest = max((len(each.path.rstrip("/")) for each in at_path), default=0)
-    return [e for e in at_path if len(e.path.rstrip("/")) == longest] or found
+    return sorted(at_path, key=lambda each: len(each.path))[-1:] or found
 
 
 def _bodies(

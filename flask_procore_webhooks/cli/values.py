@@ -30,7 +30,7 @@ def url(value: str) -> str:
 def json_object(value: str) -> dict[str, Any]:
     try:
         fields = json.loads(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"not JSON: {error}.") from None
     if not isinstance(fields, dict):
         raise click.BadParameter('not a JSON object, as in {"resource_id": 7}.')

@@ -2,7 +2,7 @@
 
 Revision ID: 53f3ea1c7be5
 Revises:
-Create Date: 2026-11-21 20:57:11.523804
+Create Date: 2026-11-21 21:15:49.753370
 
 """
 
@@ -107,7 +107,7 @@ def upgrade():
     with op.batch_alter_table("procore_webhook_event", schema=None) as batch_op:
         batch_op.create_index(
             "ix_procore_webhook_event_due",
-            ["due_at"],
+            ["endpoint", "due_at"],
             unique=False,
             postgresql_where=sa.text("due_at IS NOT NULL"),
             sqlite_where=sa.text("due_at IS NOT NULL"),
