@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 from typing import cast
 from typing import ClassVar
 
 from flask import Blueprint
 from flask import Flask
 from flask.blueprints import BlueprintSetupState
+from flask.cli import AppGroup
+from flask.sansio.app import App
 from sqlalchemy import MetaData
 
 from .cli import COMMANDS
@@ -125,6 +128,17 @@ class ProcoreWebhooks(Blueprint):
 
         return decorator
 
+    def register(self, app: App, options: dict[str, Any]) -> None:
+        """Called by ``app.register_blueprint``; see there."""
+        group = options.get("cli_group", self.cli_group) or self.name
+        there = getattr(app.cli.commands.get(group), "commands", {})
+        super().register(app, options)
+        # A group of the app's own: another blueprint may have commands in it, and what
+        # this app has must not show in another that shares this blueprint.
+        commands = {**there, **self.cli.commands}
+        help = "See and steer the webhooks that the app receives."
+        app.cli.add_command(AppGroup(group, commands=commands, help=help))
+
     def _mount(self, state: BlueprintSetupState) -> None:
         """Give ``state.app`` an endpoint of its own, at each registration."""
         app = cast(Flask, state.app)
@@ -144,7 +158,6 @@ class ProcoreWebhooks(Blueprint):
             inbox=Inbox(state.name, self._database(app, settings)),
             subscribers=self.subscribers,
         )
-        self._keep_commands(app)
 
     @property
     def _owns_database(self) -> bool:
@@ -158,12 +171,6 @@ class ProcoreWebhooks(Blueprint):
             return session_database(app, metadata, self.session)
         uri = settings.database_uri
         return own_database(app, metadata, uri, creates_tables=self.metadata is None)
-
-    def _keep_commands(self, app: Flask) -> None:
-        """Keep what another blueprint added to the group that ours replaces."""
-        group = app.cli.commands.get(str(self.cli.name))
-        for name, command in getattr(group, "commands", {}).items():
-            self.cli.commands.setdefault(name, command)
 
 
 class PrudraWebhooks(ProcoreWebhooks):

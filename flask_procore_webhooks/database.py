@@ -186,10 +186,12 @@ def own_database(
 
 def _in_instance(app: Flask, url: URL) -> URL:
     """Read a relative SQLite path from the instance folder, like Flask-SQLAlchemy."""
-    if not is_sqlite_file(url) or os.path.isabs(str(url.database)):
+    scheme = "file:" if "uri" in url.query else ""
+    path = (url.database or "").removeprefix(scheme)
+    if not is_sqlite_file(url) or os.path.isabs(path):
         return url
     os.makedirs(app.instance_path, exist_ok=True)
-    return url.set(database=os.path.join(app.instance_path, str(url.database)))
+    return url.set(database=scheme + os.path.join(app.instance_path, path))
 
 
 def is_sqlite_file(url: URL) -> bool:

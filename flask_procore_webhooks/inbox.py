@@ -115,8 +115,8 @@ class Inbox:
     ) -> Recorded:
         """Commit ``event``, or count it as a repeat if it is there.
 
-        A repeat of a dead event makes it pending again, unless the new one is recorded
-        as ``DEAD`` too. Safe to repeat: the first body stays.
+        A repeat that is ``PENDING`` itself makes a dead event pending again. Safe to
+        repeat: the first body stays.
         """
         row = self._row(event, status, error)
         try:
@@ -133,7 +133,7 @@ class Inbox:
             with self._connection() as connection:
                 result = connection.execute(self._insert, row)
         except IntegrityError:
-            return self._repeat(row, revive=status is not Status.DEAD)
+            return self._repeat(row, revive=status is Status.PENDING)
         return Recorded(_only(result.inserted_primary_key), status, fresh=True)
 
     def _repeat(self, row: Mapping[str, Any], revive: bool) -> Recorded:

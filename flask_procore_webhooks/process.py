@@ -92,21 +92,26 @@ def _give_back(endpoint: Endpoint, claim: Claim) -> None:
 
 def _run(endpoint: Endpoint, claim: Claim) -> Outcome:
     try:
-        event = endpoint.read(claim.body)
+        event = _read(endpoint, claim)
     except BadPayload as bad:
         event = replace(endpoint.read_any(claim.body, "")[0], id=claim.event_id)
         return _bury(endpoint, claim, event, bad.reason)
-    event = replace(event, id=claim.event_id, attempt=claim.attempt)
     if claim.attempt > endpoint.settings.max_attempts:
         # Attempts are counted when they begin: this event kills its processes.
         return _bury(endpoint, claim, event, "every attempt ended without an outcome")
     return _settle(endpoint, claim, event, _run_subscribers(endpoint, claim, event))
 
 
+def _read(endpoint: Endpoint, claim: Claim) -> Event:
+    event = endpoint.read(claim.body)
+    return replace(event, id=claim.event_id, attempt=claim.attempt)
+
+
 def _run_subscribers(endpoint: Endpoint, claim: Claim, event: Event) -> list[Failure]:
     finished = endpoint.inbox.receipts(claim.row_id)
+    # Each has an event of its own: what it does to the payload is nobody else's.
     attempts = (
-        _run_subscriber(endpoint, claim, event, subscriber)
+        _run_subscriber(endpoint, claim, _read(endpoint, claim), subscriber)
         for subscriber in endpoint.subscribers_for(event)
         if subscriber.name not in finished
     )

@@ -182,6 +182,8 @@ class _Reader:
             either = " or ".join(self.prefix + name for name in names)
             self.problems.append(
                 f"Set {either}: without one of them nothing can be authentic."
+                ' python -c "import secrets; print(secrets.token_urlsafe(32))" makes'
+                " a strong one."
             )
 
     def check_database(self, settings: Settings, own_database: bool) -> None:

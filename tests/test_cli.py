@@ -1378,9 +1378,8 @@ def test_stats_count_by_status_and_type(
     def fail(event: object) -> None:
         raise RetryLater(10)
 
-    for _ in range(2):
-        send(app, id="one")
-    send(app, id="one", resource_id=7)
+    for resource_id in (7, 7, 8):
+        send(app, id="one", created=1700000000, resource_id=resource_id)
     send(app, "Hard.create")
     deliver(app.test_client(), b"not JSON")
     shown = [" ".join(row.split()) for row in run(app, "stats").output.splitlines()]

@@ -264,6 +264,18 @@ def test_a_redelivery_revives_nothing_else(inbox: Inbox, status: Status) -> None
     assert inbox.claim(row_id, 60, early=True) is None
 
 
+@pytest.mark.parametrize("status", [Status.DEAD, Status.IGNORED])
+def test_a_redelivery_that_nobody_would_run_revives_nothing(
+    inbox: Inbox, status: Status
+) -> None:
+    row_id = inbox.record(event()).row_id
+    inbox.settle(_claim(inbox, row_id), Status.DEAD, error="gave up")
+    before = row(inbox)
+
+    assert inbox.record(event(), status).status is Status.DEAD
+    assert row(inbox) == {**before, "repeats": 1}
+
+
 def test_a_running_event_is_left_alone_by_its_redelivery(inbox: Inbox) -> None:
     claim = _claim(inbox, inbox.record(event()).row_id)
     before = row(inbox)

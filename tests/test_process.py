@@ -554,6 +554,27 @@ def test_subscribers_share_neither_g_nor_a_session(host: Host, on: On) -> None:
     assert first_session is not second_session
 
 
+def test_what_a_subscriber_does_to_the_payload_is_not_seen_by_others(
+    host: Host, on: On
+) -> None:
+    seen = []
+
+    @on()
+    def changes(event: Event) -> None:
+        seen.append(event.data["resource_id"])
+        payload: Any = event.payload
+        payload["data"]["resource_id"] = "changed"
+        del payload["id"]
+
+    @on()
+    def reads(event: Event) -> None:
+        seen.append(event.data["resource_id"])
+        assert event.payload["id"] == event.id
+
+    assert host.deliver().status_code == 200
+    assert seen == [4001, 4001]
+
+
 # Hostile subscribers: everything else
 
 

@@ -649,6 +649,8 @@ def test_the_reason_of_a_bad_authorization_holds_no_value() -> None:
     assert refusal({}, settings=AUTHORIZED) == "Authorization is missing"
     reason = refusal({"Authorization": "Bearer a guess"}, settings=AUTHORIZED)
     assert reason == "Authorization is none of the configured values"
+    for strange in ("\u2603", "\ud800", "\0", AUTHORIZATION + "\u2603"):
+        assert refusal({"Authorization": strange}, settings=AUTHORIZED) == reason
 
 
 def test_authorization_bytes_that_are_no_utf_8_are_compared_as_bytes() -> None:

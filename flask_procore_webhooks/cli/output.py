@@ -16,7 +16,7 @@ NAME_WIDTH = 17
 
 def print_json(value: object) -> None:
     """Print for machines: times as ISO 8601 in UTC."""
-    click.echo(json.dumps(value, indent=2, default=_for_machines))
+    click.echo(json.dumps(value, indent=2, default=_iso_8601))
 
 
 def print_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -65,7 +65,5 @@ def _printable(text: str) -> Iterator[str]:
         yield char if char.isprintable() or char == "\n" else ascii(char)[1:-1]
 
 
-def _for_machines(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat() + "Z"
-    return str(value)
+def _iso_8601(when: datetime) -> str:
+    return when.isoformat() + "Z"
