@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Callable
 from collections.abc import Iterator
 from datetime import datetime
@@ -37,22 +36,6 @@ class Clock:
 
     def forward(self, seconds: float) -> None:
         self.time += timedelta(seconds=seconds)
-
-
-@pytest.fixture(autouse=True)
-def _close_connections() -> Iterator[None]:
-    """Python 3.13 warns of SQLite connections that nobody has closed."""
-    opened: list[Any] = []
-
-    def note(connection: Any, record: object) -> None:
-        opened.append(connection)
-
-    sa.event.listen(sa.Pool, "connect", note)
-    yield
-    sa.event.remove(sa.Pool, "connect", note)
-    for connection in opened:
-        if isinstance(connection, sqlite3.Connection):
-            connection.close()
 
 
 @pytest.fixture(autouse=True)
