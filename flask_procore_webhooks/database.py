@@ -24,6 +24,7 @@ from sqlalchemy import event
 from sqlalchemy import inspect
 from sqlalchemy import make_url
 from sqlalchemy import MetaData
+from sqlalchemy import StaticPool
 from sqlalchemy import Table
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
@@ -201,16 +202,22 @@ def is_sqlite_file(url: URL) -> bool:
 
 def own_engine(url: URL) -> Engine:
     """An engine that keeps bodies out of its errors and never waits past the sender."""
-    if url.get_backend_name() != "sqlite":
-        if url.get_driver_name() in HAVE_CONNECT_TIMEOUT:
-            patience = {"connect_timeout": str(PATIENCE)}
-            url = url.update_query_dict({**patience, **url.query})
-        return create_engine(url, hide_parameters=True, pool_timeout=PATIENCE)
-    engine = create_engine(
-        url, hide_parameters=True, connect_args={"timeout": PATIENCE}
-    )
-    event.listen(engine, "connect", _tune_sqlite)
-    return engine
+    options: dict[str, Any] = {"hide_parameters": True}
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(url, **options, **_sqlite_options(url))
+        event.listen(engine, "connect", _tune_sqlite)
+        return engine
+    if url.get_driver_name() in HAVE_CONNECT_TIMEOUT:
+        patience = {"connect_timeout": str(PATIENCE)}
+        url = url.update_query_dict({**patience, **url.query})
+    return create_engine(url, **options, pool_timeout=PATIENCE)
+
+
+def _sqlite_options(url: URL) -> dict[str, Any]:
+    if is_sqlite_file(url):
+        return {"connect_args": {"timeout": PATIENCE}}
+    # In memory there is one database for each connection, so all threads share one.
+    return {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
 
 
 @contextmanager

@@ -227,9 +227,10 @@ def test_there_is_no_way_to_accept_everything(config: dict[str, object]) -> None
     keys = {PREFIX + key: value for key, value in config.items()}
     with pytest.raises(ConfigError) as caught:
         read_settings(keys, PREFIX)
-    assert caught.value.problems == (
+    (problem,) = caught.value.problems
+    assert problem.startswith(
         "Set PROCORE_WEBHOOK_SECRET or PROCORE_WEBHOOK_AUTHORIZATION: without one of"
-        " them nothing can be authentic.",
+        " them nothing can be authentic."
     )
 
 
