@@ -130,6 +130,7 @@ class ProcoreWebhooks(Blueprint):
 
     def register(self, app: App, options: dict[str, Any]) -> None:
         """Called by ``app.register_blueprint``; see there."""
+        _check_name(app, options.get("name", self.name))
         group = options.get("cli_group", self.cli_group) or self.name
         there = getattr(app.cli.commands.get(group), "commands", {})
         super().register(app, options)
@@ -142,7 +143,6 @@ class ProcoreWebhooks(Blueprint):
     def _mount(self, state: BlueprintSetupState) -> None:
         """Give ``state.app`` an endpoint of its own, at each registration."""
         app = cast(Flask, state.app)
-        _check_name(app, state.name)
         settings = read_settings(
             app.config, self.config_prefix, own_database=self._owns_database
         )
@@ -219,7 +219,7 @@ def _check_arguments(
         raise ConfigError(problems)
 
 
-def _check_name(app: Flask, name: str) -> None:
+def _check_name(app: App, name: str) -> None:
     if any(name == endpoint.name for endpoint in endpoints(app).values()):
         raise ConfigError(
             [

@@ -10,6 +10,7 @@ from dataclasses import field
 from dataclasses import replace
 
 from flask import Flask
+from flask.sansio.app import App
 
 from .errors import BadPayload
 from .events import Event
@@ -75,7 +76,7 @@ class Endpoint:
         return replace(event, source=self.source.name, endpoint=self.name)
 
 
-def endpoints(app: Flask) -> dict[str, Endpoint]:
+def endpoints(app: App) -> dict[str, Endpoint]:
     """The endpoints mounted in ``app``, by the blueprint name of their requests."""
     mounted: dict[str, Endpoint] = app.extensions.setdefault(EXTENSION, {})
     return mounted

@@ -31,6 +31,10 @@ ISO_8601 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?(?:([+-]\d\d):?(\d\d)|[Zz])?",
     re.ASCII,
 )
+#: Objects and lists inside each other. Python's own limit depends on where on its stack
+#: the bytes are read, and an event has to be the same one wherever that is.
+DEEPEST = 100
+TOO_DEEP = "the JSON is nested too deeply"
 ENVELOPE_REASONS = {"created": "create", "updated": "update", "deleted": "delete"}
 
 
@@ -95,18 +99,21 @@ def parse(body: bytes) -> dict[str, Any]:
     """Return the JSON object in ``body``.
 
     Stricter than :func:`json.loads`, so that every reader of the stored bytes sees the
-    same object: UTF-8 only, no repeated keys, no NaN, no infinite numbers.
+    same object: UTF-8 only, no repeated keys, no NaN, no infinite numbers, no more than
+    ``DEEPEST`` levels.
 
     :raises BadPayload: it is anything else; never another exception, for any bytes.
     """
     try:
         payload = _decode(body.decode("utf-8"))
     except RecursionError:
-        raise BadPayload("the JSON is nested too deeply") from None
+        raise BadPayload(TOO_DEEP) from None
     except ValueError as error:
         raise BadPayload(_without_content(error)) from None
     if not isinstance(payload, dict):
         raise BadPayload("the JSON is not an object")
+    if _is_too_deep(payload):
+        raise BadPayload(TOO_DEEP)
     return payload
 
 
@@ -277,6 +284,20 @@ def _without_content(error: ValueError) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"the body is not JSON: {error.msg} at character {error.pos}"
     return f"the JSON is refused: {error}"
+
+
+def _is_too_deep(payload: dict[str, Any]) -> bool:
+    level: list[Any] = [payload]
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(outer: dict[str, Any] | list[Any]) -> list[Any]:
+    values = outer.values() if isinstance(outer, dict) else outer
+    return [value for value in values if isinstance(value, (dict, list))]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

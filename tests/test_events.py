@@ -706,30 +706,61 @@ def test_a_body_that_is_no_json_object_is_kept_on_every_database(
         assert reason in row.error
 
 
-def test_any_depth_is_answered_200_and_never_lost(
+def nested(depth: int, opening: bytes = b"[", closing: bytes = b"]") -> bytes:
+    """An object with ``depth`` levels, itself the first."""
+    inner = opening * (depth - 1) + b"1" + closing * (depth - 1)
+    return b'{"id":"%d","a":%b}' % (depth, inner)
+
+
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_a_hundred_levels_are_readable_and_no_more(
+    opening: bytes, closing: bytes
+) -> None:
+    for depth in (1, 2, 50, 99, 100):
+        assert read_event(nested(depth, opening, closing), read_procore).id
+    for depth in (101, 102, 500, 5000):
+        with pytest.raises(BadPayload, match="nested too deeply"):
+            parse(nested(depth, opening, closing))
+
+
+def test_width_is_no_depth() -> None:
+    wide = b'{"id":"1","a":[' + b"[],{}," * 20_000 + b"[[]]]}"
+    assert len(parse(wide)["a"]) == 40_001
+
+
+def test_an_event_is_the_same_wherever_on_pythons_stack_it_is_read() -> None:
+    def read_below(frames: int, body: bytes) -> Event | str:
+        if frames:
+            return read_below(frames - 1, body)
+        try:
+            return read_event(body, read_procore)
+        except BadPayload as bad:
+            return bad.reason
+
+    for depth in (100, 101):
+        body = nested(depth)
+        assert read_below(0, body) == read_below(sys.getrecursionlimit() // 2, body)
+
+
+def test_any_depth_is_answered_200_and_never_left_between(
     endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
-    """The view and the run stand at different depths of Python's own stack."""
+    """The view, the run and each subscriber's turn read at different stack depths."""
     ran: list[str] = []
     webhooks.on()(lambda event: ran.append(event.id))
     limit = sys.getrecursionlimit()
     client = endpoint.app.test_client()
-    for depth in range(limit - 120, limit + 1):
-        body = b'{"id":"%d","a":%b1%b}' % (depth, b"[" * depth, b"]" * depth)
-        assert deliver(client, body).status_code == 200
+    for depth in (*range(95, 106), *range(limit - 150, limit + 1)):
+        answer = deliver(client, nested(depth))
+        assert answer.status_code == 200
+        readable = {"received": True} | ({"quarantined": True} if depth > 100 else {})
+        assert answer.json == readable
     found = rows(endpoint)
-    assert len(found) == 121
-    done = [row.event_id for row in found if row.status == "done"]
-    assert done == ran
-    rest = [row for row in found if row.status != "done"]
-    assert all(row.status == "dead" for row in rest)
-    assert all(row.error == "the JSON is nested too deeply" for row in rest)
-
-
-@pytest.mark.parametrize("depth", [1, 50, 200])
-def test_reasonable_depth_is_readable(depth: int) -> None:
-    body = b'{"id":"1","a":' + b'{"a":' * depth + b"1" + b"}" * depth + b"}"
-    assert read_event(body, read_procore).id == "1"
+    assert {(row.status, row.error) for row in found if row.event_id not in ran} == {
+        ("dead", "the JSON is nested too deeply")
+    }
+    assert [row.event_id for row in found if row.status == "done"] == ran
+    assert ran == ["95", "96", "97", "98", "99", "100"]
 
 
 @pytest.mark.parametrize(

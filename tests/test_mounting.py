@@ -402,14 +402,18 @@ def _tell(racer: subprocess.Popen[str], folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "threads"), [(1, 12), (5, 1), (3, 3)])
+@pytest.mark.parametrize(
+    ("processes", "threads", "rounds"), [(1, 12, 5), (4, 1, 30), (2, 4, 10)]
+)
 def test_everybody_may_be_the_first_to_use_a_new_inbox(
     race: Callable[[int, int, Path], list[str]],
     tmp_path: Path,
     processes: int,
     threads: int,
+    rounds: int,
 ) -> None:
-    for number in range(6):
+    """A new SQLite file is created, switched to WAL and given tables by all at once."""
+    for number in range(rounds):
         statuses = race(processes, threads, tmp_path / f"{number}")
         assert statuses == ["200"] * processes * threads
 
