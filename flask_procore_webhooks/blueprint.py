@@ -13,6 +13,8 @@ from flask.blueprints import BlueprintSetupState
 from flask.cli import AppGroup
 from flask.sansio.app import App
 from sqlalchemy import MetaData
+from sqlalchemy.orm import Session
+from sqlalchemy.orm import sessionmaker
 
 from .cli import COMMANDS
 from .database import Database
@@ -73,8 +75,8 @@ class ProcoreWebhooks(Blueprint):
         config_prefix: str = "PROCORE_WEBHOOK_",
         cli_group: str = "procore-webhooks",
     ) -> None:
-        super().__init__(name, __name__, url_prefix=url_prefix, cli_group=cli_group)
         _check_arguments(name, db, metadata, session)
+        super().__init__(name, __name__, url_prefix=url_prefix, cli_group=cli_group)
         self.db = db
         self.metadata = metadata
         self.session = session
@@ -206,25 +208,33 @@ def _check_arguments(
     metadata: MetaData | None,
     session: SessionSource | None,
 ) -> None:
-    problems = []
-    if not PLAIN_ID.fullmatch(name):
-        problems.append(
-            f"The endpoint name {name!r} is not 1 to 80 visible ASCII characters."
-        )
+    problems = _name_problems(name)
     if db is not None and (metadata is not None or session is not None):
         problems.append("Pass either db= or metadata= and session=, not both.")
     if session is not None and metadata is None:
         problems.append("Pass metadata= with session=: the tables are defined on it.")
+    if isinstance(session, (Session, sessionmaker)):
+        problems.append(
+            "session= is one session, or makes a new one at each call; pass a"
+            " scoped_session, or a callable that returns the session in use."
+        )
     if problems:
         raise ConfigError(problems)
 
 
+def _name_problems(name: str) -> list[str]:
+    if PLAIN_ID.fullmatch(name):
+        return []
+    return [f"The endpoint name {name!r} is not 1 to 80 visible ASCII characters."]
+
+
 def _check_name(app: App, name: str) -> None:
+    problems = _name_problems(name)
     if any(name == endpoint.name for endpoint in endpoints(app).values()):
-        raise ConfigError(
-            [
-                f"The app has an endpoint named {name!r}; their events would be mixed."
-                " Give one of the blueprints another name, as in"
-                f" {ProcoreWebhooks.__name__}({name + '_2'!r}, ...)."
-            ]
+        problems.append(
+            f"The app has an endpoint named {name!r}; their events would be mixed."
+            " Give one of the blueprints another name, as in"
+            f" {ProcoreWebhooks.__name__}({name + '_2'!r}, ...)."
         )
+    if problems:
+        raise ConfigError(problems)

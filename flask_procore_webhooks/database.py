@@ -7,6 +7,7 @@ does to the host's session. Only receipts go through that session.
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import weakref
 from collections.abc import Callable
@@ -118,7 +119,10 @@ class Database:
     def _open(self) -> Engine:
         if self._creates_tables:
             self.create_tables()
-        return self._found_engine.execution_options(isolation_level="AUTOCOMMIT")
+        engine = self._found_engine.execution_options(isolation_level="AUTOCOMMIT")
+        # Bodies are among the parameters, and the host may log its statements.
+        engine.hide_parameters = True
+        return engine
 
     @property
     def _found_engine(self) -> Engine:
@@ -256,6 +260,8 @@ def _close(session: Session) -> None:
 def _tune_sqlite(connection: Any, record: Any) -> None:
     cursor = connection.cursor()
     # Readers and the writer do not wait for each other; commits still reach the disk.
-    cursor.execute("PRAGMA journal_mode=WAL")
+    # Fails where another process is opening the file, which then sets the mode for all.
+    with suppress(sqlite3.OperationalError):
+        cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
