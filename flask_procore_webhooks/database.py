@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextlib import suppress
@@ -140,6 +141,13 @@ def _create(engine: Engine, table: Table) -> None:
             raise
 
 
+def advice(missing: Iterable[str]) -> str:
+    return (
+        f"missing tables: {', '.join(missing)}; create them with your migrations (flask"
+        " db migrate, flask db upgrade) or, if you have none, with the command init-db"
+    )
+
+
 def missing_tables(engine: Engine, tables: Tables) -> list[str]:
     inspector = inspect(engine)
     return [
@@ -181,6 +189,8 @@ def own_database(
         host_uri = app.config.get("SQLALCHEMY_DATABASE_URI")
         url = _in_instance(app, make_url(uri or host_uri or DEFAULT_URI))
         engine = own_engine(url)
+        if url.get_backend_name() == "sqlite" and (uri or not host_uri):
+            event.listen(engine, "connect", _tune_sqlite)
         # Nobody else closes its connections.
         weakref.finalize(app, engine.dispose)
         return engine
@@ -208,9 +218,7 @@ def own_engine(url: URL) -> Engine:
     """An engine that keeps bodies out of its errors and never waits past the sender."""
     options: dict[str, Any] = {"hide_parameters": True}
     if url.get_backend_name() == "sqlite":
-        engine = create_engine(url, **options, **_sqlite_options(url))
-        event.listen(engine, "connect", _tune_sqlite)
-        return engine
+        return create_engine(url, **options, **_sqlite_options(url))
     if url.get_driver_name() in HAVE_CONNECT_TIMEOUT:
         patience = {"connect_timeout": str(PATIENCE)}
         url = url.update_query_dict({**patience, **url.query})
@@ -258,6 +266,7 @@ def _close(session: Session) -> None:
 
 
 def _tune_sqlite(connection: Any, record: Any) -> None:
+    """Set up a SQLite file that was named for us; the host's own stays as it is."""
     cursor = connection.cursor()
     # Readers and the writer do not wait for each other; commits still reach the disk.
     # Fails where another process is opening the file, which then sets the mode for all.

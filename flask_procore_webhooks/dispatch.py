@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import time
+
 from .endpoint import Endpoint
 from .errors import EventBusy
 from .errors import SubscribersFailed
@@ -9,6 +12,8 @@ from .inbox import FINISHED
 from .inbox import Recorded
 from .process import Outcome
 from .process import process
+
+log = logging.getLogger("flask_procore_webhooks")
 
 
 def run_inline(endpoint: Endpoint, recorded: Recorded) -> None:
@@ -22,11 +27,16 @@ def run_inline(endpoint: Endpoint, recorded: Recorded) -> None:
     """
     if recorded.status in FINISHED:
         return
+    start = time.monotonic()
     outcome = process(endpoint, recorded.row_id, early=True)
+    _warn_if_slow(endpoint, recorded, time.monotonic() - start)
     if outcome is Outcome.RETRY:
         raise SubscribersFailed("a subscriber failed")
     if outcome is Outcome.NOT_CLAIMED and not _finished(endpoint, recorded):
-        raise EventBusy("another request is running the event")
+        raise EventBusy(
+            f"another request is running event {recorded.row_id}; if it was killed, the"
+            f" event is free when its lease is over ({endpoint.settings.lease:g} s)"
+        )
 
 
 def drain(endpoint: Endpoint, *, early: bool = False) -> int:
@@ -42,6 +52,17 @@ def drain(endpoint: Endpoint, *, early: bool = False) -> int:
         outcomes = [process(endpoint, row, early=early) for row in rows]
         ran += sum(outcome is not Outcome.NOT_CLAIMED for outcome in outcomes)
     return ran
+
+
+def _warn_if_slow(endpoint: Endpoint, recorded: Recorded, seconds: float) -> None:
+    if seconds > endpoint.source.timeout:
+        log.warning(
+            "The subscribers of event %s took %.1f s in the request, and the sender"
+            " waits %g s: give their work to a queue",
+            recorded.row_id,
+            seconds,
+            endpoint.source.timeout,
+        )
 
 
 def _unseen(endpoint: Endpoint, seen: set[int], early: bool) -> list[int]:

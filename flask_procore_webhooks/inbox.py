@@ -36,6 +36,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session
 
+from .database import advice
 from .database import Database
 from .errors import InboxUnavailable
 from .events import Event
@@ -289,10 +290,7 @@ class Inbox:
     def _unavailable(self, error: Exception) -> InboxUnavailable:
         cause = explain(error)
         if missing := self._missing_tables(error):
-            cause = (
-                f"missing tables: {', '.join(missing)}; run your migrations"
-                " (flask db upgrade) or the command init-db"
-            )
+            cause = advice(missing)
         reason = f"the inbox of {self.endpoint!r} cannot be used: {cause}"
         stale = getattr(error, "connection_invalidated", False)
         return InboxUnavailable(reason, stale=stale)

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from typing import TypeVar
@@ -28,6 +29,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 ANY = "*"
 NAME = re.compile(r"[!-~]{1,190}")
+REASONS = {"create": "create", "update": "update", "delete": "delete"}
+REASONS |= {f"{reason}d": reason for reason in REASONS}
 NAME_RULE = "it takes 1 to 190 visible ASCII characters without spaces"
 
 _order = itertools.count()
@@ -77,13 +80,16 @@ def new_subscriber(
 ) -> Subscriber:
     """Return a subscriber, not registered yet.
 
-    :raises ConfigError: receipts cannot be kept under the name.
+    :raises ConfigError: receipts cannot be kept under the name, or the function would
+        never be run, or not with these arguments.
     """
     name = name or _name_of(function)
     if not NAME.fullmatch(name):
         raise ConfigError(
             [f"{name!r} is no subscriber name: {NAME_RULE}; give a name=."]
         )
+    _check_pattern(resource_type, reason)
+    _check_parameters(function, name, takes_app)
     return Subscriber(name, function, takes_app, resource_type, reason, next(_order))
 
 
@@ -133,6 +139,29 @@ class Subscribers:
 
     def matching(self, event: Event) -> list[Subscriber]:
         return [s for s in self._subscribers if s.matches(event)]
+
+
+def _check_pattern(resource_type: str, reason: str) -> None:
+    """Refuse a type where its two halves are asked for: it would match no event."""
+    resource, _, last = resource_type.rpartition(".")
+    known = REASONS.get(last.lower())
+    if resource and reason == ANY and known:
+        raise ConfigError(
+            [f"{resource_type!r} is a type: write on({resource!r}, {known!r})."]
+        )
+
+
+def _check_parameters(
+    function: Callable[..., object], name: str, takes_app: bool
+) -> None:
+    arguments = ("app", "event") if takes_app else ("event",)
+    with suppress(ValueError):  # of a builtin, which has no signature
+        try:
+            inspect.signature(function).bind(*arguments)
+        except TypeError as error:
+            raise ConfigError(
+                [f"{name} is called with ({', '.join(arguments)}): {error}."]
+            ) from None
 
 
 async def _wait(result: Awaitable[object]) -> object:

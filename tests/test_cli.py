@@ -164,7 +164,7 @@ def host(make_app: MakeApp, tmp_path: Path) -> Flask:
 
 def test_check_fails_until_init_db_has_made_the_tables(host: Flask) -> None:
     shown = run(host, "check", ok=False).output
-    assert "ERROR: Missing tables: procore_webhook_event" in shown
+    assert "missing tables: procore_webhook_event" in shown
     assert "flask db upgrade" in shown and "init-db" in shown
     assert "Deliveries can come in" not in shown
     assert "created procore_webhook_event, procore_webhook_receipt" in (
@@ -371,8 +371,10 @@ def test_check_for_machines_is_complete(host: Flask) -> None:
         "tables": "missing: procore_webhook_event, procore_webhook_receipt",
         "subscribers": [],
         "errors": [
-            "Missing tables: procore_webhook_event, procore_webhook_receipt;"
-            " run your migrations (flask db upgrade) or the command init-db."
+            "The inbox cannot be used: missing tables: procore_webhook_event,"
+            " procore_webhook_receipt; create them with your migrations (flask db"
+            " migrate, flask db upgrade) or, if you have none, with the command"
+            " init-db."
         ],
         "warnings": [
             "There are no subscribers: events are recorded and nothing is done."
@@ -1425,3 +1427,14 @@ def test_the_inbox_commands_read_every_database(anywhere: Flask) -> None:
     (numbers,) = json.loads(run(app, "stats", "--json").output).values()
     assert numbers["events"][0]["events"] == 1
     assert isinstance(numbers["attempts"], int)
+
+
+def test_check_finds_a_blueprint_without_the_apps_flask_sqlalchemy(
+    app: Flask, tmp_path: Path
+) -> None:
+    """What subscribers write through ``db.session`` would be rolled back, unseen."""
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path / 'host.db'}"
+    SQLAlchemy(app)
+    result = app.test_cli_runner().invoke(args=["procore-webhooks", "check"])
+    assert result.exit_code == 1
+    assert "the blueprint was made without db=" in result.output

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
+from contextlib import closing
 from contextlib import contextmanager
 from datetime import datetime
 from datetime import timedelta
@@ -608,6 +610,24 @@ def test_many_may_create_the_tables_at_once(
         _dispose(app)
 
 
+def test_tables_that_another_creates_in_between_are_taken(
+    inbox: Inbox, database_url: str
+) -> None:
+    """After we have looked for them, and before we create them."""
+    other = sa.create_engine(database_url, poolclass=sa.NullPool)
+    theirs = {table.name: table for table in define_tables(sa.MetaData())}
+
+    def be_faster(table: sa.Table, connection: Any, **options: Any) -> None:
+        theirs[table.name].create(other)
+
+    for table in inbox.database.tables:
+        sa.event.listen(table, "before_create", be_faster)
+
+    inbox.database.create_tables()
+    assert inbox.database.missing_tables() == []
+    assert inbox.record(event()).fresh
+
+
 DIALECTS = {
     "sqlite": sqlite.dialect(),
     "postgresql": postgresql.dialect(),
@@ -879,7 +899,8 @@ def test_missing_tables_are_answered_503_and_named_in_the_log(
         assert _refused_for_now(host.deliver(sent))
         assert (
             "missing tables: procore_webhook_event, procore_webhook_receipt;"
-            " run your migrations (flask db upgrade) or the command init-db"
+            " create them with your migrations (flask db migrate, flask db upgrade) or,"
+            " if you have none, with the command init-db"
         ) in caplog.text
 
         host.note_table.metadata.create_all(host.engine)
@@ -985,6 +1006,20 @@ def test_a_locked_sqlite_file_is_not_waited_for_longer_than_the_sender_waits(
         assert all(map(_refused_for_now, answers))
 
         assert [deliver(client, each).json for each in sent] == [{"received": True}] * 3
+
+
+def test_who_reads_the_embedded_file_keeps_no_delivery_waiting(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    path = tmp_path / "inbox.db"
+    with _app_on(f"sqlite:///{path}", "own", make_app) as (app, inbox):
+        assert deliver(app.test_client(), payload("RFIs.update")).status_code == 200
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            look = "SELECT count(*) FROM procore_webhook_event"
+            assert reader.execute(look).fetchone() == (1,)
+            assert deliver(app.test_client(), payload("RFIs.update")).status_code == 200
+            assert reader.execute(look).fetchone() == (1,)
 
 
 @pytest.mark.slow

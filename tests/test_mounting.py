@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 import weakref
 from collections.abc import Callable
 from collections.abc import Iterator
+from contextlib import closing
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -1030,3 +1032,18 @@ def test_the_commands_see_all_endpoints_of_the_app(tenants: Flask) -> None:
     result = tenants.test_cli_runner().invoke(args=["procore-webhooks", "init-db"])
     assert result.exit_code == 0
     assert {line.partition(":")[0] for line in result.output.splitlines()} == {"a", "b"}
+
+
+def test_a_sqlite_file_of_the_host_keeps_its_journal_mode(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    for key, mode in (
+        ("SQLALCHEMY_DATABASE_URI", "delete"),
+        ("PROCORE_WEBHOOK_DATABASE_URI", "wal"),
+    ):
+        file = tmp_path / f"{mode}.db"
+        app = make_app(**{key: f"sqlite:///{file}"})
+        app.register_blueprint(ProcoreWebhooks())
+        assert receives(app)
+        with closing(sqlite3.connect(file)) as connection:
+            assert connection.execute("PRAGMA journal_mode").fetchone() == (mode,)

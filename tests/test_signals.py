@@ -245,6 +245,23 @@ def test_connected_to_lasts_as_long_as_its_block(
     assert calls == [0, 1, 1]
 
 
+def test_a_work_signal_sent_by_hand_calls_its_receivers_in_order(app: Flask) -> None:
+    """As a host's own test may do; blinker's sets would be in any order."""
+    calls: list[int] = []
+    for number in range(30):
+        sender = {"sender": app} if number % 2 else {}
+        resource_event.connect(
+            lambda app, event, n=number: calls.append(n),
+            name=f"in-order-{number}",
+            **sender,
+        )
+
+    resource_event.send(app, event=Event("evt_1", "RFIs.update"))
+
+    everyone, of_the_app = range(0, 30, 2), range(1, 30, 2)
+    assert calls == [*everyone, *of_the_app]
+
+
 def test_a_muted_work_signal_runs_nobody(app: Flask) -> None:
     calls = []
     resource_event.connect(lambda app, event: calls.append("event"), name="of-event")

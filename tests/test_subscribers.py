@@ -364,6 +364,7 @@ def test_an_app_factory_may_be_called_many_times(
         deliver(apps[-1].test_client(), payload(type))
 
     assert calls == ["on 3", "signal 3"] * 2
+    assert len(list(resource_event.receivers_for(apps[-1]))) == 1
 
 
 def test_a_reloaded_module_replaces_its_subscribers(
@@ -506,3 +507,26 @@ def test_a_subscriber_may_subscribe_others_while_it_runs(
 
     assert [send(), send()] == [200, 200]
     assert calls == ["early", "early", "late"]
+
+
+@pytest.mark.parametrize("type_", ["RFIs.update", "RFIs.updated", "resource.Created"])
+def test_a_type_in_the_place_of_a_resource_is_refused(type_: str) -> None:
+    """It is what lists and logs show, and as a pattern it would match nothing."""
+    webhooks = ProcoreWebhooks()
+    with pytest.raises(ConfigError, match=r"is a type: write on\('\w+', '\w+e'\)"):
+        webhooks.on(type_)(lambda event: None)
+
+
+def test_a_resource_whose_name_has_a_dot_is_a_pattern() -> None:
+    webhooks = ProcoreWebhooks()
+    webhooks.on("site.diary")(lambda event: None)
+    assert [s.resource_type for s in webhooks.subscribers] == ["site.diary"]
+
+
+def test_a_function_that_could_not_be_called_is_refused_at_once() -> None:
+    def forgot() -> None: ...
+
+    with pytest.raises(ConfigError, match=r"forgot is called with \(event\)"):
+        ProcoreWebhooks().on()(forgot)
+    with pytest.raises(ConfigError, match=r"forgot is called with \(app, event\)"):
+        resource_event.connect(forgot)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from ..database import advice
 from ..database import is_sqlite_file
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
@@ -74,9 +75,11 @@ def _database(endpoint: Endpoint) -> Iterator[Finding]:
         yield Finding(f"The database cannot be used: {explain(error)}")
         return
     if missing:
+        yield Finding(f"The inbox cannot be used: {advice(missing)}.")
+    if database.session is None and "sqlalchemy" in endpoint.app.extensions:
         yield Finding(
-            f"Missing tables: {', '.join(missing)}; run your migrations"
-            " (flask db upgrade) or the command init-db."
+            "The app has Flask-SQLAlchemy, and the blueprint was made without db=: what"
+            " subscribers write through db.session is lost."
         )
     url = database.engine.url
     if url.get_backend_name() == "sqlite" and not is_sqlite_file(url):
