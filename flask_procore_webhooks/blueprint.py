@@ -12,7 +12,10 @@ from flask import Flask
 from flask.blueprints import BlueprintSetupState
 from flask.cli import AppGroup
 from flask.sansio.app import App
+from sqlalchemy import make_url
 from sqlalchemy import MetaData
+from sqlalchemy import URL
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm import sessionmaker
 
@@ -161,6 +164,15 @@ class ProcoreWebhooks(Blueprint):
             subscribers=self.subscribers,
         )
 
+    def _checked_uri(self, settings: Settings) -> URL | None:
+        uri = settings.database_uri
+        try:
+            return make_url(uri) if uri else None
+        except ArgumentError:
+            # Without its text, which quotes the password.
+            problem = f"{self.config_prefix}DATABASE_URI is not a database URL."
+            raise ConfigError([problem]) from None
+
     @property
     def _owns_database(self) -> bool:
         return self.db is None and self.session is None
@@ -171,7 +183,7 @@ class ProcoreWebhooks(Blueprint):
         metadata = MetaData() if self.metadata is None else self.metadata
         if self.session is not None:
             return session_database(app, metadata, self.session)
-        uri = settings.database_uri
+        uri = self._checked_uri(settings)
         return own_database(app, metadata, uri, creates_tables=self.metadata is None)
 
 

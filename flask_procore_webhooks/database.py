@@ -26,7 +26,7 @@ from sqlalchemy import event
 from sqlalchemy import inspect
 from sqlalchemy import make_url
 from sqlalchemy import MetaData
-from sqlalchemy import StaticPool
+from sqlalchemy import QueuePool
 from sqlalchemy import Table
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
@@ -41,8 +41,10 @@ SessionSource = Callable[[], Session]
 #: The embedded default, in the app's instance folder.
 DEFAULT_URI = "sqlite:///procore_webhooks.db"
 
-#: Seconds to wait for a lock or a free connection: less than Procore's 5.
+#: Seconds to wait for a server, for a lock on a file, and for a free connection. The
+#: last two may add up, and Procore waits 5.
 PATIENCE = 4
+SQLITE_PATIENCE = 2
 HAVE_CONNECT_TIMEOUT = ("psycopg", "psycopg2", "pymysql", "mysqldb")
 
 
@@ -60,7 +62,8 @@ class FlaskSQLAlchemy(Protocol):
 class Database:
     """The engine, tables and session of one endpoint.
 
-    :param find_engine: called once, at the first use, when the host is set up.
+    :param find_engine: called once, at the first use, when the host is set up; each
+        statement on what it returns is a transaction of its own.
     :param session: the host's, or ``None`` where subscribers have none.
     :param creates_tables: whether missing tables are created at the first use.
     """
@@ -82,7 +85,7 @@ class Database:
 
     @property
     def engine(self) -> Engine:
-        """The inbox's engine: each statement is a transaction of its own."""
+        """The inbox's engine, with the tables if they are ours to create."""
         if self._engine is None:
             # Several threads may get here: none waits for another's attempt to connect.
             self._engine = self._open()
@@ -120,10 +123,7 @@ class Database:
     def _open(self) -> Engine:
         if self._creates_tables:
             self.create_tables()
-        engine = self._found_engine.execution_options(isolation_level="AUTOCOMMIT")
-        # Bodies are among the parameters, and the host may log its statements.
-        engine.hide_parameters = True
-        return engine
+        return self._found_engine
 
     @property
     def _found_engine(self) -> Engine:
@@ -162,7 +162,7 @@ def host_database(app: Flask, db: FlaskSQLAlchemy) -> Database:
 
     def find_engine() -> Engine:
         with app.app_context():
-            return db.engine
+            return _autocommitting(db.engine)
 
     return Database(define_tables(db.metadata), find_engine, db.session)
 
@@ -175,13 +175,22 @@ def session_database(
 
     def find_engine() -> Engine:
         with app.app_context():
-            return session().get_bind(clauseelement=tables.event.select()).engine
+            bind = session().get_bind(clauseelement=tables.event.select())
+            return _autocommitting(bind.engine)
 
     return Database(tables, find_engine, session)
 
 
+def _autocommitting(host: Engine) -> Engine:
+    """The host's engine and pool, with options of our own."""
+    engine = host.execution_options(isolation_level="AUTOCOMMIT")
+    # Bodies are among the parameters, and the host may log its statements.
+    engine.hide_parameters = True
+    return engine
+
+
 def own_database(
-    app: Flask, metadata: MetaData, uri: str | None, *, creates_tables: bool
+    app: Flask, metadata: MetaData, uri: URL | None, *, creates_tables: bool
 ) -> Database:
     """An engine of our own; by default a SQLite file in the instance folder."""
 
@@ -210,13 +219,15 @@ def _in_instance(app: Flask, url: URL) -> URL:
 
 
 def is_sqlite_file(url: URL) -> bool:
-    sqlite = url.get_backend_name() == "sqlite"
-    return sqlite and url.database not in (None, "", ":memory:")
+    in_memory = ":memory:" in (url.database or ":memory:") or "memory" in url.query.get(
+        "mode", ""
+    )
+    return url.get_backend_name() == "sqlite" and not in_memory
 
 
 def own_engine(url: URL) -> Engine:
     """An engine that keeps bodies out of its errors and never waits past the sender."""
-    options: dict[str, Any] = {"hide_parameters": True}
+    options: dict[str, Any] = {"hide_parameters": True, "isolation_level": "AUTOCOMMIT"}
     if url.get_backend_name() == "sqlite":
         return create_engine(url, **options, **_sqlite_options(url))
     if url.get_driver_name() in HAVE_CONNECT_TIMEOUT:
@@ -226,10 +237,13 @@ def own_engine(url: URL) -> Engine:
 
 
 def _sqlite_options(url: URL) -> dict[str, Any]:
+    connect_args: dict[str, Any] = {"timeout": SQLITE_PATIENCE}
+    options = {"pool_timeout": SQLITE_PATIENCE, "connect_args": connect_args}
     if is_sqlite_file(url):
-        return {"connect_args": {"timeout": PATIENCE}}
-    # In memory there is one database for each connection, so all threads share one.
-    return {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
+        return options
+    # In memory each connection is a database, so threads take turns with one.
+    connect_args["check_same_thread"] = False
+    return options | {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0}
 
 
 @contextmanager
@@ -269,8 +283,11 @@ def _tune_sqlite(connection: Any, record: Any) -> None:
     """Set up a SQLite file that was named for us; the host's own stays as it is."""
     cursor = connection.cursor()
     # Readers and the writer do not wait for each other; commits still reach the disk.
-    # Fails where another process is opening the file, which then sets the mode for all.
+    # Fails where another process is opening the file, which then sets the mode for all;
+    # to wait for it would double the wait of a delivery that meets a locked file.
+    cursor.execute("PRAGMA busy_timeout=0")
     with suppress(sqlite3.OperationalError):
         cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute(f"PRAGMA busy_timeout={SQLITE_PATIENCE * 1000:.0f}")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()

@@ -62,9 +62,9 @@ class Event:
     #: ``"v2.0"``, ``"v4.0"`` …, as sent; ``None`` for the envelopes.
     payload_version: str | None = None
     #: The part that describes the resource; the whole object where it is not apart.
-    data: Any = field(default=None, repr=False)
+    data: Any = field(default=None, repr=False, hash=False)
     #: The whole JSON object.
-    payload: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    payload: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     #: The exact bytes that were authentic.
     body: bytes = field(default=b"", repr=False)
     #: ``"procore"`` or ``"prudra"``.

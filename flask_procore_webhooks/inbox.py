@@ -30,6 +30,7 @@ from sqlalchemy import insert
 from sqlalchemy import or_
 from sqlalchemy import select
 from sqlalchemy import update
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.exc import InterfaceError
 from sqlalchemy.exc import OperationalError
@@ -193,9 +194,9 @@ class Inbox:
         with self._connection() as connection:
             if connection.execute(take).rowcount == 0:
                 return None
-            look = select(c.id, c.lease, c.event_id, c.attempts, c.body)
-            held = connection.execute(look.where(c.id == row_id)).one()
-        return Claim(held.id, lease, held.event_id, held.attempts, held.body or b"")
+            look = select(c.event_id, c.attempts, c.body).where(c.id == row_id)
+            held = connection.execute(look).one()
+        return Claim(row_id, lease, held.event_id, held.attempts, held.body or b"")
 
     def _claimable(self, early: bool) -> ColumnElement[bool]:
         c = self.columns
@@ -253,7 +254,8 @@ class Inbox:
                 receipt = self._receipt(claim, subscriber)
                 connection.execute(self._insert_receipt, receipt)
         except IntegrityError:
-            pass
+            if subscriber not in self.receipts(claim.row_id):
+                raise
 
     def status(self, row_id: int) -> Status | None:
         found = self.rows(select(self.columns.status).where(self.columns.id == row_id))
@@ -360,10 +362,10 @@ def _clean(text: str | None, length: int) -> str | None:
 
 
 def explain(error: Exception) -> str:
-    """Say what failed; parameters, which hold the body, are in most texts but these."""
+    """Say what failed, with a text only where it holds no body and no password."""
     origin = getattr(error, "orig", None) or error
     if isinstance(error, (OperationalError, InterfaceError)):
         return f"{type(origin).__name__}: {origin}"
-    if isinstance(error, StatementError):
+    if isinstance(error, StatementError) or type(error) is ArgumentError:
         return type(origin).__name__
     return f"{type(error).__name__}: {error}"

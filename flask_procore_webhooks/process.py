@@ -182,8 +182,11 @@ def _commit(
     try:
         endpoint.inbox.write_receipt(claim, subscriber.name, session)
     except IntegrityError:
+        session.rollback()
+        if subscriber.name not in endpoint.inbox.receipts(claim.row_id):
+            raise
         # Another run finished it since this one's lease was over: its writes stand,
-        # and ours are rolled back with this session.
+        # and ours are gone.
         log.warning("%s had finished %s", subscriber.name, _described(event))
         return
     session.commit()
@@ -201,8 +204,9 @@ def _settle(
     if claim.attempt >= endpoint.settings.max_attempts:
         return _bury(endpoint, claim, event, error)
     wait = max(_wait(failure, claim.attempt, endpoint.settings) for failure in failures)
-    if endpoint.inbox.settle(claim, Status.PENDING, error=error, wait=wait):
-        event_failed.announce(endpoint.app, event=event, error=error)
+    if not endpoint.inbox.settle(claim, Status.PENDING, error=error, wait=wait):
+        return Outcome.NOT_CLAIMED
+    event_failed.announce(endpoint.app, event=event, error=error)
     return Outcome.RETRY
 
 
@@ -231,4 +235,6 @@ def _text(error: BaseException) -> str:
 
 
 def _described(event: Event) -> str:
-    return f"{event.type or 'an unreadable event'} {event.id} of {event.endpoint!r}"
+    # What the sender wrote is quoted, so that it cannot make a line of its own.
+    kind = repr(event.type) if event.type else "an unreadable event"
+    return f"{kind} {event.id} of {event.endpoint!r}"

@@ -15,6 +15,7 @@ from .errors import ConfigError
 HALF_DAY = 12 * 3600.0
 #: A thousand years: a time that lies further ahead is no date any more.
 MOST = 1000 * 365 * 24 * 3600.0
+CONTROL = re.compile("[\x00-\x1f\x7f]")
 #: Lone surrogates, but for those that stand for bytes of the environment.
 NO_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
@@ -224,6 +225,8 @@ class _Reader:
             self.problem(key, "is blank.")
         elif value != value.strip():
             self.problem(key, "has white space around it (a stray newline?).")
+        elif CONTROL.search(value):
+            self.problem(key, "holds a control character, which no header can.")
         elif NO_BYTES.search(value):
             self.problem(key, "holds a lone surrogate, which stands for no bytes.")
         else:

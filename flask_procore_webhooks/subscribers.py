@@ -134,6 +134,7 @@ class Subscribers:
             older = [s for s in namesakes if s.function != new.function]
             if older and new.pattern not in {s.pattern for s in older}:
                 raise ConfigError([_two_of_a_name(new.name)])
+            older += [s for s in namesakes if s.pattern == new.pattern]
             others = (s for s in self._subscribers if s not in older)
             self._subscribers = (*others, new)
 
@@ -192,10 +193,21 @@ def _name_of(function: Callable[..., object]) -> str:
     return f"{inner.__module__}:{inner.__qualname__}"
 
 
-def _definition(function: Callable[..., object]) -> tuple[str, int] | object:
+def _definition(function: Callable[..., object]) -> object:
     """Where the function stands: the same file and line is the same function."""
     inner = _inner(function)
     code = getattr(inner, "__code__", None) or getattr(
         type(inner).__call__, "__code__", None
     )
-    return (code.co_filename, code.co_firstlineno) if code else inner
+    if code is None:
+        return inner
+    # A decorator without functools.wraps gives all that it wraps one place.
+    return (code.co_filename, code.co_firstlineno, *_places_within(inner))
+
+
+def _places_within(function: Any) -> Iterator[tuple[str, int]]:
+    for cell in getattr(function, "__closure__", None) or ():
+        with suppress(ValueError):  # of a cell that is empty yet
+            code = getattr(cell.cell_contents, "__code__", None)
+            if code:
+                yield code.co_filename, code.co_firstlineno

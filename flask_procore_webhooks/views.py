@@ -58,15 +58,20 @@ def take_body(name: str | None, values: dict[str, Any] | None) -> None:
     also where Flask-WTF learns that our deliveries carry no CSRF token, whichever of
     the two was registered first.
     """
+    endpoint = endpoints(current_app).get(str(request.blueprint))
+    # By name: the host may have wrapped the view, or added routes to the blueprint.
+    if endpoint is None or name != f"{endpoint.blueprint}.receive":
+        return
+    if request.method != "POST":
+        return
     csrf: Any = current_app.extensions.get("csrf")
     if hasattr(csrf, "exempt"):
-        csrf.exempt(current_app.blueprints[str(request.blueprint)])
-    if request.method == "POST" and current_app.view_functions[str(name)] is receive:
-        try:
-            _read_body(_endpoint().settings.max_bytes)
-        except DeliveryError as refusal:
-            # Not now: the host's after_request may rely on its before_request.
-            request.environ[REFUSAL] = refusal
+        csrf.exempt(receive)
+    try:
+        _read_body(endpoint.settings.max_bytes)
+    except DeliveryError as refusal:
+        # Not now: the host's after_request may rely on its before_request.
+        request.environ[REFUSAL] = refusal
 
 
 def refuse(error: DeliveryError) -> Response:

@@ -1436,5 +1436,6 @@ def test_check_finds_a_blueprint_without_the_apps_flask_sqlalchemy(
     app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path / 'host.db'}"
     SQLAlchemy(app)
     result = app.test_cli_runner().invoke(args=["procore-webhooks", "check"])
-    assert result.exit_code == 1
-    assert "the blueprint was made without db=" in result.output
+    assert (
+        "warning: The app has Flask-SQLAlchemy, and the blueprint was" in result.output
+    )

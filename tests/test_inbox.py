@@ -1029,8 +1029,14 @@ def test_a_sqlite_file_that_is_locked_from_the_start_is_opened_later(
     path = tmp_path / "inbox.db"
     with _app_on(f"sqlite:///{path}", "own", make_app) as (app, inbox):
         sent = payload("RFIs.update")
+        answers: list[TestResponse] = []
+
+        def work(each: dict[str, Any]) -> None:
+            answers.append(deliver(app.test_client(), each))
+
         with _locked(path):
-            assert _refused_for_now(deliver(app.test_client(), sent))
+            _in_threads(work, [sent], seconds=7)
+        assert list(map(_refused_for_now, answers)) == [True]
         assert deliver(app.test_client(), sent).json == {"received": True}
 
 

@@ -319,16 +319,24 @@ def test_an_in_memory_inbox_is_one_inbox_for_all_threads(
 ) -> None:
     app = make_app(SQLALCHEMY_DATABASE_URI=uri)
     app.register_blueprint(ProcoreWebhooks())
-    event = payload("RFIs.create")
-    answers: list[Any] = []
-    for _ in range(3):
-        thread = threading.Thread(
-            target=lambda: answers.append(deliver(app.test_client(), event).json)
-        )
+    ran: list[str] = []
+    resource_event.connect(lambda app, event: ran.append(event.id), name="ran")
+    bodies = [payload("RFIs.create") for _ in range(40)]
+    together = threading.Barrier(8)
+    answers: list[int] = []
+
+    def send(some: list[Any]) -> None:
+        together.wait()
+        for each in some:
+            answers.append(deliver(app.test_client(), each).status_code)
+
+    threads = [threading.Thread(target=send, args=[bodies[i::8]]) for i in range(8)]
+    for thread in threads:
         thread.start()
+    for thread in threads:
         thread.join()
-    again = {"received": True, "duplicate": True}
-    assert answers == [{"received": True}, again, again]
+    assert answers == [200] * 40
+    assert sorted(ran) == sorted(each["id"] for each in bodies)
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
@@ -1047,3 +1055,52 @@ def test_a_sqlite_file_of_the_host_keeps_its_journal_mode(
         assert receives(app)
         with closing(sqlite3.connect(file)) as connection:
             assert connection.execute("PRAGMA journal_mode").fetchone() == (mode,)
+
+
+def test_a_wrapped_view_is_guarded_like_our_own(make_app: MakeApp) -> None:
+    """Tracing agents and limiters replace view functions with their own."""
+    app = make_app(PROCORE_WEBHOOK_MAX_BYTES=100)
+    app.register_blueprint(ProcoreWebhooks())
+    view = app.view_functions["procore_webhooks.receive"]
+    app.view_functions["procore_webhooks.receive"] = lambda **values: view(**values)
+
+    @app.before_request
+    def consume() -> None:
+        request.form.get("x")
+
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    small = deliver(app.test_client(), b'{"id": "a"}', headers=headers)
+    assert small.get_json() == {"received": True}
+    assert deliver(app.test_client(), b"x" * 101).status_code == 413
+
+
+def test_only_the_webhook_itself_is_spared_csrf_protection(make_app: MakeApp) -> None:
+    webhooks, admin = ProcoreWebhooks(), Blueprint("admin", __name__)
+    webhooks.add_url_rule("/upload", "upload", lambda: "uploaded", methods=["POST"])
+    admin.add_url_rule("/purge", "purge", lambda: "purged", methods=["POST"])
+    webhooks.register_blueprint(admin, url_prefix="/admin")
+    app = make_app(SECRET_KEY="k")
+    CSRFProtect(app)
+    app.register_blueprint(webhooks)
+    client = app.test_client()
+    assert receives(app)
+    assert client.post("/webhooks/procore/upload").status_code == 400
+    assert client.post("/webhooks/procore/admin/purge").status_code == 400
+
+
+def test_a_malformed_database_uri_is_a_config_error_without_its_password(
+    make_app: MakeApp,
+) -> None:
+    app = make_app(PROCORE_WEBHOOK_DATABASE_URI="postgresql:/user:TOPSECRET@host/db")
+    with pytest.raises(ConfigError) as raised:
+        app.register_blueprint(ProcoreWebhooks())
+    assert str(raised.value) == "PROCORE_WEBHOOK_DATABASE_URI is not a database URL."
+
+
+def test_a_malformed_uri_of_the_host_does_not_log_its_password(
+    make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(SQLALCHEMY_DATABASE_URI="postgresql:/user:TOPSECRET@host/db")
+    app.register_blueprint(ProcoreWebhooks())
+    assert deliver(app.test_client(), payload("RFIs.create")).status_code == 503
+    assert "ArgumentError" in caplog.text and "TOPSECRET" not in caplog.text

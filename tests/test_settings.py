@@ -697,3 +697,9 @@ def test_procore_and_prudra_read_keys_of_their_own(
     assert settings_of(app, "prudra_webhooks").secrets == (b"of p",)
     with pytest.raises(ConfigError, match="Set PRUDRA_WEBHOOK_SECRET or"):
         make_app().register_blueprint(PrudraWebhooks())
+
+
+def test_a_control_character_within_a_value_is_refused() -> None:
+    """No header can hold it, so nothing could ever match."""
+    with pytest.raises(ConfigError, match="AUTHORIZATION holds a control character"):
+        read_settings({"P_AUTHORIZATION": "Bearer a\nb"}, "P_")

@@ -23,6 +23,7 @@ from flask_procore_webhooks import resource_created
 from flask_procore_webhooks import resource_event
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.testing import deliver
+from flask_procore_webhooks.testing import Deliveries
 from flask_procore_webhooks.testing import payload
 
 MakeApp = Callable[..., Flask]
@@ -530,3 +531,36 @@ def test_a_function_that_could_not_be_called_is_refused_at_once() -> None:
         ProcoreWebhooks().on()(forgot)
     with pytest.raises(ConfigError, match=r"forgot is called with \(app, event\)"):
         resource_event.connect(forgot)
+
+
+def test_a_decorator_without_wraps_does_not_make_one_of_two_functions() -> None:
+    def traced(function: Callable[..., object]) -> Callable[..., object]:
+        return lambda app, event: function(app, event)
+
+    def one(app: Flask, event: Event) -> None: ...
+
+    def other(app: Flask, event: Event) -> None: ...
+
+    resource_event.connect(traced(one))
+    resource_event.connect(traced(one))
+    with pytest.raises(ConfigError, match="Two different subscribers"):
+        resource_event.connect(traced(other))
+
+
+def test_the_same_subscription_made_again_is_held_once() -> None:
+    def handler(event: Event) -> None: ...
+
+    webhooks = ProcoreWebhooks()
+    for _ in range(5):
+        webhooks.on("RFIs")(handler)
+    webhooks.on("Submittals")(handler)
+    assert [s.resource_type for s in webhooks.subscribers] == ["RFIs", "Submittals"]
+
+
+def test_an_event_can_be_kept_in_a_set(
+    app: Flask, webhooks: ProcoreWebhooks, procore_webhooks: Deliveries
+) -> None:
+    kept: set[Event] = set()
+    webhooks.on()(kept.add)
+    assert procore_webhooks.deliver(payload("RFIs.create")).status_code == 200
+    assert len(kept) == 1

@@ -79,7 +79,8 @@ def _database(endpoint: Endpoint) -> Iterator[Finding]:
     if database.session is None and "sqlalchemy" in endpoint.app.extensions:
         yield Finding(
             "The app has Flask-SQLAlchemy, and the blueprint was made without db=: what"
-            " subscribers write through db.session is lost."
+            " subscribers write through db.session is lost, unless they commit it.",
+            error=False,
         )
     url = database.engine.url
     if url.get_backend_name() == "sqlite" and not is_sqlite_file(url):
