@@ -119,8 +119,14 @@ class BadPayload(DeliveryError):
 class RetryLater(Exception):
     """Raised by a subscriber: run me again, not sooner than ``after`` seconds.
 
+    With ``DISPATCH = "inline"`` the sender decides when it delivers again.
+
     :param after: seconds from now; ``None`` leaves the wait to the usual backoff.
     """
+
+    # Here too, for a subclass whose constructor does not call this one.
+    after: float | None = None
+    _text = "retry"
 
     def __init__(self, after: float | None = None) -> None:
         self.after = after

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
@@ -44,6 +45,8 @@ def serve(
     """Run ``app`` (``module:name``) under ``server`` from ``folder`` until the end."""
     port = free_port()
     log = Path(tempfile.mkstemp(suffix=".log")[1])
+    # Tests read it after the server has ended.
+    atexit.register(log.unlink, missing_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
             command(server, app, port, options),
@@ -65,7 +68,6 @@ def command(server: str, app: str, port: int, options: tuple[str, ...]) -> list[
     python = [sys.executable, "-m"]
     address = f"127.0.0.1:{port}"
     if server == "gunicorn":
-        # Without its control socket, which would be shared by servers of one folder.
         return [*python, "gunicorn", "-b", address, *options, app]
     if server == "waitress":
         return [*python, "waitress", f"--listen={address}", *options, app]

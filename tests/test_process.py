@@ -36,6 +36,7 @@ from flask_procore_webhooks.process import Outcome
 from flask_procore_webhooks.process import process
 from flask_procore_webhooks.samples import to_bytes
 from flask_procore_webhooks.testing import deliver
+from flask_procore_webhooks.testing import Deliveries
 from flask_procore_webhooks.testing import payload
 
 On = Callable[..., Callable[[Any], Any]]
@@ -990,3 +991,19 @@ def _end_the_connection(host: Host) -> None:
     number = connection.scalar(sa.text(own_id[name]))
     with host.engine.connect() as other:
         other.execute(sa.text(end[name].format(number)))
+
+
+def test_a_kind_of_retry_later_with_a_constructor_of_its_own_is_one(
+    app: Flask, webhooks: ProcoreWebhooks, procore_webhooks: Deliveries
+) -> None:
+    class Busy(RetryLater):
+        def __init__(self) -> None: ...
+
+    @webhooks.on()
+    def busy(event: Event) -> None:
+        raise Busy
+
+    answer = procore_webhooks.deliver(procore_webhooks.payload("RFIs.create"))
+    assert answer.status_code == 500
+    (row,) = procore_webhooks.events()
+    assert row["status"] == "pending" and row["error"].endswith("busy: retry")
