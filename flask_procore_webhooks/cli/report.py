@@ -74,7 +74,7 @@ def _settings(endpoint: Endpoint) -> dict[str, str]:
 def _database(database: Database) -> str:
     try:
         # Not database.engine: opening it fails when the database is down.
-        return _without_password(database._found_engine.url)
+        return _without_password(database.url)
     except Exception as error:
         return explain(error)
 
