@@ -14,6 +14,7 @@ from datetime import timezone
 from typing import Any
 
 from .endpoint import Endpoint
+from .events import ENVELOPE_REASONS
 from .sources import PROCORE
 from .sources import PRUDRA
 from .sources import Source
@@ -21,7 +22,6 @@ from .verify import sign
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 USER_AGENT = "flask-procore-webhooks"
-REASONS = {"created": "create", "updated": "update", "deleted": "delete"}
 
 
 def payload(type: str, *, format: str = "signed", **fields: Any) -> dict[str, Any]:
@@ -191,7 +191,9 @@ def _resource() -> dict[str, int]:
 
 def _resource_and_reason(type: str) -> tuple[str, str]:
     resource, _, reason = type.rpartition(".")
-    return (resource, REASONS.get(reason, reason)) if resource else (type, "update")
+    if not resource:
+        return type, "update"
+    return resource, ENVELOPE_REASONS.get(reason, reason)
 
 
 def _nineteen_digits() -> int:

@@ -23,14 +23,13 @@ from weakref import WeakKeyDictionary
 from flask import Flask
 
 from .errors import ConfigError
+from .events import ENVELOPE_REASONS
 from .events import Event
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 ANY = "*"
 NAME = re.compile(r"[!-~]{1,190}")
-REASONS = {"create": "create", "update": "update", "delete": "delete"}
-REASONS |= {f"{reason}d": reason for reason in REASONS}
 NAME_RULE = "it takes 1 to 190 visible ASCII characters without spaces"
 
 _order = itertools.count()
@@ -145,8 +144,8 @@ class Subscribers:
 def _check_pattern(resource_type: str, reason: str) -> None:
     """Refuse a type where its two halves are asked for: it would match no event."""
     resource, _, last = resource_type.rpartition(".")
-    known = REASONS.get(last.lower())
-    if resource and reason == ANY and known:
+    known = ENVELOPE_REASONS.get(last.lower(), last.lower())
+    if resource and reason == ANY and known in ENVELOPE_REASONS.values():
         raise ConfigError(
             [f"{resource_type!r} is a type: write on({resource!r}, {known!r})."]
         )

@@ -12,10 +12,10 @@ import click
 from werkzeug.urls import iri_to_uri
 
 from ..events import to_datetime
+from ..settings import CONTROL
 from .sender import check_url
 
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-CONTROL = re.compile(r"[\0-\x1f\x7f]")
 
 
 def url(value: str) -> str:
