@@ -2,14 +2,28 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test soak bench lint clean
 
 demo: .venv/demo
 	$(BIN)/python examples/quickstart/demo.py
 
 test: .venv/test
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 3
+	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
+
+# Kills processes and stops databases under load, for about ten minutes. To repeat one
+# run: make soak SOAK="mariadb --runs crash --seed 4711"
+soak: .venv/test
+	cd tests && ../$(BIN)/python -m soak $(SOAK)
+	$(BIN)/python -m pytest -q -m soak
+
+# This package beside what else one could use, in about 40 minutes and 5 GB of disk; to try
+# it: make bench BENCH=--quick; for a part of it: make bench BENCH="--only process". Uses
+# PostgreSQL, wrk, node and Redis where they are.
+bench: .venv/bench
+	$(BIN)/python -m benchmarks $(BENCH)
 
 lint: .venv/lint
 	$(BIN)/ruff check .
@@ -28,6 +42,10 @@ $(BIN)/python:
 
 .venv/test: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -q -e '.[test]'
+	touch $@
+
+.venv/bench: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q -e '.[bench]'
 	touch $@
 
 .venv/lint: setup.cfg pyproject.toml | $(BIN)/python

@@ -12,26 +12,30 @@ from flask import Flask
 from flask.blueprints import BlueprintSetupState
 from flask.cli import AppGroup
 from flask.sansio.app import App
-from sqlalchemy import make_url
 from sqlalchemy import MetaData
 from sqlalchemy import URL
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm import sessionmaker
 
+from .background import start_once
+from .background import warn_of_no_threads
+from .celery import set_up
 from .cli import COMMANDS
+from .database import checked_url
 from .database import Database
 from .database import FlaskSQLAlchemy
 from .database import host_database
 from .database import own_database
 from .database import session_database
-from .database import SessionSource
 from .endpoint import Endpoint
 from .endpoint import endpoints
 from .errors import ConfigError
 from .errors import DeliveryError
 from .events import PLAIN_ID
+from .guarantees import tell_once
 from .inbox import Inbox
+from .sessions import SessionSource
 from .settings import read_settings
 from .settings import Settings
 from .sources import PROCORE
@@ -104,7 +108,12 @@ class ProcoreWebhooks(Blueprint):
         app.register_blueprint(self)
 
     def on(
-        self, resource_type: str = ANY, reason: str = ANY, *, name: str | None = None
+        self,
+        resource_type: str = ANY,
+        reason: str = ANY,
+        *,
+        name: str | None = None,
+        latest_only: bool = False,
     ) -> Callable[[F], F]:
         """Make the decorated function a subscriber: it is called with ``(event)``.
 
@@ -112,6 +121,10 @@ class ProcoreWebhooks(Blueprint):
             ``"*"`` for any.
         :param reason: as in :attr:`Event.reason`, whatever the case; ``"*"`` for any.
         :param name: what receipts are kept under, instead of ``module:qualname``.
+        :param latest_only: leave an event to a newer one of the same resource (and of
+            the same reason, if ``reason`` is given) that is in the inbox when the run
+            begins. For subscribers that fetch the resource and need no history: many
+            changes cost one fetch, and the last one wins whatever order they came in.
         :raises ConfigError: a different function of that name is registered.
         """
         if not isinstance(resource_type, str) or not isinstance(reason, str):
@@ -127,6 +140,7 @@ class ProcoreWebhooks(Blueprint):
                     takes_app=False,
                     resource_type=resource_type,
                     reason=reason,
+                    latest_only=latest_only,
                 )
             )
             return function
@@ -151,6 +165,12 @@ class ProcoreWebhooks(Blueprint):
         settings = read_settings(
             app.config, self.config_prefix, own_database=self._owns_database
         )
+        _at_requests(app, tell_once)
+        if settings.dispatch == "background":
+            _at_requests(app, start_once)
+            warn_of_no_threads()
+        elif settings.dispatch == "celery":
+            set_up(app)
         blueprint = f"{state.name_prefix}.{state.name}".lstrip(".")
         endpoints(app)[blueprint] = Endpoint(
             name=state.name,
@@ -167,8 +187,8 @@ class ProcoreWebhooks(Blueprint):
     def _checked_uri(self, settings: Settings) -> URL | None:
         uri = settings.database_uri
         try:
-            return make_url(uri) if uri else None
-        except ArgumentError:
+            return checked_url(uri) if uri else None
+        except (ArgumentError, ValueError):
             # Without its text, which quotes the password.
             problem = f"{self.config_prefix}DATABASE_URI is not a database URL."
             raise ConfigError([problem]) from None
@@ -212,6 +232,13 @@ class PrudraWebhooks(ProcoreWebhooks):
             config_prefix=config_prefix,
             cli_group=cli_group,
         )
+
+
+def _at_requests(app: Flask, call: Callable[..., None]) -> None:
+    """Have ``call`` called at every request, once however often this is said."""
+    # Ahead of every before_request: a login check may end a request there.
+    if call not in app.url_value_preprocessors.get(None, ()):
+        app.url_value_preprocessor(call)
 
 
 def _check_arguments(

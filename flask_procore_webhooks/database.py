@@ -13,12 +13,16 @@ import weakref
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from contextlib import contextmanager
+from contextlib import nullcontext
 from contextlib import suppress
 from typing import Any
 from typing import Protocol
 
+from flask import current_app
 from flask import Flask
+from flask import has_app_context
 from sqlalchemy import Connection
 from sqlalchemy import create_engine
 from sqlalchemy import Engine
@@ -30,13 +34,12 @@ from sqlalchemy import QueuePool
 from sqlalchemy import Table
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
+from .forks import in_child
+from .forks import remember_forks
+from .sessions import SessionSource
 from .tables import define_tables
 from .tables import Tables
-
-#: Returns the session that subscribers use, the same one all through one run.
-SessionSource = Callable[[], Session]
 
 #: The embedded default, in the app's instance folder.
 DEFAULT_URI = "sqlite:///procore_webhooks.db"
@@ -45,7 +48,21 @@ DEFAULT_URI = "sqlite:///procore_webhooks.db"
 #: last two may add up, and Procore waits 5.
 PATIENCE = 4
 SQLITE_PATIENCE = 2
+#: How a transaction begins. In MariaDB's own isolation level, the gaps between the rows
+#: that are taken are locked too, and new events wait for them. In SQLite, one that
+#: begins with a look may not write after another has.
+_MYSQL = ("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "START TRANSACTION")
+BEGIN = {
+    "mysql": _MYSQL,
+    "mariadb": _MYSQL,
+    "postgresql": ("BEGIN ISOLATION LEVEL READ COMMITTED",),
+    "sqlite": ("BEGIN IMMEDIATE",),
+}
+PREPARE = "prepare_threshold"
 HAVE_CONNECT_TIMEOUT = ("psycopg", "psycopg2", "pymysql", "mysqldb")
+
+
+_own_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 class FlaskSQLAlchemy(Protocol):
@@ -82,6 +99,7 @@ class Database:
         self._found: Engine | None = None
         self._engine: Engine | None = None
         self._lock = threading.Lock()
+        remember_forks(self)
 
     @property
     def engine(self) -> Engine:
@@ -96,7 +114,14 @@ class Database:
         """Where it is, known without a connection."""
         return self._found_engine.url
 
-    def connect(self) -> Connection:
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """A connection on which each statement is a transaction of its own."""
+        with self._connect() as connection:
+            yield connection
+            _commit_what_is_open(connection)
+
+    def _connect(self) -> Connection:
         engine = self.engine
         try:
             return engine.connect()
@@ -105,6 +130,25 @@ class Database:
             # which SQLAlchemy takes for no disconnect: the others are as dead.
             engine.dispose()
             return engine.connect()
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """One transaction on a connection of its own, committed at the end."""
+        with self._connect() as connection:
+            if _is_in_transaction(connection):
+                yield connection
+                connection.connection.commit()
+                return
+            # In words, because a connection that is given another isolation level may
+            # come back to the pool without autocommit (SQLAlchemy 2.0.16).
+            for words in BEGIN.get(connection.dialect.name, ("BEGIN",)):
+                connection.exec_driver_sql(words)
+            try:
+                yield connection
+                connection.exec_driver_sql("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
 
     def create_tables(self) -> list[str]:
         """Create the tables that are missing; safe to repeat and to race.
@@ -120,6 +164,10 @@ class Database:
     def missing_tables(self) -> list[str]:
         return missing_tables(self.engine, self.tables)
 
+    def after_fork(self) -> None:
+        """Give up the lock, which another thread may have held in the parent."""
+        self._lock = threading.Lock()
+
     def _open(self) -> Engine:
         if self._creates_tables:
             self.create_tables()
@@ -127,9 +175,50 @@ class Database:
 
     @property
     def _found_engine(self) -> Engine:
-        with self._lock:
-            self._found = self._found or self._find_engine()
-            return self._found
+        if self._found is None:
+            with self._lock:
+                self._found = self._found or self._find_engine()
+        return self._found
+
+
+def _commit_what_is_open(connection: Connection) -> None:
+    if _is_in_transaction(connection):
+        connection.connection.commit()
+
+
+def _is_in_transaction(connection: Connection, *, unknown: bool = False) -> bool:
+    """Whether there is a transaction that SQLAlchemy knows nothing of.
+
+    With ``autocommit=False``, as Python 3.12 has it, ``sqlite3`` always has one.
+
+    :param unknown: the answer for drivers that do not say.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    return bool(getattr(driver, "in_transaction", unknown))
+
+
+def _roll_back(connection: Connection) -> None:
+    """End a transaction that was begun in words.
+
+    Not left to the pool: psycopg2 rolls nothing back that it has not begun, and the
+    next who gets the connection would be in the same transaction.
+    """
+    # SQLite has ended it itself after some errors.
+    if connection.invalidated or not _is_in_transaction(connection, unknown=True):
+        return
+    try:
+        connection.exec_driver_sql("ROLLBACK")
+    except Exception:
+        connection.invalidate()
+
+
+def _leave_connections() -> None:
+    """They are the parent's: two processes must not share one."""
+    for engine in list(_own_engines):
+        engine.dispose(close=False)
+
+
+in_child(_leave_connections)
 
 
 def _create(engine: Engine, table: Table) -> None:
@@ -161,7 +250,7 @@ def host_database(app: Flask, db: FlaskSQLAlchemy) -> Database:
     """Tables on ``db.metadata``, writes through ``db.session``."""
 
     def find_engine() -> Engine:
-        with app.app_context():
+        with context_of(app):
             return _autocommitting(db.engine)
 
     return Database(define_tables(db.metadata), find_engine, db.session)
@@ -174,19 +263,37 @@ def session_database(
     tables = define_tables(metadata)
 
     def find_engine() -> Engine:
-        with app.app_context():
-            bind = session().get_bind(clauseelement=tables.event.select())
+        with context_of(app):
+            bind = session().get_bind(clause=tables.event)
             return _autocommitting(bind.engine)
 
     return Database(tables, find_engine, session)
 
 
+def context_of(app: Flask) -> AbstractContextManager[object]:
+    """The app's context: the one there is, as hosts end their session with it."""
+    if has_app_context() and current_app == app:
+        return nullcontext()
+    return app.app_context()
+
+
 def _autocommitting(host: Engine) -> Engine:
-    """The host's engine and pool, with options of our own."""
-    engine = host.execution_options(isolation_level="AUTOCOMMIT")
-    # Bodies are among the parameters, and the host may log its statements.
-    engine.hide_parameters = True
-    return engine
+    """An engine of our own on the host's pool, whose statements commit by themselves.
+
+    Not ``host.execution_options()``: that would share the host's listeners, and one
+    that begins a transaction itself, as SQLite's savepoints need, would undo them.
+    """
+    options = {**host.get_execution_options(), "isolation_level": "AUTOCOMMIT"}
+    return Engine(
+        host.pool,
+        host.dialect,
+        host.url,
+        execution_options=options,
+        # Bodies are among the parameters, and the host may log its statements.
+        hide_parameters=True,
+        echo=host.echo,
+        logging_name=host.logging_name,
+    )
 
 
 def own_database(
@@ -202,6 +309,8 @@ def own_database(
             event.listen(engine, "connect", _tune_sqlite)
         # Nobody else closes its connections.
         weakref.finalize(app, engine.dispose)
+        if not is_in_memory(url):
+            _own_engines.add(engine)
         return engine
 
     tables = define_tables(metadata)
@@ -219,10 +328,25 @@ def _in_instance(app: Flask, url: URL) -> URL:
 
 
 def is_sqlite_file(url: URL) -> bool:
-    in_memory = ":memory:" in (url.database or ":memory:") or "memory" in url.query.get(
-        "mode", ""
-    )
-    return url.get_backend_name() == "sqlite" and not in_memory
+    return url.get_backend_name() == "sqlite" and not is_in_memory(url)
+
+
+def is_in_memory(url: URL) -> bool:
+    """Whether the database is this process's own, gone when it ends."""
+    named = ":memory:" in (url.database or ":memory:")
+    in_memory = named or "memory" in url.query.get("mode", "")
+    return url.get_backend_name() == "sqlite" and in_memory
+
+
+def checked_url(text: str) -> URL:
+    """The URL of an engine of our own.
+
+    :raises ValueError: a part of it is no number that has to be one.
+    :raises sqlalchemy.exc.ArgumentError: it is none.
+    """
+    url = make_url(text)
+    _psycopg_arguments(url)
+    return url
 
 
 def own_engine(url: URL) -> Engine:
@@ -233,7 +357,22 @@ def own_engine(url: URL) -> Engine:
     if url.get_driver_name() in HAVE_CONNECT_TIMEOUT:
         patience = {"connect_timeout": str(PATIENCE)}
         url = url.update_query_dict({**patience, **url.query})
-    return create_engine(url, **options, pool_timeout=PATIENCE)
+    url, connect_args = _psycopg_arguments(url)
+    options |= {"pool_timeout": PATIENCE, "connect_args": connect_args}
+    return create_engine(url, **options)
+
+
+def _psycopg_arguments(url: URL) -> tuple[URL, dict[str, Any]]:
+    """Take what psycopg reads as no text out of the URL: ``prepare_threshold=none``.
+
+    That is for poolers which know nothing of what it prepares by itself.
+    """
+    threshold = url.query.get(PREPARE)
+    # In this order: to name the driver is to import its dialect.
+    if not isinstance(threshold, str) or url.get_driver_name() != "psycopg":
+        return url, {}
+    value = None if threshold.lower() == "none" else int(threshold)
+    return url.difference_update_query([PREPARE]), {PREPARE: value}
 
 
 def _sqlite_options(url: URL) -> dict[str, Any]:
@@ -244,39 +383,6 @@ def _sqlite_options(url: URL) -> dict[str, Any]:
     # In memory each connection is a database, so threads take turns with one.
     connect_args["check_same_thread"] = False
     return options | {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0}
-
-
-@contextmanager
-def session_scope(source: SessionSource) -> Iterator[Session]:
-    """Give a session for one run; what is not committed in it is rolled back.
-
-    One that a request or an outer run is using in this scope is put aside meanwhile.
-    """
-    registry: Any = getattr(source, "registry", None)
-    aside = registry() if registry and registry.has() else None
-    if aside is not None:
-        registry.clear()
-    session = source()
-    try:
-        yield session
-    finally:
-        _close(session)
-        end_session(source)
-        if aside is not None:
-            registry.set(aside)
-
-
-def end_session(source: SessionSource) -> None:
-    """Roll the current session back, and let the next user have a new one."""
-    _close(source())
-    if remove := getattr(source, "remove", None):
-        remove()
-
-
-def _close(session: Session) -> None:
-    # On a dead connection the rollback fails, and there is nothing to roll back.
-    with suppress(Exception):
-        session.close()
 
 
 def _tune_sqlite(connection: Any, record: Any) -> None:

@@ -4,16 +4,44 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection
 
+from .background import background_of
+from .background import runs_here
+from .celery import hand_over
 from .endpoint import Endpoint
 from .errors import EventBusy
 from .errors import SubscribersFailed
-from .inbox import FINISHED
-from .inbox import Recorded
 from .process import Outcome
 from .process import process
+from .recorder import Recorded
+from .states import FINISHED
+from .wakeup import tell
 
 log = logging.getLogger("flask_procore_webhooks")
+
+
+def dispatch(endpoint: Endpoint, recorded: Recorded) -> None:
+    """See to it that somebody runs the event, if there is something left to run.
+
+    :raises DeliveryError: ``inline`` only; see :func:`run_inline`.
+    """
+    if recorded.status in FINISHED:
+        return
+    if endpoint.dispatch == "inline":
+        run_inline(endpoint, recorded)
+    elif runs_here(endpoint):
+        background_of(endpoint.app).wake()
+    else:
+        tell_others(endpoint, [recorded.row_id])
+
+
+def tell_others(endpoint: Endpoint, rows: Collection[int]) -> None:
+    """Have other processes run events that are due, where those can be told."""
+    if endpoint.dispatch == "celery":
+        hand_over(endpoint, rows)
+    elif endpoint.dispatch == "worker":
+        tell(endpoint.inbox)
 
 
 def run_inline(endpoint: Endpoint, recorded: Recorded) -> None:
@@ -25,8 +53,6 @@ def run_inline(endpoint: Endpoint, recorded: Recorded) -> None:
     :raises SubscribersFailed: it is due again; the sender's next delivery resumes it.
     :raises EventBusy: another request is running it.
     """
-    if recorded.status in FINISHED:
-        return
     start = time.monotonic()
     outcome = process(endpoint, recorded.row_id, early=True)
     _warn_if_slow(endpoint, recorded, time.monotonic() - start)

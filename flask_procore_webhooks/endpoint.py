@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from dataclasses import field
-from dataclasses import replace
 
 from flask import Flask
 from flask.sansio.app import App
@@ -43,19 +42,30 @@ class Endpoint:
     inbox: Inbox = field(repr=False)
     subscribers: Subscribers = field(repr=False)
 
+    @property
+    def dispatch(self) -> str:
+        """Who runs subscribers: ``DISPATCH``, or in tests the request itself.
+
+        Looked up each time: many tests set ``TESTING`` after the app is made.
+        """
+        configured = self.app.config.get(f"{self.config_prefix}DISPATCH")
+        if configured is None and self.app.testing:
+            return "inline"
+        return self.settings.dispatch
+
     def read(self, body: bytes, timestamp: str = "") -> Event:
         """Read an authentic body.
 
         :raises BadPayload: it is not a JSON object.
         """
-        return self._mine(read_event(body, self.source.read, timestamp))
+        return read_event(body, self.source.read, timestamp, **self._received)
 
     def read_any(self, body: bytes, timestamp: str) -> tuple[Event, str | None]:
         """Read an authentic body, whatever it holds; with the reason if unreadable."""
         try:
             return self.read(body, timestamp), None
         except BadPayload as bad:
-            return self._mine(unreadable(body, timestamp)), bad.reason
+            return unreadable(body, timestamp, **self._received), bad.reason
 
     def ignores(self, event: Event) -> bool:
         """Whether the loop filter leaves the event out: the app's own change."""
@@ -72,8 +82,9 @@ class Endpoint:
         found.sort(key=lambda subscriber: subscriber.order)
         return list({subscriber.name: subscriber for subscriber in found}.values())
 
-    def _mine(self, event: Event) -> Event:
-        return replace(event, source=self.source.name, endpoint=self.name)
+    @property
+    def _received(self) -> dict[str, str]:
+        return {"source": self.source.name, "endpoint": self.name}
 
 
 def endpoints(app: App) -> dict[str, Endpoint]:

@@ -88,9 +88,10 @@ class InboxUnavailable(DeliveryError):
     answer = "Unavailable"
     retry_after = 5
 
-    def __init__(self, reason: str, *, stale: bool = False) -> None:
-        #: Whether a pooled connection was dead, so that a new one may work at once.
-        self.stale = stale
+    def __init__(self, reason: str, *, momentary: bool = False) -> None:
+        #: Whether it may work at once if it is tried again: a pooled connection was
+        #: dead, or the statement was undone to end a deadlock.
+        self.momentary = momentary
         super().__init__(reason)
 
 

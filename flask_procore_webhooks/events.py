@@ -71,7 +71,7 @@ class Event:
     source: str = ""
     #: Name of the blueprint that received it.
     endpoint: str = ""
-    #: 1 for the first run, 0 before it.
+    #: 1 for the first run, or more where a process was killed before it; 0 until then.
     attempt: int = 0
 
 
@@ -130,21 +130,25 @@ def key(sent_id: str | None, timestamp: str, body: bytes) -> str:
     return _digest(sent_id.encode("utf-8", "surrogatepass"))
 
 
-def read_event(body: bytes, reader: Reader, timestamp: str = "") -> Event:
+def read_event(
+    body: bytes, reader: Reader, timestamp: str = "", **received: str
+) -> Event:
     """Read an authentic ``body``.
 
     :param timestamp: the timestamp header as sent, part of the key when there is no id.
+    :param received: ``source`` and ``endpoint`` of the event.
     :raises BadPayload: the body is not a JSON object.
     """
     payload = parse(body)
-    fields = reader(payload)
+    fields: dict[str, Any] = {**reader(payload), **received}
     fields["id"] = key(fields.get("id"), timestamp, body)
-    return Event(**fields, payload=payload, body=body)  # type: ignore[arg-type]
+    return Event(**fields, payload=payload, body=body)
 
 
-def unreadable(body: bytes, timestamp: str = "") -> Event:
+def unreadable(body: bytes, timestamp: str = "", **received: str) -> Event:
     """The event that stands for an authentic body that is not a JSON object."""
-    return Event(id=key(None, timestamp, body), type="", body=body)
+    fields: dict[str, Any] = {"id": key(None, timestamp, body), **received}
+    return Event(**fields, type="", body=body)
 
 
 def read_procore(payload: Mapping[str, Any]) -> Fields:

@@ -1,76 +1,51 @@
-"""The inbox: record, claim, settle. With ``browse`` beside it, all SQL there is.
+"""The inbox: beside record, what runs do: claim, settle, receipts.
 
-Every change is one statement that the database decides: a unique insert or a guarded
-update, never a select followed by a write.
+Every change is decided by the database: a unique insert, or an update that is guarded
+by what was seen before.
 """
 
 from __future__ import annotations
 
-import enum
-import logging
 import secrets
 from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Collection
+from collections.abc import Iterable
 from collections.abc import Mapping
-from contextlib import contextmanager
+from collections.abc import Set
 from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 from datetime import datetime
 from datetime import timedelta
-from datetime import timezone
 from typing import Any
 
 from sqlalchemy import and_
-from sqlalchemy import case
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
-from sqlalchemy import Executable
-from sqlalchemy import insert
+from sqlalchemy import exists
+from sqlalchemy import func
 from sqlalchemy import or_
+from sqlalchemy import Select
 from sqlalchemy import select
+from sqlalchemy import Update
 from sqlalchemy import update
-from sqlalchemy.exc import ArgumentError
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.exc import InterfaceError
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session
 
-from .database import advice
 from .database import Database
-from .errors import InboxUnavailable
 from .events import Event
+from .recorder import Recorder
+from .statements import Statements
+from .states import Ending
+from .states import FINISHED
+from .states import Status
+from .store import clean
+from .store import naive
+from .store import utc_now
 
-log = logging.getLogger("flask_procore_webhooks")
-
-
-class Status(str, enum.Enum):
-    """What may become of a recorded event."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    DONE = "done"
-    DEAD = "dead"
-    IGNORED = "ignored"
-
-    __str__ = str.__str__
-
-
-#: Nothing more will be done for these unless somebody asks.
-FINISHED = (Status.DONE, Status.DEAD, Status.IGNORED)
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """The answer of the inbox to one delivery."""
-
-    row_id: int
-    status: Status
-    #: False when the event was in the inbox already.
-    fresh: bool
-    #: Whether it was there with another body, which is not kept.
-    conflict: bool = False
+#: What still will be run.
+_WILL_RUN = (Status.PENDING.value, Status.RUNNING.value)
 
 
 @dataclass(frozen=True)
@@ -80,22 +55,27 @@ class Claim:
     row_id: int
     lease: str
     event_id: str
+    #: The number of the run, from 1.
     attempt: int
+    #: When the lease is over, unless it is renewed; as it is stored.
+    ends: datetime
     body: bytes = field(repr=False)
+    #: The subscribers that had receipts when the event was claimed.
+    finished: Set[str] = frozenset()
+    #: Whether the sender is answered by how the run ends, and nobody repeats it then.
+    inline: bool = False
 
 
-def utc_now() -> datetime:
-    return datetime.now(timezone.utc)
+@dataclass(frozen=True)
+class Receipt:
+    """What one subscriber did for the event: it is not run for it again."""
+
+    subscriber: str
+    ending: Ending = Ending.DONE
 
 
-class Inbox:
-    """The events of one endpoint.
-
-    Every method raises :class:`InboxUnavailable`, and has changed nothing, when the
-    database cannot be used; the log then says what to do.
-
-    :param now: the clock that every time in the inbox comes from; aware, UTC.
-    """
+class Inbox(Recorder):
+    """The events of one endpoint; see :class:`Store` for the errors and the clock."""
 
     def __init__(
         self,
@@ -103,72 +83,8 @@ class Inbox:
         database: Database,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        self.endpoint = endpoint
-        self.database = database
-        self.now = now
-        self.columns = database.tables.event.c
-        self._insert = insert(database.tables.event)
-        self._insert_receipt = insert(database.tables.receipt)
-
-    # A delivery comes in
-
-    def record(
-        self, event: Event, status: Status = Status.PENDING, error: str | None = None
-    ) -> Recorded:
-        """Commit ``event``, or count it as a repeat if it is there.
-
-        A repeat that is ``PENDING`` itself makes a dead event pending again. Safe to
-        repeat: the first body stays.
-        """
-        row = self._row(event, status, error)
-        try:
-            return self._record(row)
-        except InboxUnavailable as unavailable:
-            if not unavailable.stale:
-                raise
-        # The pool had kept connections that the database has closed; now it has not.
-        return self._record(row)
-
-    def _record(self, row: Mapping[str, Any]) -> Recorded:
-        status = Status(row["status"])
-        try:
-            with self._connection() as connection:
-                result = connection.execute(self._insert, row)
-        except IntegrityError:
-            return self._repeat(row, revive=status is Status.PENDING)
-        return Recorded(_only(result.inserted_primary_key), status, fresh=True)
-
-    def _repeat(self, row: Mapping[str, Any], revive: bool) -> Recorded:
-        c = self.columns
-        mine = and_(c.endpoint == row["endpoint"], c.event_id == row["event_id"])
-        differs = and_(c.body.is_not(None), c.body != row["body"])
-        changes = [
-            (c.repeats, c.repeats + 1),
-            (c.conflicts, c.conflicts + case((differs, 1), else_=0)),
-        ]
-        if revive:
-            changes += self._revival(row["received_at"])
-        with self._connection() as connection:
-            # MariaDB assigns from left to right: what is tested is changed last.
-            connection.execute(update(c.id.table).where(mine).ordered_values(*changes))
-            look = select(c.id, c.status, differs.label("conflict")).where(mine)
-            found = connection.execute(look).one_or_none()
-        if found is None:
-            # The insert failed for another reason, or the row was pruned in between.
-            raise self._unavailable(LookupError("neither inserted nor found"))
-        return Recorded(
-            found.id, Status(found.status), fresh=False, conflict=bool(found.conflict)
-        )
-
-    def _revival(self, now: datetime) -> list[tuple[Any, Any]]:
-        c = self.columns
-        dead = c.status == Status.DEAD.value
-        return [
-            (c.attempts, case((dead, 0), else_=c.attempts)),
-            (c.due_at, case((dead, now), else_=c.due_at)),
-            (c.finished_at, case((dead, None), else_=c.finished_at)),
-            (c.status, case((dead, Status.PENDING.value), else_=c.status)),
-        ]
+        super().__init__(endpoint, database, now)
+        self._made: Statements | None = None
 
     # A run
 
@@ -180,28 +96,64 @@ class Inbox:
         :param early: also when its wait for the next attempt is not over.
         :return: ``None`` when it is finished, not due, or another run holds it.
         """
-        c, now, lease = self.columns, self._now(), secrets.token_hex(16)
-        take = (
-            update(c.id.table)
-            .where(c.id == row_id, self._claimable(early))
-            .values(
-                status=Status.RUNNING.value,
-                attempts=c.attempts + 1,
-                due_at=now + timedelta(seconds=seconds),
-                lease=lease,
-            )
-        )
-        with self._connection() as connection:
-            if connection.execute(take).rowcount == 0:
+        c, free = self.columns, self._claimable(early)
+        look = select(c.id, c.event_id, c.attempts, c.body).where(c.id == row_id, free)
+        with self.connection() as connection:
+            row = connection.execute(look).one_or_none()
+            if row is None:
                 return None
-            look = select(c.event_id, c.attempts, c.body).where(c.id == row_id)
-            held = connection.execute(look).one()
-        return Claim(row_id, lease, held.event_id, held.attempts, held.body or b"")
+            finished = self._receipts_of(connection, [row_id])
+            claim = _claim(row, _new_lease(), self._end(seconds), finished)
+            # Last, so that nothing can fail once it is taken; if it was run since we
+            # looked, its attempts differ.
+            take = update(c.id.table).where(c.id == row_id, free)
+            take = take.where(c.attempts == row.attempts)
+            taken = take.values(self._taken(claim.lease, claim.ends))
+            if connection.execute(taken).rowcount == 0:
+                return None
+        return replace(claim, attempt=claim.attempt + 1)
 
-    def _claimable(self, early: bool) -> ColumnElement[bool]:
-        c = self.columns
-        due = c.due_at <= self._now()
-        return or_(due, c.status == Status.PENDING.value) if early else due
+    def claim_due(self, limit: int, seconds: float) -> list[Claim]:
+        """Take up to ``limit`` events that are due for ``seconds``, longest due first.
+
+        Their attempts are counted, so that one which kills its process runs out of
+        them. It takes a transaction, of which SQLite has one at a time: see before if
+        there is something due.
+        """
+        c, lease, end = self.columns, _new_lease(), self._end(seconds)
+        due = self._claimable(False)
+        look = select(c.id, c.status).where(c.endpoint == self.endpoint, due)
+        if self.skips_locked:
+            look = look.with_for_update(skip_locked=True)
+        with self.transaction() as connection:
+            rows = _batch(connection.execute(look.order_by(c.due_at).limit(limit)))
+            if not rows:
+                return []
+            # Where rows were not locked, two claims may have found the same, and this
+            # update decides.
+            take = update(c.id.table).where(c.id.in_(rows), due)
+            take = take.values(self._taken(lease, end))
+            connection.execute(self._statements.unhurried(take))
+            # Afterwards, as another may have run one since we looked.
+            finished = self._receipts_of(connection, rows)
+            found = select(c.id, c.event_id, c.attempts, c.body)
+            taken = connection.execute(found.where(c.id.in_(rows), c.lease == lease))
+            claims = [_claim(row, lease, end, finished) for row in taken]
+        return sorted(claims, key=lambda claim: rows.index(claim.row_id))
+
+    def renew(self, claims: Collection[Claim], seconds: float) -> None:
+        """Let those that are still held end ``seconds`` from now."""
+        self._change_held(claims, due_at=self._end(seconds))
+
+    def give_back(self, claims: Collection[Claim]) -> None:
+        """Make those that are still held due now, for anybody, as if never claimed."""
+        self._change_held(
+            claims,
+            status=Status.PENDING.value,
+            due_at=self.naive_now(),
+            lease=None,
+            attempts=self.columns.attempts - 1,
+        )
 
     def settle(
         self,
@@ -210,162 +162,245 @@ class Inbox:
         *,
         error: str | None = None,
         wait: float = 0.0,
+        receipt: Receipt | None = None,
     ) -> bool:
         """End a run; for ``PENDING``, the next one is due after ``wait`` seconds.
 
+        :param receipt: committed together with it, whoever has the lease.
         :return: ``False``, with nothing changed, when the lease had passed to another.
         """
-        now = self._now()
+        now = self.naive_now()
         finished = status in FINISHED
-        done = (
-            update(self.columns.id.table)
-            .where(self.columns.id == claim.row_id, self.columns.lease == claim.lease)
-            .values(
-                status=status.value,
-                error=_clean(error, 4000),
-                lease=None,
-                due_at=None if finished else now + timedelta(seconds=wait),
-                finished_at=now if finished else None,
-            )
-        )
-        with self._connection() as connection:
-            return connection.execute(done).rowcount > 0
+        outcome = {
+            "status": status.value,
+            "error": clean(error, 4000),
+            "lease": None,
+            "due_at": None if finished else now + timedelta(seconds=wait),
+            "finished_at": now if finished else None,
+        }
+        values = _holder(claim) | outcome
+        return self.persistently(lambda: self._settle(claim, values, receipt))
+
+    # Receipts
 
     def receipts(self, row_id: int) -> dict[str, datetime]:
         """The names of the subscribers that have finished the event, and when."""
         c = self.database.tables.receipt.c
         found = select(c.subscriber, c.finished_at).where(c.event == row_id)
-        with self._connection() as connection:
-            return {
-                row.subscriber: row.finished_at for row in connection.execute(found)
-            }
+        return {row.subscriber: row.finished_at for row in self.rows(found)}
 
     def write_receipt(self, claim: Claim, subscriber: str, session: Session) -> None:
         """Add the receipt to the session's transaction; its commit is the caller's.
 
         :raises sqlalchemy.exc.IntegrityError: another run has finished this subscriber.
         """
-        session.execute(self._insert_receipt, self._receipt(claim, subscriber))
+        values = self._receipt_values(claim, Receipt(subscriber))
+        session.execute(self._statements.receipt, values)
 
-    def commit_receipt(self, claim: Claim, subscriber: str) -> None:
+    def commit_receipt(
+        self, claim: Claim, subscriber: str, ending: Ending = Ending.DONE
+    ) -> None:
         """Commit the receipt by itself; nothing happens if it is there already."""
+        values = self._receipt_values(claim, Receipt(subscriber, ending))
+        made = self._statements
+        statement = made.receipt if claim.inline else made.commit_receipt
+
+        def commit() -> None:
+            with self.connection() as connection:
+                connection.execute(statement, values)
+
         try:
-            with self._connection() as connection:
-                receipt = self._receipt(claim, subscriber)
-                connection.execute(self._insert_receipt, receipt)
+            self.persistently(commit)
         except IntegrityError:
             if subscriber not in self.receipts(claim.row_id):
                 raise
+
+    # What there is to do
 
     def status(self, row_id: int) -> Status | None:
         found = self.rows(select(self.columns.status).where(self.columns.id == row_id))
         return Status(found[0].status) if found else None
 
-    def due(self, limit: int = 100, *, early: bool = False) -> list[int]:
-        """Row ids of the events that may be claimed now, longest due first."""
+    def due(
+        self, limit: int = 100, *, early: bool = False, since: float = 0.0
+    ) -> list[int]:
+        """Row ids of the events that may be claimed now, longest due first.
+
+        :param since: only those that could have been for so many seconds.
+        """
         c = self.columns
-        look = (
-            select(c.id)
-            .where(c.endpoint == self.endpoint, self._claimable(early))
-            .order_by(c.due_at)
-            .limit(limit)
+        look = select(c.id).where(c.endpoint == self.endpoint, self._claimable(early))
+        if since:
+            look = look.where(c.due_at <= self.naive_now() - timedelta(seconds=since))
+        return [row.id for row in self.rows(look.order_by(c.due_at).limit(limit))]
+
+    def seconds_to(self, row_id: int) -> float | None:
+        """Seconds until that event may be claimed, ``None`` if it is finished."""
+        c = self.columns
+        found = self.rows(select(c.due_at).where(c.id == row_id))
+        return self.seconds_until(found[0].due_at) if found else None
+
+    def first_due(self) -> Select[tuple[datetime]]:
+        """The time when the first event may be claimed."""
+        c = self.columns
+        mine = select(c.due_at).where(
+            c.endpoint == self.endpoint, c.due_at.is_not(None)
         )
-        return [row.id for row in self.rows(look)]
+        return mine.order_by(c.due_at).limit(1)
+
+    def seconds_until(self, due_at: datetime | None) -> float | None:
+        """Seconds until a time that is stored."""
+        if due_at is None:
+            return None
+        return max(0.0, (due_at - self.naive_now()).total_seconds())
+
+    def has_newer(
+        self, claim: Claim, event: Event, subscriber: str, reason: str | None
+    ) -> bool:
+        """Whether a newer event of the same resource does the subscriber's work.
+
+        One that is to be run will do it; one that is finished has done it if the
+        subscriber has a receipt for it. Events with a time and events without one are
+        not compared: in a circle, each would be left to the next.
+
+        :param reason: only events of this one, in lower case.
+        """
+        c = self.columns
+        resource_id = clean(event.resource_id, 80)
+        if resource_id != event.resource_id:
+            # It is not kept whole, so others may look the same.
+            return False
+        when = naive(event.timestamp) if event.timestamp else None
+        later = and_(c.event_at == when, c.id > claim.row_id)
+        if when:
+            later = or_(c.event_at > when, later)
+        newer = select(c.id).where(
+            c.endpoint == self.endpoint,
+            c.resource_id == resource_id,
+            c.resource_type == clean(event.resource_type, 160),
+            c.id != claim.row_id,
+            later,
+            or_(c.status.in_(_WILL_RUN), self._has_receipt(subscriber)),
+        )
+        if reason is not None:
+            newer = newer.where(func.lower(c.reason) == reason)
+        return bool(self.rows(newer.limit(1)))
 
     # Inside
 
-    def rows(self, look: Executable) -> list[Any]:
-        """Every row that ``look`` selects."""
-        with self._connection() as connection:
-            return list(connection.execute(look))
+    @property
+    def _statements(self) -> Statements:
+        if self._made is None:
+            database = self.database
+            self._made = Statements(database.tables, database.engine.dialect.name)
+        return self._made
 
-    @contextmanager
-    def _connection(self) -> Iterator[Connection]:
-        try:
-            with self.database.connect() as connection:
-                yield connection
-        except (IntegrityError, InboxUnavailable):
-            raise
-        except Exception as error:
-            raise self._unavailable(error) from None
+    def _settle(
+        self, claim: Claim, values: dict[str, Any], receipt: Receipt | None
+    ) -> bool:
+        if receipt is not None:
+            with suppress(IntegrityError):
+                return self._finish(claim, values, receipt)
+            # It may be there already, and then the outcome is all that is missing.
+            self.commit_receipt(claim, receipt.subscriber, receipt.ending)
+        with self.connection() as connection:
+            return connection.execute(self._settling(claim), values).rowcount > 0
 
-    def _unavailable(self, error: Exception) -> InboxUnavailable:
-        cause = explain(error)
-        if missing := self._missing_tables(error):
-            cause = advice(missing)
-        reason = f"the inbox of {self.endpoint!r} cannot be used: {cause}"
-        stale = getattr(error, "connection_invalidated", False)
-        return InboxUnavailable(reason, stale=stale)
+    def _finish(self, claim: Claim, values: dict[str, Any], receipt: Receipt) -> bool:
+        written = self._receipt_values(claim, receipt)
+        together = self._statements.finish
+        if together is not None and not claim.inline:
+            with self.connection() as connection:
+                return connection.execute(together, values | written).rowcount > 0
+        with self.transaction() as connection:
+            connection.execute(self._statements.receipt, written)
+            return connection.execute(self._settling(claim), values).rowcount > 0
 
-    def _missing_tables(self, error: Exception) -> list[str]:
-        # Only when the error names one: where the database is down or locked, asking
-        # it again would keep the sender waiting twice as long.
-        text = str(getattr(error, "orig", ""))
-        if not any(table.name in text for table in self.database.tables):
-            return []
-        with suppress(Exception):
-            return self.database.missing_tables()
-        return []
+    def _settling(self, claim: Claim) -> Update:
+        return self._statements.held if claim.inline else self._statements.settle
 
-    def _now(self) -> datetime:
-        return _naive(self.now())
+    def _receipts_of(
+        self, connection: Connection, rows: list[int]
+    ) -> dict[int, set[str]]:
+        """The subscribers that have receipts, for each of those rows."""
+        r = self.database.tables.receipt.c
+        finished: dict[int, set[str]] = {row: set() for row in rows}
+        look = select(r.event, r.subscriber).where(r.event.in_(rows))
+        for receipt in connection.execute(look):
+            finished[receipt.event].add(receipt.subscriber)
+        return finished
 
-    def _receipt(self, claim: Claim, subscriber: str) -> dict[str, Any]:
+    def _claimable(self, early: bool) -> ColumnElement[bool]:
+        c = self.columns
+        due = c.due_at <= self.naive_now()
+        return or_(due, c.status == Status.PENDING.value) if early else due
+
+    def _end(self, seconds: float) -> datetime:
+        return self.naive_now() + timedelta(seconds=seconds)
+
+    def _taken(self, lease: str, end: datetime) -> dict[str, Any]:
         return {
-            "event": claim.row_id,
-            "subscriber": subscriber,
-            "finished_at": self._now(),
+            "status": Status.RUNNING.value,
+            "due_at": end,
+            "lease": lease,
+            "attempts": self.columns.attempts + 1,
         }
 
-    def _row(self, event: Event, status: Status, error: str | None) -> dict[str, Any]:
-        now = self._now()
-        finished = status in FINISHED
+    def _held(self, claims: Collection[Claim]) -> ColumnElement[bool]:
+        rows = [claim.row_id for claim in claims]
+        leases = {claim.lease for claim in claims}
+        return and_(self.columns.id.in_(rows), self.columns.lease.in_(leases))
+
+    def _change_held(self, claims: Collection[Claim], **values: Any) -> None:
+        """Change the rows that these claims still hold."""
+        if not claims:
+            return
+        held = update(self.columns.id.table).where(self._held(claims)).values(**values)
+        unhurried = self._statements.unhurried(held)
+
+        def change() -> None:
+            with self.connection() as connection:
+                connection.execute(unhurried)
+
+        self.persistently(change)
+
+    def _has_receipt(self, subscriber: str) -> ColumnElement[bool]:
+        r = self.database.tables.receipt.c
+        mine = and_(r.event == self.columns.id, r.subscriber == subscriber)
+        return exists().where(mine)
+
+    def _receipt_values(self, claim: Claim, receipt: Receipt) -> dict[str, Any]:
         return {
-            "endpoint": self.endpoint,
-            "event_id": event.id,
-            "type": _clean(event.type, 255),
-            "resource_type": _clean(event.resource_type, 160),
-            "reason": _clean(event.reason, 80),
-            "resource_id": _clean(event.resource_id, 80),
-            "company_id": _clean(event.company_id, 80),
-            "project_id": _clean(event.project_id, 80),
-            "user_id": _clean(event.user_id, 80),
-            "event_at": _naive(event.timestamp) if event.timestamp else None,
-            "body": event.body,
-            "status": status.value,
-            "attempts": 0,
-            "due_at": None if finished else now,
-            "lease": None,
-            "error": _clean(error, 4000),
-            "received_at": now,
-            "finished_at": now if finished else None,
-            "repeats": 0,
-            "conflicts": 0,
+            "row": claim.row_id,
+            "name": receipt.subscriber,
+            "how": receipt.ending.value,
+            "at": self.naive_now(),
         }
 
 
-def _only(key: Any) -> int:
-    (row_id,) = key
-    return int(row_id)
+def _batch(found: Iterable[Any]) -> list[int]:
+    """What to take of the events that are due: one whose lease ran out, or the others.
+
+    It may have killed its process, and would do so in a batch: with an attempt of each
+    of its neighbours.
+    """
+    rows = list(found)
+    if rows and rows[0].status == Status.RUNNING.value:
+        return [rows[0].id]
+    return [row.id for row in rows if row.status == Status.PENDING.value]
 
 
-def _naive(when: datetime) -> datetime:
-    return when.astimezone(timezone.utc).replace(tzinfo=None)
+def _holder(claim: Claim) -> dict[str, Any]:
+    return {"row": claim.row_id, "token": claim.lease}
 
 
-def _clean(text: str | None, length: int) -> str | None:
-    """Cut ``text`` to what every database stores: no NUL, no lone surrogates."""
-    if text is None:
-        return None
-    whole = text.encode("utf-8", "replace").decode("utf-8")
-    return whole.replace("\0", "\N{REPLACEMENT CHARACTER}")[:length]
+def _claim(
+    row: Any, lease: str, end: datetime, finished: Mapping[int, Set[str]]
+) -> Claim:
+    names = frozenset(finished[row.id])
+    body = row.body or b""
+    return Claim(row.id, lease, row.event_id, row.attempts, end, body, names)
 
 
-def explain(error: Exception) -> str:
-    """Say what failed, with a text only where it holds no body and no password."""
-    origin = getattr(error, "orig", None) or error
-    if isinstance(error, (OperationalError, InterfaceError)):
-        return f"{type(origin).__name__}: {origin}"
-    if isinstance(error, StatementError) or type(error) is ArgumentError:
-        return type(origin).__name__
-    return f"{type(error).__name__}: {error}"
+def _new_lease() -> str:
+    return secrets.token_hex(16)

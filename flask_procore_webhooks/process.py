@@ -14,14 +14,14 @@ import traceback
 from asyncio import CancelledError
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from dataclasses import field
 from dataclasses import replace
+from functools import partial
 
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session
 
-from .database import end_session
-from .database import session_scope
-from .database import SessionSource
 from .endpoint import Endpoint
 from .errors import BadPayload
 from .errors import Discard
@@ -29,11 +29,19 @@ from .errors import InboxUnavailable
 from .errors import RetryLater
 from .events import Event
 from .inbox import Claim
-from .inbox import Status
+from .inbox import Receipt
+from .leases import keeping
+from .sessions import end_session
+from .sessions import is_unused
+from .sessions import session_scope
+from .sessions import SessionSource
 from .settings import Settings
 from .signals import event_dead
 from .signals import event_failed
 from .signals import event_processed
+from .states import Ending
+from .states import Status
+from .subscribers import ANY
 from .subscribers import run_to_end
 from .subscribers import Subscriber
 
@@ -63,6 +71,15 @@ class Failure:
     wait: float | None = None
 
 
+@dataclass
+class Results:
+    """What the subscribers of one run have come to."""
+
+    failures: list[Failure] = field(default_factory=list)
+    #: Of the last one, if it is still to be committed.
+    receipt: Receipt | None = None
+
+
 def process(endpoint: Endpoint, row_id: int, *, early: bool = False) -> Outcome:
     """Run the subscribers of an event that have no receipt yet.
 
@@ -72,22 +89,38 @@ def process(endpoint: Endpoint, row_id: int, *, early: bool = False) -> Outcome:
     :param early: run a pending event even though its wait is not over.
     :raises InboxUnavailable: the event stays as it is and is claimed again later.
     """
-    claim = endpoint.inbox.claim(row_id, endpoint.settings.lease, early=early)
+    seconds = endpoint.settings.lease
+    claim = endpoint.inbox.claim(row_id, seconds, early=early)
     if claim is None:
         return Outcome.NOT_CLAIMED
+    claim = replace(claim, inline=endpoint.dispatch == "inline")
+    with keeping(endpoint.inbox, [claim], seconds) as holding:
+        begun = holding.begin(claim)
+        return run_claimed(endpoint, claim) if begun else Outcome.NOT_CLAIMED
+
+
+def run_claimed(endpoint: Endpoint, claim: Claim) -> Outcome:
+    """The same for an event that is claimed, and its attempt counted, already."""
     try:
         return _run(endpoint, claim)
     except BaseException:
-        # SystemExit, KeyboardInterrupt, a worker timeout: give the event back at once.
-        _give_back(endpoint, claim)
+        # SystemExit, KeyboardInterrupt, a worker timeout: others need not wait for the
+        # end of the lease.
+        try:
+            release(endpoint, claim)
+        except InboxUnavailable as unavailable:
+            log.error("Event %s waits for its lease: %s", claim.event_id, unavailable)
         raise
 
 
-def _give_back(endpoint: Endpoint, claim: Claim) -> None:
-    try:
-        endpoint.inbox.settle(claim, Status.PENDING, error="the run was interrupted")
-    except InboxUnavailable as unavailable:
-        log.error("Event %s waits for its lease: %s", claim.event_id, unavailable)
+def release(endpoint: Endpoint, claim: Claim) -> None:
+    """End a run that has no outcome; the event is due again after the usual wait.
+
+    :raises InboxUnavailable: it is due when its lease is over.
+    """
+    wait = _backoff(claim.attempt, endpoint.settings)
+    error = "the run was interrupted"
+    endpoint.inbox.settle(claim, Status.PENDING, error=error, wait=wait)
 
 
 def _run(endpoint: Endpoint, claim: Claim) -> Outcome:
@@ -96,8 +129,10 @@ def _run(endpoint: Endpoint, claim: Claim) -> Outcome:
     except BadPayload as bad:
         event = replace(endpoint.read_any(claim.body, "")[0], id=claim.event_id)
         return _bury(endpoint, claim, event, bad.reason)
-    if claim.attempt > endpoint.settings.max_attempts:
-        # Attempts are counted when they begin: this event kills its processes.
+    # One more, as another event may have killed its process in what was the last one.
+    used_up = claim.attempt > endpoint.settings.max_attempts + 1
+    if used_up and _unfinished(endpoint, claim, event):
+        # Attempts are counted by claims: this event kills its processes.
         return _bury(endpoint, claim, event, "every attempt ended without an outcome")
     return _settle(endpoint, claim, event, _run_subscribers(endpoint, claim, event))
 
@@ -107,39 +142,66 @@ def _read(endpoint: Endpoint, claim: Claim) -> Event:
     return replace(event, id=claim.event_id, attempt=claim.attempt)
 
 
-def _run_subscribers(endpoint: Endpoint, claim: Claim, event: Event) -> list[Failure]:
-    finished = endpoint.inbox.receipts(claim.row_id)
-    # Each has an event of its own: what it does to the payload is nobody else's.
-    attempts = (
-        _run_subscriber(endpoint, claim, _read(endpoint, claim), subscriber)
-        for subscriber in endpoint.subscribers_for(event)
-        if subscriber.name not in finished
-    )
-    return [failure for failure in attempts if failure]
+def _unfinished(endpoint: Endpoint, claim: Claim, event: Event) -> list[Subscriber]:
+    """The subscribers that have no receipt yet."""
+    found = endpoint.subscribers_for(event)
+    return [each for each in found if each.name not in claim.finished]
+
+
+def _run_subscribers(endpoint: Endpoint, claim: Claim, event: Event) -> Results:
+    results = Results()
+    unfinished = _unfinished(endpoint, claim, event)
+    for number, subscriber in enumerate(unfinished, 1):
+        # Each has an event of its own: what it does to the payload is nobody else's.
+        own = _read(endpoint, claim)
+        result = _run_subscriber(endpoint, claim, own, subscriber)
+        if isinstance(result, Failure):
+            results.failures.append(result)
+        elif result is not None and number < len(unfinished):
+            endpoint.inbox.commit_receipt(claim, result.subscriber, result.ending)
+        else:
+            # With the outcome, in one commit: nothing is between the two.
+            results.receipt = result
+    return results
 
 
 def _run_subscriber(
     endpoint: Endpoint, claim: Claim, event: Event, subscriber: Subscriber
-) -> Failure | None:
+) -> Failure | Receipt | None:
+    """Run it; the receipt that is still to be committed, if any."""
     session = endpoint.inbox.database.session
     try:
+        if _is_superseded(endpoint, claim, event, subscriber):
+            log.info("%s leaves %s to a newer one", subscriber.name, _described(event))
+            return Receipt(subscriber.name, Ending.SUPERSEDED)
         # A context of its own: nothing on ``g``, no session left by somebody else.
         with endpoint.app.app_context():
-            if session is None:
-                run_to_end(endpoint.app, subscriber(endpoint.app, event))
-                endpoint.inbox.commit_receipt(claim, subscriber.name)
-            else:
-                _run_in_session(endpoint, claim, event, subscriber, session)
+            if session is not None:
+                return _run_in_session(endpoint, claim, event, subscriber, session)
+            run_to_end(endpoint.app, subscriber(endpoint.app, event))
+            return Receipt(subscriber.name)
     except Discard as discard:
         log.info("%s discarded %s: %s", subscriber.name, _described(event), discard)
-        endpoint.inbox.commit_receipt(claim, subscriber.name)
+        return Receipt(subscriber.name, Ending.DISCARDED)
     except RetryLater as later:
         log.info("%s postponed %s: %s", subscriber.name, _described(event), later)
         return Failure(f"{subscriber.name}: {later}", later.after)
     except (Exception, CancelledError) as error:
+        if isinstance(error, StatementError):
+            # What the statement was given may be from the payload.
+            error.hide_parameters = True
         log.exception("%s failed for %s", subscriber.name, _described(event))
         return Failure(f"{subscriber.name}: {_text(error)}")
-    return None
+
+
+def _is_superseded(
+    endpoint: Endpoint, claim: Claim, event: Event, subscriber: Subscriber
+) -> bool:
+    if not subscriber.latest_only or event.resource_id is None:
+        return False
+    # Another reason that the subscriber is not run for would not do its work.
+    reason = None if subscriber.reason == ANY else event.reason
+    return endpoint.inbox.has_newer(claim, event, subscriber.name, reason)
 
 
 def _run_in_session(
@@ -148,27 +210,30 @@ def _run_in_session(
     event: Event,
     subscriber: Subscriber,
     source: SessionSource,
-) -> None:
+) -> Receipt | None:
     with session_scope(source) as session:
 
-        def commit() -> None:
+        def commit() -> Receipt | None:
             # The subscriber may have put another session in the place of this one.
             used = session if session.in_transaction() else source()
+            if is_unused(used):
+                return Receipt(subscriber.name)
             _commit(endpoint, claim, event, subscriber, used)
+            return None
 
-        async def finish(work: Awaitable[object]) -> None:
+        async def finish(work: Awaitable[object]) -> Receipt | None:
             # In the thread of a loop, which has its own session if threads have.
             try:
                 await work
-                commit()
+                return commit()
             finally:
                 end_session(source)
 
         result = subscriber(endpoint.app, event)
-        if inspect.isawaitable(result):
-            endpoint.app.ensure_sync(finish)(result)
-        else:
-            commit()
+        if not inspect.isawaitable(result):
+            return commit()
+        receipt: Receipt | None = endpoint.app.ensure_sync(finish)(result)
+        return receipt
 
 
 def _commit(
@@ -193,38 +258,57 @@ def _commit(
 
 
 def _settle(
-    endpoint: Endpoint, claim: Claim, event: Event, failures: list[Failure]
+    endpoint: Endpoint, claim: Claim, event: Event, results: Results
 ) -> Outcome:
-    if not failures:
-        if not endpoint.inbox.settle(claim, Status.DONE):
+    settle = partial(endpoint.inbox.settle, claim, receipt=results.receipt)
+    if not results.failures:
+        if not settle(Status.DONE):
             return Outcome.NOT_CLAIMED
         event_processed.announce(endpoint.app, event=event)
         return Outcome.DONE
-    error = "\n".join(failure.text for failure in failures)
+    error = "\n".join(failure.text for failure in results.failures)
     if claim.attempt >= endpoint.settings.max_attempts:
-        return _bury(endpoint, claim, event, error)
-    wait = max(_wait(failure, claim.attempt, endpoint.settings) for failure in failures)
-    if not endpoint.inbox.settle(claim, Status.PENDING, error=error, wait=wait):
+        return _bury(endpoint, claim, event, error, results.receipt)
+    if not settle(Status.PENDING, error=error, wait=_wait(endpoint, claim, results)):
         return Outcome.NOT_CLAIMED
     event_failed.announce(endpoint.app, event=event, error=error)
     return Outcome.RETRY
 
 
-def _bury(endpoint: Endpoint, claim: Claim, event: Event, error: str) -> Outcome:
-    if not endpoint.inbox.settle(claim, Status.DEAD, error=error):
+def _bury(
+    endpoint: Endpoint,
+    claim: Claim,
+    event: Event,
+    error: str,
+    receipt: Receipt | None = None,
+) -> Outcome:
+    if not endpoint.inbox.settle(claim, Status.DEAD, error=error, receipt=receipt):
         return Outcome.NOT_CLAIMED
     log.error("Gave up on %s: %s", _described(event), error)
     event_dead.announce(endpoint.app, event=event, error=error)
     return Outcome.DEAD
 
 
-def _wait(failure: Failure, attempt: int, settings: Settings) -> float:
-    """Seconds to the next attempt: what was asked for, or full-jitter backoff.
+def _wait(endpoint: Endpoint, claim: Claim, results: Results) -> float:
+    """Seconds to the next attempt: the longest of what each failure asks for."""
+    return max(
+        _wait_after(failure, claim.attempt, endpoint.settings)
+        for failure in results.failures
+    )
+
+
+def _wait_after(failure: Failure, attempt: int, settings: Settings) -> float:
+    """Seconds to the next attempt: what was asked for, or the usual backoff."""
+    if failure.wait is not None:
+        return min(max(0.0, failure.wait), LONGEST_WAIT)
+    return _backoff(attempt, settings)
+
+
+def _backoff(attempt: int, settings: Settings) -> float:
+    """Full jitter: anything up to a limit that doubles with each attempt.
 
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
-    if failure.wait is not None:
-        return min(max(0.0, failure.wait), LONGEST_WAIT)
     doubled = settings.retry_base * 2.0 ** min(attempt - 1, 64)
     return random.uniform(0.0, min(settings.retry_cap, doubled, LONGEST_WAIT))
 

@@ -50,6 +50,8 @@ class Subscriber:
     reason: str = ANY
     #: Rank among all subscribers of the process: they run in order of registration.
     order: int = 0
+    #: Whether an event is left out when a newer one of its resource does its work.
+    latest_only: bool = False
 
     def __call__(self, app: Flask, event: Event) -> object:
         """Call the function; what an async one returns is still to be awaited."""
@@ -76,6 +78,7 @@ def new_subscriber(
     takes_app: bool,
     resource_type: str = ANY,
     reason: str = ANY,
+    latest_only: bool = False,
 ) -> Subscriber:
     """Return a subscriber, not registered yet.
 
@@ -89,7 +92,9 @@ def new_subscriber(
         )
     _check_pattern(resource_type, reason)
     _check_parameters(function, name, takes_app)
-    return Subscriber(name, function, takes_app, resource_type, reason, next(_order))
+    return Subscriber(
+        name, function, takes_app, resource_type, reason, next(_order), latest_only
+    )
 
 
 def claim_name(new: Subscriber, collection: int = 0) -> None:

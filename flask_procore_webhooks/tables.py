@@ -1,4 +1,4 @@
-"""The two tables of the inbox, as Core tables on the host's metadata.
+"""The three tables of the inbox, as Core tables on the host's metadata.
 
 Core tables rather than an ORM mixin: a mixin's columns cannot be added to a host whose
 declarative base is a ``MappedAsDataclass``. All times are UTC without a zone, because
@@ -26,6 +26,7 @@ from sqlalchemy.types import TypeEngine
 
 EVENT_TABLE = "procore_webhook_event"
 RECEIPT_TABLE = "procore_webhook_receipt"
+JOURNAL_TABLE = "procore_webhook_journal"
 
 _INFO_KEY = "flask_procore_webhooks"
 _MYSQL = ("mysql", "mariadb")
@@ -35,13 +36,16 @@ _TABLE_OPTIONS: dict[str, Any] = {f"{name}_charset": "utf8mb4" for name in _MYSQ
 class Tables(NamedTuple):
     event: Table
     receipt: Table
+    journal: Table
 
 
 def define_tables(metadata: MetaData) -> Tables:
     """Return the inbox's tables on ``metadata``; the first call defines them."""
     tables: Tables | None = metadata.info.get(_INFO_KEY)
     if tables is None:
-        tables = Tables(_event_table(metadata), _receipt_table(metadata))
+        tables = Tables(
+            _event_table(metadata), _receipt_table(metadata), _journal_table(metadata)
+        )
         metadata.info[_INFO_KEY] = tables
     return tables
 
@@ -58,7 +62,7 @@ def _event_table(metadata: MetaData) -> Table:
         Column("type", String(255), nullable=False),
         Column("resource_type", String(160)),
         Column("reason", String(80)),
-        Column("resource_id", String(80)),
+        Column("resource_id", _CaseSensitive(80)),
         Column("company_id", String(80)),
         Column("project_id", String(80)),
         Column("user_id", String(80)),
@@ -84,6 +88,8 @@ def _event_table(metadata: MetaData) -> Table:
             postgresql_where=due_at.is_not(None),
             sqlite_where=due_at.is_not(None),
         ),
+        # For subscribers that only want the latest event of a resource.
+        Index(f"ix_{EVENT_TABLE}_resource", "resource_id", "event_at"),
         # A row id given twice would find the receipts of the first event that had it.
         sqlite_autoincrement=True,
         **_TABLE_OPTIONS,
@@ -98,7 +104,26 @@ def _receipt_table(metadata: MetaData) -> Table:
         metadata,
         Column("event", _RowId(), primary_key=True, autoincrement=False),
         Column("subscriber", _Exact(190), primary_key=True),
+        Column("ending", String(16), nullable=False),
         Column("finished_at", _Time(), nullable=False),
+        **_TABLE_OPTIONS,
+    )
+
+
+def _journal_table(metadata: MetaData) -> Table:
+    """What operators have done: who, when, to which event or to the whole endpoint."""
+    return Table(
+        JOURNAL_TABLE,
+        metadata,
+        Column("id", _RowId(), primary_key=True),
+        Column("endpoint", _Exact(80), nullable=False),
+        Column("action", String(16), nullable=False),
+        Column("event", _RowId()),
+        Column("at", _Time(), nullable=False),
+        Column("actor", String(160), nullable=False),
+        # The last pause or resume of an endpoint says which of the two is in force.
+        Index(f"ix_{JOURNAL_TABLE}_action", "endpoint", "action", "id"),
+        Index(f"ix_{JOURNAL_TABLE}_event", "event"),
         **_TABLE_OPTIONS,
     )
 
@@ -111,6 +136,12 @@ def _RowId() -> TypeEngine[Any]:
 def _Exact(length: int) -> TypeEngine[Any]:
     """ASCII text that differs when a letter's case does, on every database."""
     binary = mysql.VARCHAR(length, charset="ascii", collation="ascii_bin")
+    return String(length).with_variant(binary, *_MYSQL)
+
+
+def _CaseSensitive(length: int) -> TypeEngine[Any]:
+    """Any text; two that differ are different, on every database."""
+    binary = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
     return String(length).with_variant(binary, *_MYSQL)
 
 

@@ -7,10 +7,11 @@ import logging
 from typing import Any
 
 from flask import current_app
+from flask import Request
 from flask import request
 from flask import Response
 
-from .dispatch import run_inline
+from .dispatch import dispatch
 from .endpoint import Endpoint
 from .endpoint import endpoints
 from .errors import BadSignature
@@ -18,12 +19,12 @@ from .errors import DeliveryError
 from .errors import InboxUnavailable
 from .errors import PayloadTooLarge
 from .events import Event
-from .inbox import Recorded
-from .inbox import Status
+from .recorder import Recorded
 from .signals import delivery_rejected
 from .signals import event_dead
 from .signals import event_recorded
 from .signals import event_repeated
+from .states import Status
 from .verify import verify
 
 log = logging.getLogger("flask_procore_webhooks")
@@ -34,18 +35,19 @@ REFUSAL = "flask_procore_webhooks.refusal"
 
 def receive(**_: object) -> Response:
     """Answer one delivery: verified, parsed, recorded, dispatched, in this order."""
-    if request.method == "HEAD":
+    sent = _request()
+    if sent.method == "HEAD":
         return Response(status=204)
-    endpoint = _endpoint()
-    body = _body()
+    endpoint = _endpoint(sent)
+    body = _body(sent)
     now = endpoint.inbox.now().timestamp()
-    verify(request.headers, body, endpoint.source, endpoint.settings, now)
-    timestamp = request.headers.get(endpoint.source.timestamp_header, "")
+    verify(sent.headers, body, endpoint.source, endpoint.settings, now)
+    timestamp = sent.headers.get(endpoint.source.timestamp_header, "")
     event, unreadable = endpoint.read_any(body, timestamp)
     recorded = _record(endpoint, event, unreadable)
     if unreadable:
         return _answer(200, received=True, quarantined=True)
-    run_inline(endpoint, recorded)
+    dispatch(endpoint, recorded)
     if recorded.fresh:
         return _answer(200, received=True)
     return _answer(200, received=True, duplicate=True)
@@ -58,25 +60,26 @@ def take_body(name: str | None, values: dict[str, Any] | None) -> None:
     also where Flask-WTF learns that our deliveries carry no CSRF token, whichever of
     the two was registered first.
     """
-    endpoint = endpoints(current_app).get(str(request.blueprint))
+    sent = _request()
+    endpoint = endpoints(current_app).get(str(sent.blueprint))
     # By name: the host may have wrapped the view, or added routes to the blueprint.
     if endpoint is None or name != f"{endpoint.blueprint}.receive":
         return
-    if request.method != "POST":
+    if sent.method != "POST":
         return
     csrf: Any = current_app.extensions.get("csrf")
     if hasattr(csrf, "exempt"):
         csrf.exempt(receive)
     try:
-        _read_body(endpoint.settings.max_bytes)
+        _read_body(sent, endpoint.settings.max_bytes)
     except DeliveryError as refusal:
         # Not now: the host's after_request may rely on its before_request.
-        request.environ[REFUSAL] = refusal
+        sent.environ[REFUSAL] = refusal
 
 
 def refuse(error: DeliveryError) -> Response:
     """Tell our log the reason, and the sender no more than it needs."""
-    endpoint = _endpoint()
+    endpoint = _endpoint(_request())
     level = logging.ERROR if isinstance(error, InboxUnavailable) else logging.WARNING
     log.log(level, "%s answered %s: %s", endpoint.name, error.status, error.reason)
     delivery_rejected.announce(
@@ -88,26 +91,32 @@ def refuse(error: DeliveryError) -> Response:
     return response
 
 
-def _endpoint() -> Endpoint:
-    return endpoints(current_app)[str(request.blueprint)]
+def _request() -> Request:
+    """The request itself: the proxy would look for it at each use."""
+    sent: Request = request._get_current_object()  # type: ignore[attr-defined]
+    return sent
 
 
-def _body() -> bytes:
-    refusal: DeliveryError | None = request.environ.get(REFUSAL)
+def _endpoint(sent: Request) -> Endpoint:
+    return endpoints(current_app)[str(sent.blueprint)]
+
+
+def _body(sent: Request) -> bytes:
+    refusal: DeliveryError | None = sent.environ.get(REFUSAL)
     if refusal:
         raise refusal
-    return request.get_data()
+    return sent.get_data()
 
 
-def _read_body(limit: int) -> None:
+def _read_body(sent: Request, limit: int) -> None:
     """Read the body once, for the view to find: all of it, or it is refused."""
     # One byte more than is allowed: at the limit itself, servers that pass chunked
     # bodies on cut them off without a word.
-    request.max_content_length = limit + 1
-    if (request.content_length or 0) > limit:
+    sent.max_content_length = limit + 1
+    if (sent.content_length or 0) > limit:
         raise PayloadTooLarge(f"Content-Length is over MAX_BYTES ({limit})")
     try:
-        body = request.get_data(cache=True)
+        body = sent.get_data(cache=True)
     except Exception as error:
         # Each server has errors of its own for this. It must not be read again: some
         # would then give out the part that did arrive.
@@ -115,18 +124,18 @@ def _read_body(limit: int) -> None:
         raise BadSignature(f"the body did not arrive whole: {kind}") from None
     if len(body) > limit:
         raise PayloadTooLarge(f"the body is over MAX_BYTES ({limit})")
-    if not _is_whole(body):
+    if not _is_whole(sent, body):
         raise BadSignature(
             f"the body did not arrive whole: {len(body)} bytes are left of it; either"
             " the connection broke, or something read it before Flask's preprocessors"
         )
 
 
-def _is_whole(body: bytes) -> bool:
-    if "Transfer-Encoding" in request.headers:
+def _is_whole(sent: Request, body: bytes) -> bool:
+    if "Transfer-Encoding" in sent.headers:
         # Without this promise of the server, Werkzeug reads nothing at all.
-        return "wsgi.input_terminated" in request.environ
-    length = request.environ.get("CONTENT_LENGTH")
+        return "wsgi.input_terminated" in sent.environ
+    length = sent.environ.get("CONTENT_LENGTH")
     # Compared as text: what is no number, or too long for one, is not the length.
     return not length or length.lstrip("0") == str(len(body)).lstrip("0")
 

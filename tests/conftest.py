@@ -18,6 +18,8 @@ from services import POSTGRESQL
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import signals
+from flask_procore_webhooks import subscribers
+from flask_procore_webhooks.background import stop_all
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 
@@ -39,11 +41,20 @@ class Clock:
 
 
 @pytest.fixture(autouse=True)
+def _end_threads() -> Iterator[None]:
+    """No thread that runs events outlives the test that started it."""
+    yield
+    stop_all()
+
+
+@pytest.fixture(autouse=True)
 def _disconnect_everybody() -> Iterator[None]:
-    """Signals are global: what a test connected is gone after it."""
+    """Signals and names are global: what a test connected is gone after it."""
     yield
     for signal in signals._signals.values():
         signal._clear_state()
+    # Of blueprints too, which may live on until they are collected.
+    subscribers._collections.clear()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Real servers on a loopback port, as a user would start them."""
+"""Real servers on a loopback port, as a user starts them, and a way that is cut."""
 
 from __future__ import annotations
 

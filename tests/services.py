@@ -1,8 +1,8 @@
-"""The databases that tests run on: a SQLite file, PostgreSQL, MariaDB.
+"""What tests run on: a SQLite file, PostgreSQL, MariaDB; Redis and RabbitMQ for Celery.
 
 The servers are found by environment variable or at their usual local address, and each
-test session uses a database of its own. Without a server its tests are skipped, except
-under CI, where that is a failure.
+test session uses a database of its own, each test a queue of its own. Without a server
+its tests are skipped, except under CI, where that is a failure.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import pytest
 import sqlalchemy as sa
 
 POSTGRESQL = "POSTGRESQL_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
+REDIS = "REDIS_URL", "redis://127.0.0.1:6379/9"
+RABBITMQ = "RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672//"
 MARIADB = "MARIADB_URL", "mysql+pymysql://root@127.0.0.1:3306/"
 
 

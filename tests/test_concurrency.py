@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from collections.abc import Iterable
 from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from flask import Flask
 from hosts import Host
 from hosts import run_host
 from hosts import send_until_accepted
+from sites import at_once
 from werkzeug.test import TestResponse
 
 from flask_procore_webhooks import browse
@@ -58,19 +58,6 @@ def app(
 def host(make_app: MakeApp, database_url: str) -> Iterator[Host]:
     with run_host(make_app(), "flask_sqlalchemy", database_url) as host:
         yield host
-
-
-def at_once(work: Callable[[Any], Any], arguments: Iterable[Any]) -> list[Any]:
-    """Call ``work`` with each argument, in threads that all start together."""
-    arguments = list(arguments)
-    barrier = threading.Barrier(len(arguments))
-
-    def start(argument: Any) -> Any:
-        barrier.wait(30)
-        return work(argument)
-
-    with ThreadPoolExecutor(len(arguments)) as pool:
-        return list(pool.map(start, arguments))
 
 
 # Copies

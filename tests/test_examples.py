@@ -7,9 +7,11 @@ import base64
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -27,8 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from brokers import own_broker
 from servers import serve
 from servers import Server
+from waiting import wait_until
 
 from flask_procore_webhooks.testing import payload
 
@@ -39,7 +44,6 @@ DUPLICATE = '200 {"received": true, "duplicate": true}'
 QUARANTINED = '200 {"received": true, "quarantined": true}'
 NOT_SIGNED = '401 {"error": "Invalid signature"}'
 NOT_AUTHORIZED = '401 {"error": "Invalid authorization"}'
-FAILED = '500 {"error": "Processing failed"}'
 
 
 @dataclass
@@ -82,7 +86,12 @@ class Example:
 
     def follow(self, server: Server) -> str:
         """Run what the README says to run while ``server`` is up."""
-        commands = ("flask procore-webhooks ", "flask prudra-webhooks ", "curl ")
+        commands = (
+            "flask procore-webhooks ",
+            "flask prudra-webhooks ",
+            "curl ",
+            "sleep ",
+        )
         lines = [line for line in self.told() if line.startswith(commands)]
         return self.run("\n".join(lines).replace(":5000", f":{server.port}"))
 
@@ -137,6 +146,7 @@ def test_quickstart_does_what_its_readme_says(
     with serve("app", server="flask", folder=folder, env=env) as server:
         assert answers_in(quickstart.follow(server)) == [RECEIVED]
         created = quickstart.trigger("resource.created", server.url + PATH)
+        wait_until(lambda: "resource 4001 was created" in server.output(), 20)
     assert server.output().count("RFI 4001 was updated by user 1001") == 1
     assert created == [RECEIVED]
     assert server.output().count("resource 4001 was created") == 1
@@ -324,16 +334,33 @@ class Tracker:
     example: Example
     server: Server
     api: StandIn
+    engine: sa.Engine
 
     def deliver(self, body: Mapping[str, Any]) -> str:
-        """Deliver as Procore does, with the right ``Authorization``."""
+        """Deliver as Procore does, and wait until the event has been run."""
         value = self.example.env["PROCORE_WEBHOOK_AUTHORIZATION"]
-        return http(
+        answer = http(
             "POST",
             self.server.url + PATH,
             json.dumps(body).encode(),
             {"Authorization": value},
         )
+        wait_until(lambda: self.has_been_run(body["id"]), 20)
+        return answer
+
+    def has_been_run(self, event_id: str) -> bool:
+        look = sa.text(
+            "SELECT lease IS NULL AND (attempts > 0 OR status = 'done')"
+            " FROM procore_webhook_event WHERE event_id = :id"
+        )
+        with self.engine.connect() as connection:
+            return bool(connection.scalar(look, {"id": event_id}))
+
+    def end_all_waits(self) -> None:
+        """As if the time of the next attempt had come."""
+        change = "UPDATE procore_webhook_event SET due_at = '2020-01-01 00:00:00'"
+        with self.engine.begin() as connection:
+            connection.execute(sa.text(f"{change} WHERE status = 'pending'"))
 
     def tell(self, type: str, rfi: str, **fields: Any) -> str:
         return self.deliver(payload(type, format="v4", resource_id=rfi, **fields))
@@ -368,7 +395,9 @@ def tracking(folder: Path, url: str | None = None) -> Iterator[Tracker]:
             env=existing.env,
             options=("--threads=4",),
         ) as server:
-            yield Tracker(existing, server, api)
+            file = existing.folder / "instance" / "tracker.db"
+            engine = sa.create_engine(url or f"sqlite:///{file}", poolclass=sa.NullPool)
+            yield Tracker(existing, server, api, engine)
 
 
 @pytest.fixture(scope="module")
@@ -520,13 +549,14 @@ def test_what_a_busy_procore_refused_is_made_good_later(
     body = payload("RFIs.create", format="v4", resource_id="10")
     tracker.api.rfis["10"] = rfi("at last")
     with tracker.api.being_busy(retry_after):
-        assert tracker.deliver(body) == FAILED
-    assert "10" not in tracker.page()
-    told = tracker.example.run(f"flask procore-webhooks show {body['id']}")
+        assert tracker.deliver(body) == RECEIVED
+        assert "10" not in tracker.page()
+        told = tracker.example.run(f"flask procore-webhooks show {body['id']}")
     error = rf"^error +tracker.webhooks:store_rfi: {asked_for}$"
     assert re.search(error, told, re.MULTILINE)
+    tracker.end_all_waits()
     assert tracker.deliver(body) == DUPLICATE
-    assert tracker.page()["10"] == "at last"
+    wait_until(lambda: tracker.page().get("10") == "at last", 20)
     tracker.tell("RFIs.delete", "10")
 
 
@@ -575,6 +605,46 @@ def test_the_tests_of_the_testing_example_pass_and_can_fail(
     broken = testing.shell("pytest -p no:cacheprovider")
     assert broken.returncode == 1
     assert "3 failed, 2 passed" in broken.stdout
+
+
+# many_machines
+
+
+@pytest.mark.slow
+def test_many_machines_lose_and_double_nothing_while_they_are_killed(
+    postgresql_url: str, example: Callable[[str], Example]
+) -> None:
+    many = example("many_machines")
+    assert "python run.py" in many.told()
+    with own_broker("redis"):
+        shown = many.run("python run.py --seconds 8 --events 240 --seed 7")
+    counts = dict(re.findall(r"^(\w[\w ]*?)  +(\d+)", shown, re.MULTILINE))
+    assert counts["events accepted"] == "240"
+    assert (counts["lost"], counts["doubled"]) == ("0", "0")
+    assert int(counts["kills"]) > 0
+    assert int(counts["duplicates"]) > 0
+
+
+def test_the_audit_of_many_machines_finds_what_is_lost_and_doubled(
+    tmp_path: Path,
+) -> None:
+    audit = runpy.run_path(str(EXAMPLES / "many_machines" / "audit.py"))
+    url = f"sqlite:///{tmp_path / 'audited.db'}"
+    with closing(sqlite3.connect(tmp_path / "audited.db")) as connection:
+        connection.executescript(
+            """
+            CREATE TABLE procore_webhook_event (event_id, status, due_at);
+            CREATE TABLE change (event_id, machine);
+            INSERT INTO procore_webhook_event VALUES ('once', 'done', NULL),
+                ('twice', 'done', NULL), ('never', 'done', NULL),
+                ('dead', 'dead', NULL);
+            INSERT INTO change VALUES ('once', 'A'), ('twice', 'A'), ('twice', 'B'),
+                ('dead', 'A'), ('nowhere', 'A');
+            """
+        )
+    verdict = audit["Auditor"](url).verdict({"once", "twice", "never", "absent"})
+    assert verdict.lost == ["absent", "dead", "never", "nowhere"]
+    assert verdict.doubled == ["twice"]
 
 
 # Shared

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -27,11 +26,15 @@ from conftest import Clock
 from flask import Flask
 from hosts import KINDS
 from hosts import run_host
+from outages import locked
+from outages import relay_to
+from sqlalchemy import orm
 from sqlalchemy.dialects import mssql
 from sqlalchemy.dialects import mysql
 from sqlalchemy.dialects import oracle
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.schema import CreateIndex
 from sqlalchemy.schema import CreateTable
 from werkzeug.test import TestResponse
@@ -44,10 +47,11 @@ from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox import Claim
 from flask_procore_webhooks.inbox import Inbox
-from flask_procore_webhooks.inbox import Status
+from flask_procore_webhooks.states import Status
 from flask_procore_webhooks.tables import define_tables
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
+from flask_procore_webhooks.worker import Worker
 
 MakeApp = Callable[..., Flask]
 
@@ -567,9 +571,51 @@ def _naive(when: datetime) -> datetime:
 # Tables
 
 
+def _fails_in_a_transaction(inbox: Inbox) -> None:
+    table = inbox.columns.id.table
+    with pytest.raises(InboxUnavailable, match="on purpose"):
+        with inbox.transaction() as connection:
+            connection.execute(sa.delete(table))
+            raise RuntimeError("on purpose")
+    with pytest.raises(IntegrityError):
+        with inbox.transaction() as connection:
+            again = connection.execute(sa.select(table)).one()._asdict()
+            connection.execute(sa.insert(table).values(again))
+
+
+def test_a_transaction_that_fails_is_over(inbox: Inbox) -> None:
+    inbox.record(event())
+    for _ in range(2):
+        _fails_in_a_transaction(inbox)
+    assert inbox.record(event("evt_2")).fresh
+    inbox.database.engine.dispose()
+    assert row(inbox) and row(inbox, "evt_2")
+
+
+def test_psycopg2_is_in_no_transaction_that_failed(
+    postgresql_url: str, make_app: MakeApp
+) -> None:
+    """It rolls nothing back that it has not begun itself."""
+    url = sa.make_url(postgresql_url).set(drivername="postgresql+psycopg2")
+    app = make_app(PROCORE_WEBHOOK_DATABASE_URI=url.render_as_string(False))
+    app.register_blueprint(ProcoreWebhooks())
+    (endpoint,) = endpoints(app).values()
+    inbox = endpoint.inbox
+    try:
+        inbox.record(event())
+        _fails_in_a_transaction(inbox)
+        assert inbox.record(event("evt_2")).fresh
+        inbox.database.engine.dispose()
+        assert row(inbox) and row(inbox, "evt_2")
+    finally:
+        inbox.columns.id.table.metadata.drop_all(inbox.database.engine)
+        inbox.database.engine.dispose()
+
+
 def test_creating_tables_again_changes_nothing(inbox: Inbox) -> None:
     assert sorted(inbox.database.create_tables()) == [
         "procore_webhook_event",
+        "procore_webhook_journal",
         "procore_webhook_receipt",
     ]
     inbox.record(event())
@@ -643,8 +689,9 @@ def test_the_tables_compile_for_every_dialect(name: str) -> None:
     dialect = DIALECTS[name]
     tables = define_tables(sa.MetaData())
     text = "".join(str(CreateTable(table).compile(dialect=dialect)) for table in tables)
-    (index,) = tables.event.indexes
-    index_text = str(CreateIndex(index).compile(dialect=dialect))
+    indexes = {index.name: index for index in tables.event.indexes}
+    due = indexes["ix_procore_webhook_event_due"]
+    index_text = str(CreateIndex(due).compile(dialect=dialect))
 
     assert "UNIQUE (endpoint, event_id)" in text
     partial = "WHERE due_at IS NOT NULL" in index_text
@@ -660,6 +707,7 @@ def test_defining_the_tables_twice_defines_them_once() -> None:
     assert define_tables(metadata) is define_tables(metadata)
     assert sorted(metadata.tables) == [
         "hooks.procore_webhook_event",
+        "hooks.procore_webhook_journal",
         "hooks.procore_webhook_receipt",
     ]
 
@@ -731,68 +779,6 @@ def test_what_is_due_is_found_through_the_index_of_live_rows(
 # The database is not there
 
 
-class Relay:
-    """A loopback port that leads to a server, or, while it is cut, to nothing."""
-
-    def __init__(self, url: str) -> None:
-        self.target = sa.make_url(url)
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.sockets: list[socket.socket] = []
-        self._serve()
-
-    @property
-    def url(self) -> str:
-        url = self.target.set(host="127.0.0.1", port=self.port)
-        return url.render_as_string(hide_password=False)
-
-    def cut(self) -> None:
-        for each in [self.listener, *self.sockets]:
-            try:
-                each.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-            each.close()
-        self.sockets.clear()
-
-    def mend(self) -> None:
-        self.listener = socket.create_server(("127.0.0.1", self.port))
-        self._serve()
-
-    def _serve(self) -> None:
-        threading.Thread(target=self._accept, args=(self.listener,)).start()
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                near, _ = listener.accept()
-            except OSError:
-                return
-            target = str(self.target.host), self.target.port
-            far = socket.create_connection(target, 10)
-            far.settimeout(None)
-            self.sockets += [near, far]
-            for pair in ((near, far), (far, near)):
-                threading.Thread(target=self._pass_on, args=pair).start()
-
-    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                target.sendall(data)
-            target.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-
-
-@contextmanager
-def _relay(url: str) -> Iterator[Relay]:
-    relay = Relay(url)
-    try:
-        yield relay
-    finally:
-        relay.cut()
-
-
 def _refused_for_now(answer: TestResponse) -> bool:
     return (answer.status_code, answer.json, answer.headers["Retry-After"]) == (
         503,
@@ -811,7 +797,7 @@ def test_an_outage_is_answered_503_and_over_when_it_is_over(
     server: str,
 ) -> None:
     url = request.getfixturevalue(f"{server}_url")
-    with _relay(url) as relay, _app_on(relay.url, kind, make_app) as (app, inbox):
+    with relay_to(url) as relay, _app_on(relay.url, kind, make_app) as (app, inbox):
         client = app.test_client()
         assert deliver(client, payload("RFIs.update")).status_code == 200
 
@@ -898,9 +884,10 @@ def test_missing_tables_are_answered_503_and_named_in_the_log(
         sent = payload("RFIs.update")
         assert _refused_for_now(host.deliver(sent))
         assert (
-            "missing tables: procore_webhook_event, procore_webhook_receipt;"
-            " create them with your migrations (flask db migrate, flask db upgrade) or,"
-            " if you have none, with the command init-db"
+            "missing tables: procore_webhook_event, procore_webhook_receipt,"
+            " procore_webhook_journal; create them with your migrations"
+            " (flask db migrate, flask db upgrade) or, if you have none, with the"
+            " command init-db"
         ) in caplog.text
 
         host.note_table.metadata.create_all(host.engine)
@@ -936,7 +923,7 @@ def test_connections_that_the_server_has_closed_cost_no_delivery(
     url = request.getfixturevalue(f"{server}_url")
     with _app_on(url, kind, make_app) as (app, inbox):
         assert deliver(app.test_client(), payload("RFIs.update")).status_code == 200
-        idle = [inbox.database.connect() for _ in range(connections)]
+        idle = [inbox.database.engine.connect() for _ in range(connections)]
         for connection in idle:
             connection.close()
         _close_all_others(url)
@@ -963,28 +950,6 @@ def _close_all_others(url: str) -> None:
             connection.exec_driver_sql(f"KILL {number}")
 
 
-LOCK = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None)
-connection.execute("BEGIN EXCLUSIVE")
-print("locked", flush=True)
-sys.stdin.read()
-"""
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Another process holds the file, as a long migration does."""
-    command = [sys.executable, "-c", LOCK, str(path)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
-        assert process.stdin and process.stdout
-        assert process.stdout.readline() == b"locked\n"
-        yield
-        process.stdin.close()
-        process.wait(10)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["own", "flask_sqlalchemy"])
 def test_a_locked_sqlite_file_is_not_waited_for_longer_than_the_sender_waits(
@@ -1000,7 +965,7 @@ def test_a_locked_sqlite_file_is_not_waited_for_longer_than_the_sender_waits(
         def work(each: dict[str, Any]) -> None:
             answers.append(deliver(app.test_client(), each))
 
-        with _locked(path):
+        with locked(path):
             _in_threads(work, sent, seconds=8)
         assert len(answers) == 3
         assert all(map(_refused_for_now, answers))
@@ -1034,7 +999,7 @@ def test_a_sqlite_file_that_is_locked_from_the_start_is_opened_later(
         def work(each: dict[str, Any]) -> None:
             answers.append(deliver(app.test_client(), each))
 
-        with _locked(path):
+        with locked(path):
             _in_threads(work, [sent], seconds=7)
         assert list(map(_refused_for_now, answers)) == [True]
         assert deliver(app.test_client(), sent).json == {"received": True}
@@ -1053,3 +1018,67 @@ def _in_threads(
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     assert not any(thread.is_alive() for thread in threads)
+
+
+# Hosts whose SQLite driver does not commit by itself
+
+
+def _begins_itself(url: str) -> sa.Engine:
+    """As SQLAlchemy's documentation has it, for savepoints and migrations on SQLite."""
+    engine = sa.create_engine(url)
+
+    @sa.event.listens_for(engine, "connect")
+    def leave_it_to_us(connection: Any, record: Any) -> None:
+        connection.isolation_level = None
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
+def _always_in_a_transaction(url: str) -> sa.Engine:
+    if sys.version_info < (3, 12):
+        pytest.skip("sqlite3 has this since Python 3.12")
+    return sa.create_engine(url, connect_args={"autocommit": False})
+
+
+@pytest.mark.parametrize("make_engine", [_begins_itself, _always_in_a_transaction])
+def test_what_was_answered_2xx_is_committed_whatever_the_hosts_driver_does(
+    make_app: MakeApp, tmp_path: Path, make_engine: Callable[[str], sa.Engine]
+) -> None:
+    engine = make_engine(f"sqlite:///{tmp_path / 'host.db'}")
+    session = orm.scoped_session(orm.sessionmaker(engine))
+    metadata = sa.MetaData()
+    note = sa.Table("note", metadata, sa.Column("text", sa.String))
+    webhooks = ProcoreWebhooks(metadata=metadata, session=session)
+    app = make_app(PROCORE_WEBHOOK_DISPATCH="worker")
+    app.register_blueprint(webhooks)
+    metadata.create_all(engine)
+
+    @webhooks.on()
+    def write(event: Event) -> None:
+        session.execute(note.insert().values(text=event.id))
+
+    sent = [payload("RFIs.update") for _ in range(3)]
+    for each in sent:
+        assert deliver(app.test_client(), each).status_code == 200
+    assert _committed(tmp_path, "SELECT status FROM procore_webhook_event") == [
+        "pending"
+    ] * len(sent)
+
+    (endpoint,) = endpoints(app).values()
+    assert Worker([endpoint], poll=1).run_all() == len(sent)
+    assert _committed(tmp_path, "SELECT status FROM procore_webhook_event") == [
+        "done"
+    ] * len(sent)
+    written = _committed(tmp_path, "SELECT text FROM note")
+    assert sorted(written) == sorted(each["id"] for each in sent)
+    engine.dispose()
+
+
+def _committed(folder: Path, look: str) -> list[Any]:
+    """What another process finds in the file."""
+    with closing(sqlite3.connect(folder / "host.db")) as connection:
+        return [value for (value,) in connection.execute(look)]

@@ -46,7 +46,12 @@ from flask_procore_webhooks.testing import sign
 
 MakeApp = Callable[..., Flask]
 PATH = "/webhooks/procore"
-EVENT_TABLE, RECEIPT_TABLE = "procore_webhook_event", "procore_webhook_receipt"
+TABLES = [
+    "procore_webhook_event",
+    "procore_webhook_receipt",
+    "procore_webhook_journal",
+]
+EVENT_TABLE, RECEIPT_TABLE, _ = TABLES
 
 
 def receives(app: Flask, endpoint: str | None = None, **fields: Any) -> bool:
@@ -75,7 +80,7 @@ def test_tables_are_in_the_metadata_of_the_host_before_any_app_is_made() -> None
     """So that migrations see them, and so does db.create_all()."""
     db = SQLAlchemy()
     ProcoreWebhooks(db=db)
-    assert {EVENT_TABLE, RECEIPT_TABLE} == set(db.metadata.tables)
+    assert {*TABLES} == set(db.metadata.tables)
 
 
 def test_two_blueprints_share_the_tables_of_one_database() -> None:
@@ -83,7 +88,7 @@ def test_two_blueprints_share_the_tables_of_one_database() -> None:
     ProcoreWebhooks(db=db)
     PrudraWebhooks(db=db)
     ProcoreWebhooks(metadata=db.metadata, session=db.session)
-    assert len(db.metadata.tables) == 2
+    assert len(db.metadata.tables) == len(TABLES)
 
 
 @pytest.mark.parametrize("db_first", [True, False])
@@ -941,7 +946,7 @@ def test_the_tables_may_be_in_a_schema(
         answer = deliver(app.test_client(), payload("RFIs.create"))
         assert answer.status_code == 503
         (endpoint,) = endpoints(app).values()
-        expected = [f"{schema}.{EVENT_TABLE}", f"{schema}.{RECEIPT_TABLE}"]
+        expected = [f"{schema}.{table}" for table in TABLES]
         assert endpoint.inbox.database.missing_tables() == expected
         metadata.create_all(engine)
         assert receives(app)
@@ -1088,10 +1093,17 @@ def test_only_the_webhook_itself_is_spared_csrf_protection(make_app: MakeApp) ->
     assert client.post("/webhooks/procore/admin/purge").status_code == 400
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql:/user:TOPSECRET@host/db",
+        "postgresql+psycopg://user:TOPSECRET@host/db?prepare_threshold=often",
+    ],
+)
 def test_a_malformed_database_uri_is_a_config_error_without_its_password(
-    make_app: MakeApp,
+    make_app: MakeApp, uri: str
 ) -> None:
-    app = make_app(PROCORE_WEBHOOK_DATABASE_URI="postgresql:/user:TOPSECRET@host/db")
+    app = make_app(PROCORE_WEBHOOK_DATABASE_URI=uri)
     with pytest.raises(ConfigError) as raised:
         app.register_blueprint(ProcoreWebhooks())
     assert str(raised.value) == "PROCORE_WEBHOOK_DATABASE_URI is not a database URL."

@@ -292,15 +292,38 @@ def test_an_event_that_ends_its_process_each_time_runs_out_of_attempts(
     endpoint, inbox = sqlite_host.endpoint, sqlite_host.endpoint.inbox
     sqlite_host.payload = payload("RFIs.create")
     recorded = inbox.record(endpoint.read(to_bytes(sqlite_host.payload)))
-    for _ in range(endpoint.settings.max_attempts):
+    for _ in range(endpoint.settings.max_attempts + 1):
         # A run of which nothing but the claim was left, and its lease is over.
         assert inbox.claim(recorded.row_id, seconds=-1)
 
     assert sqlite_host.deliver().status_code == 200
     row = sqlite_host.row()
     assert ran == []
-    assert (row["status"], row["attempts"]) == ("dead", 3)
+    assert (row["status"], row["attempts"]) == ("dead", 4)
     assert row["error"] == "every attempt ended without an outcome"
+
+
+def test_an_event_is_done_whose_last_run_finished_everything_but_itself(
+    sqlite_host: Host,
+) -> None:
+    """Its process was killed between the last receipt and the settling."""
+    ran: list[int] = []
+
+    @sqlite_host.webhooks.on(name="writer")
+    def writer(event: Event) -> None:
+        ran.append(event.attempt)
+
+    endpoint, inbox = sqlite_host.endpoint, sqlite_host.endpoint.inbox
+    sqlite_host.payload = payload("RFIs.create")
+    recorded = inbox.record(endpoint.read(to_bytes(sqlite_host.payload)))
+    for _ in range(endpoint.settings.max_attempts + 1):
+        claim = inbox.claim(recorded.row_id, seconds=-1)
+    assert claim
+    inbox.commit_receipt(claim, "writer")
+
+    assert process(endpoint, recorded.row_id) is Outcome.DONE
+    assert ran == []
+    assert (sqlite_host.row()["status"], sqlite_host.row()["error"]) == ("done", None)
 
 
 def test_backoff_does_not_overflow_after_very_many_attempts(

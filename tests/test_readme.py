@@ -16,6 +16,9 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
+EXAMPLE_ID = "01HYPOTHETICALEVENT"
+
+
 def blocks(language: str) -> list[str]:
     found = re.findall(rf"^ *```{language}\n(.*?)```", README, re.DOTALL | re.MULTILINE)
     return [textwrap.dedent(block) for block in found]
@@ -43,6 +46,49 @@ def test_ten_lines_receive_a_delivery(tmp_path: Path) -> None:
     assert "200" in shown and '{"received": true}' in shown
     assert "RFIs.update" in shown and "done" in shown
     assert "RFI 4001 of project 3001 changed" in server.output()
+
+
+FAILING_APP = """
+import os
+
+from flask import Flask
+from flask_procore_webhooks import ProcoreWebhooks
+
+webhooks = ProcoreWebhooks()
+app = Flask(__name__)
+app.config["PROCORE_WEBHOOK_SECRET"] = "a secret of the README"
+app.config["PROCORE_WEBHOOK_MAX_ATTEMPTS"] = 1
+app.register_blueprint(webhooks)
+
+
+@webhooks.on("RFIs", "update")
+def fail(event):
+    if not os.path.exists("mended"):
+        raise ConnectionError("Procore does not answer")
+"""
+
+
+def test_a_failed_event_is_found_understood_and_run_again(tmp_path: Path) -> None:
+    """By the commands of the README alone, and with the worker of the README."""
+    (tmp_path / "app.py").write_text(FAILING_APP)
+    (worker,), (find, show, replay) = (blocks("sh")[i].splitlines() for i in (2, 3))
+    assert worker.startswith("flask --app app procore-webhooks worker ")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with serve("app", server="flask", folder=tmp_path) as server:
+        url = f"{server.url}/webhooks/procore"
+        shell(f"flask procore-webhooks trigger RFIs.update --url {url}", tmp_path, path)
+    shell(f"{worker} --once", tmp_path, path)
+    (event_id,) = re.findall(r"evt_\w+", shell(find, tmp_path, path).stdout)
+    show, replay = (line.replace(EXAMPLE_ID, event_id) for line in (show, replay))
+    assert (
+        "fail: ConnectionError: Procore does not" in shell(show, tmp_path, path).stdout
+    )
+    (tmp_path / "mended").touch()
+    assert "replayed 1" in shell(replay, tmp_path, path).stdout
+    shell(f"{worker} --once", tmp_path, path)
+    shown = shell(show, tmp_path, path).stdout
+    assert re.search(r"^status +done$", shown, re.MULTILINE)
+    assert re.search(r"^replay .* by ", shown, re.MULTILINE)
 
 
 def test_the_python_blocks_run_and_the_test_in_them_passes(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_secret_alone_is_enough_and_the_rest_has_its_documented_default() -> N
         authorizations=(),
         tolerance=300.0,
         max_bytes=1024 * 1024,
-        dispatch="inline",
+        dispatch="background",
         max_attempts=12,
         retry_base=10.0,
         retry_cap=3600.0,
@@ -312,17 +312,29 @@ def test_counts_are_whole_numbers_from_one(
     assert problems(**{key: value}) == [f"{key} {problem}"]
 
 
-@pytest.mark.parametrize("value", ["background", "worker", "celery"])
-def test_a_way_of_dispatching_that_comes_later_is_refused_by_that_word(
-    value: str,
-) -> None:
-    (problem,) = problems(DISPATCH=value)
-    assert problem == f"DISPATCH {value!r} is not available yet; use 'inline'."
+KNOWN = "'background', 'worker', 'celery', 'inline'"
 
 
-@pytest.mark.parametrize("value", ["", "Inline", "thread", 1, True, ["inline"], {}])
+@pytest.mark.parametrize("testing", [False, None])
+def test_a_thread_runs_subscribers_unless_it_is_a_test(testing: object) -> None:
+    keys = {"PROCORE_WEBHOOK_SECRET": "a secret"}
+    assert read_settings(keys, PREFIX).dispatch == "background"
+    assert read_settings({**keys, "TESTING": testing}, PREFIX).dispatch == "background"
+    assert read_settings({**keys, "TESTING": True}, PREFIX).dispatch == "inline"
+
+
+@pytest.mark.parametrize("value", ["background", "worker", "celery", "inline"])
+@pytest.mark.parametrize("testing", [True, False])
+def test_a_way_of_dispatching_that_is_named_is_taken(value: str, testing: bool) -> None:
+    config = {PREFIX + "SECRET": "a secret", PREFIX + "DISPATCH": value}
+    assert read_settings({**config, "TESTING": testing}, PREFIX).dispatch == value
+
+
+@pytest.mark.parametrize(
+    "value", ["", "Inline", "Celery", "thread", 1, True, ["inline"], {}]
+)
 def test_an_unknown_way_of_dispatching_is_refused(value: object) -> None:
-    assert problems(DISPATCH=value) == ["DISPATCH must be one of 'inline'."]
+    assert problems(DISPATCH=value) == [f"DISPATCH must be one of {KNOWN}."]
 
 
 @pytest.mark.parametrize("key", ["IGNORE_USER_IDS", "IGNORE_APPLICATION_IDS"])
@@ -658,9 +670,13 @@ def test_prefixes_that_extend_one_another_do_not_clash(
     )
     for blueprint in (live, sandbox) if first == "live" else (sandbox, live):
         app.register_blueprint(blueprint)
-    assert settings_of(app, "live") == Settings(secrets=(b"of live",), tolerance=10.0)
+    assert settings_of(app, "live") == Settings(
+        secrets=(b"of live",), tolerance=10.0, dispatch="inline"
+    )
     assert settings_of(app, "sandbox") == Settings(
-        secrets=(b"of sandbox", b"older"), ignore_user_ids=frozenset({"1001"})
+        secrets=(b"of sandbox", b"older"),
+        ignore_user_ids=frozenset({"1001"}),
+        dispatch="inline",
     )
     for path, secret in (("/live", "of live"), ("/sandbox", "of sandbox")):
         headers = sign(BODY, secret)

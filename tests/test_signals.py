@@ -375,8 +375,9 @@ def test_each_failure_is_told_and_the_last_one_is_the_death(
 
 
 def test_what_cannot_be_read_is_recorded_and_dead(app: Flask, watch: Watch) -> None:
+    timestamp = int(_now(watch))
     for _ in range(2):
-        deliver(app.test_client(), b"[1, 2]", timestamp=int(_now(watch)))
+        deliver(app.test_client(), b"[1, 2]", timestamp=timestamp)
 
     assert watch.names == ["event-recorded", "event-dead", "event-repeated"]
     _, fields, row = watch.seen[1]

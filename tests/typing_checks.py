@@ -117,6 +117,11 @@ async def sync_async(event: Event) -> None:
     raise RetryLater(after=600)
 
 
+@webhooks.on("RFIs", latest_only=True)
+def fetch_latest(event: Event) -> str:
+    return event.id
+
+
 @resource_created.connect
 def log_it(app: Flask, event: Event) -> str:
     raise Discard("not ours")
@@ -205,6 +210,7 @@ def test_it(app: Flask, client: FlaskClient, procore_webhooks: Deliveries) -> No
 
 def inferred() -> None:
     assert_type(sync_rfi(Event("1", "a.b")), int)
+    assert_type(fetch_latest(Event("1", "a.b")), str)
     assert_type(log_it(create_app(), Event("1", "a.b")), str)
     assert_type(alert(create_app(), Event("1", "a.b"), ""), bool)
     kept: Callable[[Event], Any] = sync_async
@@ -221,6 +227,8 @@ def refused() -> None:
     ProcoreWebhooks(url=3)  # type: ignore[call-arg]
     ProcoreWebhooks("x", db)  # type: ignore[call-arg]
     webhooks.on(1)  # type: ignore[arg-type]
+    webhooks.on("RFIs", latest_only="yes")  # type: ignore[arg-type]
+    webhooks.on("RFIs", "update", True)  # type: ignore[call-arg, arg-type]
     webhooks.on("RFIs")("not a function")  # type: ignore[type-var]
     sync_rfi("not an event")  # type: ignore[arg-type]
     RetryLater(after="soon")  # type: ignore[arg-type]

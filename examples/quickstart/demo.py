@@ -137,13 +137,22 @@ class Demo:
 
     def expect(self, *answers: str, log: list[str]) -> None:
         """Show what the app has logged since, and compare it and the answers."""
-        lines = self.log.read_text().splitlines()[self.lines_shown :]
-        self.lines_shown += len(lines)
-        ours = [line for line in lines if any(name in line for name in LOGGERS)]
+        ours = self.new_lines()
+        deadline = time.monotonic() + 10
+        # The answer does not wait for the subscribers: their lines may come later.
+        while len(ours) < len(log) and time.monotonic() < deadline:
+            time.sleep(0.05)
+            ours += self.new_lines()
         print(*(f"  log: {line}" for line in ours), sep="\n")
         check(self.answers == [*answers], f"the answers {answers}")
         check(len(ours) == len(log), f"{len(log)} lines in the log")
         check(all(map(str.__contains__, ours, log)), f"in the log: {log}")
+
+    def new_lines(self) -> list[str]:
+        """What the app has logged since this was called last."""
+        lines = self.log.read_text().splitlines()[self.lines_shown :]
+        self.lines_shown += len(lines)
+        return [line for line in lines if any(name in line for name in LOGGERS)]
 
 
 def heading(text: str) -> None:

@@ -6,8 +6,13 @@ from .events import stats
 from .setup import check
 from .setup import init_db
 from .setup import secret
+from .steer import pause_events
+from .steer import prune
+from .steer import replay_events
+from .steer import resume_events
 from .trigger import trigger
 from .verify import verify_request
+from .work import work
 
 COMMANDS = (
     init_db,
@@ -17,5 +22,10 @@ COMMANDS = (
     list_events,
     show,
     stats,
+    work,
+    replay_events,
+    prune,
+    pause_events,
+    resume_events,
     secret,
 )

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from ..celery import problems
 from ..database import advice
-from ..database import is_sqlite_file
+from ..database import is_in_memory
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
 from ..errors import BadAuthorization
 from ..errors import BadSignature
-from ..inbox import explain
+from ..guarantees import weaknesses
 from ..settings import KEYS
 from ..signals import delivery_rejected
+from ..store import explain
 from .report import describe
 from .report import Report
 from .report import subscriptions
@@ -44,6 +46,7 @@ def examine(endpoint: Endpoint) -> Report:
         *_secrets(endpoint),
         *_database(endpoint),
         *_subscribers(endpoint),
+        *_celery(endpoint),
         *_way_in(endpoint),
         *_namesakes(endpoint),
         *_strays(endpoint),
@@ -76,14 +79,9 @@ def _database(endpoint: Endpoint) -> Iterator[Finding]:
         return
     if missing:
         yield Finding(f"The inbox cannot be used: {advice(missing)}.")
-    if database.session is None and "sqlalchemy" in endpoint.app.extensions:
-        yield Finding(
-            "The app has Flask-SQLAlchemy, and the blueprint was made without db=: what"
-            " subscribers write through db.session is lost, unless they commit it.",
-            error=False,
-        )
-    url = database.engine.url
-    if url.get_backend_name() == "sqlite" and not is_sqlite_file(url):
+    for text in weaknesses(endpoint):
+        yield Finding(text, error=False)
+    if is_in_memory(database.url):
         yield Finding(
             "The inbox is in memory: every event is lost when the process ends.",
             error=False,
@@ -100,6 +98,12 @@ def _subscribers(endpoint: Endpoint) -> Iterator[Finding]:
     needy = [s.name for s in found if inspect.iscoroutinefunction(s.function)]
     if needy and find_spec("asgiref") is None:
         yield Finding(f"{', '.join(needy)} cannot run: pip install 'flask[async]'.")
+
+
+def _celery(endpoint: Endpoint) -> Iterator[Finding]:
+    if endpoint.dispatch == "celery":
+        for text, error in problems(endpoint.app):
+            yield Finding(text, error)
 
 
 def _way_in(endpoint: Endpoint) -> Iterator[Finding]:

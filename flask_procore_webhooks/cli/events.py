@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from datetime import timezone
 from typing import Any
 
 import click
 from flask.cli import with_appcontext
 
 from ..browse import counts
+from ..browse import Filter
 from ..browse import find
 from ..browse import newest
+from ..browse import receipts_of
 from ..browse import totals
 from ..endpoint import Endpoint
-from ..inbox import Status
+from ..upkeep import is_paused
+from ..upkeep import journal_of
 from .options import as_json as as_json_option
 from .options import command
 from .options import endpoints_named
+from .options import filters
 from .options import one_endpoint
 from .output import on_one_line
 from .output import print_field
@@ -26,31 +29,25 @@ from .output import print_json
 from .output import print_table
 from .output import printable
 from .output import shortened
+from .output import text
 
 COLUMNS = ("id", "status", "attempts", "repeats", "received_at", "type", "event_id")
 UNREADABLE = "(unreadable)"
 
 
 @command("list")
-@click.option("--status", type=click.Choice([str(status) for status in Status]))
-@click.option("--type", help="Only events of this type, as in RFIs.update.")
+@filters
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
 @one_endpoint
 @as_json_option
 @with_appcontext
 def list_events(
-    status: str | None,
-    type: str | None,
-    limit: int,
-    endpoint: str | None,
-    as_json: bool,
+    wanted: Filter, limit: int, endpoint: str | None, as_json: bool
 ) -> None:
     """List the newest events in the inbox. Times are in UTC."""
     found = endpoints_named(endpoint)
     rows = [
-        dict(row)
-        for each in found
-        for row in newest(each.inbox, status=status, type=type, limit=limit)
+        dict(row) for each in found for row in newest(each.inbox, wanted, limit=limit)
     ]
     rows.sort(key=lambda row: (row["received_at"], row["id"]), reverse=True)
     if as_json:
@@ -110,8 +107,9 @@ def _cells(row: Mapping[str, Any], columns: tuple[str, ...]) -> list[Any]:
 
 def _with_receipts(endpoint: Endpoint, row: Mapping[str, Any]) -> dict[str, Any]:
     shown = {name: row[name] for name in row if name not in ("lease", "body")}
-    receipts = endpoint.inbox.receipts(row["id"])
-    return {**shown, "receipts": receipts, "body": row["body"]}
+    shown["receipts"] = [dict(each) for each in receipts_of(endpoint.inbox, row["id"])]
+    shown["journal"] = journal_of(endpoint.inbox, row["id"])
+    return {**shown, "body": row["body"]}
 
 
 def _for_machines(row: dict[str, Any]) -> dict[str, Any]:
@@ -126,10 +124,14 @@ def _for_machines(row: dict[str, Any]) -> dict[str, Any]:
 
 def _print_event(row: dict[str, Any]) -> None:
     body, receipts = row.pop("body") or b"", row.pop("receipts")
+    journal = row.pop("journal")
     for name, value in row.items():
         print_field(name, value)
-    for subscriber, finished_at in receipts.items():
-        print_field("receipt", f"{subscriber} {finished_at:%Y-%m-%d %H:%M:%S}")
+    for each in receipts:
+        line = f"{each['subscriber']} {each['ending']} {text(each['finished_at'])}"
+        print_field("receipt", line)
+    for each in journal:
+        print_field(each["action"], f"{text(each['at'])} by {each['actor']}")
     click.echo(printable(body.decode("utf-8", "backslashreplace")))
 
 
@@ -138,8 +140,8 @@ def _stats(endpoint: Endpoint) -> dict[str, Any]:
     oldest = sums["oldest_due"]
     age = None
     if oldest is not None:
-        now = endpoint.inbox.now().astimezone(timezone.utc).replace(tzinfo=None)
-        age = round(max(0.0, (now - oldest).total_seconds()), 1)
+        age = (endpoint.inbox.naive_now() - oldest).total_seconds()
+        age = round(max(0.0, age), 1)
     return {
         "events": [
             {"status": status, "type": type, "events": number}
@@ -149,11 +151,15 @@ def _stats(endpoint: Endpoint) -> dict[str, Any]:
         "repeats": int(sums["repeats"]),
         "conflicts": int(sums["conflicts"]),
         "oldest_due_seconds": age,
+        "paused": is_paused(endpoint.inbox),
     }
 
 
 def _print_stats(
-    events: list[dict[str, Any]], oldest_due_seconds: float | None, **sums: int
+    events: list[dict[str, Any]],
+    oldest_due_seconds: float | None,
+    paused: bool,
+    **sums: int,
 ) -> None:
     for count in events:
         type = on_one_line(count["type"] or UNREADABLE)
@@ -162,3 +168,5 @@ def _print_stats(
         click.echo(f"  {name}: {number}")
     unfinished = oldest_due_seconds is not None
     click.echo(f"  oldest due: {f'{oldest_due_seconds} s ago' if unfinished else '-'}")
+    if paused:
+        click.secho("  paused: nothing is run until resume", fg="yellow")

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from dataclasses import fields
+from datetime import datetime
+from datetime import timezone
 from functools import partial
 from typing import Any
 
 import click
 from flask import current_app
 
+from ..browse import Filter
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
 from ..errors import ProcoreWebhooksError
+from ..states import Status
+from .values import unix_time
 
 
 class Command(click.Command):
@@ -25,7 +33,52 @@ class Command(click.Command):
 
 command = partial(click.command, cls=Command)
 one_endpoint = click.option("--endpoint", help="Only the endpoint of this name.")
+all_events = click.option("--all", "every", is_flag=True, help="Every one there is.")
 as_json = click.option("--json", "as_json", is_flag=True, help="For machines.")
+
+
+def filters(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add options that say which events are meant; the function gets a ``wanted``."""
+
+    @functools.wraps(function)
+    def with_filter(*arguments: Any, **options: Any) -> Any:
+        names = [each.name for each in fields(Filter)]
+        values = {name: options.pop(name) for name in names}
+        for name in ("since", "until"):
+            if values[name] is not None:
+                values[name] = datetime.fromtimestamp(values[name], timezone.utc)
+        return function(*arguments, wanted=Filter(**values), **options)
+
+    for option in reversed(_FILTERS):
+        with_filter = option(with_filter)
+    return with_filter
+
+
+_FILTERS = (
+    click.option("--status", type=click.Choice([str(status) for status in Status])),
+    click.option("--type", help="Only events of this type, as in RFIs.update."),
+    click.option("--resource-type", metavar="TEXT", help="As in RFIs."),
+    click.option("--reason", metavar="TEXT", help="As in update."),
+    click.option("--resource-id", metavar="TEXT"),
+    click.option("--company-id", metavar="TEXT"),
+    click.option("--project-id", metavar="TEXT"),
+    click.option(
+        "--since",
+        type=unix_time,
+        metavar="TIME",
+        help="Received then or later: Unix seconds, ISO 8601, -3600 for an hour ago.",
+    ),
+    click.option("--until", type=unix_time, metavar="TIME", help="Received before."),
+)
+
+
+def whole_endpoints(name: str | None, every: bool) -> list[Endpoint]:
+    """The endpoints to do something to; of several, one is named or all are meant."""
+    found = endpoints_named(name)
+    if len(found) > 1 and not every:
+        names = ", ".join(each.name for each in found)
+        raise click.UsageError(f"Name an --endpoint ({names}) or say --all.")
+    return found
 
 
 def endpoints_named(name: str | None) -> list[Endpoint]:

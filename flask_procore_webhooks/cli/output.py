@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -33,6 +34,21 @@ def print_field(name: str, value: object) -> None:
     lines = printable(text(value)).split("\n")
     indented = ("\n" + " " * NAME_WIDTH).join(lines)
     click.echo(f"{name:<{NAME_WIDTH}}{indented}")
+
+
+class Progress:
+    """Says on standard error, every second, how far a long command has come."""
+
+    def __init__(self, what: str) -> None:
+        self.count = 0
+        self._what = what
+        self._said = time.monotonic()
+
+    def add(self, number: int) -> None:
+        self.count += number
+        if time.monotonic() - self._said > 1:
+            self._said = time.monotonic()
+            click.echo(f"{self._what}: {self.count} so far", err=True)
 
 
 def text(value: object) -> str:

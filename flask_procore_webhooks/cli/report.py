@@ -8,8 +8,8 @@ from sqlalchemy import URL
 
 from ..database import Database
 from ..endpoint import Endpoint
-from ..inbox import explain
 from ..signals import WORK_SIGNALS
+from ..store import explain
 from ..subscribers import Subscriber
 
 
@@ -59,7 +59,7 @@ def _settings(endpoint: Endpoint) -> dict[str, str]:
         "AUTHORIZATION": _masked(settings.authorizations),
         "TOLERANCE": _seconds(settings.tolerance),
         "MAX_BYTES": str(settings.max_bytes),
-        "DISPATCH": settings.dispatch,
+        "DISPATCH": endpoint.dispatch,
         "MAX_ATTEMPTS": str(settings.max_attempts),
         "RETRY_BASE": _seconds(settings.retry_base),
         "RETRY_CAP": _seconds(settings.retry_cap),

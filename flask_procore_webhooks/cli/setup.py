@@ -7,7 +7,7 @@ import secrets as random_secrets
 import click
 from flask.cli import with_appcontext
 
-from ..inbox import explain
+from ..store import explain
 from .checks import examine
 from .options import as_json as as_json_option
 from .options import command

@@ -14,7 +14,7 @@ from werkzeug.datastructures import Headers
 from ..endpoint import Endpoint
 from ..errors import DeliveryError
 from ..errors import PayloadTooLarge
-from ..verify import TIMESTAMP
+from ..verify import is_timestamp
 from ..verify import verify
 from .options import command
 from .options import endpoints_named
@@ -101,7 +101,7 @@ def _hints(
 ) -> Iterator[str]:
     """What would make the same request pass."""
     stamp = headers.get(endpoint.source.timestamp_header, "")
-    signed_at = float(stamp) if TIMESTAMP.fullmatch(stamp) else now
+    signed_at = float(stamp) if is_timestamp(stamp) else now
     whole = body.rstrip(b"\r\n")
     if not _refusal(endpoint, headers, body, signed_at):
         yield "It was authentic when it was signed; --at says when it was received."

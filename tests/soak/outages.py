@@ -1,0 +1,196 @@
+"""Ways for a database to go away and to come back; each has ``cut`` and ``mend``."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from typing import Protocol
+
+import sqlalchemy as sa
+from servers import free_port
+
+
+class Breakable(Protocol):
+    """A database that can be taken away.
+
+    ``url`` is how the app reaches it, ``direct_url`` how the harness does.
+    """
+
+    url: str
+    direct_url: str
+
+    def cut(self) -> None: ...
+    def mend(self) -> None: ...
+
+
+class Locked:
+    """A SQLite file that another process locks, readers out too."""
+
+    def __init__(self, url: str) -> None:
+        self.url = self.direct_url = url
+        self._path = str(sa.make_url(url).database)
+        self._connection: sqlite3.Connection | None = None
+
+    def cut(self) -> None:
+        self._connection = sqlite3.connect(
+            self._path, timeout=30, isolation_level=None, check_same_thread=False
+        )
+        self._connection.execute("BEGIN EXCLUSIVE")
+
+    def mend(self) -> None:
+        if self._connection:
+            self._connection.close()
+        self._connection = None
+
+
+class Server:
+    """A database server of our own in a temporary folder, ended without a goodbye."""
+
+    def __init__(self, command: list[str], url: str, ending: signal.Signals) -> None:
+        self.url = self.direct_url = url
+        self._command = command
+        self._ending = ending
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = tempfile.TemporaryFile()
+
+    def cut(self) -> None:
+        if self._process:
+            self._process.send_signal(self._ending)
+            self._process.wait(60)
+
+    def mend(self) -> None:
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **_other_user(self._command[0]),
+        )
+        self._wait()
+
+    def end(self) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(self._ending)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(30)
+        # It may have children, and they are its group.
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(10)
+
+    def _wait(self) -> None:
+        url = sa.make_url(self.url)
+        database = "postgres" if url.get_backend_name() == "postgresql" else "mysql"
+        engine = sa.create_engine(url.set(database=database), poolclass=sa.NullPool)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with engine.connect():
+                    return
+            except sa.exc.SQLAlchemyError:
+                ended = self._process is None or self._process.poll() is not None
+                if ended or time.monotonic() > deadline:
+                    self._log.seek(0)
+                    text = self._log.read().decode(errors="replace")[-3000:]
+                    raise AssertionError(f"it did not start:\n{text}") from None
+                time.sleep(0.05)
+
+
+@contextmanager
+def private_server(kind: str) -> Iterator[Server | None]:
+    """A server of that kind that nobody else uses; ``None`` where none is installed."""
+    make = {"postgresql": _postgresql, "mariadb": _mariadb}[kind]
+    folder = tempfile.mkdtemp(prefix=f"soak_{kind}_")
+    server = None
+    try:
+        server = make(folder)
+        if server:
+            server.mend()
+            _create_database(server.url)
+        yield server
+    finally:
+        if server:
+            server.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _postgresql(folder: str) -> Server | None:
+    found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))
+    initdb = found[-1] if found else shutil.which("initdb")
+    if not initdb:
+        return None
+    postgres = str(Path(initdb).with_name("postgres"))
+    data, port = f"{folder}/data", free_port()
+    _give(folder, postgres)
+    make = [initdb, "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8"]
+    _run(make, cwd=folder, **_other_user(postgres))
+    command = [postgres, "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1"]
+    url = f"postgresql+psycopg://postgres@127.0.0.1:{port}/soak"
+    # "Immediate": without a checkpoint, so that the next start has to recover.
+    return Server(command, url, signal.SIGQUIT)
+
+
+def _mariadb(folder: str) -> Server | None:
+    sbin = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
+    mariadbd = shutil.which("mariadbd", path=sbin)
+    install = shutil.which("mariadb-install-db", path=sbin)
+    if not (mariadbd and install):
+        return None
+    data, port = f"{folder}/data", free_port()
+    _give(folder, mariadbd)
+    other = _other_user(mariadbd)
+    where = ["--no-defaults", f"--datadir={data}"]
+    normal = ["--auth-root-authentication-method=normal", "--skip-test-db"]
+    _run([install, *where, *normal], cwd=folder, **other)
+    network = ["--bind-address=127.0.0.1", f"--port={port}"]
+    files = [f"--socket={folder}/sock", f"--pid-file={folder}/pid"]
+    url = f"mysql+pymysql://root@127.0.0.1:{port}/soak"
+    return Server([mariadbd, *where, *network, *files], url, signal.SIGKILL)
+
+
+def _other_user(program: str) -> dict[str, Any]:
+    """Neither server runs as root: the account that its package has made, then."""
+    if os.geteuid() != 0:
+        return {}
+    user = "postgres" if program.endswith("postgres") else "mysql"
+    return {"user": user, "group": user, "extra_groups": []}
+
+
+def _give(folder: str, program: str) -> None:
+    if other := _other_user(program):
+        shutil.chown(folder, other["user"], other["group"])
+
+
+def _run(command: list[str], **options: Any) -> None:
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=120,
+        **options,
+    )
+    assert done.returncode == 0, done.stdout.decode(errors="replace")
+
+
+def _create_database(url: str) -> None:
+    target = sa.make_url(url)
+    admin = "postgres" if target.get_backend_name() == "postgresql" else "mysql"
+    engine = sa.create_engine(
+        target.set(database=admin), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
+    )
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {target.database}"))

@@ -1,0 +1,136 @@
+"""A sender: a stream of signed events, each delivered until it is answered 2xx."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flask_procore_webhooks.samples import to_bytes
+from flask_procore_webhooks.testing import payload
+from flask_procore_webhooks.testing import sign
+
+from .app import PATH
+from .app import SECRET
+
+THREADS = 6
+#: Seconds between the deliveries of a thread, and between two of the same event.
+PAUSE = 0.25
+#: Seconds that an answer may take: longer than any sender waits, so that what is
+#: answered is known.
+TIMEOUT = 40.0
+#: The part of the deliveries that are copies of an event sent lately.
+COPIES = 0.1
+#: The part of the deliveries before a new connection, which another process may take.
+RECONNECTS = 0.2
+
+
+class Stream:
+    """Threads that deliver distinct events and copies of them, until they are told to
+    stop; each ends with what it has begun.
+
+    :param deadline: of ``time.monotonic``; what has no 2xx by then is given up.
+    """
+
+    def __init__(self, port: int, seed: int, deadline: float) -> None:
+        self.port = port
+        self.seed = seed
+        self.deadline = deadline
+        #: Ids of the events answered 2xx.
+        self.accepted: set[str] = set()
+        self.duplicates = 0
+        self.statuses: Counter[int] = Counter()
+        #: Deliveries that got no answer, because a process was killed or was away.
+        self.unanswered = 0
+        #: Ids that were given up.
+        self.given_up: set[str] = set()
+        #: Answers that no delivery of ours may get.
+        self.strange: list[str] = []
+        self._lately: list[dict[str, object]] = []
+        self._sent = 0
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._send, args=(number,), daemon=True)
+            for number in range(THREADS)
+        ]
+
+    @contextmanager
+    def flowing(self) -> Iterator[Stream]:
+        """Send until the end of the block, and a little longer: what is begun."""
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield self
+        except BaseException:
+            self.deadline = 0.0
+            raise
+        finally:
+            self._ended.set()
+            for thread in self._threads:
+                thread.join(TIMEOUT + 10)
+
+    def _send(self, number: int) -> None:
+        rng = random.Random(f"{self.seed} {number}")
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
+        while not self._ended.is_set():
+            self._deliver(connection, self._next(rng), rng)
+            if rng.random() < RECONNECTS:
+                connection.close()
+            time.sleep(rng.uniform(0, PAUSE))
+        connection.close()
+
+    def _next(self, rng: random.Random) -> dict[str, object]:
+        with self._lock:
+            if self._lately and rng.random() < COPIES:
+                self.duplicates += 1
+                return rng.choice(self._lately)
+            self._sent += 1
+            event = payload("RFIs.update", id=f"evt_{self.seed}_{self._sent}")
+            self._lately = [*self._lately[-20:], event]
+            return event
+
+    def _deliver(
+        self,
+        connection: http.client.HTTPConnection,
+        event: dict[str, object],
+        rng: random.Random,
+    ) -> None:
+        id = str(event["id"])
+        while time.monotonic() < self.deadline:
+            status, answer = _post(connection, event)
+            with self._lock:
+                if status is None:
+                    self.unanswered += 1
+                else:
+                    self.statuses[status] += 1
+                if status == 200:
+                    self.accepted.add(id)
+                    return
+                if status not in (None, 503):
+                    self.strange.append(f"{id} was answered {status}: {answer!r}")
+            time.sleep(rng.uniform(0, PAUSE))
+        with self._lock:
+            self.given_up.add(id)
+
+
+def _post(
+    connection: http.client.HTTPConnection, event: dict[str, object]
+) -> tuple[int | None, bytes]:
+    """The status and the body of the answer, or ``None`` where there was none."""
+    body = to_bytes(event)
+    headers = {"Content-Type": "application/json", **sign(body, SECRET)}
+    status = None
+    try:
+        connection.request("POST", PATH, body, headers)
+        response = connection.getresponse()
+        # Whatever becomes of the rest, this is answered.
+        status = response.status
+        return status, response.read()
+    except (OSError, http.client.HTTPException):
+        connection.close()
+        return status, b""
