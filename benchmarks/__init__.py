@@ -1,0 +1,1 @@
+"""``python -m benchmarks``: this package beside what else one could use, in one run."""

@@ -1,0 +1,138 @@
+"""Memory: what a server and a worker hold after many events, beside after a few."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from .candidates import DATABASE
+from .candidates import WHO
+from .client import play
+from .databases import Databases
+from .databases import Missing
+from .databases import POSTGRESQL
+from .databases import rows
+from .databases import SQLITE
+from .deliveries import deliveries
+from .figures import Figure
+from .figures import Measured
+from .figures import OURS
+from .figures import Part
+from .figures import WrongAnswer
+from .process import wait_for
+from .queues import CONCURRENCY
+from .queues import Job
+from .queues import WORKER
+from .servers import free_port
+from .servers import running
+from .servers import started
+from .servers import wsgi_command
+
+THREADS = CONNECTIONS = 16
+#: Deliveries that are made at a time, so that no signature gets old.
+AT_A_TIME = 5000
+PATIENCE = 300.0
+DONE = "procore_webhook_event WHERE due_at IS NULL"
+
+
+def run(
+    databases: Databases,
+    folder: Path,
+    rounds: int,
+    few: int,
+    many: int,
+    leave_out: tuple[str, ...] = (),
+) -> Part:
+    about = (
+        f"The resident memory of one process after {few:,} events and after {many:,}:"
+        f" gunicorn's gthread worker of {THREADS} threads, which receives them over"
+        f" {CONNECTIONS} connections, and the command worker with {CONCURRENCY}"
+        " threads, which then runs them."
+    )
+    part = Part("memory", "Memory", about)
+    kind = _kind(part, databases, leave_out)
+    server, worker = (
+        Measured(OURS, f"{what}, {kind}", {"last": Figure(), "first": Figure()})
+        for what in ("gunicorn", WORKER)
+    )
+    try:
+        for _ in range(rounds):
+            url = databases.make(kind)
+            _receive(url, folder, few, many, server)
+            _work(url, folder, few, many, worker)
+    except Missing as missing:
+        part.left_out.append(f"gunicorn and {WORKER}: {missing}")
+        return part
+    part.measured = [server, worker]
+    return part
+
+
+def _kind(part: Part, databases: Databases, leave_out: tuple[str, ...]) -> str:
+    """PostgreSQL, or SQLite where there is none."""
+    try:
+        if POSTGRESQL in leave_out:
+            raise Missing("not wanted")
+        databases.make(POSTGRESQL)
+    except Missing as missing:
+        part.left_out.append(f"{POSTGRESQL}: {missing}")
+        return SQLITE
+    return POSTGRESQL
+
+
+def _receive(url: str, folder: Path, few: int, many: int, measured: Measured) -> None:
+    port = free_port()
+    env, log = {WHO: OURS, DATABASE: url}, folder / "memory.log"
+    with running(wsgi_command("gunicorn", port, THREADS), port, env, log) as pid:
+        (worker,) = _children(pid)
+        _deliver(few, port)
+        _add(measured, "first", worker)
+        _deliver(many - few, port)
+        _add(measured, "last", worker)
+    if (found := rows(url, "procore_webhook_event")) != many:
+        raise WrongAnswer(f"gunicorn: {many} events, {found} rows")
+
+
+def _deliver(count: int, port: int) -> None:
+    for start in range(0, count, AT_A_TIME):
+        requests = [one.request() for one in deliveries(min(AT_A_TIME, count - start))]
+        played = play(requests, port, CONNECTIONS, PATIENCE)
+        if played["refused"] or played["answered"] != len(requests):
+            raise WrongAnswer(f"gunicorn: not every answer was 200: {played}")
+
+
+def _work(url: str, folder: Path, few: int, many: int, measured: Measured) -> None:
+    file, log = folder / "memory.json", folder / "memory.log"
+    file.unlink(missing_ok=True)
+    with started(Job(WORKER, many, str(file), url).command, {}, log) as process:
+        for name, count in (("first", few), ("last", many)):
+            are_done = functools.partial(_are_done, url, count)
+            wait_for(are_done, count, process, log)
+            _add(measured, name, process.pid)
+
+
+def _are_done(url: str, count: int) -> bool:
+    return rows(url, DONE) >= count
+
+
+def _add(measured: Measured, name: str, pid: int) -> None:
+    measured.figures[name].values.append(_resident(pid))
+
+
+def _resident(pid: int) -> float:
+    """MiB."""
+    for line in _proc(pid, "status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise Missing("/proc tells nothing of memory")
+
+
+def _children(pid: int) -> list[int]:
+    return [int(one) for one in _proc(pid, f"task/{pid}/children").read_text().split()]
+
+
+def _proc(pid: int, name: str) -> Path:
+    """:raises Missing: there is no such file here."""
+    path = Path(f"/proc/{pid}/{name}")
+    if not path.exists():
+        raise Missing("there is no /proc")
+    return path
