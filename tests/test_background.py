@@ -335,8 +335,9 @@ def test_what_nobody_told_it_of_is_found_at_the_next_look(
 
 
 def test_a_worker_that_is_told_to_stop_gives_back_what_it_has_not_begun(
-    endpoint: Endpoint, webhooks: ProcoreWebhooks
+    endpoint: Endpoint, webhooks: ProcoreWebhooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("flask_procore_webhooks.worker.BATCH_SECONDS", PATIENCE)
     begun, go_on = threading.Event(), threading.Event()
     ran = []
 
@@ -782,7 +783,7 @@ def test_nothing_is_started_once_the_process_ends(
 
 @pytest.fixture
 def short_lease(make_app: MakeApp, webhooks: ProcoreWebhooks) -> Flask:
-    app = make_app(TESTING=False, PROCORE_WEBHOOK_LEASE=1)
+    app = make_app(TESTING=False, PROCORE_WEBHOOK_LEASE=9)
     app.register_blueprint(webhooks)
     return app
 

@@ -24,6 +24,7 @@ from hosts import Host
 from hosts import run_host
 from servers import serve
 from servers import Server
+from waiting import LARGE_BATCHES
 
 from flask_procore_webhooks import browse
 from flask_procore_webhooks.background import GRACE
@@ -87,7 +88,7 @@ class Site:
             "FLASK_PROCORE_WEBHOOK_RETRY_BASE": "0.2",
         }
         self.module = folder / "site_of_tests.py"
-        self.module.write_text(HOST)
+        self.module.write_text(HOST + LARGE_BATCHES)
 
     def serve(self, server: str = "gunicorn", *options: str, **env: str) -> Any:
         return serve(
@@ -229,7 +230,7 @@ def end(server: Server, signal_: int = signal.SIGTERM) -> float:
 def stalled_batch(site: Site, server: Server, seconds: float) -> None:
     """Return when the thread runs one slow event and holds others.
 
-    A batch holds twice as many as the one before, if they are fast: 1, 2, 4, 8.
+    A batch holds twice as many as the one before: 1, 2, 4, 8.
     """
     for id in new_ids(30):
         fast = int(id[-3:]) < 7
@@ -319,7 +320,7 @@ def test_a_reload_goes_on_with_what_is_pending(site: Site) -> None:
         stalled_batch(site, running, seconds=1)
         before = get(running)
         slow = 'event.data.get("seconds", 0)'
-        site.module.write_text(HOST.replace(slow, "0"))
+        site.module.write_text(HOST.replace(slow, "0") + LARGE_BATCHES)
         site.wait_for(lambda: _answers(running) not in (None, before), running)
         site.wait_until_done(ids, running)
     site.check_effects(ids)

@@ -251,6 +251,8 @@ def test_prudra_and_procore_share_an_app(example: Callable[[str], Example]) -> N
         twice = both.trigger("payment.received --repeat 2", prudra)
         procore = both.trigger("'Payments Issued.create'", server.url + PATH)
         forged = both.trigger("payment.received --secret guessed", prudra)
+        wait_until(lambda: "Procore knows" in server.output())
+        wait_until(lambda: server.output().count("Booked a payment: ") == 2)
     assert answers_in(shown) == [RECEIVED]
     assert twice == [RECEIVED, DUPLICATE]
     assert procore == [RECEIVED]

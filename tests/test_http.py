@@ -1063,6 +1063,10 @@ SERVERS = {
 ENDPOINTS = ("signed", "token")
 
 
+#: Deliveries of what is answered 503.
+ATTEMPTS = 5
+
+
 class RealServer:
     """A running host, spoken to in raw bytes."""
 
@@ -1080,8 +1084,10 @@ class RealServer:
         return self.post(endpoint, self.new_body())
 
     def post(self, endpoint: str, body: bytes, *extra: str) -> int | None:
+        """As the sender does: again, if the disk keeps everybody waiting just now."""
         lines = [*authentic(endpoint, body), f"Content-Length: {len(body)}", *extra]
-        return self.exchange(endpoint, lines, body)
+        statuses = (self.exchange(endpoint, lines, body) for _ in range(ATTEMPTS))
+        return next((status for status in statuses if status != 503), 503)
 
     def exchange(
         self, endpoint: str, lines: list[str], body: bytes, *, hang_up: bool = False

@@ -26,6 +26,7 @@ from hosts import Host
 from hosts import run_host
 from outages import locked
 from outages import relay_to
+from waiting import LARGE_BATCHES
 from waiting import PATIENCE
 from waiting import wait_until
 
@@ -204,7 +205,10 @@ def test_no_call_to_stop_is_missed(sqlite_host: Host) -> None:
     assert not thread.is_alive()
 
 
-def test_stopped_workers_give_back_what_they_have_not_begun(host: Host) -> None:
+def test_stopped_workers_give_back_what_they_have_not_begun(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flask_procore_webhooks.worker.BATCH_SECONDS", PATIENCE)
     begun, go_on = threading.Event(), threading.Event()
     slow = False
 
@@ -764,7 +768,8 @@ def test_the_poll_is_when_new_events_are_seen(shop: Shop) -> None:
 )
 def test_a_signal_ends_a_worker_after_its_event(shop: Shop, number: int) -> None:
     shop.open(
-        """
+        LARGE_BATCHES
+        + """
 @host.webhooks.on(name="writer")
 def writer(event):
     while event.id == "slow" and not is_there("go on"):
@@ -943,7 +948,8 @@ def test_a_worker_that_stalls_leaves_the_rest_of_its_batch_to_others(
     shop: Shop,
 ) -> None:
     shop.open(
-        """
+        LARGE_BATCHES
+        + """
 @host.webhooks.on(name="writer")
 def writer(event):
     say(event)
@@ -952,7 +958,8 @@ def writer(event):
         os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(0.5)
 """,
-        PROCORE_WEBHOOK_LEASE=1,
+        # Of which what is not begun is given back after a third.
+        PROCORE_WEBHOOK_LEASE=6,
     )
     record(shop.host, *numbered(3))
     stalled = shop.worker("--poll", "0.1", "--concurrency", "1")

@@ -7,6 +7,13 @@ from collections.abc import Callable
 
 PATIENCE = 60.0
 
+#: For apps that run in processes of their own: batches of workers grow (1, 2, 4, 8 …)
+#: even while the machine is slow.
+LARGE_BATCHES = f"""
+from flask_procore_webhooks import worker
+worker.BATCH_SECONDS = {PATIENCE}
+"""
+
 
 def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
