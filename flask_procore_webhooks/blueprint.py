@@ -22,7 +22,6 @@ from .background import start_once
 from .background import warn_of_no_threads
 from .celery import set_up
 from .cli import COMMANDS
-from .database import checked_url
 from .database import Database
 from .database import FlaskSQLAlchemy
 from .database import host_database
@@ -30,6 +29,7 @@ from .database import own_database
 from .database import session_database
 from .endpoint import Endpoint
 from .endpoint import endpoints
+from .engines import checked_url
 from .errors import ConfigError
 from .errors import DeliveryError
 from .events import PLAIN_ID

@@ -7,7 +7,6 @@ does to the host's session. Only receipts go through that session.
 from __future__ import annotations
 
 import os
-import sqlite3
 import threading
 import weakref
 from collections.abc import Callable
@@ -24,18 +23,20 @@ from flask import current_app
 from flask import Flask
 from flask import has_app_context
 from sqlalchemy import Connection
-from sqlalchemy import create_engine
 from sqlalchemy import Engine
 from sqlalchemy import event
 from sqlalchemy import inspect
 from sqlalchemy import make_url
 from sqlalchemy import MetaData
-from sqlalchemy import QueuePool
 from sqlalchemy import Table
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from .forks import in_child
+from .engines import HostEngine
+from .engines import is_in_memory
+from .engines import is_sqlite_file
+from .engines import own_engine
+from .engines import tune_sqlite
 from .forks import remember_forks
 from .sessions import SessionSource
 from .tables import define_tables
@@ -44,10 +45,6 @@ from .tables import Tables
 #: The embedded default, in the app's instance folder.
 DEFAULT_URI = "sqlite:///procore_webhooks.db"
 
-#: Seconds to wait for a server, for a lock on a file, and for a free connection. The
-#: last two may add up, and Procore waits 5.
-PATIENCE = 4
-SQLITE_PATIENCE = 2
 #: How a transaction begins. In MariaDB's own isolation level, the gaps between the rows
 #: that are taken are locked too, and new events wait for them. In SQLite, one that
 #: begins with a look may not write after another has.
@@ -58,11 +55,6 @@ BEGIN = {
     "postgresql": ("BEGIN ISOLATION LEVEL READ COMMITTED",),
     "sqlite": ("BEGIN IMMEDIATE",),
 }
-PREPARE = "prepare_threshold"
-HAVE_CONNECT_TIMEOUT = ("psycopg", "psycopg2", "pymysql", "mysqldb")
-
-
-_own_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 class FlaskSQLAlchemy(Protocol):
@@ -98,6 +90,8 @@ class Database:
         self._creates_tables = creates_tables
         self._found: Engine | None = None
         self._engine: Engine | None = None
+        #: Whether there may be connections that are those of the parent process.
+        self._inherits = False
         self._lock = threading.Lock()
         remember_forks(self)
 
@@ -167,6 +161,19 @@ class Database:
     def after_fork(self) -> None:
         """Give up the lock, which another thread may have held in the parent."""
         self._lock = threading.Lock()
+        self._engine = None
+        self._inherits = True
+
+    def leave_parent(self) -> None:
+        """Use no connection that was made before this process was forked.
+
+        Two processes that share one read each other's answers. A host's engine may have
+        some though the inbox had none: ``db.create_all()`` in an app factory.
+        """
+        if self._inherits:
+            # What keeps it from being found is told where the inbox is used.
+            with suppress(Exception):
+                self._find()
 
     def _open(self) -> Engine:
         if self._creates_tables:
@@ -175,10 +182,18 @@ class Database:
 
     @property
     def _found_engine(self) -> Engine:
-        if self._found is None:
-            with self._lock:
-                self._found = self._found or self._find_engine()
+        if self._found is None or self._inherits:
+            return self._find()
         return self._found
+
+    def _find(self) -> Engine:
+        with self._lock:
+            found = self._found = self._found or self._find_engine()
+            # What is in memory is this process's own copy already.
+            if self._inherits and not is_in_memory(found.url):
+                found.dispose(close=False)
+            self._inherits = False
+        return found
 
 
 def _commit_what_is_open(connection: Connection) -> None:
@@ -212,15 +227,6 @@ def _roll_back(connection: Connection) -> None:
         connection.invalidate()
 
 
-def _leave_connections() -> None:
-    """They are the parent's: two processes must not share one."""
-    for engine in list(_own_engines):
-        engine.dispose(close=False)
-
-
-in_child(_leave_connections)
-
-
 def _create(engine: Engine, table: Table) -> None:
     try:
         table.create(engine, checkfirst=True)
@@ -251,7 +257,7 @@ def host_database(app: Flask, db: FlaskSQLAlchemy) -> Database:
 
     def find_engine() -> Engine:
         with context_of(app):
-            return _autocommitting(db.engine)
+            return HostEngine(db.engine)
 
     return Database(define_tables(db.metadata), find_engine, db.session)
 
@@ -265,7 +271,7 @@ def session_database(
     def find_engine() -> Engine:
         with context_of(app):
             bind = session().get_bind(clause=tables.event)
-            return _autocommitting(bind.engine)
+            return HostEngine(bind.engine)
 
     return Database(tables, find_engine, session)
 
@@ -275,25 +281,6 @@ def context_of(app: Flask) -> AbstractContextManager[object]:
     if has_app_context() and current_app == app:
         return nullcontext()
     return app.app_context()
-
-
-def _autocommitting(host: Engine) -> Engine:
-    """An engine of our own on the host's pool, whose statements commit by themselves.
-
-    Not ``host.execution_options()``: that would share the host's listeners, and one
-    that begins a transaction itself, as SQLite's savepoints need, would undo them.
-    """
-    options = {**host.get_execution_options(), "isolation_level": "AUTOCOMMIT"}
-    return Engine(
-        host.pool,
-        host.dialect,
-        host.url,
-        execution_options=options,
-        # Bodies are among the parameters, and the host may log its statements.
-        hide_parameters=True,
-        echo=host.echo,
-        logging_name=host.logging_name,
-    )
 
 
 def own_database(
@@ -306,11 +293,9 @@ def own_database(
         url = _in_instance(app, make_url(uri or host_uri or DEFAULT_URI))
         engine = own_engine(url)
         if url.get_backend_name() == "sqlite" and (uri or not host_uri):
-            event.listen(engine, "connect", _tune_sqlite)
+            event.listen(engine, "connect", tune_sqlite)
         # Nobody else closes its connections.
         weakref.finalize(app, engine.dispose)
-        if not is_in_memory(url):
-            _own_engines.add(engine)
         return engine
 
     tables = define_tables(metadata)
@@ -325,75 +310,3 @@ def _in_instance(app: Flask, url: URL) -> URL:
         return url
     os.makedirs(app.instance_path, exist_ok=True)
     return url.set(database=scheme + os.path.join(app.instance_path, path))
-
-
-def is_sqlite_file(url: URL) -> bool:
-    return url.get_backend_name() == "sqlite" and not is_in_memory(url)
-
-
-def is_in_memory(url: URL) -> bool:
-    """Whether the database is this process's own, gone when it ends."""
-    named = ":memory:" in (url.database or ":memory:")
-    in_memory = named or "memory" in url.query.get("mode", "")
-    return url.get_backend_name() == "sqlite" and in_memory
-
-
-def checked_url(text: str) -> URL:
-    """The URL of an engine of our own.
-
-    :raises ValueError: a part of it is no number that has to be one.
-    :raises sqlalchemy.exc.ArgumentError: it is none.
-    """
-    url = make_url(text)
-    _psycopg_arguments(url)
-    return url
-
-
-def own_engine(url: URL) -> Engine:
-    """An engine that keeps bodies out of its errors and never waits past the sender."""
-    options: dict[str, Any] = {"hide_parameters": True, "isolation_level": "AUTOCOMMIT"}
-    if url.get_backend_name() == "sqlite":
-        return create_engine(url, **options, **_sqlite_options(url))
-    if url.get_driver_name() in HAVE_CONNECT_TIMEOUT:
-        patience = {"connect_timeout": str(PATIENCE)}
-        url = url.update_query_dict({**patience, **url.query})
-    url, connect_args = _psycopg_arguments(url)
-    options |= {"pool_timeout": PATIENCE, "connect_args": connect_args}
-    return create_engine(url, **options)
-
-
-def _psycopg_arguments(url: URL) -> tuple[URL, dict[str, Any]]:
-    """Take what psycopg reads as no text out of the URL: ``prepare_threshold=none``.
-
-    That is for poolers which know nothing of what it prepares by itself.
-    """
-    threshold = url.query.get(PREPARE)
-    # In this order: to name the driver is to import its dialect.
-    if not isinstance(threshold, str) or url.get_driver_name() != "psycopg":
-        return url, {}
-    value = None if threshold.lower() == "none" else int(threshold)
-    return url.difference_update_query([PREPARE]), {PREPARE: value}
-
-
-def _sqlite_options(url: URL) -> dict[str, Any]:
-    connect_args: dict[str, Any] = {"timeout": SQLITE_PATIENCE}
-    options = {"pool_timeout": SQLITE_PATIENCE, "connect_args": connect_args}
-    if is_sqlite_file(url):
-        return options
-    # In memory each connection is a database, so threads take turns with one.
-    connect_args["check_same_thread"] = False
-    return options | {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0}
-
-
-def _tune_sqlite(connection: Any, record: Any) -> None:
-    """Set up a SQLite file that was named for us; the host's own stays as it is."""
-    cursor = connection.cursor()
-    # Readers and the writer do not wait for each other; commits still reach the disk.
-    # Fails where another process is opening the file, which then sets the mode for all;
-    # to wait for it would double the wait of a delivery that meets a locked file.
-    cursor.execute("PRAGMA busy_timeout=0")
-    with suppress(sqlite3.OperationalError):
-        cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute(f"PRAGMA busy_timeout={SQLITE_PATIENCE * 1000:.0f}")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()

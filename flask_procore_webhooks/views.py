@@ -56,9 +56,9 @@ def receive(**_: object) -> Response:
 def take_body(name: str | None, values: dict[str, Any] | None) -> None:
     """Read the body before any ``before_request`` of the host can consume it.
 
-    Runs as a URL value preprocessor, which Flask calls ahead of all of those. It is
-    also where Flask-WTF learns that our deliveries carry no CSRF token, whichever of
-    the two was registered first.
+    Runs as a URL value preprocessor, which Flask calls ahead of all of those: ahead of
+    those that use the host's database, too. It is also where Flask-WTF learns that our
+    deliveries carry no CSRF token, whichever of the two was registered first.
     """
     sent = _request()
     endpoint = endpoints(current_app).get(str(sent.blueprint))
@@ -67,6 +67,7 @@ def take_body(name: str | None, values: dict[str, Any] | None) -> None:
         return
     if sent.method != "POST":
         return
+    endpoint.inbox.database.leave_parent()
     csrf: Any = current_app.extensions.get("csrf")
     if hasattr(csrf, "exempt"):
         csrf.exempt(receive)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +325,23 @@ def test_a_reload_goes_on_with_what_is_pending(site: Site) -> None:
         site.wait_for(lambda: _answers(running) not in (None, before), running)
         site.wait_until_done(ids, running)
     site.check_effects(ids)
+
+
+# Forks
+
+
+@pytest.mark.parametrize("site", ["postgresql"], indirect=True)
+def test_workers_share_no_connection_that_was_made_before_the_fork(site: Site) -> None:
+    """One on which the app factory has looked at the database, say."""
+    made = "with app.app_context():\n    db.create_all()\n"
+    site.module.write_text(HOST + made)
+    ids = new_ids(200)
+    no_thread = {"FLASK_PROCORE_WEBHOOK_DISPATCH": "worker"}
+    with site.serve("gunicorn", "--workers=4", "--preload", **no_thread) as it:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(partial(send, it), ids))
+        assert "answered 503" not in it.output()
+    assert sorted(site.statuses()) == ids
 
 
 # A fork in a process that has a thread

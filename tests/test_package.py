@@ -38,9 +38,9 @@ PUBLIC = """
 #: Each module imports only from those before it; ``cli`` is one of them.
 LAYERS = """
     errors settings events sources verify subscribers signals forks tables sessions
-    database store states grouping inserts statements recorder inbox wakeup browse
-    upkeep endpoint guarantees leases process worker background celery dispatch samples
-    views cli blueprint testing pytest_plugin
+    engines database store states grouping inserts statements recorder inbox wakeup
+    browse upkeep endpoint guarantees leases process worker background celery dispatch
+    samples views cli blueprint testing pytest_plugin
 """.split()
 
 #: These know no HTTP and no SQL.

@@ -35,7 +35,7 @@ from flask_procore_webhooks import browse
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import testing
 from flask_procore_webhooks import upkeep
-from flask_procore_webhooks.database import own_engine
+from flask_procore_webhooks.engines import own_engine
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.states import Status
 from flask_procore_webhooks.testing import payload

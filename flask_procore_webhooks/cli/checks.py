@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from ..celery import problems
 from ..database import advice
-from ..database import is_in_memory
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
+from ..engines import is_in_memory
 from ..errors import BadAuthorization
 from ..errors import BadSignature
 from ..guarantees import weaknesses

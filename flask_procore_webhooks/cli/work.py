@@ -17,8 +17,8 @@ from types import FrameType
 import click
 from flask.cli import with_appcontext
 
-from ..database import is_in_memory
 from ..endpoint import Endpoint
+from ..engines import is_in_memory
 from ..errors import InboxUnavailable
 from ..upkeep import is_paused
 from ..wakeup import listening
