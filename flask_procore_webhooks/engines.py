@@ -18,7 +18,8 @@ from sqlalchemy import URL
 PATIENCE = 4
 SQLITE_PATIENCE = 2
 PREPARE = "prepare_threshold"
-HAVE_CONNECT_TIMEOUT = ("psycopg", "psycopg2", "pymysql", "mysqldb")
+LIBPQ = ("psycopg", "psycopg2")
+HAVE_CONNECT_TIMEOUT = (*LIBPQ, "pymysql", "mysqldb")
 
 
 class HostEngine(Engine):
@@ -85,6 +86,9 @@ def own_engine(url: URL) -> Engine:
         return create_engine(url, **options, **_sqlite_options(url))
     if url.get_driver_name() in HAVE_CONNECT_TIMEOUT:
         patience = {"connect_timeout": str(PATIENCE)}
+        if url.get_driver_name() in LIBPQ:
+            # Of a connection that a firewall has forgotten; in milliseconds.
+            patience["tcp_user_timeout"] = str(PATIENCE * 1000)
         url = url.update_query_dict({**patience, **url.query})
     url, connect_args = _psycopg_arguments(url)
     options |= {"pool_timeout": PATIENCE, "connect_args": connect_args}

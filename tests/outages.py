@@ -25,6 +25,8 @@ class Relay:
         self.port = 0
         self._listener: socket.socket | None = None
         self._carried: set[socket.socket] = set()
+        #: Ends of connections that have gone silent.
+        self._forgotten: set[socket.socket] = set()
         self._lock = threading.Lock()
         self.mend()
 
@@ -40,6 +42,11 @@ class Relay:
         for each in [listener, *carried]:
             if each:
                 _close(each)
+
+    def forget(self) -> None:
+        """Carry no more for the connections there are; as firewalls do, tell nobody."""
+        with self._lock:
+            self._forgotten |= self._carried
 
     def mend(self) -> None:
         listener = socket.create_server(("127.0.0.1", self.port), backlog=64)
@@ -78,7 +85,8 @@ class Relay:
     def _carry(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
-                sink.sendall(data)
+                if source not in self._forgotten:
+                    sink.sendall(data)
         with self._lock:
             self._carried -= {source, sink}
         _close(source)

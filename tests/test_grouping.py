@@ -10,14 +10,18 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from concurrent.futures import as_completed
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from outages import relay_to
 
 from flask_procore_webhooks import browse
+from flask_procore_webhooks import grouping
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
@@ -45,6 +49,12 @@ class Work:
         self.started.set()
         assert self.go.wait(30)
         return [ValueError(str(i)) if i < 0 else 2 * i for i in items]
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody takes over because the machine is slow just now."""
+    monkeypatch.setattr(grouping, "LONGEST_WAIT", 60)
 
 
 def all_waiting(grouped: Grouped[Any, Any], number: int) -> None:
@@ -166,6 +176,77 @@ def test_nobody_waits_for_a_leader_that_was_interrupted(
     assert {each for each in found if isinstance(each, int)} < {1, 2, 3}
     assert len([each for each in found if isinstance(each, int)]) == 2
     assert grouped(5) == 5
+
+
+def test_who_has_waited_for_long_goes_on_without_one_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(grouping, "LONGEST_WAIT", 0.3)
+    hang, hanging = threading.Event(), threading.Event()
+    groups: list[list[int]] = []
+
+    def work(items: list[int]) -> list[int | Exception]:
+        groups.append(items)
+        if len(groups) == 1:
+            # So that the next one that hangs does so with others.
+            all_waiting(grouped, 3)
+        elif len(groups) == 2:
+            hanging.set()
+            assert hang.wait(30)
+        return list(items)
+
+    grouped = Grouped(work)
+    with ThreadPoolExecutor(8) as pool:
+        calls = {pool.submit(grouped, number): number for number in range(4)}
+        assert hanging.wait(30)
+        calls |= {pool.submit(grouped, number): number for number in range(4, 7)}
+        done = list(islice(as_completed(calls, 30), 6))
+        hang.set()
+        assert {each.result(30): number for each, number in calls.items()} == {
+            number: number for number in range(7)
+        }
+    assert len(done) == 6, "all but the leader that hangs"
+    assert grouped(9) == 9
+    assert groups[-1] == [9]
+
+
+GIVES_UP = """
+from gevent import monkey
+
+monkey.patch_all()
+
+import gevent, threading
+from flask_procore_webhooks.grouping import Grouped
+
+go = threading.Event()
+
+def work(items):
+    if 0 in items:
+        assert go.wait(30)
+    return items
+
+grouped = Grouped(work)
+first = gevent.spawn(grouped, 0)
+gevent.sleep(0.1)
+
+def impatient():
+    with gevent.Timeout(0.2, False):
+        grouped(1)
+
+gave_up = [gevent.spawn(impatient) for _ in range(3)]
+patient = gevent.spawn(grouped, 2)
+gevent.joinall(gave_up)
+go.set()
+gevent.joinall([first, patient], timeout=30, raise_error=True)
+assert [first.value, patient.value, grouped(3)] == [0, 2, 3]
+"""
+
+
+def test_nobody_counts_on_a_call_that_gave_up_waiting() -> None:
+    """Under gevent, hosts put timeouts around requests."""
+    command = [sys.executable, "-c", GIVES_UP]
+    ended = subprocess.run(command, timeout=60, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
@@ -333,6 +414,32 @@ def test_a_row_that_the_database_refuses_harms_nobody_else(
     assert all(each.fresh for each in recorded)
     assert browse.find(inbox, bad.id) is None
     assert all(browse.find(inbox, each.id) for each in good)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_connection_that_has_gone_silent_holds_up_one_delivery_alone(
+    make_app: Callable[..., Flask],
+    webhooks: ProcoreWebhooks,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(grouping, "LONGEST_WAIT", 0.5)
+    with relay_to(database_url) as relay:
+        app = make_app(PROCORE_WEBHOOK_DATABASE_URI=relay.url)
+        app.register_blueprint(webhooks)
+        (endpoint,) = endpoints(app).values()
+        inbox = endpoint.inbox
+        inbox.record(new_event(endpoint))
+        relay.forget()
+        with ThreadPoolExecutor(4) as pool:
+            calls = [pool.submit(inbox.record, new_event(endpoint)) for _ in range(4)]
+            others = list(islice(as_completed(calls, 60), 3))
+            (hanging,) = [each for each in calls if each not in others]
+            assert not hanging.done()
+            relay.cut()
+            assert isinstance(outcome(hanging.result), InboxUnavailable)
+        assert [each.result().fresh for each in others] == [True] * 3
+        inbox.database.engine.dispose()
 
 
 def test_when_the_database_is_away_all_are_told_so(
