@@ -130,7 +130,7 @@ class RetryLater(Exception):
     _text = "retry"
 
     def __init__(self, after: float | None = None) -> None:
-        self.after = after
+        self.after = None if after is None else float(after)
         # Written now, so that a wrong ``after`` fails where it is raised.
         self._text = "retry" if after is None else f"retry after {after:g} s"
         super().__init__(after)

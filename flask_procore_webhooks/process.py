@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
 from functools import partial
+from threading import current_thread
+from threading import main_thread
 
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import PendingRollbackError
 from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session
 
@@ -185,13 +188,37 @@ def _run_subscriber(
         return Receipt(subscriber.name, Ending.DISCARDED)
     except RetryLater as later:
         log.info("%s postponed %s: %s", subscriber.name, _described(event), later)
-        return Failure(f"{subscriber.name}: {later}", later.after)
-    except (Exception, CancelledError) as error:
-        if isinstance(error, StatementError):
-            # What the statement was given may be from the payload.
-            error.hide_parameters = True
+        return Failure(f"{subscriber.name}: {_said(later)}", later.after)
+    except BaseException as error:
+        if not _is_its_own(error, claim):
+            raise
+        _hide_parameters(error)
         log.exception("%s failed for %s", subscriber.name, _described(event))
         return Failure(f"{subscriber.name}: {_text(error)}")
+
+
+def _is_its_own(error: BaseException, claim: Claim) -> bool:
+    """Whether it ends the work of the subscriber, and nothing else.
+
+    ``SystemExit`` of a command that it calls, and gevent's ``Timeout``, do so in a
+    thread of ours. In a main thread or a request, they may be for all that is there.
+    """
+    if isinstance(error, (Exception, CancelledError)):
+        return True
+    return not claim.inline and current_thread() is not main_thread()
+
+
+def _hide_parameters(error: BaseException | None) -> None:
+    """Have no error of SQLAlchemy quote what may be from the payload."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, StatementError):
+            error.hide_parameters = True
+        elif isinstance(error, PendingRollbackError):
+            # It quotes the error before it as that was.
+            error.args = ("the transaction was rolled back by an error before",)
+        error = error.__cause__ or error.__context__
 
 
 def _is_superseded(
@@ -311,6 +338,13 @@ def _backoff(attempt: int, settings: Settings) -> float:
     """
     doubled = settings.retry_base * 2.0 ** min(attempt - 1, 64)
     return random.uniform(0.0, min(settings.retry_cap, doubled, LONGEST_WAIT))
+
+
+def _said(later: RetryLater) -> str:
+    try:
+        return str(later)
+    except Exception:  # of a subclass, whose run must have an outcome all the same
+        return type(later).__name__
 
 
 def _text(error: BaseException) -> str:

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,7 @@ def test_a_subscriber_can_ask_for_a_later_run(host: Host, on: On) -> None:
 
 @pytest.mark.parametrize(
     "after",
-    [float("inf"), 1e300, 10**15, float("nan"), -5, 0, None],
+    [float("inf"), 1e300, 10**15, float("nan"), -5, 0, None, Decimal("0.5")],
     ids=str,
 )
 def test_no_wait_that_a_subscriber_asks_for_loses_the_event(
@@ -220,6 +221,26 @@ def test_no_wait_that_a_subscriber_asks_for_loses_the_event(
     assert row["error"].startswith("strange: retry")
     assert row["due_at"] >= row["received_at"]
     assert sqlite_host.deliver().status_code == 200
+
+
+def test_a_retry_that_cannot_be_described_is_one_nevertheless(
+    sqlite_host: Host,
+) -> None:
+    class Speechless(RetryLater):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    ran = []
+    sqlite_host.webhooks.on(name="after")(lambda event: ran.append(event.id))
+
+    @sqlite_host.webhooks.on(name="speechless")
+    def speechless(event: Event) -> None:
+        raise Speechless(60)
+
+    assert sqlite_host.deliver().status_code == 500
+    row = sqlite_host.row()
+    assert (row["status"], row["error"]) == ("pending", "speechless: Speechless")
+    assert ran == [row["event_id"]]
 
 
 def test_a_discarded_run_is_over_and_only_its_own_writes_are_lost(
@@ -598,6 +619,42 @@ def test_what_a_subscriber_does_to_the_payload_is_not_seen_by_others(
 
     assert host.deliver().status_code == 200
     assert seen == [4001, 4001]
+
+
+@pytest.mark.parametrize("way", ["swallowed", "raised from", "raised in"])
+def test_no_error_quotes_what_a_statement_was_given(
+    host: Host, on: On, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    class Note:
+        def __init__(self, text: str) -> None:
+            self.text = text
+
+    mapper = orm.registry()
+    mapper.map_imperatively(Note, host.note_table)
+
+    @on(name="writes_twice")
+    def writes_twice(event: Event) -> None:
+        host.session.add(Note("CONFIDENTIAL 4711"))
+        host.session.flush()
+        try:
+            host.session.add(Note("CONFIDENTIAL 4711"))
+            host.session.flush()
+        except IntegrityError as error:
+            if way == "raised from":
+                raise ValueError("of the host") from error
+            if way == "raised in":
+                raise ValueError("of the host")  # noqa: B904
+        host.note("goes on")
+
+    try:
+        assert host.deliver().status_code == 500
+    finally:
+        mapper.dispose()
+    assert "writes_twice failed" in caplog.text
+    shown = host.row()["error"] + caplog.text
+    # Of the parameters; what a database says of a key itself is its own.
+    assert "parameters: (" not in shown and "parameters: {" not in shown
+    assert "PendingRollbackError" in shown or "ValueError: of the host" in shown
 
 
 # Hostile subscribers: everything else
