@@ -88,10 +88,15 @@ class InboxUnavailable(DeliveryError):
     answer = "Unavailable"
     retry_after = 5
 
-    def __init__(self, reason: str, *, momentary: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, momentary: bool = False, unwritable: bool = False
+    ) -> None:
         #: Whether it may work at once if it is tried again: a pooled connection was
         #: dead, or the statement was undone to end a deadlock.
         self.momentary = momentary
+        #: Whether a value was refused, as a text is that the database's character set
+        #: does not have.
+        self.unwritable = unwritable
         super().__init__(reason)
 
 

@@ -57,6 +57,10 @@ class Grouped(Generic[Item, Result]):
         remember_forks(self)
 
     def __call__(self, item: Item) -> Result:
+        """What ``work`` gives for ``item``.
+
+        :raises TimeoutError: it hangs, also with those who went on without the first.
+        """
         call: _Call[Item, Result] = _Call(item)
         with self._lock:
             if self._leader is None:
@@ -85,8 +89,10 @@ class Grouped(Generic[Item, Result]):
                 return
             # Of several who have waited for long, one leads the others.
             just_taken = time.monotonic() - call.taken_at < LATE
-            if just_taken and call.turn.acquire(timeout=LATE):
-                return
+            if just_taken:
+                if call.turn.acquire(timeout=LATE):
+                    return
+                raise TimeoutError("one who took over for another hangs, too")
         except BaseException:
             # A timeout of the host's, say: nobody may count on this call any more.
             self._leave(call)

@@ -34,7 +34,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from .database import Database
+from .errors import InboxUnavailable
 from .events import Event
+from .recorder import LONGEST_ERROR
 from .recorder import Recorder
 from .statements import Statements
 from .states import Ending
@@ -42,6 +44,7 @@ from .states import FINISHED
 from .states import Status
 from .store import clean
 from .store import naive
+from .store import plain
 from .store import utc_now
 
 #: What still will be run.
@@ -173,12 +176,18 @@ class Inbox(Recorder):
         finished = status in FINISHED
         outcome = {
             "status": status.value,
-            "error": clean(error, 4000),
+            "error": clean(error, LONGEST_ERROR),
             "lease": None,
             "due_at": None if finished else now + timedelta(seconds=wait),
             "finished_at": now if finished else None,
         }
         values = _holder(claim) | outcome
+        try:
+            return self.persistently(lambda: self._settle(claim, values, receipt))
+        except InboxUnavailable as unavailable:
+            if not unavailable.unwritable:
+                raise
+        values["error"] = plain(error, LONGEST_ERROR)
         return self.persistently(lambda: self._settle(claim, values, receipt))
 
     # Receipts

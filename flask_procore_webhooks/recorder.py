@@ -20,6 +20,7 @@ from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
 from .database import Database
+from .errors import InboxUnavailable
 from .events import Event
 from .grouping import Grouped
 from .grouping import LATE
@@ -29,6 +30,7 @@ from .states import FINISHED
 from .states import Status
 from .store import clean
 from .store import naive
+from .store import plain
 from .store import Store
 from .store import utc_now
 
@@ -36,6 +38,18 @@ from .store import utc_now
 LARGEST_STATEMENT = 4 * 2**20
 #: In the place of a new row id: the event is in the inbox already.
 THERE = -1
+
+#: What the sender wrote, to look at and to filter by, and the characters of each.
+TEXTS = {
+    "type": 255,
+    "resource_type": 160,
+    "reason": 80,
+    "resource_id": 80,
+    "company_id": 80,
+    "project_id": 80,
+    "user_id": 80,
+}
+LONGEST_ERROR = 4000
 
 Row = dict[str, Any]
 
@@ -77,12 +91,24 @@ class Recorder(Store):
         row = self._row(event, status, error)
         # Twice, because a prune may remove the row between the insert and the update.
         for _ in range(2):
-            row_id = self._insert(row)
+            row_id = self._insert_readably(row)
             if row_id != THERE:
                 return Recorded(row_id, status, fresh=True)
             if repeated := self.persistently(lambda: self._repeat(row)):
                 return repeated
         raise self.unavailable(LookupError("neither inserted nor found"))
+
+    def _insert_readably(self, row: Row) -> int:
+        """Insert ``row``; with texts in ASCII if the database does not take them."""
+        try:
+            return self._insert(row)
+        except TimeoutError as error:
+            raise self.unavailable(error) from None
+        except InboxUnavailable as unavailable:
+            if not unavailable.unwritable:
+                raise
+        texts = {name: plain(row[name], length) for name, length in TEXTS.items()}
+        return self._insert(row | texts)
 
     def _insert_together(self, rows: list[Row]) -> list[int | Exception]:
         """Insert every row that is not there; the new row id of each, or ``THERE``."""
@@ -156,20 +182,14 @@ class Recorder(Store):
         return {
             "endpoint": self.endpoint,
             "event_id": event.id,
-            "type": clean(event.type, 255),
-            "resource_type": clean(event.resource_type, 160),
-            "reason": clean(event.reason, 80),
-            "resource_id": clean(event.resource_id, 80),
-            "company_id": clean(event.company_id, 80),
-            "project_id": clean(event.project_id, 80),
-            "user_id": clean(event.user_id, 80),
+            **{name: clean(getattr(event, name), size) for name, size in TEXTS.items()},
             "event_at": naive(event.timestamp) if event.timestamp else None,
             "body": event.body,
             "status": status.value,
             "attempts": 0,
             "due_at": None if finished else now,
             "lease": None,
-            "error": clean(error, 4000),
+            "error": clean(error, LONGEST_ERROR),
             "received_at": now,
             "finished_at": now if finished else None,
             "repeats": 0,

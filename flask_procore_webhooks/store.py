@@ -15,6 +15,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 from sqlalchemy import Executable
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import DataError
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.exc import InterfaceError
 from sqlalchemy.exc import OperationalError
@@ -114,7 +115,11 @@ class Store:
             cause = advice(missing)
         reason = f"the inbox of {self.endpoint!r} cannot be used: {cause}"
         momentary = getattr(error, "connection_invalidated", False)
-        return InboxUnavailable(reason, momentary=momentary or _was_deadlock(error))
+        return InboxUnavailable(
+            reason,
+            momentary=momentary or _was_deadlock(error),
+            unwritable=isinstance(error, (DataError, UnicodeError)),
+        )
 
     def _missing_tables(self, error: Exception) -> list[str]:
         # Only when the error names one: where the database is down or locked, asking
@@ -143,6 +148,13 @@ def clean(text: str | None, length: int) -> str | None:
     if not text.isascii():
         text = text.encode("utf-8", "replace").decode("utf-8")
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")[:length]
+
+
+def plain(text: str | None, length: int) -> str | None:
+    """``text`` in ASCII, for databases with another character set than UTF-8."""
+    if text is None:
+        return None
+    return text.encode("ascii", "backslashreplace").decode()[:length]
 
 
 def _was_deadlock(error: Exception) -> bool:

@@ -22,14 +22,17 @@ MARIADB = "MARIADB_URL", "mysql+pymysql://root@127.0.0.1:3306/"
 
 
 @contextmanager
-def own_database(variable: str, default: str) -> Iterator[str]:
-    """Give the URL of a new database on that server, and drop it afterwards."""
+def own_database(variable: str, default: str, options: str = "") -> Iterator[str]:
+    """Give the URL of a new database on that server, and drop it afterwards.
+
+    :param options: of ``CREATE DATABASE``.
+    """
     url = sa.make_url(os.environ.get(variable, default))
     admin = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     name = f"procore_webhooks_{uuid.uuid4().hex[:12]}"
     try:
         with admin.connect() as connection:
-            connection.execute(sa.text(f"CREATE DATABASE {name}"))
+            connection.execute(sa.text(f"CREATE DATABASE {name} {options}"))
     except sa.exc.OperationalError as error:
         missing(f"no server at {url}, which {variable} can change: {error.orig}")
     yield url.set(database=name).render_as_string(hide_password=False)

@@ -181,7 +181,8 @@ def test_nobody_waits_for_a_leader_that_was_interrupted(
 def test_who_has_waited_for_long_goes_on_without_one_that_hangs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(grouping, "LONGEST_WAIT", 0.3)
+    monkeypatch.setattr(grouping, "LONGEST_WAIT", 2.5)
+    monkeypatch.setattr(grouping, "LATE", 2.0)
     hang, hanging = threading.Event(), threading.Event()
     groups: list[list[int]] = []
 
@@ -208,6 +209,25 @@ def test_who_has_waited_for_long_goes_on_without_one_that_hangs(
     assert len(done) == 6, "all but the leader that hangs"
     assert grouped(9) == 9
     assert groups[-1] == [9]
+
+
+def test_when_everybody_hangs_who_waits_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(grouping, "LONGEST_WAIT", 0.3)
+    monkeypatch.setattr(grouping, "LATE", 2.0)
+    work = Work()
+    grouped = Grouped(work)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(grouped, 0)
+        assert work.started.wait(30)
+        others = [pool.submit(grouped, number) for number in (1, 2, 3)]
+        told = list(islice(as_completed(others, 30), 2))
+        assert [type(each.exception()) for each in told] == [TimeoutError] * 2
+        work.go.set()
+        (second,) = [each for each in others if each not in told]
+        assert (first.result(30), second.result(30) in (2, 4, 6)) == (0, True)
+    assert grouped(5) == 10
 
 
 GIVES_UP = """
@@ -424,6 +444,7 @@ def test_a_connection_that_has_gone_silent_holds_up_one_delivery_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(grouping, "LONGEST_WAIT", 0.5)
+    monkeypatch.setattr(grouping, "LATE", 30.0)
     with relay_to(database_url) as relay:
         app = make_app(PROCORE_WEBHOOK_DATABASE_URI=relay.url)
         app.register_blueprint(webhooks)

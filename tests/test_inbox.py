@@ -28,6 +28,9 @@ from hosts import KINDS
 from hosts import run_host
 from outages import locked
 from outages import relay_to
+from services import MARIADB
+from services import own_database
+from services import POSTGRESQL
 from sqlalchemy import orm
 from sqlalchemy.dialects import mssql
 from sqlalchemy.dialects import mysql
@@ -480,6 +483,52 @@ LONG = {
     "spaces": " x " * 2000,
     "short": "RFIs",
 }
+
+
+@pytest.fixture(params=["psycopg", "psycopg2", "mariadb"])
+def narrow_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database, or a connection, whose character set is not all of Unicode."""
+    if request.param == "mariadb":
+        with own_database(*MARIADB) as url:
+            yield f"{url}?charset=utf8"
+        return
+    latin = "ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+    with own_database(*POSTGRESQL, latin) as url:
+        driver = f"postgresql+{request.param}"
+        made = sa.make_url(url).set(drivername=driver)
+        yield made.render_as_string(hide_password=False)
+
+
+def test_text_that_the_database_does_not_take_is_kept_in_ascii(
+    make_app: Callable[..., Flask], narrow_url: str
+) -> None:
+    app, webhooks, calls = make_app(), ProcoreWebhooks(), []
+    app.config["PROCORE_WEBHOOK_DATABASE_URI"] = narrow_url
+    app.config["PROCORE_WEBHOOK_DISPATCH"] = "worker"
+    app.register_blueprint(webhooks)
+    webhooks.on(name="first")(lambda event: calls.append(event.type))
+
+    @webhooks.on(name="fails")
+    def fails(event: Event) -> None:
+        raise ValueError("нет 😀")
+
+    webhooks.on(name="last")(lambda event: calls.append(event.type))
+    (endpoint,) = endpoints(app).values()
+    type_ = "Протоколы 😀.update"
+    for _ in range(2):
+        sent = payload(type_, id="evt_1", format="v4")
+        assert deliver(app.test_client(), sent).status_code == 200
+    assert Worker([endpoint], poll=1).run_due() == 1
+
+    found = browse.find(endpoint.inbox, "evt_1")
+    assert found is not None
+    # The subscribers read the body, which is kept byte for byte.
+    assert calls == [type_] * 2
+    assert found["type"].endswith(r" \U0001f600.update")
+    assert found["status"] == "pending"
+    assert found["error"].endswith(r" \U0001f600")
+    assert set(endpoint.inbox.receipts(found["id"])) == {"first", "last"}
+    _dispose(app)
 
 
 @pytest.mark.parametrize("text", LONG.values(), ids=LONG.keys())
