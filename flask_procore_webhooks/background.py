@@ -16,6 +16,7 @@ from contextlib import suppress
 
 from flask import current_app
 from flask import Flask
+from flask import request
 
 from .endpoint import Endpoint
 from .endpoint import endpoints
@@ -27,6 +28,9 @@ log = logging.getLogger("flask_procore_webhooks")
 
 #: Where an app keeps its :class:`Background`.
 EXTENSION = "procore_webhooks_background"
+
+#: In the WSGI environment of a request that nobody sent: it starts no thread.
+KNOCK = "flask_procore_webhooks.knock"
 
 #: Seconds between two looks for what other processes have left.
 POLL = 30.0
@@ -122,6 +126,8 @@ def start_once(*_: object) -> None:
 
     Without waiting for a delivery: earlier processes may have left something to do.
     """
+    if KNOCK in request.environ:
+        return
     background = background_of(current_app)
     if not background.was_started:
         background.wake()

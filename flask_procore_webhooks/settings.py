@@ -88,7 +88,7 @@ def read_settings(
         ignore_application_ids=reader.ids("IGNORE_APPLICATION_IDS"),
         database_uri=reader.text("DATABASE_URI"),
     )
-    reader.check_authentic(settings)
+    reader.check_authentic()
     reader.check_database(settings, own_database)
     reader.check_spelling()
     if reader.problems:
@@ -175,7 +175,7 @@ class _Reader:
         self.problem("DISPATCH", f"must be one of {known}.")
         return Settings.dispatch
 
-    def check_authentic(self, settings: Settings) -> None:
+    def check_authentic(self) -> None:
         names = ("SECRET", "AUTHORIZATION")
         if all(self.get(name) is None for name in names):
             either = " or ".join(self.prefix + name for name in names)

@@ -42,5 +42,3 @@ PRUDRA = Source(
     timeout=10.0,
     read=read_prudra,
 )
-
-SOURCES = {source.name: source for source in (PROCORE, PRUDRA)}

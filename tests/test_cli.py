@@ -44,6 +44,7 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks import resource_created
 from flask_procore_webhooks import RetryLater
+from flask_procore_webhooks.background import background_of
 from flask_procore_webhooks.cli import COMMANDS
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
@@ -292,6 +293,14 @@ def test_the_knock_of_check_reaches_neither_log_nor_watchers(
     assert not seen and not caplog.records
     app.test_client().post("/webhooks/procore")
     assert seen and caplog.records, "the log and the signal work again"
+
+
+def test_the_knock_of_check_runs_no_events(make_app: MakeApp) -> None:
+    app = mounted(make_app(TESTING=False), ProcoreWebhooks())
+    run(app, "check")
+    assert not background_of(app).was_started
+    app.test_client().get("/")
+    assert background_of(app).was_started, "as the first request does"
 
 
 def test_check_finds_an_async_subscriber_that_cannot_run(

@@ -247,7 +247,8 @@ def test_replay_runs_the_events_of_inline_endpoints_itself(
         shown = lines(stdout_of(site.app, "replay", "--all"))
         assert shown == [
             "procore_webhooks: replayed 3",
-            "they were run here, because DISPATCH is inline",
+            "they were run here, because DISPATCH is inline; what failed waits for the"
+            " sender's next delivery, or for worker --once",
         ]
         assert site.statuses() == ["done"] * 3
         assert site.calls == [("bad", f"evt_{n}") for n in range(3)]
@@ -331,6 +332,9 @@ def test_times_are_relative_or_iso_or_unix(site: Site) -> None:
     assert site.statuses() == ["done", "pending", "done"]
     refused = run(site.app, "list", "--since", "yesterday", ok=False)
     assert "not in Unix seconds or ISO 8601" in refused.output
+    for far in ("99999999999999", "-1e15", "1e300"):
+        refused = run(site.app, "list", f"--since={far}", ok=False)
+        assert "is not in the years 1 to 9999" in refused.output
 
 
 def test_times_alone_are_a_filter_of_replay(local: Site) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from ..background import KNOCK
 from ..celery import problems
 from ..database import advice
 from ..endpoint import Endpoint
@@ -129,7 +130,9 @@ def _knock(endpoint: Endpoint) -> TestResponse:
     host = next(iter(endpoint.app.config.get("TRUSTED_HOSTS") or ()), "").lstrip(".")
     url = f"https://{host}{endpoint.path}" if host else endpoint.path
     with _unnoticed():
-        return endpoint.app.test_client().post(url, url_scheme="https")
+        return endpoint.app.test_client().post(
+            url, url_scheme="https", environ_overrides={KNOCK: True}
+        )
 
 
 @contextmanager

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import fields
-from datetime import datetime
-from datetime import timezone
 from functools import partial
 from typing import Any
 
@@ -18,7 +16,7 @@ from ..endpoint import Endpoint
 from ..endpoint import endpoints
 from ..errors import ProcoreWebhooksError
 from ..states import Status
-from .values import unix_time
+from .values import date
 
 
 class Command(click.Command):
@@ -44,9 +42,6 @@ def filters(function: Callable[..., Any]) -> Callable[..., Any]:
     def with_filter(*arguments: Any, **options: Any) -> Any:
         names = [each.name for each in fields(Filter)]
         values = {name: options.pop(name) for name in names}
-        for name in ("since", "until"):
-            if values[name] is not None:
-                values[name] = datetime.fromtimestamp(values[name], timezone.utc)
         return function(*arguments, wanted=Filter(**values), **options)
 
     for option in reversed(_FILTERS):
@@ -64,11 +59,11 @@ _FILTERS = (
     click.option("--project-id", metavar="TEXT"),
     click.option(
         "--since",
-        type=unix_time,
+        type=date,
         metavar="TIME",
         help="Received then or later: Unix seconds, ISO 8601, -3600 for an hour ago.",
     ),
-    click.option("--until", type=unix_time, metavar="TIME", help="Received before."),
+    click.option("--until", type=date, metavar="TIME", help="Received before."),
 )
 
 

@@ -6,7 +6,9 @@ import getpass
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from datetime import timedelta
+from datetime import timezone
 
 import click
 from flask.cli import with_appcontext
@@ -17,6 +19,7 @@ from ..browse import find
 from ..browse import pages
 from ..dispatch import tell_others
 from ..endpoint import Endpoint
+from ..inbox import Inbox
 from ..process import process
 from ..states import Status
 from ..upkeep import BATCH
@@ -44,7 +47,8 @@ AFTERWARDS = {
     "background": "the app's threads run them within half a minute",
     "worker": "workers run them as soon as they look",
     "celery": "Celery's workers run them, at the latest after the next sweep",
-    "inline": "they were run here, because DISPATCH is inline",
+    "inline": "they were run here, because DISPATCH is inline; what failed waits for"
+    " the sender's next delivery, or for worker --once",
 }
 
 SOON = {
@@ -190,14 +194,21 @@ def _print_replayed(endpoint: Endpoint, replayed: int, skipped: int) -> None:
 
 
 def _prune(endpoint: Endpoint, dead: bool) -> dict[str, int]:
-    inbox, retention = endpoint.inbox, timedelta(seconds=endpoint.settings.retention)
+    inbox, retention = endpoint.inbox, endpoint.settings.retention
     bodies = Progress(f"{endpoint.name}, bodies removed")
-    for count in prune_bodies(inbox, inbox.now() - retention, dead=dead):
+    for count in prune_bodies(inbox, _ago(inbox, retention), dead=dead):
         bodies.add(count)
     events = Progress(f"{endpoint.name}, events removed")
-    for count in prune_rows(inbox, inbox.now() - IDS_KEPT * retention, dead=dead):
+    for count in prune_rows(inbox, _ago(inbox, IDS_KEPT * retention), dead=dead):
         events.add(count)
     return {"bodies": bodies.count, "events": events.count}
+
+
+def _ago(inbox: Inbox, seconds: float) -> datetime:
+    try:
+        return inbox.now() - timedelta(seconds=seconds)
+    except OverflowError:  # as far as the calendar goes
+        return datetime.min.replace(tzinfo=timezone.utc)
 
 
 def _pausable(endpoint: str | None, every: bool) -> list[Endpoint]:

@@ -6,6 +6,8 @@ import json
 import math
 import re
 import time
+from datetime import datetime
+from datetime import timezone
 from typing import Any
 
 import click
@@ -63,6 +65,15 @@ def unix_time(value: str) -> float:
     if not math.isfinite(seconds):
         raise click.BadParameter(f"{value!r} is not in Unix seconds or ISO 8601.")
     return seconds + (time.time() if value[0] in "+-" else 0.0)
+
+
+def date(value: str) -> datetime:
+    """The same, as a time that there is in a calendar."""
+    try:
+        return datetime.fromtimestamp(unix_time(value), timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        problem = f"{value!r} is not in the years 1 to 9999."
+        raise click.BadParameter(problem) from None
 
 
 def _to_bytes(text: str) -> bytes:
