@@ -327,7 +327,8 @@ def _wait(endpoint: Endpoint, claim: Claim, results: Results) -> float:
 def _wait_after(failure: Failure, attempt: int, settings: Settings) -> float:
     """Seconds to the next attempt: what was asked for, or the usual backoff."""
     if failure.wait is not None:
-        return min(max(0.0, failure.wait), LONGEST_WAIT)
+        # Of a subclass, it may be any number.
+        return min(max(0.0, float(failure.wait)), LONGEST_WAIT)
     return _backoff(attempt, settings)
 
 

@@ -227,6 +227,9 @@ def test_a_retry_that_cannot_be_described_is_one_nevertheless(
     sqlite_host: Host,
 ) -> None:
     class Speechless(RetryLater):
+        def __init__(self) -> None:
+            self.after = Decimal(60)  # type: ignore[assignment]
+
         def __str__(self) -> str:
             raise ValueError("no words")
 
@@ -235,7 +238,7 @@ def test_a_retry_that_cannot_be_described_is_one_nevertheless(
 
     @sqlite_host.webhooks.on(name="speechless")
     def speechless(event: Event) -> None:
-        raise Speechless(60)
+        raise Speechless
 
     assert sqlite_host.deliver().status_code == 500
     row = sqlite_host.row()
