@@ -13,8 +13,6 @@ from flask.blueprints import BlueprintSetupState
 from flask.cli import AppGroup
 from flask.sansio.app import App
 from sqlalchemy import MetaData
-from sqlalchemy import URL
-from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm import sessionmaker
 
@@ -163,7 +161,10 @@ class ProcoreWebhooks(Blueprint):
         """Give ``state.app`` an endpoint of its own, at each registration."""
         app = cast(Flask, state.app)
         settings = read_settings(
-            app.config, self.config_prefix, own_database=self._owns_database
+            app.config,
+            self.config_prefix,
+            own_database=self._owns_database,
+            check_uri=checked_url,
         )
         _at_requests(app, tell_once)
         if settings.dispatch == "background":
@@ -184,15 +185,6 @@ class ProcoreWebhooks(Blueprint):
             subscribers=self.subscribers,
         )
 
-    def _checked_uri(self, settings: Settings) -> URL | None:
-        uri = settings.database_uri
-        try:
-            return checked_url(uri) if uri else None
-        except (ArgumentError, ValueError):
-            # Without its text, which quotes the password.
-            problem = f"{self.config_prefix}DATABASE_URI is not a database URL."
-            raise ConfigError([problem]) from None
-
     @property
     def _owns_database(self) -> bool:
         return self.db is None and self.session is None
@@ -203,7 +195,7 @@ class ProcoreWebhooks(Blueprint):
         metadata = MetaData() if self.metadata is None else self.metadata
         if self.session is not None:
             return session_database(app, metadata, self.session)
-        uri = self._checked_uri(settings)
+        uri = checked_url(settings.database_uri) if settings.database_uri else None
         return own_database(app, metadata, uri, creates_tables=self.metadata is None)
 
 

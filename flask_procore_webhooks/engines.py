@@ -12,6 +12,7 @@ from sqlalchemy import make_url
 from sqlalchemy import Pool
 from sqlalchemy import QueuePool
 from sqlalchemy import URL
+from sqlalchemy.exc import ArgumentError
 
 #: Seconds to wait for a server, for a lock on a file, and for a free connection. The
 #: last two may add up, and Procore waits 5.
@@ -71,10 +72,12 @@ def is_in_memory(url: URL) -> bool:
 def checked_url(text: str) -> URL:
     """The URL of an engine of our own.
 
-    :raises ValueError: a part of it is no number that has to be one.
-    :raises sqlalchemy.exc.ArgumentError: it is none.
+    :raises ValueError: it is none, or a part of it is no number that has to be one.
     """
-    url = make_url(text)
+    try:
+        url = make_url(text)
+    except ArgumentError as error:
+        raise ValueError(str(error)) from None
     _psycopg_arguments(url)
     return url
 

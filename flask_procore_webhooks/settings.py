@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
@@ -64,12 +65,17 @@ class Settings:
 
 
 def read_settings(
-    config: Mapping[str, Any], prefix: str, *, own_database: bool = True
+    config: Mapping[str, Any],
+    prefix: str,
+    *,
+    own_database: bool = True,
+    check_uri: Callable[[str], object] = str,
 ) -> Settings:
     """Read every key of ``prefix`` from ``config``, once.
 
     :param own_database: whether the endpoint has neither ``db=`` nor ``session=``, so
         that ``DATABASE_URI`` has a meaning.
+    :param check_uri: raises ``ValueError`` for what is no URL of a database.
     :raises ConfigError: naming every key that is missing, malformed or misspelt.
     """
     reader = _Reader(config, prefix)
@@ -86,7 +92,7 @@ def read_settings(
         retention=reader.number("RETENTION", Settings.retention, least=HALF_DAY),
         ignore_user_ids=reader.ids("IGNORE_USER_IDS"),
         ignore_application_ids=reader.ids("IGNORE_APPLICATION_IDS"),
-        database_uri=reader.text("DATABASE_URI"),
+        database_uri=reader.uri("DATABASE_URI", check_uri),
     )
     reader.check_authentic()
     reader.check_database(settings, own_database)
@@ -113,6 +119,16 @@ class _Reader:
     def text(self, key: str) -> str | None:
         value = self.get(key)
         return None if value is None else self._checked(key, value)
+
+    def uri(self, key: str, check: Callable[[str], object]) -> str | None:
+        text = self.text(key)
+        try:
+            if text:
+                check(text)
+        except ValueError:
+            # Without its text, which quotes the password.
+            self.problem(key, "is not a database URL.")
+        return text
 
     def secrets(self, key: str) -> tuple[bytes, ...]:
         current = self.text(key)

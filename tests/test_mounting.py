@@ -1107,6 +1107,10 @@ def test_a_malformed_database_uri_is_a_config_error_without_its_password(
     with pytest.raises(ConfigError) as raised:
         app.register_blueprint(ProcoreWebhooks())
     assert str(raised.value) == "PROCORE_WEBHOOK_DATABASE_URI is not a database URL."
+    other = make_app(PROCORE_WEBHOOK_DATABASE_URI=uri, PROCORE_WEBHOOK_LEASE=0)
+    with pytest.raises(ConfigError) as raised:
+        other.register_blueprint(ProcoreWebhooks())
+    assert len(raised.value.problems) == 2, "all that is wrong is told at once"
 
 
 def test_a_malformed_uri_of_the_host_does_not_log_its_password(
