@@ -223,6 +223,8 @@ def test_two_tenants_are_kept_apart(example: Callable[[str], Example]) -> None:
         same = """RFIs.create --data '{"id": "evt_1"}'"""
         answers = tenants.trigger(f"{same} --repeat 2", acme)
         answers += tenants.trigger(same, birch)
+        for wish in ("Acme wants a mail about", "Birch wants a task for"):
+            wait_until(lambda wish=wish: server.output().count(wish) == 2)
     assert answers_in(shown) == [RECEIVED, RECEIVED]
     table = shown[shown.index("received_at") :]
     assert table.count("RFIs.create") == 1 and "acme" not in table
@@ -418,7 +420,7 @@ def test_the_migration_fits_every_database(tmp_path: Path, database_url: str) ->
             "RFIs.create --format v4 --repeat 2", tracker.server.url + PATH
         )
         assert answers == [RECEIVED, DUPLICATE]
-        assert tracker.page() == {"4001": "Größe?"}
+        wait_until(lambda: tracker.page() == {"4001": "Größe?"})
         assert len(tracker.api.asked) == 1
         if not database_url.startswith("sqlite"):
             check_taking_turns(tracker)

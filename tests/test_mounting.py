@@ -361,9 +361,10 @@ def test_tables_are_created_on_first_use_on_any_database(
 RACER = """
 import sys, threading
 from flask import Flask
-from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks import engines, ProcoreWebhooks
 from flask_procore_webhooks.testing import deliver, payload
 
+engines.SQLITE_PATIENCE = 30  # as long as a slow disk may take
 THREADS = int(sys.argv[1])
 for folder in sys.stdin:
     app = Flask("host", instance_path=folder.strip())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from servers import serve
+from waiting import wait_until
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -77,6 +78,9 @@ def test_a_failed_event_is_found_understood_and_run_again(tmp_path: Path) -> Non
     with serve("app", server="flask", folder=tmp_path) as server:
         url = f"{server.url}/webhooks/procore"
         shell(f"flask procore-webhooks trigger RFIs.update --url {url}", tmp_path, path)
+        # The app's thread is not ended in the middle of its run.
+        wait_until(lambda: "fail failed for" in server.output())
+        wait_until(lambda: "dead" in shell(find, tmp_path, path).stdout)
     shell(f"{worker} --once", tmp_path, path)
     (event_id,) = re.findall(r"evt_\w+", shell(find, tmp_path, path).stdout)
     show, replay = (line.replace(EXAMPLE_ID, event_id) for line in (show, replay))

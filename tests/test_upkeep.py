@@ -21,6 +21,7 @@ from sites import open_site
 from sites import Site
 
 from flask_procore_webhooks import browse
+from flask_procore_webhooks import engines
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
@@ -41,6 +42,12 @@ from flask_procore_webhooks.worker import Worker
 MakeApp = Callable[..., Flask]
 ME = "me@here"
 IGNORED = {"PROCORE_WEBHOOK_IGNORE_USER_IDS": ["7"]}
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as a slow disk may take, with everybody at the same file."""
+    monkeypatch.setattr(engines, "SQLITE_PATIENCE", 30)
 
 
 @pytest.fixture

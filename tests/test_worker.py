@@ -286,10 +286,11 @@ def test_a_worker_without_work_asks_now_and_then(host: Host, case: str) -> None:
 
     with working(host.endpoint, poll=0.5):
         wait_until(lambda: statements.count)
-        count = statements.during(2.0)
+        before, start = statements.count, time.monotonic()
+        wait_until(lambda: statements.count >= before + 4)
 
-    # Four looks, or five, of one statement each.
-    assert 2 <= count <= 6
+    # One statement each; a slow machine takes longer.
+    assert time.monotonic() - start > 1.4
 
 
 def test_an_event_that_somebody_has_locked_makes_no_busy_loop(
@@ -882,19 +883,15 @@ def test_processes_share_the_work_and_effects_are_made_once(shop: Shop) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_outlasts_its_lease_is_left_to_its_worker(shop: Shop) -> None:
-    shop.open(
-        """
-@host.webhooks.on(name="writer")
-def writer(event):
-    say(event)
-    time.sleep(4)
-    host.note(event.id)
-""",
-        PROCORE_WEBHOOK_LEASE=1,
-    )
+    shop.open(WAITS, PROCORE_WEBHOOK_LEASE=6)
     record(shop.host, "evt_1")
     for _ in range(2):
         shop.worker("--poll", "0.1")
+    wait_until(lambda: shop.is_running("evt_1"))
+    first_end = shop.host.row("evt_1")["due_at"]
+    wait_until(lambda: shop.host.endpoint.inbox.naive_now() > first_end)
+    time.sleep(1)
+    shop.go_on()
     wait_until(all_done(shop.host, 1))
 
     assert len(shop.calls()) == 1
