@@ -34,7 +34,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from .database import Database
-from .errors import InboxUnavailable
 from .events import Event
 from .recorder import LONGEST_ERROR
 from .recorder import Recorder
@@ -44,8 +43,8 @@ from .states import FINISHED
 from .states import Status
 from .store import clean
 from .store import naive
-from .store import plain
 from .store import utc_now
+from .store import Values
 
 #: What still will be run.
 _WILL_RUN = (Status.PENDING.value, Status.RUNNING.value)
@@ -181,14 +180,12 @@ class Inbox(Recorder):
             "due_at": None if finished else now + timedelta(seconds=wait),
             "finished_at": now if finished else None,
         }
-        values = _holder(claim) | outcome
-        try:
+
+        def change(values: Values) -> bool:
             return self.persistently(lambda: self._settle(claim, values, receipt))
-        except InboxUnavailable as unavailable:
-            if not unavailable.unwritable:
-                raise
-        values["error"] = plain(error, LONGEST_ERROR)
-        return self.persistently(lambda: self._settle(claim, values, receipt))
+
+        values = _holder(claim) | outcome
+        return self.readably(change, values, {"error": LONGEST_ERROR})
 
     # Receipts
 

@@ -20,7 +20,6 @@ from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
 from .database import Database
-from .errors import InboxUnavailable
 from .events import Event
 from .grouping import Grouped
 from .grouping import LATE
@@ -30,7 +29,6 @@ from .states import FINISHED
 from .states import Status
 from .store import clean
 from .store import naive
-from .store import plain
 from .store import Store
 from .store import utc_now
 
@@ -91,24 +89,18 @@ class Recorder(Store):
         row = self._row(event, status, error)
         # Twice, because a prune may remove the row between the insert and the update.
         for _ in range(2):
-            row_id = self._insert_readably(row)
+            row_id = self.readably(self._insert_in_time, row, TEXTS)
             if row_id != THERE:
                 return Recorded(row_id, status, fresh=True)
             if repeated := self.persistently(lambda: self._repeat(row)):
                 return repeated
         raise self.unavailable(LookupError("neither inserted nor found"))
 
-    def _insert_readably(self, row: Row) -> int:
-        """Insert ``row``; with texts in ASCII if the database does not take them."""
+    def _insert_in_time(self, row: Row) -> int:
         try:
             return self._insert(row)
         except TimeoutError as error:
             raise self.unavailable(error) from None
-        except InboxUnavailable as unavailable:
-            if not unavailable.unwritable:
-                raise
-        texts = {name: plain(row[name], length) for name, length in TEXTS.items()}
-        return self._insert(row | texts)
 
     def _insert_together(self, rows: list[Row]) -> list[int | Exception]:
         """Insert every row that is not there; the new row id of each, or ``THERE``."""

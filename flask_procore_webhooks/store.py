@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from contextlib import contextmanager
 from contextlib import suppress
@@ -26,6 +27,7 @@ from .database import Database
 from .errors import InboxUnavailable
 
 T = TypeVar("T")
+Values = dict[str, Any]
 
 #: The error number of MySQL and MariaDB.
 DEADLOCK = 1213
@@ -97,6 +99,20 @@ class Store:
                 if not unavailable.momentary:
                     raise
         return change()
+
+    def readably(
+        self, change: Callable[[Values], T], values: Values, texts: Mapping[str, int]
+    ) -> T:
+        """``change(values)``, with texts in ASCII if the database does not take them.
+
+        :param texts: the keys of those that may be, and the characters of each.
+        """
+        try:
+            return change(values)
+        except InboxUnavailable as unavailable:
+            if not unavailable.unwritable:
+                raise
+        return change(values | {key: plain(values[key], texts[key]) for key in texts})
 
     @contextmanager
     def _used(self, open: Callable[[], Any]) -> Iterator[Connection]:
