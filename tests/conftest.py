@@ -3,18 +3,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from collections.abc import Iterator
-from datetime import datetime
-from datetime import timedelta
-from datetime import timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
-from services import MARIADB
-from services import own_database
-from services import POSTGRESQL
+from support.services import MARIADB
+from support.services import own_database
+from support.services import POSTGRESQL
+from support.values import Clock
+from support.values import SECRET
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import signals
@@ -22,22 +21,6 @@ from flask_procore_webhooks import subscribers
 from flask_procore_webhooks.background import stop_all
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
-
-SECRET = "a secret of the test suite"
-AUTHORIZATION = "Bearer a token of the test suite"
-
-
-class Clock:
-    """A clock that tests move by hand: give it to an inbox as its ``now``."""
-
-    def __init__(self) -> None:
-        self.time = datetime.now(timezone.utc)
-
-    def __call__(self) -> datetime:
-        return self.time
-
-    def forward(self, seconds: float) -> None:
-        self.time += timedelta(seconds=seconds)
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from outages import relay_to
-from services import MARIADB
-from services import own_database
-from services import POSTGRESQL
+from support.outages import relay_to
+from support.services import MARIADB
+from support.services import own_database
+from support.services import POSTGRESQL
 
 from .outages import Breakable
 from .outages import Locked

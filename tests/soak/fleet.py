@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from contextlib import suppress
 from pathlib import Path
 
-from servers import free_port
+from support.servers import free_port
 
 TESTS = Path(__file__).parent.parent
 GUNICORN_WORKERS = 2

@@ -18,7 +18,7 @@ from typing import Any
 from typing import Protocol
 
 import sqlalchemy as sa
-from servers import free_port
+from support.servers import free_port
 
 
 class Breakable(Protocol):

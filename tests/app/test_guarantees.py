@@ -1,0 +1,300 @@
+"""What the log says at the first request about effects that may be repeated."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import orm
+from support.hosts import KINDS
+from support.hosts import run_host
+
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks import PrudraWebhooks
+from flask_procore_webhooks.testing import deliver
+from flask_procore_webhooks.testing import payload
+
+MakeApp = Callable[..., Flask]
+WITHOUT_DB = "the blueprint was made without db="
+
+
+@pytest.fixture(autouse=True)
+def _sessions_are_closed() -> Iterator[None]:
+    """Files of hosts are closed before the next test."""
+    yield
+    orm.close_all_sessions()
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelname == "WARNING" and "at-least-once" in record.getMessage()
+    ]
+
+
+def get(app: Flask) -> int:
+    return app.test_client().get("/").status_code
+
+
+def with_page(app: Flask) -> Flask:
+    app.add_url_rule("/", view_func=lambda: "a page", endpoint="page")
+    return app
+
+
+def test_a_blueprint_without_db_beside_flask_sqlalchemy_is_told_of_once(
+    make_app: MakeApp, webhooks: ProcoreWebhooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = with_page(make_app(SQLALCHEMY_DATABASE_URI="sqlite:///host.db"))
+    SQLAlchemy(app)
+    app.register_blueprint(webhooks)
+    assert not warnings(caplog)
+
+    assert get(app) == 200
+    (said,) = warnings(caplog)
+    assert said.startswith("procore_webhooks: The app has Flask-SQLAlchemy")
+    assert WITHOUT_DB in said and "Pass db=." in said
+
+    assert get(app) == 200
+    sent = payload("RFIs.create")
+    assert deliver(app.test_client(), sent).status_code == 200
+    assert warnings(caplog) == [said]
+
+
+def test_each_endpoint_and_each_app_is_told_of(
+    make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    db, blueprints = SQLAlchemy(), (ProcoreWebhooks(), PrudraWebhooks())
+    for _ in range(2):
+        app = make_app(
+            SQLALCHEMY_DATABASE_URI="sqlite:///host.db",
+            PRUDRA_WEBHOOK_SECRET="another of the test suite",
+        )
+        db.init_app(app)
+        for webhooks in blueprints:
+            app.register_blueprint(webhooks)
+        get(app)
+    names = [said.partition(":")[0] for said in warnings(caplog)]
+    assert names == ["procore_webhooks", "prudra_webhooks"] * 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_said_where_effects_and_receipts_are_one_commit(
+    make_app: MakeApp, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    url = f"sqlite:///{tmp_path / 'host.db'}"
+    with run_host(with_page(make_app()), kind, url) as host:
+        assert get(host.app) == 200
+        assert host.deliver().status_code == 200
+    assert not caplog.messages
+
+
+def test_nothing_is_said_of_the_embedded_default(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    get(app)
+    assert not caplog.messages
+
+
+# Tables elsewhere
+
+
+def _with_binds(make_app: MakeApp, audit: str) -> tuple[Flask, SQLAlchemy]:
+    app = with_page(
+        make_app(
+            SQLALCHEMY_DATABASE_URI="sqlite:///host.db",
+            SQLALCHEMY_BINDS={"audit": audit},
+        )
+    )
+    db = SQLAlchemy(app)
+    sa.Table("note", db.metadata, sa.Column("id", sa.Integer, primary_key=True))
+    elsewhere = db.metadatas["audit"] if "audit" in db.metadatas else sa.MetaData()
+    for name in ("trail", "log_entry"):
+        sa.Table(name, elsewhere, sa.Column("id", sa.Integer, primary_key=True))
+    return app, db
+
+
+def test_models_of_another_bind_are_told_of_by_name(
+    make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, db = _with_binds(make_app, "sqlite:///audit.db")
+    app.register_blueprint(ProcoreWebhooks(db=db))
+    assert get(app) == 200
+    assert get(app) == 200
+    (said,) = warnings(caplog)
+    assert said == (
+        "procore_webhooks: The tables log_entry, trail are not written in one"
+        " transaction with the inbox: what subscribers write there may be written twice"
+        " after a crash (at-least-once)."
+    )
+
+
+@pytest.fixture
+def two_engines(tmp_path: Path) -> Iterator[tuple[sa.Engine, sa.Engine]]:
+    names = ("host", "audit")
+    engines = [sa.create_engine(f"sqlite:///{tmp_path / name}.db") for name in names]
+    yield engines[0], engines[1]
+    for engine in engines:
+        engine.dispose()
+
+
+def _plain(
+    app: Flask, engine: sa.Engine, trail: sa.Engine | None
+) -> orm.scoped_session[Any]:
+    """Plain SQLAlchemy, with a table for notes, and one that is bound to ``trail``."""
+    metadata = sa.MetaData()
+    for name in ("note", "trail"):
+        sa.Table(name, metadata, sa.Column("id", sa.Integer, primary_key=True))
+    session = orm.scoped_session(orm.sessionmaker())
+    app.register_blueprint(ProcoreWebhooks(metadata=metadata, session=session))
+    binds = dict.fromkeys(metadata.tables.values(), engine)
+    del binds[metadata.tables["trail"]]
+    if trail:
+        binds[metadata.tables["trail"]] = trail
+    session.configure(binds=binds)
+    return session
+
+
+def test_tables_that_a_session_binds_elsewhere_are_told_of(
+    make_app: MakeApp,
+    two_engines: tuple[sa.Engine, sa.Engine],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host, audit = two_engines
+    app = with_page(make_app())
+    session = _plain(app, host, audit)
+    assert get(app) == 200
+    (said,) = warnings(caplog)
+    assert said.startswith("procore_webhooks: The tables trail are not written in one")
+    session.remove()
+
+
+def test_tables_that_a_session_binds_to_one_database_are_fine(
+    make_app: MakeApp,
+    two_engines: tuple[sa.Engine, sa.Engine],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host, _ = two_engines
+    app = with_page(make_app())
+    session = _plain(app, host, host)
+    assert get(app) == 200
+    assert not caplog.messages
+    session.remove()
+
+
+def test_a_host_whose_session_cannot_be_asked_answers_its_requests(
+    make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = with_page(make_app())
+
+    def session() -> Any:
+        raise LookupError("no tenant")
+
+    webhooks = ProcoreWebhooks(metadata=sa.MetaData(), session=session)
+    app.register_blueprint(webhooks)
+    assert get(app) == 200
+    assert get(app) == 200
+    assert not warnings(caplog)
+
+
+def test_a_table_without_a_bind_breaks_no_request(
+    make_app: MakeApp,
+    two_engines: tuple[sa.Engine, sa.Engine],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host, _ = two_engines
+    app = with_page(make_app())
+    session = _plain(app, host, None)
+    assert get(app) == 200
+    session.remove()
+
+
+def test_the_look_leaves_the_session_of_the_request_as_it_is(
+    make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, db = _with_binds(make_app, "sqlite:///audit.db")
+    note = db.metadata.tables["note"]
+
+    @app.before_request
+    def write() -> None:
+        db.session.execute(sa.insert(note).values(id=1))
+
+    @app.get("/count")
+    def count() -> str:
+        found = db.session.scalar(sa.select(sa.func.count()).select_from(note))
+        return str(found)
+
+    with app.app_context():
+        db.create_all()
+    app.register_blueprint(ProcoreWebhooks(db=db))
+    assert app.test_client().get("/count").text == "1"
+    assert len(warnings(caplog)) == 1
+
+
+def test_the_look_does_not_end_the_session_of_the_thread(
+    make_app: MakeApp,
+    two_engines: tuple[sa.Engine, sa.Engine],
+) -> None:
+    """Hosts remove it when an app context ends: only that of the request may end."""
+    host, audit = two_engines
+    app = make_app()
+    session = _plain(app, host, host)
+    app.teardown_appcontext(lambda _: session.remove())
+    used = []
+
+    # Ahead of everybody's, as that of a host that mounts the blueprint last.
+    @app.url_value_preprocessor
+    def begin(*_: object) -> None:
+        used.append(session())
+
+    @app.get("/")
+    def page() -> str:
+        used.append(session())
+        return "a page"
+
+    assert get(app) == 200
+    assert used[0] is used[1]
+
+
+FORKS = """
+import logging, os, sys
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from flask_procore_webhooks import ProcoreWebhooks
+
+logging.basicConfig(level="WARNING", format="%(process)d %(message)s")
+app = Flask("host", instance_path=sys.argv[1])
+app.config.update(
+    TESTING=True,
+    PROCORE_WEBHOOK_SECRET="a secret of the test suite",
+    SQLALCHEMY_DATABASE_URI="sqlite:///host.db",
+)
+SQLAlchemy(app)
+app.register_blueprint(ProcoreWebhooks())
+app.test_client().get("/")
+child = os.fork()
+app.test_client().get("/")
+app.test_client().get("/")
+if child:
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_each_process_says_it_once(tmp_path: Path) -> None:
+    script = [sys.executable, "-c", FORKS, str(tmp_path)]
+    ended = subprocess.run(script, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    said = [line for line in ended.stderr.splitlines() if WITHOUT_DB in line]
+    assert len(said) == 2
+    assert len({line.split()[0] for line in said}) == 2

@@ -1,0 +1,463 @@
+"""Hours of deliveries, in every mode: what is lost, and what stops the sender."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from support.hosts import do_not_sync
+from support.hosts import Host
+from support.hosts import run_host
+from support.senders import HOUR
+from support.senders import Outage
+from support.senders import Procore
+from support.senders import Prudra
+from support.senders import Queued
+from support.senders import shuffled
+from support.senders import World
+from support.values import AUTHORIZATION
+from support.values import Clock
+
+from flask_procore_webhooks import browse
+from flask_procore_webhooks import Event
+from flask_procore_webhooks import PrudraWebhooks
+from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.samples import to_bytes
+from flask_procore_webhooks.testing import payload
+
+MakeApp = Callable[..., Flask]
+MODES = ("background", "worker", "inline")
+OTHERS = MODES[:2]
+NO_JSON = b"\xff{"
+
+
+@dataclass
+class Scene:
+    """A day of an app whose subscriber does what an event's ``task`` says."""
+
+    host: Host
+    world: World
+    mode: str
+    hook: Procore
+    #: The ids of the events in the stream, and the task of each.
+    tasks: dict[str, str] = field(default_factory=dict)
+
+    def stream(self, count: int = 40, **tasks: int) -> list[tuple[float, bytes]]:
+        """Bodies of events, one a minute; ``fails=4`` gives number 4 that task."""
+        by_number = {number: task for task, number in tasks.items()}
+        stream = []
+        for number in range(count):
+            id, task = f"evt_{number}", by_number.get(number, "quick")
+            self.tasks[id] = task
+            body = payload("RFIs.update", format="v4", id=id, task=task)
+            stream.append((number * 60.0, to_bytes(body)))
+        return stream
+
+    def rows(self) -> dict[str, Any]:
+        found = browse.newest(self.host.endpoint.inbox, limit=1000)
+        return {row["event_id"]: row for row in found}
+
+    def check_nothing_is_lost(self) -> None:
+        """Nothing was discarded; each event is done, its effect once, or dead."""
+        assert self.hook.discarded == []
+        rows = self.rows()
+        assert {*self.tasks} <= {*rows}
+        failing = {id for id, task in self.tasks.items() if task == "fails"}
+        for id in {*self.tasks}:
+            row = rows[id]
+            if id in failing:
+                assert (row["status"], row["attempts"]) == ("dead", 12)
+                assert "it always fails" in row["error"]
+            else:
+                assert (row["status"], row["error"]) == ("done", None)
+        assert self.effects() == Counter({*self.tasks} - failing)
+
+    def effects(self) -> Counter[str]:
+        return Counter(note.split()[0] for note in self.host.notes())
+
+    def longest_wait(self) -> float:
+        """Seconds from an event to the end of its last delivery."""
+        return max(each.seconds for each in self.hook.delivered)
+
+
+@pytest.fixture
+def scene(make_app: MakeApp, tmp_path: Path) -> Iterator[Callable[..., Scene]]:
+    with _scenes(make_app, f"sqlite:///{tmp_path / 'host.db'}") as scene:
+        yield scene
+
+
+@contextmanager
+def _scenes(make_app: MakeApp, url: str) -> Iterator[Callable[..., Scene]]:
+    """Give a function that sets up the one scene of the test."""
+    made: list[Any] = []
+
+    def scene(mode: str, *, limit: float | None = None, **config: Any) -> Scene:
+        keys = {"DISPATCH": "inline" if mode == "inline" else "worker", **config}
+        named = {f"PROCORE_WEBHOOK_{key}": value for key, value in keys.items()}
+        app = make_app(PROCORE_WEBHOOK_AUTHORIZATION=AUTHORIZATION, **named)
+        made.append(run_host(app, "flask_sqlalchemy", url))
+        host = made[0].__enter__()
+        do_not_sync(host.engine)
+        clock = host.endpoint.inbox.now = Clock()
+        world = World(app, clock, limit)
+        world.runs(mode)
+
+        @host.webhooks.on(name="works")
+        def works(event: Event) -> None:
+            task = event.data["task"]
+            if task == "hour":
+                world.sleep(HOUR)
+            host.note(f"{event.id} {event.attempt} {clock()}")
+            if task == "fails":
+                raise RuntimeError("it always fails")
+
+        return Scene(host, world, mode, Procore(world))
+
+    try:
+        yield scene
+    finally:
+        for each in made:
+            each.__exit__(None, None, None)
+
+
+# Every mode but inline: one bad event is nobody else's
+
+
+@pytest.mark.parametrize("mode", OTHERS)
+def test_a_subscriber_that_always_fails_stops_nothing(
+    scene: Callable[..., Scene], mode: str
+) -> None:
+    day = scene(mode)
+    day.hook.sends(day.stream(fails=4))
+    day.world.run_for(24 * HOUR)
+
+    day.check_nothing_is_lost()
+    assert day.hook.pauses == []
+    assert all(each.statuses == [200] for each in day.hook.delivered)
+    assert day.longest_wait() == 0
+
+
+@pytest.mark.parametrize("mode", OTHERS)
+def test_a_subscriber_that_takes_an_hour_stops_no_delivery(
+    scene: Callable[..., Scene], mode: str
+) -> None:
+    day = scene(mode)
+    day.hook.sends(day.stream(hour=4))
+    day.world.run_for(24 * HOUR)
+
+    day.check_nothing_is_lost()
+    assert day.hook.pauses == []
+    assert all(each.statuses == [200] for each in day.hook.delivered)
+    assert day.longest_wait() == 0
+    rows = day.rows()
+    slow = rows["evt_4"]
+    assert slow["attempts"] == 1, "its lease was renewed"
+    taken = slow["finished_at"] - slow["received_at"]
+    assert HOUR <= taken.total_seconds() < HOUR + 60
+    next_one = rows["evt_5"]["finished_at"] - rows["evt_5"]["received_at"]
+    if mode == "worker":
+        assert next_one.total_seconds() <= 2, "the other worker is free"
+    else:
+        assert next_one.total_seconds() > 0.9 * HOUR, "there is one thread"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_body_that_is_no_json_is_kept_dead_and_stops_nothing(
+    scene: Callable[..., Scene], mode: str
+) -> None:
+    day = scene(mode)
+    day.hook.sends([*day.stream(), (90.0, NO_JSON)])
+    day.world.run_for(HOUR)
+
+    day.check_nothing_is_lost()
+    assert all(each.statuses == [200] for each in day.hook.delivered)
+    (poison,) = (row for id, row in day.rows().items() if id not in day.tasks)
+    assert (poison["status"], poison["attempts"]) == ("dead", 0)
+    kept = browse.find(day.host.endpoint.inbox, poison["event_id"])
+    assert kept and kept["body"] == NO_JSON
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_copies_in_any_order_are_one_event_each(
+    scene: Callable[..., Scene], mode: str
+) -> None:
+    day = scene(mode)
+    copies = shuffled(day.stream(), random.Random(11))
+    day.hook.sends(copies)
+    day.world.run_for(6 * HOUR)
+
+    day.check_nothing_is_lost()
+    assert day.hook.pauses == []
+    assert len(day.hook.delivered) == len(copies) > 60
+    repeats = sum(row["repeats"] for row in day.rows().values())
+    assert repeats == len(copies) - len(day.tasks)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_outage_of_the_inbox_below_12_hours_loses_nothing(
+    scene: Callable[..., Scene], mode: str
+) -> None:
+    day = scene(mode)
+    day.hook.sends(day.stream(60))
+    Outage(day.world, 600, 10 * HOUR)
+    day.world.run_for(24 * HOUR)
+
+    day.check_nothing_is_lost()
+    (pause,) = day.hook.pauses
+    # It ends with the first attempt after the outage, at most an hour later.
+    assert 10 * HOUR - 600 <= pause <= 11 * HOUR
+    answers = [status for each in day.hook.delivered for status in each.statuses]
+    assert {*answers} == {200, 503}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", OTHERS)
+def test_all_of_it_on_one_day_loses_nothing(
+    scene: Callable[..., Scene], mode: str
+) -> None:
+    day = scene(mode)
+    _all_of_it(day)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"])
+def test_all_of_it_loses_nothing_on_servers(
+    make_app: MakeApp, request: pytest.FixtureRequest, database: str
+) -> None:
+    url = request.getfixturevalue(f"{database}_url")
+    with _scenes(make_app, url) as scene:
+        _all_of_it(scene("worker"), count=20)
+
+
+def _all_of_it(day: Scene, count: int = 60) -> None:
+    stream = shuffled(day.stream(count, hour=7, fails=3), random.Random(5))
+    day.hook.sends([*stream, (120.0, NO_JSON), (4000.0, NO_JSON)])
+    # While the hour is being slept, and after it.
+    Outage(day.world, 1800, 3000)
+    Outage(day.world, 5 * HOUR, 9 * HOUR)
+    day.world.run_for(40 * HOUR)
+
+    day.check_nothing_is_lost()
+    assert all(
+        status in (200, 503) for each in day.hook.delivered for status in each.statuses
+    )
+
+
+# Where the sender's patience ends, in every mode
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_outage_of_more_than_12_hours_loses_what_came_in_it(
+    scene: Callable[..., Scene], mode: str
+) -> None:
+    """So the simulated sender can lose events at all."""
+    day = scene(mode)
+    day.hook.sends(day.stream(60))
+    # Away when the eleventh is sent.
+    Outage(day.world, 590, 14 * HOUR)
+    day.world.run_for(24 * HOUR)
+
+    assert [each.seconds for each in day.hook.discarded[:1]] == [12 * HOUR]
+    assert len(day.hook.discarded) == 50
+    assert len(day.rows()) == 10
+
+
+# Inline: the sender waits for the subscribers
+
+
+def test_inline_an_event_that_always_fails_stops_the_hook_until_it_is_dead(
+    scene: Callable[..., Scene],
+) -> None:
+    day = scene("inline")
+    day.hook.sends(day.stream(60, fails=4))
+    day.world.run_for(24 * HOUR)
+
+    day.check_nothing_is_lost()
+    (failing,) = (each for each in day.hook.delivered if len(each.answers) > 1)
+    assert failing.statuses == [500] * 11 + [200]
+    # 1 + 2 + 4 + ... + 1024 s: 34 minutes.
+    assert day.hook.pauses == [2047]
+    held_up = [each.seconds for each in day.hook.delivered if each.seconds > 0]
+    assert len(held_up) == 1 + 2047 // 60
+
+
+def test_inline_with_more_attempts_than_fit_in_12_hours_the_queue_is_discarded(
+    scene: Callable[..., Scene],
+) -> None:
+    day = scene("inline", MAX_ATTEMPTS=100)
+    day.hook.sends(day.stream(60, fails=4))
+    day.world.run_for(24 * HOUR)
+
+    failing, *others = day.hook.discarded
+    assert len(failing.answers) == 23 and {*failing.statuses} == {500}
+    assert len(others) == 55 and not any(each.answers for each in others)
+    assert {*day.rows()} == {f"evt_{number}" for number in range(5)}
+    assert day.rows()["evt_4"]["status"] == "pending", "nobody comes for it any more"
+
+
+def test_inline_after_the_queue_was_discarded_the_next_event_flows(
+    scene: Callable[..., Scene],
+) -> None:
+    day = scene("inline", MAX_ATTEMPTS=100)
+    stream = day.stream(60, fails=4)
+    late = to_bytes(payload("RFIs.update", format="v4", id="late", task="quick"))
+    day.hook.sends([*stream, (13 * HOUR, late)])
+    day.world.run_for(24 * HOUR)
+
+    assert len(day.hook.discarded) == 56
+    assert day.rows()["late"]["status"] == "done"
+
+
+def test_inline_an_hour_of_work_stops_the_hook_for_longer_than_that(
+    scene: Callable[..., Scene],
+) -> None:
+    day = scene("inline")
+    day.hook.sends(day.stream(90, hour=4))
+    day.world.run_for(24 * HOUR)
+
+    day.check_nothing_is_lost()
+    assert day.rows()["evt_4"]["attempts"] == 1
+    (slow,) = (each for each in day.hook.delivered if len(each.answers) > 1)
+    first, *between, last = slow.statuses
+    assert (first, last) == (None, 200)
+    assert between and {*between} == {503}, "the first request is running it still"
+    # The first retry after that hour: 1 + 2 + 4 + ... + 2048 s.
+    assert day.hook.pauses == [4095]
+
+
+@pytest.mark.parametrize(
+    "attempts, lost", [(12, 0), (100, 56)], ids=["12 attempts", "100 attempts"]
+)
+def test_inline_an_hour_of_work_where_the_server_kills_long_requests(
+    scene: Callable[..., Scene], attempts: int, lost: int
+) -> None:
+    day = scene("inline", limit=30.0, MAX_ATTEMPTS=attempts)
+    day.hook.sends(day.stream(60, hour=4))
+    day.world.run_for(24 * HOUR)
+
+    row = day.rows()["evt_4"]
+    assert len(day.hook.discarded) == lost
+    assert day.effects()["evt_4"] == 0
+    if lost:
+        assert row["status"] == "pending"
+    else:
+        assert row["status"] == "dead"
+        assert len(day.rows()) == 60
+
+
+# Prudra
+
+
+@pytest.fixture
+def prudra(make_app: MakeApp) -> Callable[..., World]:
+    def prudra(**config: Any) -> World:
+        keys = {"SECRET": "a secret", "DISPATCH": "worker", **config}
+        app = make_app(**{f"PRUDRA_WEBHOOK_{key}": v for key, v in keys.items()})
+        app.register_blueprint(PrudraWebhooks())
+        (endpoint,) = endpoints(app).values()
+        clock = endpoint.inbox.now = Clock()
+        # Whatever part of a second it is: signatures hold whole seconds.
+        clock.time = clock.time.replace(microsecond=0)
+        # The tables, which an outage may take away at once.
+        endpoint.inbox.database.create_tables()
+        return World(app, clock)
+
+    return prudra
+
+
+def _payment() -> bytes:
+    return to_bytes(payload("payment.received", format="prudra"))
+
+
+def _offsets(queued: Queued) -> list[float]:
+    return [(at - queued.happened).total_seconds() for at, _ in queued.answers]
+
+
+@pytest.mark.parametrize("resigns", [True, False], ids=["signed anew", "signed once"])
+def test_prudra_brings_an_event_after_an_outage_of_two_minutes(
+    prudra: Callable[..., World], resigns: bool
+) -> None:
+    world = prudra()
+    Outage(world, 0, 120)
+    event = Prudra(world, _payment(), resigns=resigns)
+    world.runs("worker")
+    world.run_for(HOUR)
+
+    assert event.queued.statuses == [503] * 5 + [200]
+    assert _offsets(event.queued) == [0, 5, 15, 35, 75, 155]
+    (row,) = browse.newest(world.endpoint.inbox)
+    assert row["status"] == "done"
+
+
+@pytest.mark.parametrize("resigns", [True, False], ids=["signed anew", "signed once"])
+def test_prudra_with_a_tolerance_below_its_retries_has_to_sign_anew(
+    prudra: Callable[..., World], resigns: bool
+) -> None:
+    world = prudra(TOLERANCE=60)
+    Outage(world, 0, 60)
+    event = Prudra(world, _payment(), resigns=resigns)
+    world.run_for(HOUR)
+
+    refused = [] if resigns else [401, 401]
+    accepted = [200] if resigns else []
+    assert event.queued.statuses == [503] * 4 + refused + accepted
+    assert len(event.discarded) == (0 if resigns else 1)
+    assert len(browse.newest(world.endpoint.inbox)) == len(accepted)
+
+
+@pytest.mark.parametrize("resigns", [True, False], ids=["signed anew", "signed once"])
+def test_what_prudra_gave_up_is_accepted_later_only_if_it_is_signed_anew(
+    prudra: Callable[..., World], resigns: bool
+) -> None:
+    world = prudra()
+    Outage(world, 0, 300)
+    event = Prudra(world, _payment(), resigns=resigns)
+    world.run_for(HOUR)
+    assert event.discarded and event.queued.statuses == [503] * 6
+
+    event.replay()
+    world.run_for(60)
+
+    assert event.queued.statuses[6:] == [200 if resigns else 401]
+    assert len(event.discarded) == (0 if resigns else 1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("task", ["fails", "sleeps"])
+def test_prudra_gives_up_an_event_only_where_it_waits_for_the_subscriber(
+    prudra: Callable[..., World], mode: str, task: str
+) -> None:
+    world = prudra(DISPATCH="inline" if mode == "inline" else "worker")
+    (blueprint,) = world.app.blueprints.values()
+    assert isinstance(blueprint, PrudraWebhooks)
+
+    @blueprint.on(name="works")
+    def works(event: Event) -> None:
+        if task == "fails":
+            raise RuntimeError("it always fails")
+        world.sleep(HOUR)
+
+    world.runs(mode)
+    event = Prudra(world, _payment())
+    other = Prudra(world, NO_JSON, after=1.0)
+    world.run_for(24 * HOUR)
+
+    (row,) = (r for r in browse.newest(world.endpoint.inbox) if r["type"])
+    if mode == "inline":
+        assert event.discarded == [event.queued]
+        no_answers: list[Any] = [500] * 6 if task == "fails" else [None] + [503] * 5
+        assert event.queued.statuses == no_answers
+        assert row["status"] == ("pending" if task == "fails" else "done")
+    else:
+        assert event.queued.statuses == [200]
+        assert row["status"] == ("dead" if task == "fails" else "done")
+    assert other.queued.statuses == [200], "others do not wait behind it"

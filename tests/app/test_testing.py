@@ -1,0 +1,474 @@
+"""What users test their own apps with: the helpers, and the plug-in in a project."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Blueprint
+from flask import Flask
+from flask import request
+from support.values import AUTHORIZATION
+from support.values import SECRET
+
+from flask_procore_webhooks import Event
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks import PrudraWebhooks
+from flask_procore_webhooks.endpoint import Endpoint
+from flask_procore_webhooks.events import read_event
+from flask_procore_webhooks.samples import FORMATS
+from flask_procore_webhooks.samples import source_of
+from flask_procore_webhooks.testing import deliver
+from flask_procore_webhooks.testing import Deliveries
+from flask_procore_webhooks.testing import drain
+from flask_procore_webhooks.testing import payload
+from flask_procore_webhooks.testing import PROCORE
+from flask_procore_webhooks.testing import PRUDRA
+from flask_procore_webhooks.testing import sign
+
+pytest_plugins = ["pytester"]
+
+MakeApp = Callable[..., Flask]
+
+
+# sign
+
+
+@pytest.mark.parametrize(
+    ("source", "names", "prefix"),
+    [
+        (PROCORE, ("X-Procore-Signature", "X-Procore-Timestamp"), ""),
+        (PRUDRA, ("X-Prudra-Signature", "X-Prudra-Timestamp"), "sha256="),
+    ],
+)
+def test_sign_makes_the_documented_headers(
+    source: Any, names: tuple[str, str], prefix: str
+) -> None:
+    body = b'{"id": "\xc3\xa9"}\r\n\xff'
+    digest = hmac.new("gehéim".encode(), b"1700000000." + body, hashlib.sha256)
+    assert sign(body, "gehéim", timestamp=1700000000, source=source) == {
+        names[0]: prefix + digest.hexdigest(),
+        names[1]: "1700000000",
+    }
+
+
+def test_sign_takes_any_timestamp_and_a_secret_of_bytes() -> None:
+    headers = sign(b"", b"\xff", timestamp="soon")
+    digest = hmac.new(b"\xff", b"soon.", hashlib.sha256).hexdigest()
+    assert headers == {"X-Procore-Signature": digest, "X-Procore-Timestamp": "soon"}
+
+
+# payload
+
+
+def read(made: dict[str, Any], format: str) -> Event:
+    return read_event(json.dumps(made).encode(), source_of(format).read)
+
+
+@pytest.mark.parametrize("format", ["v2", "v3", "v4", "signed"])
+def test_a_payload_reads_back_as_what_was_asked_for(format: str) -> None:
+    made = payload(
+        "RFIs.update", format=format, resource_id="7", project_id=None, user_id=8
+    )
+    event = read(made, format)
+    assert (event.type, event.resource_type, event.reason) == (
+        "RFIs.update",
+        "RFIs",
+        "update",
+    )
+    assert (event.resource_id, event.project_id, event.user_id) == ("7", None, "8")
+    assert event.company_id is not None
+    assert event.timestamp is not None
+    assert event.payload_version == {"signed": None}.get(format, f"{format}.0")
+
+
+def test_prudras_payload_reads_back_as_what_was_asked_for() -> None:
+    event = read(payload("vault.opened", format="prudra", vaultId="v"), "prudra")
+    assert (event.type, event.reason) == ("vault.opened", "opened")
+    assert event.data == {"vaultId": "v"}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_payloads_have_ids_of_their_own_or_the_one_that_is_given(format: str) -> None:
+    ids = {read(payload("a.b", format=format), format).id for _ in range(20)}
+    assert len(ids) == 20
+    assert not any(id.startswith("sha256:") for id in ids)
+    assert read(payload("a.b", format=format, id="mine"), format).id == "mine"
+
+
+def test_an_envelopes_own_keys_are_set_there_and_others_in_its_data() -> None:
+    made = payload("a.b", created=1700000000, extra={"deep": [1]}, resource_id=7)
+    assert made["created"] == 1700000000
+    assert (made["data"]["extra"], made["data"]["resource_id"]) == ({"deep": [1]}, 7)
+    assert payload("a.b", data={"only": 1})["data"] == {"only": 1}
+    assert payload("a.b", format="prudra", payload=[])["payload"] == []
+
+
+def test_words_of_the_envelope_become_procores_reasons() -> None:
+    assert payload("resource.deleted", format="v4")["reason"] == "delete"
+    assert payload("resource.created", format="v2")["event_type"] == "create"
+    assert payload("RFIs", format="v4")["resource_type"] == "RFIs"
+
+
+def test_procores_own_payloads_look_like_procores() -> None:
+    """19-digit numbers in v2 and v3, text in v4, as the sender makes them."""
+    assert len(str(payload("RFIs.update", format="v3")["id"])) == 19
+    ids = {k: v for k, v in payload("a.b", format="v4").items() if k.endswith("id")}
+    assert ids and all(isinstance(value, str) for value in ids.values())
+
+
+def test_an_unknown_format_is_answered_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"signed, v2, v3, v4, prudra, not 'v1'"):
+        payload("a.b", format="v1")
+
+
+# deliver
+
+
+@pytest.fixture
+def seen(webhooks: ProcoreWebhooks) -> list[Event]:
+    """The events that a subscriber of ``app`` was run for."""
+    events: list[Event] = []
+    webhooks.on(name="seen")(events.append)
+    return events
+
+
+def test_a_delivery_is_authentic_and_worked_on(app: Flask, seen: list[Event]) -> None:
+    made = payload("RFIs.update", resource_id=7)
+    answer = deliver(app.test_client(), made)
+    assert (answer.status_code, answer.get_json()) == (200, {"received": True})
+    assert [(event.id, event.resource_id) for event in seen] == [(made["id"], "7")]
+    again = deliver(app.test_client(), made)
+    assert again.get_json() == {"received": True, "duplicate": True}
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("format", ["signed", "v2", "v3", "v4"])
+def test_every_format_of_procore_is_accepted(
+    app: Flask, seen: list[Event], format: str
+) -> None:
+    answer = deliver(app.test_client(), payload("RFIs.update", format=format))
+    assert answer.status_code == 200
+    assert seen[0].type == "RFIs.update"
+
+
+def test_bytes_are_delivered_as_they_are(app: Flask, seen: list[Event]) -> None:
+    body = b'{ "id" : "1",\r\n"type":"a.b" , "data":"\\u00e9"}\n'
+    assert deliver(app.test_client(), body).status_code == 200
+    assert seen[0].body == body
+    assert deliver(app.test_client(), b"\xff").get_json()["quarantined"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"headers": {"X-Procore-Signature": "0" * 64}},
+        {"headers": {"x-procore-signature": "0" * 64}},
+        {"headers": {"X-Procore-Signature": None}},
+        {"headers": {"x-procore-timestamp": None}},
+        {"timestamp": 1700000000},
+        {"timestamp": "soon"},
+    ],
+)
+def test_a_forgery_is_refused(
+    app: Flask, seen: list[Event], more: dict[str, Any]
+) -> None:
+    answer = deliver(app.test_client(), payload("a.b"), **more)
+    assert (answer.status_code, answer.get_json()) == (
+        401,
+        {"error": "Invalid signature"},
+    )
+    assert not seen
+
+
+def test_other_headers_arrive_too(app: Flask) -> None:
+    arrived: dict[str, str] = {}
+
+    @app.before_request
+    def keep() -> None:
+        arrived.update(request.headers)
+
+    headers = {"X-Request-Id": "7", "content-type": "text/plain"}
+    assert (
+        deliver(app.test_client(), payload("a.b"), headers=headers).status_code == 200
+    )
+    assert (arrived["X-Request-Id"], arrived["Content-Type"]) == ("7", "text/plain")
+
+
+@pytest.mark.parametrize("value", [AUTHORIZATION, "Basic eA==", "näive ☃"])
+def test_what_is_configured_passes_signature_and_authorization(
+    make_app: MakeApp, value: str
+) -> None:
+    app = make_app(PROCORE_WEBHOOK_AUTHORIZATION=value)
+    app.register_blueprint(ProcoreWebhooks())
+    assert deliver(app.test_client(), payload("a.b")).status_code == 200
+    wrong = deliver(app.test_client(), payload("a.b"), headers={"Authorization": "x"})
+    assert wrong.get_json() == {"error": "Invalid authorization"}
+
+
+def test_an_endpoint_without_a_secret_gets_no_signature(make_app: MakeApp) -> None:
+    app = make_app(
+        PROCORE_WEBHOOK_SECRET=None, PROCORE_WEBHOOK_AUTHORIZATION=AUTHORIZATION
+    )
+    app.register_blueprint(ProcoreWebhooks())
+    answer = deliver(app.test_client(), payload("a.b"))
+    assert answer.status_code == 200
+    assert "X-Procore-Signature" not in answer.request.headers
+
+
+def test_a_secret_that_was_rotated_in_is_used(make_app: MakeApp) -> None:
+    """With the fallback alone it would be refused once that is removed."""
+    app = make_app(
+        PROCORE_WEBHOOK_SECRET="new", PROCORE_WEBHOOK_SECRET_FALLBACKS=["old"]
+    )
+    app.register_blueprint(ProcoreWebhooks())
+    answer = deliver(app.test_client(), b"{}", timestamp="1700000000")
+    signature = sign(b"{}", "new", timestamp=1700000000)["X-Procore-Signature"]
+    assert answer.request.headers["X-Procore-Signature"] == signature
+
+
+def test_the_path_is_the_one_that_the_app_mounts(make_app: MakeApp) -> None:
+    app = make_app(PRUDRA_WEBHOOK_SECRET=SECRET, APPLICATION_ROOT="/root")
+    parent = Blueprint("parent", __name__, url_prefix="/api")
+    parent.register_blueprint(ProcoreWebhooks(), url_prefix="/hooks")
+    app.register_blueprint(parent)
+    app.register_blueprint(PrudraWebhooks(url_prefix="/other/"))
+    client = app.test_client()
+    made = {name: payload("a.b") for name in ("procore_webhooks", "prudra_webhooks")}
+    made["prudra_webhooks"] = payload("a.b", format="prudra")
+    for name, each in made.items():
+        assert deliver(client, each, endpoint=name).status_code == 200
+
+
+@pytest.mark.parametrize("endpoint", [None, "nope"])
+def test_an_endpoint_is_never_guessed(make_app: MakeApp, endpoint: str | None) -> None:
+    app = make_app(PRUDRA_WEBHOOK_SECRET=SECRET)
+    app.register_blueprint(ProcoreWebhooks())
+    app.register_blueprint(PrudraWebhooks())
+    with pytest.raises(LookupError, match="it has: procore_webhooks, prudra_webhooks"):
+        deliver(app.test_client(), payload("a.b"), endpoint=endpoint)
+
+
+def test_an_app_without_the_blueprint_is_told_so() -> None:
+    app = Flask("bare")
+    with pytest.raises(LookupError, match="it has: none"):
+        deliver(app.test_client(), payload("a.b"))
+    assert drain(app) == 0
+
+
+# drain
+
+
+@pytest.fixture
+def failing_once(webhooks: ProcoreWebhooks) -> list[Event]:
+    events: list[Event] = []
+
+    @webhooks.on(name="failing-once")
+    def fail_once(event: Event) -> None:
+        events.append(event)
+        if event.attempt == 1:
+            raise RuntimeError("the first attempt fails")
+
+    return events
+
+
+def test_drain_runs_what_is_due_and_early_what_waits(
+    app: Flask, failing_once: list[Event], clock: Any
+) -> None:
+    assert deliver(app.test_client(), payload("a.b")).status_code == 500
+    assert len(failing_once) == 1
+    clock.forward(-1)  # certainly not due yet, whatever the backoff
+    assert drain(app) == 0
+    assert drain(app, early=True) == 1
+    assert [event.attempt for event in failing_once] == [1, 2]
+    assert drain(app, early=True) == 0, "it is finished"
+
+
+def test_drain_runs_the_events_of_every_endpoint(make_app: MakeApp) -> None:
+    app, runs = make_app(BOLT_SECRET=SECRET), []
+    acme = ProcoreWebhooks("acme", url_prefix="/acme")
+    bolt = ProcoreWebhooks("bolt", url_prefix="/bolt", config_prefix="BOLT_")
+    for webhooks in (acme, bolt):
+
+        @webhooks.on(name=webhooks.name)
+        def fail_once(event: Event) -> None:
+            runs.append((event.endpoint, event.attempt))
+            if event.attempt == 1:
+                raise RuntimeError
+
+        app.register_blueprint(webhooks)
+    for name in ("acme", "bolt"):
+        deliver(app.test_client(), payload("a.b"), endpoint=name)
+    assert drain(app, early=True) == 2
+    assert sorted(runs) == [("acme", 1), ("acme", 2), ("bolt", 1), ("bolt", 2)]
+
+
+# The fixture
+
+
+def test_the_fixture_offers_the_same(
+    procore_webhooks: Deliveries, endpoint: Endpoint, failing_once: list[Event]
+) -> None:
+    made = procore_webhooks.payload("RFIs.update", format="v4", id="1")
+    assert procore_webhooks.deliver(made).status_code == 500
+    assert procore_webhooks.drain(early=True) == 1
+    (row,) = procore_webhooks.events()
+    assert (row["event_id"], row["status"], row["attempts"]) == ("1", "done", 2)
+    forged = procore_webhooks.sign(b"{}", "wrong")
+    assert procore_webhooks.deliver(b"{}", headers=forged).status_code == 401
+    assert procore_webhooks.deliver(b"{}", timestamp=1).status_code == 401
+    assert procore_webhooks.events(endpoint.name) == procore_webhooks.events()
+    with pytest.raises(LookupError):
+        procore_webhooks.events("nope")
+
+
+PROJECT = {
+    "shop.py": f"""
+        from flask import Flask
+        from flask_procore_webhooks import ProcoreWebhooks
+        from flask_sqlalchemy import SQLAlchemy
+        from sqlalchemy.orm import Mapped, mapped_column
+
+        db = SQLAlchemy()
+        webhooks = ProcoreWebhooks(db=db)
+
+        class Rfi(db.Model):
+            id: Mapped[int] = mapped_column(primary_key=True)
+            updates: Mapped[int] = mapped_column(default=0)
+
+        @webhooks.on("RFIs", "update")
+        def sync_rfi(event):
+            rfi = db.session.get(Rfi, int(event.resource_id)) or Rfi(
+                id=int(event.resource_id), updates=0
+            )
+            rfi.updates += 1
+            db.session.add(rfi)
+            db.session.flush()
+            if event.data.get("poison") and event.attempt == 1:
+                raise RuntimeError("after it has written")
+
+        def create_app():
+            app = Flask(__name__)
+            app.config["PROCORE_WEBHOOK_SECRET"] = {SECRET!r}
+            app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
+            app.config["TESTING"] = True
+            db.init_app(app)
+            app.register_blueprint(webhooks)
+            return app
+    """,
+    "conftest.py": """
+        import pytest
+        from shop import create_app, db
+
+        @pytest.fixture
+        def app():
+            app = create_app()
+            with app.app_context():
+                db.create_all()
+                yield app
+                db.session.remove()
+                db.engine.dispose()
+    """,
+    "test_shop.py": """
+        from shop import db, Rfi
+        from sqlalchemy import select
+
+        def updates():
+            db.session.rollback()
+            return dict(db.session.execute(select(Rfi.id, Rfi.updates)).all())
+
+        def test_an_rfi_is_synced_once(procore_webhooks):
+            payload = procore_webhooks.payload("RFIs.update", resource_id=7)
+            for copy in range(3):
+                assert procore_webhooks.deliver(payload).status_code == 200
+            assert updates() == {7: 1}
+
+        def test_a_failed_run_leaves_nothing_and_is_repeated(procore_webhooks):
+            payload = procore_webhooks.payload("RFIs.update", resource_id=7, poison=1)
+            assert procore_webhooks.deliver(payload).status_code == 500
+            assert updates() == {}
+            assert procore_webhooks.drain(early=True) == 1
+            assert updates() == {7: 1}
+            assert procore_webhooks.events()[0]["status"] == "done"
+
+        def test_rows_of_the_test_are_seen_and_changed(procore_webhooks):
+            db.session.add(Rfi(id=7, updates=5))
+            db.session.commit()
+            mine = db.session.get(Rfi, 7)
+            payload = procore_webhooks.payload("RFIs.update", resource_id=7)
+            assert procore_webhooks.deliver(payload).status_code == 200
+            db.session.refresh(mine)
+            assert mine.updates == 6
+
+        def test_each_test_has_an_inbox_of_its_own(procore_webhooks):
+            assert procore_webhooks.events() == []
+
+        def test_beside_the_client_fixture(client, procore_webhooks):
+            assert client.post("/webhooks/procore").status_code == 401
+            procore_webhooks.deliver(procore_webhooks.payload("RFIs.update"))
+            assert updates() == {4001: 1}
+    """,
+}
+#: What a project without pytest-flask writes itself.
+CLIENT = """
+        @pytest.fixture
+        def client(app):
+            return app.test_client()
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A user's project: an app with Flask-SQLAlchemy in memory, and its tests."""
+    for name, text in PROJECT.items():
+        (pytester.path / name).write_text(textwrap.dedent(text))
+    return pytester
+
+
+def run(project: pytest.Pytester, *options: str) -> pytest.RunResult:
+    return project.runpytest_subprocess(
+        "-W", "error", "-p", "no:cacheprovider", *options
+    )
+
+
+def test_the_plug_in_is_found_and_works_in_memory_under_pytest_flask(
+    project: pytest.Pytester,
+) -> None:
+    """pytest-flask pushes a request context of its own around every test."""
+    run(project, "-p", "flask").assert_outcomes(passed=5)
+
+
+def test_the_plug_in_needs_no_other(project: pytest.Pytester) -> None:
+    with (project.path / "conftest.py").open("a") as conftest:
+        conftest.write(textwrap.dedent(CLIENT))
+    run(project, "-p", "no:flask").assert_outcomes(passed=5)
+
+
+def test_a_project_without_an_app_fixture_is_told_which_is_missing(
+    project: pytest.Pytester,
+) -> None:
+    (project.path / "conftest.py").write_text("")
+    result = run(project, "-p", "no:flask", "-k", "synced_once")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*fixture 'app' not found"])
+
+
+def test_the_plug_in_loads_the_helpers_only_when_they_are_used() -> None:
+    """Their imports, such as the test client's, are for tests that use them."""
+    script = """
+        import sys, flask_procore_webhooks
+        before = set(sys.modules)
+        import flask_procore_webhooks.pytest_plugin
+        loaded = set(sys.modules) - before
+        print(*(name for name in loaded if name.startswith("flask")))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ran.stdout == "flask_procore_webhooks.pytest_plugin\n"

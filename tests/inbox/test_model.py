@@ -1,0 +1,767 @@
+"""Any order of deliveries, runs, crashes and interventions, against a simple model.
+
+The model keeps a few fields for each event, in plain Python, and says what should
+become of them; after every step the tables and the subscribers' effects are compared.
+``SOAK=1`` makes a long run of it, with new examples each time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextlib import suppress
+from dataclasses import dataclass
+from dataclasses import field
+from datetime import datetime
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from hypothesis import HealthCheck
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize
+from hypothesis.stateful import invariant
+from hypothesis.stateful import precondition
+from hypothesis.stateful import rule
+from hypothesis.stateful import RuleBasedStateMachine
+from hypothesis.stateful import run_state_machine_as_test
+from support.hosts import do_not_sync
+from support.hosts import Host
+from support.hosts import run_host
+from support.values import AUTHORIZATION
+from support.values import Clock
+
+from flask_procore_webhooks import Discard
+from flask_procore_webhooks import Event
+from flask_procore_webhooks import RetryLater
+from flask_procore_webhooks import upkeep
+from flask_procore_webhooks.errors import InboxUnavailable
+from flask_procore_webhooks.inbox import Claim
+from flask_procore_webhooks.inbox import Inbox
+from flask_procore_webhooks.process import process
+from flask_procore_webhooks.process import run_claimed
+from flask_procore_webhooks.samples import to_bytes
+from flask_procore_webhooks.testing import deliver
+from flask_procore_webhooks.worker import Worker
+
+SOAK = bool(os.environ.get("SOAK"))
+
+MAX_ATTEMPTS, BASE, CAP, LEASE = 3, 10.0, 25.0, 300.0
+DAY = 24 * 3600.0
+RETENTION = DAY
+IGNORED_USER = "77"
+
+SUBSCRIBERS = ("first", "second")
+#: What a subscriber does after it has written.
+MOODS = ("fine", "fails", "later", "much later", "discards", "exits")
+MUCH_LATER = 4000.0
+FINISHED = ("done", "dead", "ignored")
+
+IDS = ("evt_a", "evt_b", "evt_c")
+BODIES = {
+    (id, kind): to_bytes(
+        {
+            "id": id,
+            "reason": "update",
+            "resource_type": "RFIs",
+            "resource_id": "1",
+            "user_id": IGNORED_USER if kind == "ignored" else "1",
+            "note": kind,
+        }
+    )
+    for id in IDS
+    for kind in ("plain", "other", "ignored")
+}
+POISON = (b"no JSON", b"\xff\0")
+
+
+# The model
+
+
+@dataclass
+class Hold:
+    """Somebody's claim: what it knew of the event when it was made."""
+
+    row: Row
+    attempt: int
+    finished: frozenset[str]
+    poison: bool
+    #: Whether a worker had begun to run it.
+    begun: bool = False
+
+
+@dataclass(eq=False)
+class Row:
+    """What should be in the inbox for one event."""
+
+    key: str
+    body: bytes | None
+    status: str
+    received: datetime
+    attempts: int = 0
+    due: datetime | None = None
+    ended: datetime | None = None
+    #: The claim that may settle it.
+    holder: Hold | None = None
+    receipts: dict[str, str] = field(default_factory=dict)
+    repeats: int = 0
+    conflicts: int = 0
+    replays: int = 0
+    #: After a failed run it is due in this span, at a moment that the inbox draws.
+    due_between: tuple[datetime, datetime] | None = None
+
+    @property
+    def is_poison(self) -> bool:
+        return self.body in POISON
+
+    def can_be_claimed(self, now: datetime, early: bool = False) -> bool:
+        if early and self.status == "pending":
+            return True
+        return self.due is not None and self.due <= now
+
+    def claim(self, now: datetime) -> Hold:
+        self.status, self.due = "running", now + timedelta(seconds=LEASE)
+        self.attempts += 1
+        finished = frozenset(self.receipts)
+        self.holder = Hold(self, self.attempts, finished, self.is_poison)
+        return self.holder
+
+    def give_back(self, hold: Hold, now: datetime) -> None:
+        if self.holder is hold:
+            self.status, self.due, self.holder = "pending", now, None
+            self.attempts -= 1
+
+    def settle(
+        self, hold: Hold, status: str, now: datetime, wait: tuple[float, float] = (0, 0)
+    ) -> bool:
+        if self.holder is not hold:
+            return False
+        self.status, self.holder, self.due = status, None, None
+        if status in FINISHED:
+            self.ended = now
+        else:
+            first, last = (now + timedelta(seconds=each) for each in wait)
+            self.due_between = first, last
+        return True
+
+    def revive(self, now: datetime) -> None:
+        self.status, self.attempts, self.due = "pending", 0, now
+        self.ended = self.holder = None
+
+
+class Interrupted(Exception):
+    """In the model: SystemExit of a subscriber has left the run."""
+
+
+class Unsettled(Exception):
+    """In the model: the run has ended, and could not be settled."""
+
+
+class Model:
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        #: Of each event and subscriber, of all generations.
+        self.effects: Counter[tuple[str, str]] = Counter()
+        #: How often the receipts of an event were forgotten, or it was new.
+        self.generations: Counter[str] = Counter()
+        self.moods = dict.fromkeys(SUBSCRIBERS, "fine")
+        self.is_paused = False
+        #: What the worker still holds after a failure.
+        self.worker_holds: list[Hold] = []
+        self.settling_fails = False
+
+    def record(self, key: str, body: bytes, status: str, now: datetime) -> bool:
+        row = self.rows.get(key)
+        if row is None:
+            row = self.rows[key] = Row(key, body, status, now)
+            self.generations[key] += 1
+            if status in FINISHED:
+                row.ended = now
+            else:
+                row.due = now
+            return True
+        row.repeats += 1
+        if row.body is not None and row.body != body:
+            row.conflicts += 1
+        if status == "pending" and row.status == "dead":
+            row.body = row.body or body
+            row.revive(now)
+        return False
+
+    def due(self, now: datetime) -> list[Row]:
+        rows = [row for row in self.rows.values() if row.can_be_claimed(now)]
+        return sorted(rows, key=lambda row: row.due or now)
+
+    def run(self, hold: Hold, now: datetime) -> str:
+        """The run of a claim whose attempt is counted; returns its outcome."""
+        used_up = hold.attempt > MAX_ATTEMPTS + 1
+        used_up = used_up and not hold.finished >= {*SUBSCRIBERS}
+        if hold.poison or used_up:
+            return self._settle(hold, "dead", now)
+        waits = []
+        unfinished = [name for name in SUBSCRIBERS if name not in hold.finished]
+        for name in unfinished:
+            try:
+                waits += self._run_subscriber(hold, name, name == unfinished[-1])
+            except Interrupted:
+                with suppress(Unsettled):
+                    self._settle(hold, "pending", now, _backoff(hold.attempt))
+                raise
+        if not waits:
+            return self._settle(hold, "done", now)
+        if hold.attempt >= MAX_ATTEMPTS:
+            return self._settle(hold, "dead", now)
+        longest = max(low for low, _ in waits), max(high for _, high in waits)
+        return self._settle(hold, "pending", now, longest)
+
+    def _run_subscriber(
+        self, hold: Hold, name: str, is_last: bool
+    ) -> list[tuple[float, float]]:
+        mood, row = self.moods[name], hold.row
+        if mood == "exits":
+            raise Interrupted
+        if mood in ("fails", "later"):
+            return [_backoff(hold.attempt)]
+        if mood == "much later":
+            return [(MUCH_LATER, MUCH_LATER)]
+        # The receipt of the last one that wrote nothing is committed with the outcome.
+        is_lost = mood == "discards" and is_last and self.settling_fails
+        if name not in row.receipts and not is_lost:
+            row.receipts[name] = "discarded" if mood == "discards" else "done"
+            self.effects[row.key, name] += mood == "fine"
+        return []
+
+    def _settle(
+        self,
+        hold: Hold,
+        status: str,
+        now: datetime,
+        wait: tuple[float, float] = (0, 0),
+    ) -> str:
+        if self.settling_fails:
+            raise Unsettled
+        if not hold.row.settle(hold, status, now, wait):
+            return "not claimed"
+        return {"pending": "retry"}.get(status, status)
+
+    def prune(self, now: datetime, dead: bool) -> tuple[int, int]:
+        bodies = self._finished_before(now - timedelta(seconds=RETENTION), dead)
+        bodies = [row for row in bodies if row.body is not None]
+        for row in bodies:
+            row.body = None
+        age = timedelta(seconds=upkeep.IDS_KEPT * RETENTION)
+        gone = self._finished_before(now - age, dead)
+        for row in gone:
+            del self.rows[row.key]
+        return len(bodies), len(gone)
+
+    def _finished_before(self, when: datetime, dead: bool) -> list[Row]:
+        statuses = [each for each in FINISHED if dead or each != "dead"]
+        return [
+            row
+            for row in self.rows.values()
+            if row.status in statuses and row.ended and row.ended < when
+        ]
+
+
+def _backoff(attempt: int) -> tuple[float, float]:
+    return 0.0, min(CAP, BASE * 2 ** (attempt - 1))
+
+
+# The machine: the same steps, to the inbox and to the model
+
+
+class Switch:
+    """A hook of the host on its engine, which fails runs that are to be settled."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.is_on = False
+        sa.event.listen(engine, "before_cursor_execute", self)
+
+    def __call__(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        changed = statement.partition("WHERE")[0]
+        settles = changed.startswith(("UPDATE", "WITH")) and "finished_at" in changed
+        if self.is_on and settles:
+            raise ConnectionError("cut off")
+
+
+class Parts:
+    """The host that all examples of a test share, and who plays in it now."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.switch = Switch(host.endpoint.inbox.database.engine)
+        self.moods: dict[str, str] = {}
+        self.serial = 0
+        for name in SUBSCRIBERS:
+            host.webhooks.on(name=name)(self.subscriber(name))
+        do_not_sync(host.engine)
+
+    def subscriber(self, name: str) -> Callable[[Event], None]:
+        def work(event: Event) -> None:
+            self.serial += 1
+            self.host.note(f"{event.id} {name} {self.serial}")
+            match self.moods[name]:
+                case "fails":
+                    raise ValueError("told to fail")
+                case "later":
+                    raise RetryLater()
+                case "much later":
+                    raise RetryLater(MUCH_LATER)
+                case "discards":
+                    raise Discard("told to discard")
+                case "exits":
+                    raise SystemExit("told to exit")
+
+        return work
+
+    def clear(self) -> None:
+        tables = self.host.endpoint.inbox.database.tables
+        with self.host.engine.begin() as connection:
+            for table in (*tables, self.host.note_table):
+                connection.execute(sa.delete(table))
+
+
+row_number = st.integers(0, 6)
+moods = st.tuples(*(st.sampled_from(MOODS) for _ in SUBSCRIBERS))
+#: Seconds that pass before a step.
+passing = st.sampled_from((1.0, 1.0, CAP, LEASE, MUCH_LATER))
+seldom = st.sampled_from((False, False, False, True))
+
+
+class Machine(RuleBasedStateMachine):
+    def __init__(self, parts: Parts) -> None:
+        super().__init__()
+        self.parts = parts
+        parts.clear()
+        self.host = parts.host
+        self.endpoint = parts.host.endpoint
+        self.clock = Clock()
+        self.inbox.now = self.clock
+        self.worker = Worker([self.endpoint], poll=1)
+        self.model = Model()
+        parts.moods = self.model.moods
+        #: Claims whose process was killed, or has only stopped for a while.
+        self.left: list[tuple[Claim, Hold]] = []
+        self.row_ids: dict[Row, int] = {}
+
+    @property
+    def inbox(self) -> Inbox:
+        return self.endpoint.inbox
+
+    @property
+    def now(self) -> datetime:
+        return self.inbox.naive_now()
+
+    def row(self, number: int) -> Row:
+        rows = list(self.model.rows.values())
+        return rows[number % len(rows)]
+
+    def likely_row(self, number: int, *, finished: bool = False) -> Row:
+        """One that can be claimed or is finished, for low numbers, if there is one."""
+        rows = list(self.model.rows.values())
+        ended = [row for row in rows if row.ended and row.body and not row.is_poison]
+        ended.sort(key=lambda row: row.status != "done")
+        first = ended if finished else self.model.due(self.now)
+        return [*first, *rows][number % (len(first) + len(rows))]
+
+    def stored(self) -> dict[int, Any]:
+        """The rows of the event table."""
+        look = sa.select(self.inbox.columns.id.table)
+        return {row.id: row for row in self.inbox.rows(look)}
+
+    @initialize(moods=moods, replays=st.booleans())
+    def start(self, moods: tuple[str, ...], replays: bool) -> None:
+        """Steps that others need are seldom drawn together: some are taken here."""
+        self.deliver(IDS[0], "plain")
+        self.work(1, after=1, cut=False, moods=moods)
+        if replays:
+            self.replay([0], anew=False)
+        self.deliver(IDS[1], "plain")
+
+    # Deliveries
+
+    @rule(key=st.sampled_from(IDS), kind=st.sampled_from(("plain", "other", "ignored")))
+    def deliver(self, key: str, kind: str) -> None:
+        """A new event, a copy of one, or another body under the same id."""
+        self.clock.forward(1)
+        body = BODIES[key, kind]
+        status = "ignored" if kind == "ignored" else "pending"
+        fresh = self.model.record(key, body, status, self.now)
+        answer = deliver(self.host.app.test_client(), body)
+        expected = {"received": True} | ({} if fresh else {"duplicate": True})
+        assert (answer.status_code, answer.json) == (200, expected)
+        if fresh:
+            self.learn_row_id(key, body)
+
+    @rule(body=st.sampled_from(POISON))
+    def deliver_poison(self, body: bytes) -> None:
+        self.clock.forward(1)
+        key = f"poison {body!r}"
+        fresh = self.model.record(key, body, "dead", self.now)
+        answer = deliver(self.host.app.test_client(), body)
+        assert answer.status_code == 200
+        assert answer.json == {"received": True, "quarantined": True}
+        if fresh:
+            self.learn_row_id(key, body)
+
+    def learn_row_id(self, key: str, body: bytes) -> None:
+        newest = max(self.stored())
+        assert newest > max(self.row_ids.values(), default=0)
+        self.row_ids[self.model.rows[key]] = newest
+        assert self.stored()[newest].body == body
+
+    # Runs
+
+    def set_moods(self, moods: tuple[str, ...]) -> None:
+        self.model.moods.update(zip(SUBSCRIBERS, moods, strict=True))
+
+    @precondition(lambda self: self.model.rows)
+    @rule(number=row_number, after=passing, early=seldom, cut=seldom, moods=moods)
+    def process(
+        self, number: int, after: float, early: bool, cut: bool, moods: tuple[str, ...]
+    ) -> None:
+        """One run, of which the end cannot be written if it is cut."""
+        self.clock.forward(after)
+        self.set_moods(moods)
+        row = self.likely_row(number)
+        with self.cutting(cut):
+            expected = "not claimed"
+            if row.can_be_claimed(self.now, early):
+                hold = row.claim(self.now)
+                expected = self.run_in_model(hold)
+            assert self.run(process, self.row_ids[row], early=early) == expected
+
+    def run_in_model(self, hold: Hold) -> str:
+        try:
+            return self.model.run(hold, self.now)
+        except Interrupted:
+            return "interrupted"
+        except Unsettled:
+            return "unsettled"
+
+    def run(self, function: Callable[..., Any], *args: Any, **options: Any) -> str:
+        try:
+            return str(function(self.endpoint, *args, **options).value)
+        except SystemExit:
+            return "interrupted"
+        except InboxUnavailable:
+            return "unsettled"
+
+    @rule(size=st.sampled_from((1, 2, 32)), after=passing, cut=seldom, moods=moods)
+    def work(self, size: int, after: float, cut: bool, moods: tuple[str, ...]) -> None:
+        """A worker takes a batch; in the end of a run it may lose the database."""
+        self.clock.forward(after)
+        self.set_moods(moods)
+        # As it was after quick or slow batches.
+        self.worker._batch = size
+        model, now = self.model, self.now
+        if cut and any(hold.begun for hold in model.worker_holds):
+            with self.cutting(cut), pytest.raises(InboxUnavailable):
+                self.worker.run_due()
+            return
+        for hold in model.worker_holds:
+            if hold.begun:
+                # It may be going on still: it waits as one that failed.
+                hold.row.settle(hold, "pending", now, _backoff(hold.attempt))
+            else:
+                hold.row.give_back(hold, now)
+        model.worker_holds = []
+        due = [] if model.is_paused else model.due(now)
+        with self.cutting(cut):
+            try:
+                ran = self.worker.run_due()
+            except InboxUnavailable:
+                ran = None
+        taken = self.taken(due, size)
+        ran_in_model = self.work_in_model(taken, cut)
+        assert ran == ran_in_model
+
+    def taken(self, due: list[Row], size: int) -> list[Row]:
+        """Which of the due rows a batch took: the longest due, any of equals.
+
+        One whose lease ran out is taken alone, when it is the first.
+        """
+        stored = self.stored()
+        taken = [
+            row for row in due if stored[self.row_ids[row]].attempts != row.attempts
+        ]
+        assert len(taken) == min(len(taken), size) and bool(taken) == bool(due)
+        if any(row.status == "running" for row in taken):
+            assert [row.due for row in taken] == [due[0].due]
+        elif due:
+            window = [row.due for row in due[:size]]
+            assert {*map(str, (row.due for row in taken))} <= {*map(str, window)}
+            before_last = [row for row in due if str(row.due) < str(window[-1])]
+            assert {*taken} >= {row for row in before_last if row.status == "pending"}
+        holding = self.worker._held.get(self.endpoint.name)
+        waiting = {claim.row_id for claim in holding.not_begun()} if holding else set()
+        # Of equals, those come first that were begun, and the one that failed last.
+        return sorted(
+            taken,
+            key=lambda row: (
+                str(row.due),
+                self.row_ids[row] in waiting,
+                not self.will_exit(row),
+            ),
+        )
+
+    def will_exit(self, row: Row) -> bool:
+        left = [name for name in SUBSCRIBERS if name not in row.receipts]
+        exits = any(self.model.moods[name] == "exits" for name in left)
+        return exits and not row.is_poison and row.attempts <= MAX_ATTEMPTS
+
+    def work_in_model(self, taken: list[Row], cut: bool) -> int | None:
+        self.model.settling_fails = cut
+        holds = [row.claim(self.now) for row in taken]
+        for number, hold in enumerate(holds):
+            hold.begun = True
+            if self.run_in_model(hold) == "unsettled":
+                self.model.worker_holds = holds[number:]
+                break
+        else:
+            self.model.settling_fails = False
+            return len(holds)
+        self.model.settling_fails = False
+        return None
+
+    @contextmanager
+    def cutting(self, cut: bool) -> Iterator[None]:
+        self.parts.switch.is_on = self.model.settling_fails = cut
+        try:
+            yield
+        finally:
+            self.parts.switch.is_on = self.model.settling_fails = False
+
+    # Crashes
+
+    @precondition(lambda self: self.model.rows)
+    @rule(number=row_number, after=passing)
+    def crash_after_claim(self, number: int, after: float) -> None:
+        self.clock.forward(after)
+        row = self.likely_row(number)
+        claim = self.inbox.claim(self.row_ids[row], LEASE)
+        assert (claim is not None) == row.can_be_claimed(self.now)
+        if claim:
+            hold = row.claim(self.now)
+            self.check_claim(claim, hold)
+            self.left.append((claim, hold))
+
+    @rule(size=st.integers(1, 3), after=passing)
+    def crash_of_a_worker(self, size: int, after: float) -> None:
+        """It has taken a batch."""
+        self.clock.forward(after)
+        due = self.model.due(self.now)
+        claims = self.inbox.claim_due(size, LEASE)
+        taken = {self.row_ids[row]: row for row in self.taken(due, size)}
+        assert {claim.row_id for claim in claims} == {*taken}
+        for claim in claims:
+            hold = taken[claim.row_id].claim(self.now)
+            self.check_claim(claim, hold)
+            self.left.append((claim, hold))
+
+    def check_claim(self, claim: Claim, hold: Hold) -> None:
+        assert (claim.attempt, claim.finished) == (hold.attempt, hold.finished)
+        assert claim.body == hold.row.body
+
+    @precondition(lambda self: self.left)
+    @rule(number=row_number)
+    def renew(self, number: int) -> None:
+        """The process was alive, and its lease is renewed."""
+        self.clock.forward(1)
+        claim, hold = self.left[number % len(self.left)]
+        self.inbox.renew([claim], LEASE)
+        if hold.row.holder is hold:
+            hold.row.due = self.now + timedelta(seconds=LEASE)
+
+    @precondition(lambda self: self.left)
+    @rule(number=row_number, after=passing, cut=seldom, moods=moods)
+    def come_back(
+        self, number: int, after: float, cut: bool, moods: tuple[str, ...]
+    ) -> None:
+        """The process was only stopped, and goes on, in its lease or long after it."""
+        self.clock.forward(after)
+        self.set_moods(moods)
+        claim, hold = self.left.pop(number % len(self.left))
+        if self.model.rows.get(hold.row.key) is not hold.row:
+            return
+        with self.cutting(cut):
+            expected = self.run_in_model(hold)
+            assert self.run(run_claimed, claim) == expected
+
+    @precondition(lambda self: self.left)
+    @rule()
+    def give_back(self) -> None:
+        """A worker that was told to end returns what it had, and may still run it."""
+        self.clock.forward(1)
+        self.inbox.give_back([claim for claim, _ in self.left])
+        for _, hold in self.left:
+            hold.row.give_back(hold, self.now)
+
+    # Operators
+
+    @precondition(lambda self: self.model.rows)
+    @rule(numbers=st.lists(row_number, min_size=1, max_size=3), anew=st.booleans())
+    def replay(self, numbers: list[int], anew: bool) -> None:
+        self.clock.forward(1)
+        rows = {self.likely_row(number, finished=True) for number in numbers}
+        count = upkeep.replay(
+            self.inbox, [self.row_ids[row] for row in rows], "a test", anew=anew
+        )
+        again = [r for r in rows if r.status in FINISHED and r.body is not None]
+        assert count == len(again)
+        for row in again:
+            row.replays += 1
+            if anew or row.status != "dead":
+                row.receipts = {}
+                self.model.generations[row.key] += 1
+            row.revive(self.now)
+
+    @rule(dead=st.booleans(), days=st.sampled_from((1, 1, 2, 5)))
+    def prune(self, dead: bool, days: int) -> None:
+        self.clock.forward(days * DAY)
+        retention = timedelta(seconds=RETENTION)
+        now = self.inbox.now()
+        bodies = sum(upkeep.prune_bodies(self.inbox, now - retention, dead=dead))
+        before = now - upkeep.IDS_KEPT * retention
+        rows = sum(upkeep.prune_rows(self.inbox, before, dead=dead))
+        assert (bodies, rows) == self.model.prune(self.now, dead)
+
+    @rule(pause=st.booleans())
+    def pause_or_resume(self, pause: bool) -> None:
+        (upkeep.pause if pause else upkeep.resume)(self.inbox, "a test")
+        self.model.is_paused = pause
+        assert upkeep.is_paused(self.inbox) == pause
+
+    # What holds after every step
+
+    @invariant()
+    def the_tables_are_as_the_model_says(self) -> None:
+        stored = self.stored()
+        rows = self.model.rows.values()
+        assert {*stored} == {self.row_ids[row] for row in rows}
+        for row in rows:
+            real = stored[self.row_ids[row]]
+            self.adopt_drawn_wait(row, real.due_at)
+            seen = (real.status, real.attempts, real.due_at, real.finished_at)
+            assert seen == (row.status, row.attempts, row.due, row.ended)
+            seen = (real.body, real.received_at, real.repeats, real.conflicts)
+            assert seen == (row.body, row.received, row.repeats, row.conflicts)
+            assert (row.holder is not None) == (real.status == "running")
+            self.check_what_always_holds(real)
+
+    def adopt_drawn_wait(self, row: Row, due: datetime | None) -> None:
+        if row.due_between is None:
+            return
+        first, last = row.due_between
+        assert due is not None and first <= due <= last
+        row.due, row.due_between = due, None
+
+    @invariant()
+    def receipts_and_effects_are_as_the_model_says(self) -> None:
+        r = self.inbox.database.tables.receipt.c
+        found = self.inbox.rows(sa.select(r.event, r.subscriber, r.ending))
+        assert Counter((row.event, row.subscriber, row.ending) for row in found) == {
+            (self.row_ids[row], name, ending): 1
+            for row in self.model.rows.values()
+            for name, ending in row.receipts.items()
+        }
+        notes = (note.rpartition(" ")[0] for note in self.host.notes())
+        effects = Counter(notes)
+        assert effects == {
+            f"{key} {name}": count
+            for (key, name), count in self.model.effects.items()
+            if count
+        }
+        for (key, _), count in self.model.effects.items():
+            assert count <= self.model.generations[key]
+
+    def check_what_always_holds(self, real: Any) -> None:
+        """Whatever the model says."""
+        finished = real.status in FINISHED
+        assert (real.due_at is None) == finished
+        assert (real.finished_at is not None) == finished
+        assert (real.lease is not None) or real.status != "running"
+        assert finished or real.body is not None
+        if real.status == "dead":
+            assert real.error
+            assert real.type == "" or real.attempts >= MAX_ATTEMPTS
+        if real.status == "done":
+            assert real.error is None
+
+    @invariant()
+    def what_is_past_its_time_can_be_claimed(self) -> None:
+        due = self.inbox.due(1000)
+        assert {*due} == {self.row_ids[row] for row in self.model.due(self.now)}
+
+    def teardown(self) -> None:
+        """Once everything works again, everything is finished after a while."""
+        self.pause_or_resume(False)
+        # What was crashed is taken alone.
+        for _ in range(2 + len(self.model.rows)):
+            self.clock.forward(max(LEASE, MUCH_LATER) + CAP)
+            self.work(32, after=1, cut=False, moods=("fine", "fine"))
+            self.the_tables_are_as_the_model_says()
+        self.receipts_and_effects_are_as_the_model_says()
+        assert all(row.status in FINISHED for row in self.model.rows.values())
+        for row in self.model.rows.values():
+            if row.status == "done":
+                assert {*row.receipts} == {*SUBSCRIBERS}
+            actions = upkeep.journal_of(self.inbox, self.row_ids[row])
+            assert [each["action"] for each in actions] == ["replay"] * row.replays
+
+
+@contextmanager
+def _parts(make_app: Callable[..., Flask], url: str) -> Iterator[Parts]:
+    app = make_app(
+        PROCORE_WEBHOOK_SECRET=None,
+        PROCORE_WEBHOOK_AUTHORIZATION=AUTHORIZATION,
+        PROCORE_WEBHOOK_DISPATCH="worker",
+        PROCORE_WEBHOOK_MAX_ATTEMPTS=MAX_ATTEMPTS,
+        PROCORE_WEBHOOK_RETRY_BASE=BASE,
+        PROCORE_WEBHOOK_RETRY_CAP=CAP,
+        PROCORE_WEBHOOK_LEASE=LEASE,
+        PROCORE_WEBHOOK_RETENTION=RETENTION,
+        PROCORE_WEBHOOK_IGNORE_USER_IDS=[IGNORED_USER],
+    )
+    with run_host(app, "flask_sqlalchemy", url) as host:
+        yield Parts(host)
+
+
+def _explore(parts: Parts, examples: int, steps: int) -> None:
+    options = settings(
+        max_examples=examples * (50 if SOAK else 1),
+        stateful_step_count=steps,
+        derandomize=not SOAK,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    machine: Any = partial(Machine, parts)
+    run_state_machine_as_test(machine, settings=options)
+
+
+@pytest.mark.slow
+def test_any_order_of_steps_agrees_with_the_model(
+    make_app: Callable[..., Flask], tmp_path: Path
+) -> None:
+    with _parts(make_app, f"sqlite:///{tmp_path / 'host.db'}") as parts:
+        _explore(parts, examples=35, steps=50)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"])
+def test_any_order_of_steps_agrees_with_the_model_on_servers(
+    make_app: Callable[..., Flask], request: pytest.FixtureRequest, database: str
+) -> None:
+    url = request.getfixturevalue(f"{database}_url")
+    with _parts(make_app, url) as parts:
+        _explore(parts, examples=8, steps=40)

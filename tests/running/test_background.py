@@ -1,0 +1,842 @@
+"""``background``: a thread of the process runs what is due, and what others left."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from support.outages import Relay
+from support.waiting import PATIENCE
+from support.waiting import wait_until
+
+from flask_procore_webhooks import browse
+from flask_procore_webhooks import Event
+from flask_procore_webhooks import leases
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks import PrudraWebhooks
+from flask_procore_webhooks import RetryLater
+from flask_procore_webhooks.background import stop_all
+from flask_procore_webhooks.endpoint import Endpoint
+from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.errors import InboxUnavailable
+from flask_procore_webhooks.samples import to_bytes
+from flask_procore_webhooks.states import Status
+from flask_procore_webhooks.testing import deliver
+from flask_procore_webhooks.testing import payload
+from flask_procore_webhooks.upkeep import pause
+from flask_procore_webhooks.upkeep import resume
+from flask_procore_webhooks.worker import Worker
+
+MakeApp = Callable[..., Flask]
+
+
+@pytest.fixture
+def app(make_app: MakeApp, webhooks: ProcoreWebhooks) -> Flask:
+    """An app as in production: nothing says how events are dispatched."""
+    app = make_app(TESTING=False, PROCORE_WEBHOOK_RETRY_BASE=0.05)
+    app.add_url_rule("/page", view_func=lambda: "a page", endpoint="page")
+    app.register_blueprint(webhooks)
+    return app
+
+
+def background_threads() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "procore webhooks"]
+
+
+def statuses(endpoint: Endpoint) -> dict[str, str]:
+    rows = browse.newest(endpoint.inbox, limit=1000)
+    return {row["event_id"]: row["status"] for row in rows}
+
+
+def are_done(endpoint: Endpoint, *ids: str) -> bool:
+    found = statuses(endpoint)
+    return {found.get(id) for id in ids} == {"done"}
+
+
+def record(endpoint: Endpoint, id: str, **fields: Any) -> int:
+    """Put an event into the inbox, as another process does."""
+    event = endpoint.read(to_bytes(payload("RFIs.update", id=id, **fields)))
+    return endpoint.inbox.record(event).row_id
+
+
+def send(app: Flask, id: str, endpoint: str | None = None) -> int:
+    format = "prudra" if endpoint and "prudra" in endpoint else "signed"
+    sent = payload("RFIs.update", format=format, id=id)
+    return deliver(app.test_client(), sent, endpoint=endpoint).status_code
+
+
+# Who runs the subscribers, and from when on
+
+
+def test_the_answer_does_not_wait_for_the_subscribers(
+    app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
+) -> None:
+    answered, runs_in = threading.Event(), []
+
+    @webhooks.on()
+    def slow(event: Event) -> None:
+        runs_in.append(threading.current_thread())
+        assert answered.wait(PATIENCE)
+
+    assert send(app, "evt_1") == 200
+    wait_until(lambda: runs_in)
+    assert statuses(endpoint) == {"evt_1": "running"}
+    answered.set()
+
+    wait_until(lambda: are_done(endpoint, "evt_1"))
+    assert runs_in == background_threads()
+    assert runs_in != [threading.current_thread()]
+
+
+REQUESTS = {
+    "a page": ("GET", "/page"),
+    "a page that is not there": ("GET", "/missing"),
+    "a method that is not allowed": ("DELETE", "/page"),
+    "a forged delivery": ("POST", "/webhooks/procore"),
+    "a look at the endpoint": ("HEAD", "/webhooks/procore"),
+}
+
+
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
+def test_any_first_request_starts_the_thread_and_it_runs_what_there_is(
+    app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks, request_: tuple[str, str]
+) -> None:
+    webhooks.on()(lambda event: None)
+    record(endpoint, "evt_1")
+    with app.app_context():
+        assert not background_threads()
+
+    method, path = request_
+    app.test_client().open(path, method=method)
+
+    wait_until(lambda: are_done(endpoint, "evt_1"))
+    assert len(background_threads()) == 1
+
+
+def test_a_host_that_answers_before_its_views_starts_the_thread_too(
+    make_app: MakeApp, webhooks: ProcoreWebhooks
+) -> None:
+    """A login check may answer every request but the deliveries."""
+    app = make_app(TESTING=False)
+    app.before_request(lambda: ("log in", 401))
+    app.register_blueprint(webhooks)
+    webhooks.on()(lambda event: None)
+    (endpoint,) = endpoints(app).values()
+    record(endpoint, "evt_1")
+    assert app.test_client().get("/").status_code == 401
+    wait_until(lambda: are_done(endpoint, "evt_1"))
+
+
+def test_many_requests_at_once_start_one_thread(
+    app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
+) -> None:
+    webhooks.on()(lambda event: None)
+    barrier = threading.Barrier(16)
+
+    def get() -> None:
+        barrier.wait(PATIENCE)
+        app.test_client().get("/page")
+
+    threads = [threading.Thread(target=get) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(background_threads()) == 1
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"TESTING": True}, {"PROCORE_WEBHOOK_DISPATCH": "worker"}],
+    ids=["inline", "worker"],
+)
+def test_where_others_run_the_events_no_thread_is_started(
+    make_app: MakeApp, webhooks: ProcoreWebhooks, config: dict[str, Any]
+) -> None:
+    app = make_app(**{"TESTING": False, **config})
+    app.register_blueprint(webhooks)
+    webhooks.on()(lambda event: None)
+    (endpoint,) = endpoints(app).values()
+    record(endpoint, "evt_left")
+    app.test_client().get("/")
+    assert send(app, "evt_1") == 200
+    assert not background_threads()
+    # Inline runs what it was sent, and leaves the rest to its sender.
+    done_now = "done" if config.get("TESTING") else "pending"
+    assert statuses(endpoint) == {"evt_left": "pending", "evt_1": done_now}
+
+
+# What is there to do
+
+
+def test_what_a_crashed_process_left_is_run_when_its_lease_is_over(
+    app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
+) -> None:
+    ran = []
+    webhooks.on()(lambda event: ran.append((event.id, event.attempt)))
+    record(endpoint, "evt_1")
+    record(endpoint, "evt_2")
+    assert len(endpoint.inbox.claim_due(2, 1.0)) == 2
+    record(endpoint, "evt_new")
+
+    app.test_client().get("/page")
+
+    wait_until(lambda: are_done(endpoint, "evt_1", "evt_2", "evt_new"))
+    assert sorted(ran) == [("evt_1", 2), ("evt_2", 2), ("evt_new", 1)]
+    assert ran[0] == ("evt_new", 1)
+
+
+def test_a_retry_runs_when_it_is_due_without_a_new_delivery(
+    app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
+) -> None:
+    times = []
+
+    @webhooks.on()
+    def fails_twice(event: Event) -> None:
+        times.append(time.monotonic())
+        if event.attempt == 1:
+            raise RetryLater(after=0.7)
+        if event.attempt == 2:
+            raise ValueError("the tracker is down")
+
+    assert send(app, "evt_1") == 200
+    wait_until(lambda: are_done(endpoint, "evt_1"))
+    assert len(times) == 3
+    assert times[1] - times[0] > 0.6
+
+
+def test_a_new_delivery_is_run_at_once_though_the_thread_sleeps(
+    app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
+) -> None:
+    """Without it the thread would look again after ``POLL``, which is half a minute."""
+    webhooks.on()(lambda event: None)
+    app.test_client().get("/page")
+    for number in range(5):
+        Statements(endpoint).wait(0.2)
+        assert send(app, f"evt_{number}") == 200
+        wait_until(lambda n=number: are_done(endpoint, f"evt_{n}"), 20)
+
+
+class Statements:
+    """Counts what an endpoint's database is asked."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.count = 0
+        engine = endpoint.inbox.database.engine
+        sa.event.listen(engine, "before_cursor_execute", self._add)
+
+    def _add(self, *_: object) -> None:
+        self.count += 1
+
+    def wait(self, seconds: float) -> None:
+        """Return when nothing was asked for that long."""
+        deadline, before = time.monotonic() + PATIENCE, -1
+        while before != self.count:
+            assert time.monotonic() < deadline, "it is asked all the time"
+            before = self.count
+            time.sleep(seconds)
+
+
+def _nothing(endpoint: Endpoint) -> None: ...
+
+
+def _paused(endpoint: Endpoint) -> None:
+    record(endpoint, "evt_1")
+    pause(endpoint.inbox, "test")
+
+
+def _due_later(endpoint: Endpoint) -> None:
+    record(endpoint, "evt_1")
+    (claim,) = endpoint.inbox.claim_due(1, 60)
+    endpoint.inbox.settle(claim, Status.PENDING, wait=3600)
+
+
+def _run_by_another(endpoint: Endpoint) -> None:
+    record(endpoint, "evt_1")
+    endpoint.inbox.claim_due(1, 3600)
+
+
+@pytest.mark.parametrize("prepare", [_nothing, _paused, _due_later, _run_by_another])
+def test_while_nothing_is_due_the_database_is_left_in_peace(
+    app: Flask, endpoint: Endpoint, prepare: Callable[[Endpoint], None]
+) -> None:
+    prepare(endpoint)
+    statements = Statements(endpoint)
+    app.test_client().get("/page")
+    wait_until(lambda: statements.count)
+    statements.wait(0.8)
+    assert len(background_threads()) == 1
+    assert set(statuses(endpoint).values()) <= {"pending", "running"}
+
+
+def test_a_pause_holds_one_endpoint_and_a_resume_is_seen_at_the_next_look(
+    make_app: MakeApp,
+) -> None:
+    app = make_app(TESTING=False, PRUDRA_WEBHOOK_SECRET="another of the test suite")
+    procore, prudra = ProcoreWebhooks(), PrudraWebhooks()
+    for webhooks in (procore, prudra):
+        webhooks.on(name=webhooks.name)(lambda event: None)
+        app.register_blueprint(webhooks)
+    held, free = endpoints(app).values()
+    pause(held.inbox, "test")
+    for number in range(3):
+        assert send(app, f"evt_{number}", "procore_webhooks") == 200
+        assert send(app, f"evt_{number}", "prudra_webhooks") == 200
+    ids = list(statuses(free))
+
+    wait_until(lambda: are_done(free, *ids))
+    assert set(statuses(held).values()) == {"pending"}
+    resume(held.inbox, "test")
+    # As any request's delivery does.
+    assert send(app, "evt_more", "prudra_webhooks") == 200
+    wait_until(lambda: are_done(held, *statuses(held)))
+
+
+@contextmanager
+def working(worker: Worker) -> Iterator[threading.Thread]:
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        worker.stop()
+        thread.join(PATIENCE)
+
+
+def test_what_nobody_told_it_of_is_found_at_the_next_look(
+    endpoint: Endpoint, webhooks: ProcoreWebhooks
+) -> None:
+    """Another process recorded it, and was ended before it could run it."""
+    webhooks.on()(lambda event: None)
+    worker = Worker([endpoint], poll=0.1)
+    with working(worker) as thread:
+        record(endpoint, "evt_1")
+        wait_until(lambda: are_done(endpoint, "evt_1"))
+        pause(endpoint.inbox, "test")
+        time.sleep(0.3)
+        record(endpoint, "evt_2")
+        time.sleep(0.3)
+        assert statuses(endpoint)["evt_2"] == "pending"
+        resume(endpoint.inbox, "test")
+        wait_until(lambda: are_done(endpoint, "evt_2"))
+    assert not thread.is_alive()
+    assert worker.ran == 2
+
+
+def test_a_worker_that_is_told_to_stop_gives_back_what_it_has_not_begun(
+    endpoint: Endpoint, webhooks: ProcoreWebhooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flask_procore_webhooks.worker.BATCH_SECONDS", PATIENCE)
+    begun, go_on = threading.Event(), threading.Event()
+    ran = []
+
+    @webhooks.on()
+    def stalls(event: Event) -> None:
+        ran.append(event.id)
+        if len(ran) > 7:
+            begun.set()
+            assert go_on.wait(PATIENCE)
+
+    # A batch holds twice as many as the one before: 1, 2, 4, 8.
+    ids = [f"evt_{number:02}" for number in range(15)]
+    for id in ids:
+        record(endpoint, id)
+    worker = Worker([endpoint], poll=30)
+    with working(worker) as thread:
+        assert begun.wait(PATIENCE)
+        assert list(statuses(endpoint).values()).count("running") > 1
+        worker.stop()
+        go_on.set()
+        thread.join(PATIENCE)
+    assert sorted(set(statuses(endpoint).values())) == ["done", "pending"]
+    assert are_done(endpoint, *ran)
+    begun_before = len(ran)
+    assert begun_before < 15
+    assert Worker([endpoint], poll=30).run_all() == 15 - begun_before
+    assert are_done(endpoint, *ids)
+    assert sorted(ran) == ids
+
+
+# What subscribers do
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), BaseException("no")]
+)
+def test_what_ends_other_threads_ends_only_the_run(
+    make_app: MakeApp,
+    webhooks: ProcoreWebhooks,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException,
+) -> None:
+    app = make_app(
+        TESTING=False,
+        PROCORE_WEBHOOK_RETRY_BASE=0.01,
+        PROCORE_WEBHOOK_MAX_ATTEMPTS=3,
+    )
+    app.register_blueprint(webhooks)
+    (endpoint,) = endpoints(app).values()
+    attempts = []
+
+    @webhooks.on()
+    def ends(event: Event) -> None:
+        if event.id == "evt_bad":
+            attempts.append(event.attempt)
+            raise error
+
+    assert send(app, "evt_bad") == 200
+    assert send(app, "evt_good") == 200
+
+    wait_until(lambda: statuses(endpoint) == {"evt_bad": "dead", "evt_good": "done"})
+    assert attempts == [1, 2, 3]
+    assert len(background_threads()) == 1
+    assert type(error).__name__ in caplog.text
+
+
+def test_one_endpoint_runs_inline_beside_one_in_the_background(
+    make_app: MakeApp,
+) -> None:
+    app = make_app(
+        TESTING=False,
+        PROCORE_WEBHOOK_DISPATCH="inline",
+        PRUDRA_WEBHOOK_SECRET="another of the test suite",
+    )
+    runs_in: dict[str, threading.Thread] = {}
+    for webhooks in (ProcoreWebhooks(), PrudraWebhooks()):
+
+        @webhooks.on(name=webhooks.name)
+        def note(event: Event) -> None:
+            runs_in[event.endpoint] = threading.current_thread()
+
+        app.register_blueprint(webhooks)
+    inline, background = endpoints(app).values()
+    left = record(inline, "evt_left")
+
+    assert send(app, "evt_1", "procore_webhooks") == 200
+    assert statuses(inline)["evt_1"] == "done"
+    assert send(app, "evt_2", "prudra_webhooks") == 200
+    wait_until(lambda: "done" in statuses(background).values())
+
+    assert runs_in["procore_webhooks"] is threading.current_thread()
+    assert [runs_in["prudra_webhooks"]] == background_threads()
+    # Its sender sees to it, so the thread leaves it alone.
+    assert inline.inbox.status(left) == "pending"
+
+
+def test_two_apps_of_a_process_have_a_thread_each(
+    make_app: MakeApp, webhooks: ProcoreWebhooks
+) -> None:
+    """And a slow subscriber of one does not hold the other's."""
+    go_on = threading.Event()
+    runs_in: dict[str, threading.Thread] = {}
+
+    @webhooks.on()
+    def note(event: Event) -> None:
+        runs_in[event.id] = threading.current_thread()
+        if event.id == "evt_1":
+            assert go_on.wait(PATIENCE)
+
+    apps = [make_app(TESTING=False) for _ in range(2)]
+    for number, app in enumerate(apps, 1):
+        app.register_blueprint(webhooks)
+        assert send(app, f"evt_{number}") == 200
+        wait_until(lambda id=f"evt_{number}": id in runs_in)
+    first, second = (next(iter(endpoints(app).values())) for app in apps)
+    wait_until(lambda: are_done(second, "evt_2"))
+    assert statuses(first) == {"evt_1": "running"}
+    go_on.set()
+    wait_until(lambda: are_done(first, "evt_1"))
+    assert set(runs_in.values()) == set(background_threads())
+    assert len(background_threads()) == 2
+
+
+def test_a_subscriber_may_deliver_to_its_own_endpoint(
+    app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
+) -> None:
+    answers = []
+
+    @webhooks.on()
+    def delivers(event: Event) -> None:
+        number = int(event.id.removeprefix("evt_"))
+        if number < 3:
+            answers.append(send(app, f"evt_{number + 1}"))
+
+    assert send(app, "evt_1") == 200
+    wait_until(lambda: are_done(endpoint, "evt_1", "evt_2", "evt_3"))
+    assert answers == [200, 200]
+    assert len(background_threads()) == 1
+
+
+def test_a_subscriber_may_start_threads(
+    app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
+) -> None:
+    found = []
+
+    @webhooks.on()
+    def starts_threads(event: Event) -> None:
+        def work() -> None:
+            with app.app_context():
+                found.append(endpoint.inbox.status(1))
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+
+    assert send(app, "evt_1") == 200
+    wait_until(lambda: are_done(endpoint, "evt_1"))
+    assert found == ["running"] * 4
+
+
+# Where no thread can run
+
+
+def test_where_no_thread_can_be_started_the_log_says_so(
+    app: Flask,
+    endpoint: Endpoint,
+    webhooks: ProcoreWebhooks,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    webhooks.on()(lambda event: None)
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as without_threads:
+        without_threads.setattr(threading.Thread, "start", start)
+        assert app.test_client().get("/page").status_code == 200
+        assert send(app, "evt_1") == 200
+    said = [each for each in caplog.records if "no thread can be" in each.getMessage()]
+    assert {each.levelname for each in said} == {"ERROR"}
+    assert "(can't start new thread)" in said[0].getMessage()
+    assert "flask procore-webhooks worker" in said[0].getMessage()
+    assert statuses(endpoint) == {"evt_1": "pending"}
+
+    # A moment later there may be room for one.
+    assert send(app, "evt_2") == 200
+    wait_until(lambda: are_done(endpoint, "evt_1", "evt_2"))
+
+
+@pytest.mark.parametrize(
+    ("options", "warns"),
+    [
+        ({}, True),
+        ({"http": b":8000", "processes": b"2"}, True),
+        ({"enable-threads": True}, False),
+        ({"threads": b"2"}, False),
+    ],
+)
+def test_a_uwsgi_that_runs_no_threads_is_told_of_at_registration(
+    make_app: MakeApp,
+    webhooks: ProcoreWebhooks,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    warns: bool,
+) -> None:
+    uwsgi = types.ModuleType("uwsgi")
+    uwsgi.opt = options  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "uwsgi", uwsgi)
+    make_app(TESTING=False).register_blueprint(webhooks)
+    assert ("uWSGI without enable-threads" in caplog.text) == warns
+
+
+@pytest.mark.parametrize("config", [{"TESTING": True}, {"DISPATCH": "worker"}])
+def test_a_uwsgi_without_threads_is_fine_where_none_is_needed(
+    make_app: MakeApp,
+    webhooks: ProcoreWebhooks,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    config: dict[str, Any],
+) -> None:
+    monkeypatch.setitem(sys.modules, "uwsgi", types.ModuleType("uwsgi"))
+    dispatch = config.get("DISPATCH")
+    testing = config.get("TESTING", False)
+    app = make_app(TESTING=testing, PROCORE_WEBHOOK_DISPATCH=dispatch)
+    app.register_blueprint(webhooks)
+    assert not caplog.messages
+
+
+# The database is away
+
+
+@pytest.fixture
+def relay(postgresql_url: str) -> Iterator[Relay]:
+    relay = Relay(postgresql_url)
+    yield relay
+    relay.cut()
+    engine = sa.create_engine(postgresql_url)
+    metadata = sa.MetaData()
+    metadata.reflect(engine)
+    metadata.drop_all(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def distant(
+    relay: Relay, make_app: MakeApp, webhooks: ProcoreWebhooks
+) -> Iterator[Flask]:
+    """An app whose database can be cut off, with a password in its URL."""
+    url = sa.make_url(relay.url)
+    url = url.set(password=url.password or "the password")
+    app = make_app(
+        TESTING=False,
+        PROCORE_WEBHOOK_DATABASE_URI=url.render_as_string(hide_password=False),
+    )
+    app.register_blueprint(webhooks)
+    yield app
+    stop_all()
+    (endpoint,) = endpoints(app).values()
+    endpoint.inbox.database.engine.dispose()
+
+
+def test_the_thread_goes_on_by_itself_when_the_database_is_back(
+    distant: Flask,
+    relay: Relay,
+    webhooks: ProcoreWebhooks,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ran = []
+
+    @webhooks.on()
+    def postpones(event: Event) -> None:
+        ran.append(event.attempt)
+        if event.attempt == 1:
+            raise RetryLater(after=1)
+
+    (endpoint,) = endpoints(distant).values()
+    assert send(distant, "evt_1") == 200
+    wait_until(lambda: statuses(endpoint) == {"evt_1": "pending"} and ran)
+    relay.cut()
+    wait_until(lambda: "Looking again in 1 s" in caplog.text)
+    relay.mend()
+    wait_until(lambda: are_done(endpoint, "evt_1"))
+
+    assert ran == [1, 2]
+    assert "the inbox of 'procore_webhooks' cannot be used" in caplog.text
+    for secret in (*_secrets_of(distant), "Traceback"):
+        assert secret not in caplog.text
+
+
+def _secrets_of(app: Flask) -> list[str]:
+    password = sa.make_url(app.config["PROCORE_WEBHOOK_DATABASE_URI"]).password
+    return [str(password), app.config["PROCORE_WEBHOOK_SECRET"]]
+
+
+def test_a_database_that_goes_away_in_a_run_gets_its_outcome_later(
+    distant: Flask,
+    relay: Relay,
+    webhooks: ProcoreWebhooks,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ran = []
+
+    @webhooks.on()
+    def cuts(event: Event) -> None:
+        ran.append(event.attempt)
+        if event.attempt == 1:
+            relay.cut()
+
+    (endpoint,) = endpoints(distant).values()
+    assert send(distant, "evt_1") == 200
+    wait_until(lambda: "Looking again in" in caplog.text)
+    relay.mend()
+    wait_until(lambda: are_done(endpoint, "evt_1"))
+    assert ran == [1, 2]
+
+
+@pytest.mark.slow
+def test_the_wait_for_the_database_doubles_up_to_a_limit(
+    distant: Flask,
+    relay: Relay,
+    webhooks: ProcoreWebhooks,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    webhooks.on()(lambda event: None)
+    (endpoint,) = endpoints(distant).values()
+    record(endpoint, "evt_1")
+    relay.cut()
+    distant.test_client().get("/")
+
+    def waits() -> list[str]:
+        looks = [m for m in caplog.messages if m.startswith("Looking again")]
+        return [look.split()[3] for look in looks]
+
+    wait_until(lambda: len(waits()) >= 6)
+    assert waits()[:6] == ["0.5", "1", "2", "4", "8", "15"]
+    relay.mend()
+    # A delivery shows that the database is back: the thread is not left to wait.
+    assert send(distant, "evt_2") == 200
+    wait_until(lambda: are_done(endpoint, "evt_1", "evt_2"), 10)
+    assert len(background_threads()) == 1
+
+
+def test_a_server_that_does_not_answer_holds_up_no_other_inbox(
+    app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks, make_app: MakeApp
+) -> None:
+    webhooks.on()(lambda event: None)
+    record(endpoint, "evt_1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        url = f"postgresql+psycopg://127.0.0.1:{port}/x?connect_timeout=50"
+        other = make_app(PROCORE_WEBHOOK_DATABASE_URI=url)
+        other.register_blueprint(webhooks)
+        (hanging,) = endpoints(other).values()
+
+        def claim() -> None:
+            with suppress(InboxUnavailable):
+                hanging.inbox.claim_due(1, 1)
+
+        thread = threading.Thread(target=claim)
+        thread.start()
+        client, _ = silent.accept()
+        app.test_client().get("/page")
+        wait_until(lambda: are_done(endpoint, "evt_1"), 30)
+        assert thread.is_alive()
+        client.close()
+    thread.join(PATIENCE)
+
+
+def test_a_locked_file_is_looked_at_again(
+    app: Flask,
+    endpoint: Endpoint,
+    webhooks: ProcoreWebhooks,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    webhooks.on()(lambda event: None)
+    record(endpoint, "evt_1")
+    url = endpoint.inbox.database.url
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        app.test_client().get("/page")
+        wait_until(lambda: "Looking again in 0.5 s" in caplog.text)
+        assert "database is locked" in caplog.text
+    engine.dispose()
+    wait_until(lambda: are_done(endpoint, "evt_1"))
+
+
+def test_tables_that_are_missing_are_said_and_looked_for_again(
+    app: Flask,
+    endpoint: Endpoint,
+    webhooks: ProcoreWebhooks,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    webhooks.on()(lambda event: None)
+    tables = endpoint.inbox.database.tables
+    for table in tables:
+        table.drop(endpoint.inbox.database.engine)
+    app.test_client().get("/page")
+    wait_until(lambda: "Looking again" in caplog.text)
+    assert "missing tables" in caplog.text
+    endpoint.inbox.database.create_tables()
+    record(endpoint, "evt_1")
+    wait_until(lambda: are_done(endpoint, "evt_1"))
+
+
+# Leases
+
+
+def test_the_end_of_a_process_gives_back_a_run_that_outlasts_the_grace(
+    app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    @webhooks.on()
+    def stalls(event: Event) -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+
+    assert send(app, "evt_1") == 200
+    assert begun.wait(PATIENCE)
+    stop_all(grace=0.1)
+    assert statuses(endpoint) == {"evt_1": "pending"}
+    go_on.set()
+
+
+def test_nothing_is_started_once_the_process_ends(
+    app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
+) -> None:
+    ran: list[str] = []
+    webhooks.on()(lambda event: ran.append(event.id))
+    assert app.test_client().get("/").status_code == 404
+    stop_all()
+    before = set(threading.enumerate())
+    assert send(app, "evt_1") == 200
+    assert set(threading.enumerate()) <= before
+    assert (ran, statuses(endpoint)) == ([], {"evt_1": "pending"})
+
+
+@pytest.fixture
+def short_lease(make_app: MakeApp, webhooks: ProcoreWebhooks) -> Flask:
+    app = make_app(TESTING=False, PROCORE_WEBHOOK_LEASE=9)
+    app.register_blueprint(webhooks)
+    return app
+
+
+def test_a_run_that_is_longer_than_its_lease_keeps_it(
+    short_lease: Flask, webhooks: ProcoreWebhooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on, ran = threading.Event(), []
+
+    @webhooks.on()
+    def stalls(event: Event) -> None:
+        ran.append(event.attempt)
+        assert go_on.wait(PATIENCE)
+
+    (endpoint,) = endpoints(short_lease).values()
+    assert send(short_lease, "evt_1") == 200
+    wait_until(lambda: ran)
+    found = browse.find(endpoint.inbox, "evt_1")
+    assert found
+    first_end = found["due_at"]
+
+    def is_renewed() -> bool:
+        row = browse.find(endpoint.inbox, "evt_1")
+        return row is not None and (row["due_at"] - first_end).total_seconds() > 1
+
+    wait_until(is_renewed)
+    # While the file is locked it is not; the next time it may be.
+    engine = sa.create_engine(endpoint.inbox.database.url)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        wait_until(lambda: "Leases are not renewed: the inbox" in caplog.text)
+    engine.dispose()
+    go_on.set()
+    wait_until(lambda: are_done(endpoint, "evt_1"))
+    assert ran == [1]
+
+
+def test_where_no_thread_can_be_started_runs_keep_their_first_lease(
+    make_app: MakeApp,
+    webhooks: ProcoreWebhooks,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = make_app()
+    app.register_blueprint(webhooks)
+    webhooks.on()(lambda event: None)
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    # As in a process of its own: one that renews may be there from other tests.
+    leases._keepers.clear()
+    assert send(app, "evt_1") == 200
+    assert "Leases are not renewed: can't start new thread" in caplog.text
+    (endpoint,) = endpoints(app).values()
+    assert are_done(endpoint, "evt_1")

@@ -1,0 +1,432 @@
+"""Subscribers that want only the latest event of a resource."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import time
+from collections.abc import Callable
+from collections.abc import Iterator
+from datetime import datetime
+from datetime import timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from support.sites import open_site
+from support.sites import Site
+
+from flask_procore_webhooks import Event
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks import RetryLater
+from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.process import process
+from flask_procore_webhooks.samples import to_bytes
+from flask_procore_webhooks.states import Status
+from flask_procore_webhooks.store import naive
+from flask_procore_webhooks.testing import payload
+from flask_procore_webhooks.upkeep import replay
+
+MakeApp = Callable[..., Flask]
+THEN = 1_700_000_000
+IGNORED = {"PROCORE_WEBHOOK_IGNORE_USER_IDS": ["7"]}
+
+
+@pytest.fixture
+def site(make_app: MakeApp, tmp_path: Path) -> Iterator[Site]:
+    with open_site(make_app(), f"sqlite:///{tmp_path}/test.db", **IGNORED) as site:
+        yield site
+
+
+@pytest.fixture
+def patient(make_app: MakeApp, tmp_path: Path) -> Iterator[Site]:
+    """A site where one failure is not the end."""
+    config = {"PROCORE_WEBHOOK_MAX_ATTEMPTS": 3}
+    with open_site(make_app(), f"sqlite:///{tmp_path}/test.db", **config) as site:
+        yield site
+
+
+@pytest.fixture
+def anywhere(make_app: MakeApp, database_url: str) -> Iterator[Site]:
+    with open_site(make_app(), database_url, **IGNORED) as site:
+        yield site
+
+
+def subscribe(site: Site, *pattern: str, name: str = "latest") -> None:
+    @site.webhooks.on(*pattern, name=name, latest_only=True)
+    def latest(event: Event) -> None:
+        site.calls.append(event.id)
+
+
+def endings(site: Site, *rows: int, name: str = "latest") -> list[str | None]:
+    return [site.receipts(row).get(name) for row in rows]
+
+
+# What is left out
+
+
+def test_five_events_of_one_resource_are_one_run(anywhere: Site) -> None:
+    site = anywhere
+    subscribe(site, "RFIs")
+    rows = [site.send(id=f"{n}", created=THEN + n) for n in range(5)]
+    assert site.work() == 5
+    assert site.calls == ["4"]
+    assert endings(site, *rows) == ["superseded"] * 4 + ["done"]
+    assert site.statuses() == ["done"] * 5
+
+
+def test_the_newest_by_the_senders_clock_is_run_though_it_came_first(
+    anywhere: Site,
+) -> None:
+    site = anywhere
+    subscribe(site, "RFIs")
+    rows = [site.send(id=f"{n}", created=THEN - n) for n in range(3)]
+    site.work()
+    assert site.calls == ["0"]
+    assert endings(site, *rows) == ["done", "superseded", "superseded"]
+
+
+def test_what_comes_after_the_run_is_run_unless_it_is_older(anywhere: Site) -> None:
+    site = anywhere
+    subscribe(site, "RFIs")
+    site.send(id="first", created=THEN)
+    site.work()
+    late = site.send(id="late", created=THEN - 1)
+    site.work()
+    site.send(id="second", created=THEN + 1)
+    site.work()
+    assert site.calls == ["first", "second"]
+    assert endings(site, late) == ["superseded"]
+
+
+def test_off_by_default_and_others_are_run_for_every_event(site: Site) -> None:
+    subscribe(site, "RFIs")
+    site.webhooks.on("RFIs", name="every")(lambda e: site.calls.append(("every", e.id)))
+    for number in range(3):
+        site.send(id=f"{number}", created=THEN + number)
+    site.work()
+    assert [call for call in site.calls if call == "2"] == ["2"]
+    assert [("every", f"{n}") for n in range(3)] == [
+        call for call in site.calls if call != "2"
+    ]
+
+
+def test_it_is_a_keyword_that_is_off(webhooks: ProcoreWebhooks) -> None:
+    parameter = inspect.signature(webhooks.on).parameters["latest_only"]
+    assert (parameter.kind, parameter.default) == (parameter.KEYWORD_ONLY, False)
+    assert ":param latest_only:" in (inspect.getdoc(ProcoreWebhooks.on) or "")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+def test_two_thousand_changes_cost_one_fetch(anywhere: Site) -> None:
+    site = anywhere
+    subscribe(site, "RFIs")
+    events = [
+        payload("RFIs.update", id=f"{n}", created=THEN + n % 60) for n in range(2000)
+    ]
+    rows = [
+        site.inbox._row(site.endpoint.read(to_bytes(event)), Status.PENDING, None)
+        for event in events
+    ]
+    with site.inbox.transaction() as connection:
+        connection.execute(sa.insert(site.events), rows)
+    start = time.monotonic()
+    assert site.work() == 2000
+    # One that looked at all the others each time would take many minutes.
+    assert time.monotonic() - start < 240
+    # Of the last second, the one that came last.
+    assert site.calls == [f"{2000 // 60 * 60 - 1}"]
+    receipt = site.inbox.database.tables.receipt.c
+    counted = sa.select(receipt.ending, sa.func.count()).group_by(receipt.ending)
+    found = {row.ending: row[1] for row in site.inbox.rows(counted)}
+    assert found == {"superseded": 1999, "done": 1}
+
+
+# Which order they come in
+
+
+class Copy:
+    """What an app keeps of a resource: it fetches it, or deletes it."""
+
+    def __init__(self, site: Site) -> None:
+        self.there = True
+        self.fetches = 0
+        site.webhooks.on("RFIs", name="latest", latest_only=True)(self)
+
+    def __call__(self, event: Event) -> None:
+        self.fetches += 1
+        self.there = event.reason != "delete"
+
+
+ORDERS = list(itertools.permutations(["create", "update", "delete"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run_each", [False, True], ids=["together", "one by one"])
+@pytest.mark.parametrize("last", ["delete", "create"])
+def test_every_order_of_arrival_and_of_runs_ends_the_same(
+    site: Site, run_each: bool, last: str
+) -> None:
+    copy = Copy(site)
+    times = {"create": THEN, "update": THEN + 1, "delete": THEN + 2}
+    if last == "create":  # as for a resource that was deleted before, and is back
+        times = {"delete": THEN, "create": THEN + 2, "update": THEN + 1}
+    for number, arrival in enumerate(ORDERS):
+        for run in [(0, 1, 2)] if run_each else itertools.permutations(range(3)):
+            resource = f"{number} {run}"
+            rows = []
+            for reason in arrival:
+                fields = {"resource_id": resource, "created": times[reason]}
+                rows.append(site.send(f"RFIs.{reason}", **fields))
+                if run_each:
+                    site.work()
+            if not run_each:
+                for index in run:
+                    process(site.endpoint, rows[index])
+            assert copy.there is (last != "delete"), (arrival, run)
+            names = dict(zip(arrival, endings(site, *rows), strict=True))
+            assert names[last] == "done"
+            if not run_each:
+                assert list(names.values()).count("superseded") == 2
+
+
+@pytest.mark.parametrize("created", [[THEN] * 3, [None] * 3], ids=["ties", "no times"])
+def test_of_events_of_the_same_time_the_last_to_arrive_is_run(
+    anywhere: Site, created: list[Any]
+) -> None:
+    site = anywhere
+    subscribe(site, "RFIs")
+    rows = [site.send(id=f"{n}", created=when) for n, when in enumerate(created)]
+    assert site.row(rows[0])["event_at"] == (
+        created[0] and naive(datetime.fromtimestamp(THEN, timezone.utc))
+    )
+    site.work()
+    assert site.calls == ["2"]
+    site.send(id="3", created=created[0])
+    site.work()
+    assert site.calls == ["2", "3"]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([None, 0, 10, 20])))
+def test_an_event_with_a_time_and_one_without_are_not_compared(
+    site: Site, order: tuple[int | None, ...]
+) -> None:
+    """Which is newer cannot be told; in a circle, each would be left to the next."""
+    subscribe(site, "RFIs")
+    for offset in order:
+        when = None if offset is None else THEN + offset
+        site.send(id=f"{offset}", created=when)
+    site.work()
+    assert sorted(site.calls) == ["20", "None"]
+
+
+# What is another resource
+
+
+def test_events_without_a_resource_are_all_run(site: Site) -> None:
+    subscribe(site)
+    for number in range(3):
+        site.send(id=f"{number}", created=THEN + number, resource_id=None)
+    site.work()
+    assert site.calls == ["0", "1", "2"]
+
+
+def test_other_resources_and_types_are_all_run(anywhere: Site) -> None:
+    site = anywhere
+    subscribe(site)
+    site.send("RFIs.update", id="a", created=THEN, resource_id=1)
+    site.send("RFIs.update", id="b", created=THEN + 1, resource_id=2)
+    site.send("Submittals.update", id="c", created=THEN + 2, resource_id=1)
+    site.work()
+    assert site.calls == ["a", "b", "c"]
+
+
+def test_ids_that_differ_in_case_are_of_different_resources(anywhere: Site) -> None:
+    site = anywhere
+    subscribe(site)
+    for number, resource in enumerate(["aB", "Ab", "AB", "ab", "äb"]):
+        site.send(id=f"{number}", created=THEN + number, resource_id=resource)
+    site.work()
+    assert site.calls == ["0", "1", "2", "3", "4"]
+
+
+def test_ids_too_long_to_be_kept_whole_are_not_compared(anywhere: Site) -> None:
+    site = anywhere
+    subscribe(site)
+    for number in range(3):
+        resource = "x" * 80 + f"{number}"
+        site.send(id=f"{number}", created=THEN + number, resource_id=resource)
+    site.work()
+    assert site.calls == ["0", "1", "2"]
+
+
+def test_the_same_id_in_another_project_is_the_same_resource(site: Site) -> None:
+    """The sender gives an id once for each type, and resources may be moved."""
+    subscribe(site)
+    site.send(id="a", created=THEN, project_id=1)
+    site.send(id="b", created=THEN + 1, project_id=2)
+    site.work()
+    assert site.calls == ["b"]
+
+
+def test_events_of_another_endpoint_are_not_looked_at(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/test.db"
+    app = make_app(BOLT_SECRET="another", BOLT_DATABASE_URI=url, BOLT_DISPATCH="worker")
+    with open_site(app, url) as site:
+        bolt = ProcoreWebhooks("bolt", url_prefix="/bolt", config_prefix="BOLT_")
+        app.register_blueprint(bolt)
+        other = Site(app, bolt, endpoints(app)["bolt"], site.clock)
+        subscribe(site)
+        site.send(id="mine", created=THEN)
+        other.send(id="theirs", created=THEN + 1)
+        site.work()
+        assert site.calls == ["mine"]
+        other.inbox.database.engine.dispose()
+
+
+# Which newer events do the work
+
+
+def test_a_newer_event_that_is_ignored_does_no_work(site: Site) -> None:
+    subscribe(site)
+    site.send(id="older", created=THEN)
+    own = site.send(id="own", created=THEN + 1, user_id=7)
+    site.work()
+    assert site.calls == ["older"]
+    # Once somebody has it run, it does.
+    replay(site.inbox, [own], "me")
+    site.work()
+    site.send(id="late", created=THEN)
+    site.work()
+    assert site.calls == ["older", "own"]
+
+
+def test_a_newer_event_that_is_dead_does_no_work(site: Site) -> None:
+    site.webhooks.on(name="before")(lambda event: 1 / (event.id == "older"))
+    failing = ["newer"]
+
+    @site.webhooks.on(name="latest", latest_only=True)
+    def latest(event: Event) -> None:
+        if event.id in failing:
+            raise ValueError("broken")
+        site.calls.append(event.id)
+
+    site.send(id="newer", created=THEN + 1)
+    site.work()
+    assert site.statuses() == ["dead"]
+    older = site.send(id="older", created=THEN)
+    site.work()
+    assert site.calls == ["older"]
+    assert endings(site, older) == ["done"]
+
+
+def test_a_newer_event_that_is_dead_does_the_work_it_had_finished(site: Site) -> None:
+    subscribe(site)
+    site.webhooks.on(name="bad")(lambda event: 1 / (event.id == "older"))
+    site.send(id="newer", created=THEN + 1)
+    site.work()
+    older = site.send(id="older", created=THEN)
+    site.work()
+    assert site.statuses() == ["dead", "done"]
+    assert site.calls == ["newer"]
+    assert endings(site, older) == ["superseded"]
+
+
+def test_a_newer_event_that_waits_for_its_next_attempt_does_the_work(
+    patient: Site,
+) -> None:
+    @patient.webhooks.on("RFIs", name="latest", latest_only=True)
+    def latest(event: Event) -> None:
+        patient.calls.append((event.id, event.attempt))
+        if event.attempt == 1:
+            raise RetryLater(60)
+
+    patient.send(id="newer", created=THEN + 1)
+    patient.work()
+    patient.send(id="older", created=THEN)
+    patient.work()
+    assert patient.statuses() == ["pending", "done"]
+    patient.clock.forward(61)
+    patient.work()
+    assert patient.calls == [("newer", 1), ("newer", 2)]
+
+
+def test_an_event_whose_own_retry_comes_after_a_newer_one_is_left_to_it(
+    patient: Site,
+) -> None:
+    @patient.webhooks.on("RFIs", name="latest", latest_only=True)
+    def latest(event: Event) -> None:
+        patient.calls.append(event.id)
+        if event.id == "older":
+            raise RetryLater(60)
+
+    older = patient.send(id="older", created=THEN)
+    patient.work()
+    patient.send(id="newer", created=THEN + 1)
+    patient.work()
+    patient.clock.forward(61)
+    patient.work()
+    assert patient.calls == ["older", "newer"]
+    assert endings(patient, older) == ["superseded"]
+
+
+def test_an_event_that_was_done_before_there_was_such_a_subscriber_does_no_work(
+    anywhere: Site,
+) -> None:
+    """As when it is deployed between the runs of the two."""
+    site = anywhere
+    newer = site.send(id="newer", created=THEN + 1)
+    site.work()
+    assert site.row(newer)["status"] == "done"
+    subscribe(site)
+    site.send(id="older", created=THEN)
+    site.work()
+    assert site.calls == ["older"]
+
+
+def test_a_newer_quarantined_body_does_no_work(site: Site) -> None:
+    subscribe(site)
+    site.send(id="older", created=THEN)
+    assert site.deliver(b'{"id": "newer", "type": "RFIs.update"').status_code == 200
+    site.work()
+    assert site.calls == ["older"]
+    assert site.statuses() == ["done", "dead"]
+
+
+def test_of_a_given_reason_only_newer_events_of_that_reason_do_the_work(
+    anywhere: Site,
+) -> None:
+    site = anywhere
+    subscribe(site, "RFIs", "Update", name="updates")
+    subscribe(site, "RFIs", "delete", name="deletes")
+    rows = [
+        site.send(f"RFIs.{reason}", id=f"{number}", created=THEN + number)
+        for number, reason in enumerate(["update", "update", "delete", "create"])
+    ]
+    site.work()
+    assert site.calls == ["1", "2"]
+    assert endings(site, *rows, name="updates") == ["superseded", "done", None, None]
+    assert endings(site, *rows, name="deletes") == [None, None, "done", None]
+
+
+def test_with_any_reason_a_newer_event_of_any_reason_does_the_work(site: Site) -> None:
+    subscribe(site, "RFIs", "*")
+    site.send("RFIs.update", id="0", created=THEN)
+    site.send("RFIs.delete", id="1", created=THEN + 1)
+    site.work()
+    assert site.calls == ["1"]
+
+
+def test_a_replay_of_the_newest_runs_it_again(site: Site) -> None:
+    subscribe(site)
+    rows = [site.send(id=f"{n}", created=THEN + n) for n in range(3)]
+    site.work()
+    replay(site.inbox, rows, "me")
+    site.work()
+    assert site.calls == ["2", "2"]
+    assert endings(site, *rows) == ["superseded", "superseded", "done"]

@@ -1,0 +1,1092 @@
+"""Runs of events, through real deliveries, in apps with each kind of session."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import threading
+from collections.abc import Callable
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from asgiref.sync import sync_to_async
+from flask import Flask
+from flask import g
+from flask import Response
+from sqlalchemy import orm
+from sqlalchemy.exc import IntegrityError
+from support.hosts import Host
+from support.hosts import run_host
+
+from flask_procore_webhooks import browse
+from flask_procore_webhooks import Discard
+from flask_procore_webhooks import Event
+from flask_procore_webhooks import event_recorded
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks import resource_created
+from flask_procore_webhooks import RetryLater
+from flask_procore_webhooks.dispatch import drain
+from flask_procore_webhooks.endpoint import Endpoint
+from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.process import Outcome
+from flask_procore_webhooks.process import process
+from flask_procore_webhooks.samples import to_bytes
+from flask_procore_webhooks.testing import deliver
+from flask_procore_webhooks.testing import Deliveries
+from flask_procore_webhooks.testing import payload
+
+On = Callable[..., Callable[[Any], Any]]
+MakeApp = Callable[..., Flask]
+
+HOSTS = (
+    "flask_sqlalchemy sqlite",
+    "flask_sqlalchemy postgresql",
+    "flask_sqlalchemy mariadb",
+    "scoped_session sqlite",
+)
+
+
+@pytest.fixture(params=HOSTS)
+def host(
+    request: pytest.FixtureRequest, make_app: MakeApp, tmp_path: Path
+) -> Iterator[Host]:
+    kind, database = request.param.split()
+    url = f"sqlite:///{tmp_path / 'host.db'}"
+    if database != "sqlite":
+        url = request.getfixturevalue(f"{database}_url")
+    with run_host(make_app(), kind, url) as host:
+        yield host
+
+
+@pytest.fixture
+def sqlite_host(make_app: MakeApp, tmp_path: Path) -> Iterator[Host]:
+    url = f"sqlite:///{tmp_path / 'host.db'}"
+    app = make_app(PROCORE_WEBHOOK_MAX_ATTEMPTS=2)
+    with run_host(app, "flask_sqlalchemy", url) as host:
+        yield host
+
+
+@pytest.fixture
+def on(host: Host) -> On:
+    return host.webhooks.on
+
+
+# What is committed together
+
+
+def test_a_subscribers_writes_and_its_receipt_are_committed(host: Host, on: On) -> None:
+    @on(name="writer")
+    def writer(event: Event) -> None:
+        host.note(event.id)
+
+    answer = host.deliver()
+
+    assert (answer.status_code, answer.json) == (200, {"received": True})
+    assert host.notes() == [host.payload["id"]]
+    assert host.receipts() == ["writer"]
+    row = host.row()
+    assert (row["status"], row["attempts"], row["error"]) == ("done", 1, None)
+    assert row["lease"] is None
+    assert row["due_at"] is None
+    assert row["finished_at"]
+
+
+def test_a_finished_event_is_not_run_again(host: Host, on: On) -> None:
+    @on()
+    def writer(event: Event) -> None:
+        host.note(f"attempt {event.attempt}")
+
+    host.deliver()
+    answer = host.deliver()
+
+    assert answer.status_code == 200
+    assert answer.json == {"received": True, "duplicate": True}
+    assert host.notes() == ["attempt 1"]
+    assert host.row()["attempts"] == 1
+
+
+def test_a_failure_rolls_the_writes_back_and_the_next_delivery_runs_it_again(
+    host: Host, on: On
+) -> None:
+    @on(name="failing")
+    def failing(event: Event) -> None:
+        host.note(f"attempt {event.attempt}")
+        if event.attempt == 1:
+            raise ValueError("not yet")
+
+    first = host.deliver()
+    row = host.row()
+
+    assert (first.status_code, first.json) == (500, {"error": "Processing failed"})
+    assert host.notes() == []
+    assert host.receipts() == []
+    assert (row["status"], row["error"]) == ("pending", "failing: ValueError: not yet")
+
+    second = host.deliver()
+
+    assert second.status_code == 200
+    assert host.notes() == ["attempt 2"]
+    assert (host.row()["status"], host.row()["error"]) == ("done", None)
+
+
+def test_only_the_subscriber_that_failed_is_run_again(host: Host, on: On) -> None:
+    calls: list[str] = []
+
+    @on(name="first")
+    def first(event: Event) -> None:
+        calls.append("first")
+        host.note("first")
+
+    @on(name="second")
+    def second(event: Event) -> None:
+        calls.append("second")
+        host.note("second")
+        if event.attempt == 1:
+            raise ValueError("not yet")
+
+    @on(name="third")
+    def third(event: Event) -> None:
+        calls.append("third")
+        host.note("third")
+
+    assert host.deliver().status_code == 500
+    assert host.notes() == ["first", "third"]
+    assert host.receipts() == ["first", "third"]
+
+    assert host.deliver().status_code == 200
+    assert calls == ["first", "second", "third", "second"]
+    assert host.notes() == ["first", "third", "second"]
+    assert host.receipts() == ["first", "second", "third"]
+
+
+def test_an_event_without_subscribers_is_done(host: Host) -> None:
+    assert host.deliver().status_code == 200
+    assert host.row()["status"] == "done"
+
+
+def test_the_inbox_is_not_reached_through_the_session(host: Host, on: On) -> None:
+    """While a subscriber runs, others already see that it does."""
+    seen = []
+
+    @on()
+    def looks(event: Event) -> None:
+        host.note("uncommitted")
+        row = host.row(event.id)
+        seen.append((row["status"], row["attempts"], host.notes()))
+
+    assert host.deliver().status_code == 200
+    assert seen == [("running", 1, [])]
+
+
+# What a subscriber may ask for
+
+
+def test_a_subscriber_can_ask_for_a_later_run(host: Host, on: On) -> None:
+    @on(name="patient")
+    def patient(event: Event) -> None:
+        host.note("too early")
+        raise RetryLater(after=120)
+
+    assert host.deliver().status_code == 500
+
+    row = host.row()
+    assert host.notes() == []
+    assert (row["status"], row["error"]) == ("pending", "patient: retry after 120 s")
+    assert 120 <= (row["due_at"] - row["received_at"]).total_seconds() < 180
+    assert drain(host.endpoint) == 0
+    assert drain(host.endpoint, early=True) == 1
+
+
+@pytest.mark.parametrize(
+    "after",
+    [float("inf"), 1e300, 10**15, float("nan"), -5, 0, None, Decimal("0.5")],
+    ids=str,
+)
+def test_no_wait_that_a_subscriber_asks_for_loses_the_event(
+    sqlite_host: Host, after: float | None
+) -> None:
+    @sqlite_host.webhooks.on(name="strange")
+    def strange(event: Event) -> None:
+        if event.attempt == 1:
+            raise RetryLater(after)
+
+    assert sqlite_host.deliver().status_code == 500
+    row = sqlite_host.row()
+    assert row["status"] == "pending"
+    assert row["error"].startswith("strange: retry")
+    assert row["due_at"] >= row["received_at"]
+    assert sqlite_host.deliver().status_code == 200
+
+
+def test_a_retry_that_cannot_be_described_is_one_nevertheless(
+    sqlite_host: Host,
+) -> None:
+    class Speechless(RetryLater):
+        def __init__(self) -> None:
+            self.after = Decimal(60)  # type: ignore[assignment]
+
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    ran = []
+    sqlite_host.webhooks.on(name="after")(lambda event: ran.append(event.id))
+
+    @sqlite_host.webhooks.on(name="speechless")
+    def speechless(event: Event) -> None:
+        raise Speechless
+
+    assert sqlite_host.deliver().status_code == 500
+    row = sqlite_host.row()
+    assert (row["status"], row["error"]) == ("pending", "speechless: Speechless")
+    assert ran == [row["event_id"]]
+
+
+def test_a_discarded_run_is_over_and_only_its_own_writes_are_lost(
+    host: Host, on: On
+) -> None:
+    @on(name="keeps")
+    def keeps(event: Event) -> None:
+        host.note("kept")
+
+    @on(name="discards")
+    def discards(event: Event) -> None:
+        host.note("discarded")
+        host.session.flush()
+        raise Discard("not for us")
+
+    @on(name="also")
+    def also(event: Event) -> None:
+        host.note("kept too")
+
+    assert host.deliver().status_code == 200
+    assert host.notes() == ["kept", "kept too"]
+    assert host.receipts() == ["also", "discards", "keeps"]
+    assert host.row()["status"] == "done"
+
+
+def test_an_event_that_runs_out_of_attempts_is_dead_and_answered_200(
+    sqlite_host: Host,
+) -> None:
+    broken = True
+
+    @sqlite_host.webhooks.on(name="works")
+    def works(event: Event) -> None:
+        sqlite_host.note("works")
+
+    @sqlite_host.webhooks.on(name="breaks")
+    def breaks(event: Event) -> None:
+        if broken:
+            raise ValueError("broken")
+        sqlite_host.note(f"mended in attempt {event.attempt}")
+
+    answers = [sqlite_host.deliver().status_code for _ in range(2)]
+    row = sqlite_host.row()
+
+    assert answers == [500, 200]
+    assert (row["status"], row["attempts"]) == ("dead", 2)
+    assert row["error"] == "breaks: ValueError: broken"
+    assert row["due_at"] is None
+    assert row["finished_at"]
+
+    # A redelivery revives it, with as many attempts as a new one has.
+    assert sqlite_host.deliver().status_code == 500
+    assert sqlite_host.row()["attempts"] == 1
+    broken = False
+    assert sqlite_host.deliver().status_code == 200
+
+    row = sqlite_host.row()
+    assert (row["status"], row["attempts"], row["error"]) == ("done", 2, None)
+    assert sqlite_host.notes() == ["works", "mended in attempt 2"]
+
+
+def test_an_event_that_ends_its_process_each_time_runs_out_of_attempts(
+    sqlite_host: Host,
+) -> None:
+    ran = []
+
+    @sqlite_host.webhooks.on()
+    def unused(event: Event) -> None:
+        ran.append(event.attempt)
+
+    endpoint, inbox = sqlite_host.endpoint, sqlite_host.endpoint.inbox
+    sqlite_host.payload = payload("RFIs.create")
+    recorded = inbox.record(endpoint.read(to_bytes(sqlite_host.payload)))
+    for _ in range(endpoint.settings.max_attempts + 1):
+        # A run of which nothing but the claim was left, and its lease is over.
+        assert inbox.claim(recorded.row_id, seconds=-1)
+
+    assert sqlite_host.deliver().status_code == 200
+    row = sqlite_host.row()
+    assert ran == []
+    assert (row["status"], row["attempts"]) == ("dead", 4)
+    assert row["error"] == "every attempt ended without an outcome"
+
+
+def test_an_event_is_done_whose_last_run_finished_everything_but_itself(
+    sqlite_host: Host,
+) -> None:
+    """Its process was killed between the last receipt and the settling."""
+    ran: list[int] = []
+
+    @sqlite_host.webhooks.on(name="writer")
+    def writer(event: Event) -> None:
+        ran.append(event.attempt)
+
+    endpoint, inbox = sqlite_host.endpoint, sqlite_host.endpoint.inbox
+    sqlite_host.payload = payload("RFIs.create")
+    recorded = inbox.record(endpoint.read(to_bytes(sqlite_host.payload)))
+    for _ in range(endpoint.settings.max_attempts + 1):
+        claim = inbox.claim(recorded.row_id, seconds=-1)
+    assert claim
+    inbox.commit_receipt(claim, "writer")
+
+    assert process(endpoint, recorded.row_id) is Outcome.DONE
+    assert ran == []
+    assert (sqlite_host.row()["status"], sqlite_host.row()["error"]) == ("done", None)
+
+
+def test_backoff_does_not_overflow_after_very_many_attempts(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    app = make_app(PROCORE_WEBHOOK_MAX_ATTEMPTS=10_000, PROCORE_WEBHOOK_RETRY_CAP=3e10)
+    url = f"sqlite:///{tmp_path / 'host.db'}"
+    with run_host(app, "flask_sqlalchemy", url) as host:
+
+        @host.webhooks.on()
+        def fails(event: Event) -> None:
+            raise ValueError(str(event.attempt))
+
+        host.deliver()
+        event = host.endpoint.inbox.columns.id.table
+        with host.engine.begin() as connection:
+            connection.execute(sa.update(event).values(attempts=5_000))
+
+        assert host.deliver().status_code == 500
+        assert host.row()["error"].endswith("ValueError: 5001")
+
+
+# Hostile subscribers: the session
+
+
+def test_a_subscriber_that_commits_and_then_fails_loses_no_event(
+    host: Host, on: On
+) -> None:
+    @on()
+    def hasty(event: Event) -> None:
+        host.note(f"attempt {event.attempt}")
+        host.session.commit()
+        if event.attempt == 1:
+            raise ValueError("after the commit")
+
+    assert host.deliver().status_code == 500
+    assert host.row()["status"] == "pending"
+    assert host.deliver().status_code == 200
+    assert host.notes() == ["attempt 1", "attempt 2"]
+
+
+MEDDLING: dict[str, Callable[[Any], Any]] = {
+    "commit": lambda session: session.commit(),
+    "rollback": lambda session: session.rollback(),
+    "close": lambda session: session.close(),
+    "remove": lambda session: session.remove(),
+    "begin": lambda session: session.begin(),
+    "savepoint": lambda session: session.begin_nested(),
+    "expunge": lambda session: session.expunge_all(),
+    "invalidate": lambda session: session().invalidate(),
+}
+
+
+@pytest.mark.parametrize("meddle", MEDDLING.values(), ids=MEDDLING.keys())
+def test_what_is_written_after_meddling_with_the_session_is_committed(
+    host: Host, on: On, meddle: Callable[[Any], Any]
+) -> None:
+    """A receipt without the writes would lose them for good."""
+
+    @on(name="meddler")
+    def meddler(event: Event) -> None:
+        meddle(host.session)
+        host.note("written")
+
+    @on(name="after")
+    def after(event: Event) -> None:
+        host.note("after")
+
+    assert host.deliver().status_code == 200
+    assert host.notes() == ["written", "after"]
+    assert host.receipts() == ["after", "meddler"]
+
+
+@pytest.mark.parametrize("meddle", MEDDLING.values(), ids=MEDDLING.keys())
+def test_a_failure_after_meddling_with_the_session_is_a_failure(
+    sqlite_host: Host, meddle: Callable[[Any], Any]
+) -> None:
+    @sqlite_host.webhooks.on()
+    def meddler(event: Event) -> None:
+        meddle(sqlite_host.session)
+        sqlite_host.note(f"attempt {event.attempt}")
+        if event.attempt == 1:
+            raise ValueError("not yet")
+
+    assert sqlite_host.deliver().status_code == 500
+    assert sqlite_host.notes() == []
+    assert sqlite_host.deliver().status_code == 200
+    assert sqlite_host.notes() == ["attempt 2"]
+
+
+def test_a_session_left_broken_fails_the_run_and_not_the_next_subscriber(
+    host: Host, on: On
+) -> None:
+    @on(name="broken")
+    def broken(event: Event) -> None:
+        note = _note_class(host)
+        host.session.add(note(text="first"))
+        host.session.flush()
+        if event.attempt == 1:
+            host.session.add(note(text="first"))
+            try:
+                host.session.flush()
+            except IntegrityError:
+                pass
+
+    @on(name="next")
+    def next_(event: Event) -> None:
+        host.note("next")
+
+    assert host.deliver().status_code == 500
+    assert "PendingRollbackError" in host.row()["error"]
+    assert (host.notes(), host.receipts()) == (["next"], ["next"])
+
+    assert host.deliver().status_code == 200
+    assert host.notes() == ["next", "first"]
+
+
+def test_writes_that_fail_when_they_are_flushed_fail_the_run(
+    host: Host, on: On
+) -> None:
+    @on()
+    def dirty(event: Event) -> None:
+        note = _note_class(host)
+        host.session.add(note(text="first"))
+        if event.attempt == 1:
+            host.session.add(note(text=None))
+
+    assert host.deliver().status_code == 500
+    assert "IntegrityError" in host.row()["error"]
+    assert (host.notes(), host.receipts()) == ([], [])
+
+    assert host.deliver().status_code == 200
+    assert host.notes() == ["first"]
+
+
+@pytest.mark.parametrize("ending", ["writes", "returns", "raises", "discards"])
+def test_a_connection_that_dies_under_a_subscriber_commits_nothing(
+    host: Host, on: On, ending: str
+) -> None:
+    @on(name="unlucky")
+    def unlucky(event: Event) -> None:
+        host.note("unlucky")
+        if event.attempt == 1:
+            _end_the_connection(host)
+            if ending == "writes":
+                host.note("more")
+            if ending == "raises":
+                raise ValueError("seen by the subscriber")
+            if ending == "discards":
+                raise Discard("seen by the subscriber")
+
+    @on(name="next")
+    def next_(event: Event) -> None:
+        host.note("next")
+
+    first = host.deliver()
+
+    assert host.notes() == ["next"]
+    if ending == "discards":
+        assert first.status_code == 200
+        assert host.receipts() == ["next", "unlucky"]
+        return
+    assert first.status_code == 500
+    assert host.receipts() == ["next"]
+    assert host.deliver().status_code == 200
+    assert host.notes() == ["next", "unlucky"]
+
+
+def test_a_commit_that_fails_is_not_answered_2xx(host: Host, on: On) -> None:
+    """By a constraint that is checked at the commit, when all else went well."""
+
+    @on(name="unlucky")
+    def unlucky(event: Event) -> None:
+        sqlite = host.engine.dialect.name == "sqlite"
+        if sqlite:
+            host.session.execute(sa.text("PRAGMA foreign_keys = ON"))
+        host.note("written")
+        if event.attempt == 1 and host.engine.dialect.name == "mysql":
+            # It checks every constraint at once; a hook fails there as late.
+            sa.event.listen(host.session(), "before_commit", _fail)
+        elif event.attempt == 1:
+            missing = sa.insert(host.remark_table).values(note="missing")
+            host.session.execute(missing)
+
+    assert host.deliver().status_code == 500
+    assert (host.notes(), host.receipts()) == ([], [])
+    assert host.row()["status"] == "pending"
+
+    assert host.deliver().status_code == 200
+    assert (host.notes(), host.receipts()) == (["written"], ["unlucky"])
+
+
+def test_what_a_request_has_not_committed_is_no_part_of_a_run(
+    host: Host, on: On
+) -> None:
+    sessions = []
+
+    @host.app.before_request
+    def begin() -> None:
+        sessions.append(host.session())
+        if host.engine.dialect.name != "sqlite":
+            # There, a write would keep the inbox from the file.
+            host.note("of the request")
+
+    @host.app.after_request
+    def end(response: Response) -> Response:
+        sessions.append(host.session())
+        return response
+
+    @on()
+    def writer(event: Event) -> None:
+        sessions.append(host.session())
+        host.note("of the run")
+
+    assert host.deliver().status_code == 200
+    assert host.notes() == ["of the run"]
+    of_the_request, of_the_run, of_the_request_again = sessions
+    assert of_the_request is of_the_request_again
+    assert of_the_request is not of_the_run
+
+
+def test_a_watcher_that_breaks_its_session_changes_nothing(host: Host, on: On) -> None:
+    @event_recorded.connect
+    def watcher(app: Flask, event: Event) -> None:
+        host.session.add(_note_class(host)(text=None))
+        host.session.flush()
+
+    @on()
+    def writer(event: Event) -> None:
+        host.note("written")
+
+    assert host.deliver().status_code == 200
+    assert host.notes() == ["written"]
+
+
+def test_subscribers_share_neither_g_nor_a_session(host: Host, on: On) -> None:
+    seen: list[Any] = []
+
+    def look(event: Event) -> None:
+        seen.append((g.get("mark"), host.session()))
+        g.mark = "left behind"
+
+    @host.app.before_request
+    def mark() -> None:
+        g.mark = "of the request"
+
+    for name in ("looks", "looks-again"):
+        resource_created.connect(lambda app, event: look(event), name=name)
+
+    assert host.deliver().status_code == 200
+    (first_mark, first_session), (second_mark, second_session) = seen
+    assert (first_mark, second_mark) == (None, None)
+    assert first_session is not second_session
+
+
+def test_what_a_subscriber_does_to_the_payload_is_not_seen_by_others(
+    host: Host, on: On
+) -> None:
+    seen = []
+
+    @on()
+    def changes(event: Event) -> None:
+        seen.append(event.data["resource_id"])
+        payload: Any = event.payload
+        payload["data"]["resource_id"] = "changed"
+        del payload["id"]
+
+    @on()
+    def reads(event: Event) -> None:
+        seen.append(event.data["resource_id"])
+        assert event.payload["id"] == event.id
+
+    assert host.deliver().status_code == 200
+    assert seen == [4001, 4001]
+
+
+@pytest.mark.parametrize("way", ["swallowed", "raised from", "raised in"])
+def test_no_error_quotes_what_a_statement_was_given(
+    host: Host, on: On, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    class Note:
+        def __init__(self, text: str) -> None:
+            self.text = text
+
+    mapper = orm.registry()
+    mapper.map_imperatively(Note, host.note_table)
+
+    @on(name="writes_twice")
+    def writes_twice(event: Event) -> None:
+        host.session.add(Note("CONFIDENTIAL 4711"))
+        host.session.flush()
+        try:
+            host.session.add(Note("CONFIDENTIAL 4711"))
+            host.session.flush()
+        except IntegrityError as error:
+            if way == "raised from":
+                raise ValueError("of the host") from error
+            if way == "raised in":
+                raise ValueError("of the host")  # noqa: B904
+        host.note("goes on")
+
+    try:
+        assert host.deliver().status_code == 500
+    finally:
+        mapper.dispose()
+    assert "writes_twice failed" in caplog.text
+    shown = host.row()["error"] + caplog.text
+    # Of the parameters; what a database says of a key itself is its own.
+    assert "parameters: (" not in shown and "parameters: {" not in shown
+    assert "PendingRollbackError" in shown or "ValueError: of the host" in shown
+
+
+# Hostile subscribers: everything else
+
+
+@pytest.mark.parametrize("stop", [SystemExit(3), KeyboardInterrupt()], ids=repr)
+def test_a_stop_in_a_subscriber_stops_the_process_and_gives_the_event_back(
+    host: Host, on: On, stop: BaseException
+) -> None:
+    @on(name="before")
+    def before(event: Event) -> None:
+        host.note("before")
+
+    @on(name="stops")
+    def stops(event: Event) -> None:
+        host.note(f"attempt {event.attempt}")
+        if event.attempt == 1:
+            raise stop
+
+    with pytest.raises(type(stop)):
+        host.deliver()
+
+    row = host.row()
+    assert (row["status"], row["lease"]) == ("pending", None)
+    assert row["error"] == "the run was interrupted"
+    assert host.notes() == ["before"]
+
+    assert host.deliver().status_code == 200
+    assert host.notes() == ["before", "attempt 2"]
+
+
+def test_a_stop_is_not_replaced_by_the_database_being_gone(sqlite_host: Host) -> None:
+    @sqlite_host.webhooks.on()
+    def stops(event: Event) -> None:
+        sqlite_host.endpoint.inbox.columns.id.table.drop(sqlite_host.engine)
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        sqlite_host.deliver()
+
+
+def test_a_cancelled_subscriber_has_failed_and_stops_nobody(host: Host, on: On) -> None:
+    @on(name="cancelled")
+    async def cancelled(event: Event) -> None:
+        if event.attempt == 1:
+            raise asyncio.CancelledError
+
+    @on(name="next")
+    def next_(event: Event) -> None:
+        host.note("next")
+
+    assert host.deliver().status_code == 500
+    assert host.receipts() == ["next"]
+    assert host.deliver().status_code == 200
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("\0 \ud800 \N{PILE OF POO} " * 1000), Unprintable(), ValueError()],
+    ids=["strange and long", "unprintable", "empty"],
+)
+def test_any_error_of_a_subscriber_is_kept_as_text(
+    host: Host, on: On, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    # What no terminal can show stays out of the test's own report.
+    caplog.set_level(logging.CRITICAL, logger="flask_procore_webhooks")
+
+    @on(name="first")
+    def first(event: Event) -> None:
+        if event.attempt == 1:
+            raise error
+
+    @on(name="second")
+    def second(event: Event) -> None:
+        host.note("second")
+
+    assert host.deliver().status_code == 500
+    kept = host.row()["error"]
+    assert kept.startswith("first: ")
+    assert type(error).__name__ in kept
+    assert len(kept) <= 4000
+    assert host.receipts() == ["second"]
+    assert host.deliver().status_code == 200
+
+
+def test_the_errors_of_all_subscribers_are_kept(host: Host, on: On) -> None:
+    for name in ("first", "second"):
+
+        @on(name=name)
+        def fails(event: Event, name: str = name) -> None:
+            raise ValueError(f"the error of {name}")
+
+    host.deliver()
+    assert host.row()["error"] == (
+        "first: ValueError: the error of first\nsecond: ValueError: the error of second"
+    )
+
+
+def test_a_subscriber_may_deliver_another_event(host: Host, on: On) -> None:
+    """Its own writes are kept apart from those of the run in between."""
+    inner = payload("RFIs.create")
+    answers = []
+
+    @on(name="outer")
+    def outer(event: Event) -> None:
+        if event.id == inner["id"]:
+            host.note("inner")
+            return
+        if host.engine.dialect.name != "sqlite":
+            # There, a write would keep the inbox from the file.
+            host.note("before")
+        answers.append(deliver(host.app.test_client(), inner).status_code)
+        host.note("after")
+        if event.attempt == 1:
+            raise ValueError("not yet")
+
+    assert host.deliver().status_code == 500
+    assert (answers, host.notes()) == ([200], ["inner"])
+
+    assert host.deliver().status_code == 200
+    assert answers == [200, 200]
+    assert [text for text in host.notes() if text != "before"] == ["inner", "after"]
+    assert host.row(inner["id"])["attempts"] == 1
+
+
+def test_a_subscriber_may_not_run_its_own_event_again(host: Host, on: On) -> None:
+    answers = []
+
+    @on()
+    def recursive(event: Event) -> None:
+        answers.append(deliver(host.app.test_client(), event.body))
+        host.note("once")
+
+    assert host.deliver().status_code == 200
+    (inner,) = answers
+    assert (inner.status_code, inner.headers["Retry-After"]) == (503, "1")
+    assert host.notes() == ["once"]
+
+
+def test_a_subscriber_may_use_threads(host: Host, on: On) -> None:
+    def work() -> None:
+        with host.app.app_context():
+            host.note("of the thread")
+            host.session.commit()
+            host.session.remove()
+
+    @on()
+    def threaded(event: Event) -> None:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        host.note("of the subscriber")
+
+    assert host.deliver().status_code == 200
+    assert host.notes() == ["of the thread", "of the subscriber"]
+
+
+def test_a_subscriber_that_deletes_its_row_takes_no_event_with_it(
+    host: Host, on: On
+) -> None:
+    """The next event must not find the receipts that were written for that row."""
+    table = host.endpoint.inbox.columns.id.table
+
+    @on(name="deletes")
+    def deletes(event: Event) -> None:
+        host.note(event.id)
+        host.session.execute(sa.delete(table).where(table.c.event_id == event.id))
+
+    events = [payload("RFIs.create") for _ in range(3)]
+
+    assert [host.deliver(event).status_code for event in events] == [200] * 3
+    assert host.notes() == [event["id"] for event in events]
+
+
+def test_a_host_whose_teardown_fails_is_told_so_and_resumed(host: Host, on: On) -> None:
+    calls = []
+
+    @host.app.teardown_appcontext
+    def teardown(error: BaseException | None) -> None:
+        if len(calls) == 1:
+            calls.append("teardown")
+            raise ValueError("in the teardown")
+
+    @on()
+    def writer(event: Event) -> None:
+        calls.append("writer")
+        host.note("written")
+
+    assert host.deliver().status_code == 500
+    assert host.deliver().status_code == 200
+    assert calls == ["writer", "teardown"]
+    assert host.notes() == ["written"]
+
+
+# Async subscribers and other callables
+
+
+class Service:
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    def method(self, event: Event) -> None:
+        self.host.note("written")
+
+    async def coroutine(self, event: Event) -> None:
+        await asyncio.sleep(0)
+        self.host.note("written")
+
+    def with_more(self, more: str, event: Event) -> None:
+        self.host.note(more)
+
+
+class CallableService(Service):
+    def __call__(self, event: Event) -> None:
+        self.host.note("written")
+
+
+class AsyncService(Service):
+    async def __call__(self, event: Event) -> None:
+        await self.coroutine(event)
+
+
+CALLABLES: dict[str, Callable[[Host], Callable[[Event], Any]]] = {
+    "bound method": lambda host: Service(host).method,
+    "async bound method": lambda host: Service(host).coroutine,
+    "callable object": CallableService,
+    "async callable object": AsyncService,
+    "partial": lambda host: functools.partial(Service(host).with_more, "written"),
+    "async partial": lambda host: functools.partial(Service(host).coroutine),
+    "awaitable from a lambda": lambda host: lambda event: AsyncService(host)(event),
+}
+
+
+@pytest.mark.parametrize("make", CALLABLES.values(), ids=CALLABLES.keys())
+def test_any_callable_can_be_a_subscriber(
+    host: Host, on: On, make: Callable[[Host], Callable[[Event], Any]]
+) -> None:
+    on()(make(host))
+
+    assert host.deliver().status_code == 200
+    assert host.notes() == ["written"]
+    assert len(host.receipts()) == 1
+
+
+def test_an_async_subscriber_fails_and_resumes_like_any_other(
+    host: Host, on: On
+) -> None:
+    @on(name="coroutine")
+    async def coroutine(event: Event) -> None:
+        host.note(f"attempt {event.attempt}")
+        await asyncio.sleep(0)
+        if event.attempt == 1:
+            raise ValueError("not yet")
+        if event.attempt == 2:
+            raise RetryLater(60)
+
+    assert [host.deliver().status_code for _ in range(3)] == [500, 500, 200]
+    assert host.notes() == ["attempt 3"]
+    assert host.row()["attempts"] == 3
+
+
+def test_an_async_subscriber_may_write_in_its_callers_thread(
+    host: Host, on: On
+) -> None:
+    @on()
+    async def coroutine(event: Event) -> None:
+        await sync_to_async(host.note)("written")
+
+    assert host.deliver().status_code == 200
+    assert host.notes() == ["written"]
+
+
+# Without a session: the embedded default
+
+
+@pytest.fixture
+def app(make_app: MakeApp, webhooks: ProcoreWebhooks, database_url: str) -> Any:
+    app = make_app(
+        PROCORE_WEBHOOK_DATABASE_URI=database_url, PROCORE_WEBHOOK_MAX_ATTEMPTS=3
+    )
+    app.register_blueprint(webhooks)
+    yield app
+    (endpoint,) = endpoints(app).values()
+    endpoint.inbox.database.engine.dispose()
+
+
+def test_without_a_session_each_subscriber_still_finishes_once(
+    app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
+) -> None:
+    calls = []
+
+    @webhooks.on(name="works")
+    def works(event: Event) -> None:
+        calls.append("works")
+
+    @webhooks.on(name="discards")
+    async def discards(event: Event) -> None:
+        calls.append("discards")
+        raise Discard("not for us")
+
+    @webhooks.on(name="fails")
+    def fails(event: Event) -> None:
+        calls.append("fails")
+        if event.attempt == 1:
+            raise ValueError("not yet")
+
+    event = payload("RFIs.create")
+    client = app.test_client()
+
+    assert deliver(client, event).status_code == 500
+    assert deliver(client, event).status_code == 200
+    assert deliver(client, event).status_code == 200
+    assert calls == ["works", "discards", "fails", "fails"]
+    row = browse.find(endpoint.inbox, event["id"])
+    assert row is not None
+    assert row["status"] == "done"
+    assert sorted(endpoint.inbox.receipts(row["id"])) == ["discards", "fails", "works"]
+
+
+def test_without_a_session_a_stop_gives_the_event_back(
+    app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
+) -> None:
+    @webhooks.on()
+    def stops(event: Event) -> None:
+        if event.attempt == 1:
+            raise SystemExit(3)
+
+    event = payload("RFIs.create")
+    with pytest.raises(SystemExit):
+        deliver(app.test_client(), event)
+    assert deliver(app.test_client(), event).status_code == 200
+
+
+# What drain and process say
+
+
+def test_drain_runs_every_event_once_however_many_fail(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    """More than it asks for at once; those that failed are due before the others."""
+    ran: list[tuple[int, str]] = []
+    ids = [f"evt_{number}" for number in range(130)]
+    url = f"sqlite:///{tmp_path / 'host.db'}"
+    with run_host(make_app(), "flask_sqlalchemy", url) as host:
+
+        @host.webhooks.on()
+        def fails(event: Event) -> None:
+            ran.append((event.attempt, event.id))
+            raise RetryLater(3600 if event.attempt == 1 else 0)
+
+        for id in ids:
+            body = to_bytes(payload("RFIs.create", id=id))
+            host.endpoint.inbox.record(host.endpoint.read(body))
+
+        assert drain(host.endpoint) == 130
+        assert drain(host.endpoint) == 0
+        assert drain(host.endpoint, early=True) == 130
+    assert sorted(ran) == sorted((attempt, id) for attempt in (1, 2) for id in ids)
+
+
+def test_process_says_how_the_run_ended(
+    app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
+) -> None:
+    @webhooks.on()
+    def fails_twice(event: Event) -> None:
+        if event.attempt < 3:
+            raise ValueError("not yet")
+
+    recorded = endpoint.inbox.record(endpoint.read(to_bytes(payload("RFIs.create"))))
+    row_id = recorded.row_id
+
+    assert process(endpoint, row_id) is Outcome.RETRY
+    assert process(endpoint, row_id) is Outcome.NOT_CLAIMED
+    assert process(endpoint, row_id, early=True) is Outcome.RETRY
+    assert process(endpoint, row_id, early=True) is Outcome.DONE
+    assert process(endpoint, row_id, early=True) is Outcome.NOT_CLAIMED
+    assert process(endpoint, 999_999) is Outcome.NOT_CLAIMED
+
+
+def _note_class(host: Host) -> Any:
+    """The notes as an ORM class, as most apps write them."""
+    registry = orm.registry(metadata=host.note_table.metadata)
+    note = type("Note", (), {})
+    registry.map_imperatively(note, host.note_table)
+    return note
+
+
+def _fail(session: Any) -> None:
+    raise ValueError("in a hook of the host")
+
+
+def _end_the_connection(host: Host) -> None:
+    """End the connection that the session is using, behind its back."""
+    connection = host.session.connection()
+    if connection.dialect.name == "sqlite":
+        dbapi = connection.connection.dbapi_connection
+        dbapi.rollback()
+        dbapi.close()
+        return
+    own_id = {
+        "postgresql": "SELECT pg_backend_pid()",
+        "mysql": "SELECT connection_id()",
+    }
+    end = {
+        "postgresql": "SELECT pg_terminate_backend({})",
+        "mysql": "KILL {}",
+    }
+    name = connection.dialect.name
+    number = connection.scalar(sa.text(own_id[name]))
+    with host.engine.connect() as other:
+        other.execute(sa.text(end[name].format(number)))
+
+
+def test_a_kind_of_retry_later_with_a_constructor_of_its_own_is_one(
+    app: Flask, webhooks: ProcoreWebhooks, procore_webhooks: Deliveries
+) -> None:
+    class Busy(RetryLater):
+        def __init__(self) -> None: ...
+
+    @webhooks.on()
+    def busy(event: Event) -> None:
+        raise Busy
+
+    answer = procore_webhooks.deliver(procore_webhooks.payload("RFIs.create"))
+    assert answer.status_code == 500
+    (row,) = procore_webhooks.events()
+    assert row["status"] == "pending" and row["error"].endswith("busy: retry")

@@ -1,0 +1,191 @@
+"""Celery's brokers, with a queue of a test's own, and the workers that tests start."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from dataclasses import field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+
+from flask_procore_webhooks.celery import EXTENSION
+from support.services import missing
+from support.services import RABBITMQ
+from support.services import REDIS
+
+BROKERS = {"redis": REDIS, "rabbitmq": RABBITMQ}
+
+
+@dataclass
+class Broker:
+    url: str
+    queue: str = field(default_factory=lambda: f"webhooks-{uuid.uuid4().hex[:12]}")
+
+    def config(self, url: str | None = None, **more: Any) -> dict[str, Any]:
+        """The settings of a Celery that has the queue for itself."""
+        options: dict[str, Any] = {}
+        if self.url.startswith("redis"):
+            options = {"global_keyprefix": f"{self.queue}:"}
+        return {
+            "broker_url": url or self.url,
+            "broker_transport_options": options,
+            "broker_connection_retry_on_startup": True,
+            "task_default_queue": self.queue,
+            "task_ignore_result": True,
+            "worker_enable_remote_control": False,
+            "worker_hijack_root_logger": False,
+            **more,
+        }
+
+    def celery(self, url: str | None = None, **more: Any) -> Any:
+        from celery import Celery
+
+        celery = Celery("tests", set_as_current=False)
+        celery.config_from_object(self.config(url, **more))
+        return celery
+
+    def take(self, at_least: int = 0) -> list[dict[str, Any]]:
+        """Every message that waits: its task, arguments and time; they are gone.
+
+        :param at_least: so many are waited for, as RabbitMQ takes them in later.
+        """
+        deadline = time.monotonic() + 30
+        taken = []
+        celery = self.celery()
+        with celery.connection_for_read() as connection:
+            queue = celery.amqp.default_queue.bind(connection.default_channel)
+            queue.declare()
+            while time.monotonic() < deadline:
+                message = queue.get(no_ack=True)
+                if message is None:
+                    if len(taken) >= at_least:
+                        break
+                    time.sleep(0.05)
+                    continue
+                args, kwargs, _ = message.payload
+                taken.append(
+                    {
+                        "task": message.headers["task"],
+                        "args": args,
+                        "kwargs": kwargs,
+                        "eta": message.headers["eta"],
+                    }
+                )
+        return taken
+
+    def taken_rows(self, at_least: int = 0) -> list[int]:
+        """The rows that messages ask to run."""
+        return [message["args"][1] for message in self.take(at_least)]
+
+    def drop(self) -> None:
+        with self.celery().connection_for_write() as connection:
+            channel = connection.default_channel
+            channel.queue_delete(self.queue)
+            if self.url.startswith("redis"):
+                import redis
+
+                with redis.Redis.from_url(self.url) as client:
+                    for key in client.scan_iter(f"{self.queue}:*"):
+                        client.delete(key)
+
+
+def forget_sockets() -> None:
+    """Of connections that were cut off or got no answer: py-amqp leaves them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+def disconnect(app: Flask) -> None:
+    """Close what the app sends messages by."""
+    messenger = app.extensions.get(EXTENSION)
+    if messenger and messenger._producers:
+        messenger._producers.connections.force_close_all()
+        messenger._producers = None
+
+
+@contextmanager
+def own_broker(name: str) -> Iterator[Broker]:
+    if not find_spec("celery"):
+        missing("Celery is not installed")
+    variable, default = BROKERS[name]
+    broker = Broker(os.environ.get(variable, default))
+    options = {"max_retries": 0, "socket_connect_timeout": 5}
+    try:
+        with broker.celery().connection_for_write(
+            connect_timeout=5, transport_options=options
+        ) as connection:
+            connection.default_channel.close()
+    except Exception as error:
+        missing(f"no {name} where {variable} or the default leads: {error!r}")
+    try:
+        yield broker
+    finally:
+        broker.drop()
+        forget_sockets()
+
+
+@dataclass
+class CeleryWorker:
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """The worker and its children at once, as when the machine is gone."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(30)
+
+
+@contextmanager
+def celery_worker(
+    module: str, folder: Path, env: Mapping[str, str], *options: str
+) -> Iterator[CeleryWorker]:
+    """``celery -A module worker`` from ``folder`` until the end."""
+    log = Path(tempfile.mkstemp(suffix=".log")[1])
+    atexit.register(log.unlink, missing_ok=True)
+    name = f"{uuid.uuid4().hex[:12]}@%h"
+    quietly = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    command = [sys.executable, "-m", "celery", "-A", module, "worker", "-n", name]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "-l", "info", *quietly, *options],
+            cwd=folder,
+            env={**os.environ, **env},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield CeleryWorker(process, log)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(20)
+
+
+def as_env(config: Mapping[str, Any]) -> str:
+    """For ``app.config.from_prefixed_env``."""
+    return json.dumps(config)

@@ -1,0 +1,421 @@
+"""Senders as they behave over hours and days, against a real app, on a virtual clock.
+
+A delivery is bytes through the app's WSGI stack, verified, recorded and run as in
+production; only time is virtual. It is the inbox's own clock, and it stands still
+unless somebody waits: a subscriber in ``World.sleep``, or everybody for what is next.
+
+While a subscriber sleeps the rest of the world goes on, inside its call: senders give
+up, come again and deliver other events, other runners run them, leases are renewed. So
+what overlaps in production overlaps here too, in one thread and in the same order each
+time. (Where one sleep begins inside another, the outer ends no sooner than the inner.)
+
+Runners are :class:`Worker` objects, the very loop that the thread of ``background`` and
+the command ``worker`` run, whose ``run_due`` is called here instead of by that loop:
+
+* ``background``: one, which looks as soon as a delivery is answered, as the thread
+  does when a request wakes it;
+* ``worker``: two, which look after their poll, as nobody wakes them.
+
+A look that finds nothing due, or no inbox, changes nothing, so those that a runner
+makes by itself are left out: it looks when something is due, and after an outage. Apps
+are configured with ``DISPATCH = "worker"`` for both: a request then does in both modes
+what it does in production, but for waking the thread, which is ``Runner.told`` here.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from dataclasses import field
+from datetime import datetime
+from datetime import timedelta
+
+from flask import Flask
+
+from flask_procore_webhooks.background import POLL
+from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.errors import InboxUnavailable
+from flask_procore_webhooks.leases import _keepers
+from flask_procore_webhooks.leases import RENEWALS
+from flask_procore_webhooks.samples import Credentials
+from flask_procore_webhooks.upkeep import seconds_to_work
+from flask_procore_webhooks.worker import LONGEST_OUTAGE_WAIT
+from flask_procore_webhooks.worker import Worker
+from support.values import Clock
+
+HOUR = 3600.0
+
+
+class Actor(ABC):
+    """Somebody who does something at times of their own."""
+
+    @abstractmethod
+    def next_at(self) -> datetime | None:
+        """When they do something next, unless something else happens before."""
+
+    @abstractmethod
+    def act(self) -> None: ...
+
+    def told(self) -> None:  # noqa: B027
+        """A delivery was answered."""
+
+    def inbox_is_back(self) -> None:  # noqa: B027
+        """An outage has ended."""
+
+
+class World:
+    """One app, its senders and its runners, and the time they have in common.
+
+    :param limit: seconds after which the app's server kills a request, as gunicorn does
+        after 30; ``None`` for servers that do not.
+    """
+
+    def __init__(self, app: Flask, clock: Clock, limit: float | None = None) -> None:
+        self.app = app
+        self.clock = clock
+        self.limit = limit
+        self.actors: list[Actor] = []
+        self._deadlines: list[datetime] = []
+        (self.endpoint,) = endpoints(app).values()
+
+    def runs(self, mode: str) -> None:
+        """Set up who runs events in that mode."""
+        if mode == "background":
+            self.actors.append(Runner(self, poll=POLL, is_woken=True))
+        elif mode == "worker":
+            self.actors += [Runner(self, poll=1.0) for _ in range(2)]
+
+    def run_for(self, seconds: float) -> None:
+        """Let everybody act in turn until so much time has passed."""
+        self._run_until(self.clock.time + timedelta(seconds=seconds))
+
+    def sleep(self, seconds: float) -> None:
+        """What a subscriber calls that takes its time."""
+        end = self.clock.time + timedelta(seconds=seconds)
+        killed = self._deadlines[-1] if self._deadlines else end
+        step = timedelta(seconds=self.endpoint.settings.lease / RENEWALS)
+        while self.clock.time < min(end, killed):
+            self._run_until(min(end, killed, self.clock.time + step))
+            _renew_leases()
+        if killed < end:
+            raise SystemExit("the server kills requests that take so long")
+
+    def deliver(self, body: bytes, timestamp: int) -> int | None:
+        """The status of the answer; ``None`` when the server broke off."""
+        sender = Credentials.of(self.endpoint)
+        headers = sender.headers(body, timestamp=timestamp)
+        limit = timedelta(seconds=self.limit or 10 * 24 * HOUR)
+        self._deadlines.append(self.clock.time + limit)
+        client = self.app.test_client()
+        try:
+            return client.post(
+                self.endpoint.path, data=body, headers=headers
+            ).status_code
+        except SystemExit:
+            return None
+        finally:
+            self._deadlines.pop()
+            for actor in self.actors:
+                actor.told()
+
+    def _run_until(self, end: datetime) -> None:
+        while True:
+            coming = [(at, a) for a in self.actors if (at := a.next_at()) is not None]
+            at, actor = min(coming, key=lambda each: each[0], default=(end, None))
+            if actor is None or at > end:
+                break
+            self.clock.time = max(self.clock.time, at)
+            actor.act()
+        self.clock.time = max(self.clock.time, end)
+
+
+def _renew_leases() -> None:
+    """What the thread of ``leases`` does, which knows no clock but the real one."""
+    holdings = [each for keeper in _keepers.values() for each in keeper._holdings]
+    for holding in holdings:
+        try:
+            holding.renew()
+        except InboxUnavailable:
+            pass
+
+
+class Runner(Actor):
+    """A worker; it looks when something is due that it may know of.
+
+    :param is_woken: by each delivery; otherwise it finds it at its next poll.
+    """
+
+    def __init__(self, world: World, *, poll: float, is_woken: bool = False) -> None:
+        self.world = world
+        self.poll = poll
+        self.is_woken = is_woken
+        self.worker = Worker([world.endpoint], poll=poll)
+        self._looks_at: datetime | None = world.clock.time
+        self._is_running = False
+
+    def next_at(self) -> datetime | None:
+        return None if self._is_running else self._looks_at
+
+    def told(self) -> None:
+        self._look_in(0.0 if self.is_woken else self.poll)
+
+    def inbox_is_back(self) -> None:
+        self._look_in(LONGEST_OUTAGE_WAIT)
+
+    def act(self) -> None:
+        self._is_running, self._looks_at = True, None
+        try:
+            self.worker.run_due()
+            wait = seconds_to_work(self.world.endpoint.inbox)
+        except InboxUnavailable:
+            wait = None
+        finally:
+            self._is_running = False
+        if wait is not None:
+            self._look_in(wait)
+
+    def _look_in(self, seconds: float) -> None:
+        at = self.world.clock.time + timedelta(seconds=seconds)
+        self._looks_at = min(at, self._looks_at or at)
+
+
+@dataclass(eq=False)
+class Queued:
+    """One delivery that a sender has to make."""
+
+    body: bytes
+    happened: datetime
+    #: When each attempt was made, and its answer; ``None`` for none in time.
+    answers: list[tuple[datetime, int | None]] = field(default_factory=list)
+    ended: datetime | None = None
+
+    @property
+    def statuses(self) -> list[int | None]:
+        return [status for _, status in self.answers]
+
+    @property
+    def seconds(self) -> float:
+        """From what happened to the end of its deliveries."""
+        assert self.ended
+        return (self.ended - self.happened).total_seconds()
+
+
+class Sender(Actor):
+    """Sends one delivery at a time and waits ``timeout`` seconds for its answer."""
+
+    timeout: float
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.delivered: list[Queued] = []
+        self.discarded: list[Queued] = []
+        self._in_flight: tuple[datetime, Queued] | None = None
+        world.actors.append(self)
+
+    def next_at(self) -> datetime | None:
+        if self._in_flight:
+            return self._in_flight[0] + timedelta(seconds=self.timeout)
+        return self.sends_at()
+
+    def act(self) -> None:
+        if self._in_flight:
+            # Its answer has not come, though we are here: we hang up.
+            self._answered(self._in_flight[1], None)
+        elif queued := self.next_queued():
+            self._send(queued)
+
+    @abstractmethod
+    def sends_at(self) -> datetime | None: ...
+
+    @abstractmethod
+    def next_queued(self) -> Queued | None: ...
+
+    @abstractmethod
+    def timestamp(self, queued: Queued) -> int: ...
+
+    @abstractmethod
+    def succeeded(self, queued: Queued) -> None: ...
+
+    @abstractmethod
+    def failed(self, queued: Queued) -> None: ...
+
+    def now(self) -> datetime:
+        return self.world.clock.time
+
+    def in_seconds(self, seconds: float) -> datetime:
+        return self.now() + timedelta(seconds=seconds)
+
+    def _send(self, queued: Queued) -> None:
+        mine = self._in_flight = self.now(), queued
+        status = self.world.deliver(queued.body, self.timestamp(queued))
+        if self._in_flight is mine:
+            self._answered(queued, status)
+
+    def _answered(self, queued: Queued, status: int | None) -> None:
+        assert self._in_flight
+        queued.answers.append((self._in_flight[0], status))
+        self._in_flight = None
+        if status is not None and 200 <= status < 300:
+            queued.ended = self.now()
+            self.delivered.append(queued)
+            self.succeeded(queued)
+        else:
+            self.failed(queued)
+
+
+class Procore(Sender):
+    """A hook: one queue, which any failure stops, and which is thrown away after 12 h.
+
+    Behind a gateway that signs each attempt, where the app asks for signatures.
+    """
+
+    timeout = 5.0
+    first_wait, longest_wait, patience = 1.0, HOUR, 12 * HOUR
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        #: The lengths of the times in which nothing was delivered, in seconds.
+        self.pauses: list[float] = []
+        self._queue: deque[Queued] = deque()
+        self._wait = self.first_wait
+        self._failing_since: datetime | None = None
+        self._retries_at: datetime | None = None
+
+    def sends(self, bodies: Iterable[tuple[float, bytes]]) -> None:
+        """Queue bodies of what will happen in so many seconds."""
+        happen = sorted(bodies, key=lambda each: each[0])
+        self._queue += [Queued(body, self.in_seconds(at)) for at, body in happen]
+
+    def sends_at(self) -> datetime | None:
+        if self._failing_since and self._retries_at:
+            return min(self._retries_at, self._gives_up_at())
+        return self._queue[0].happened if self._queue else None
+
+    def next_queued(self) -> Queued | None:
+        if self._failing_since and self.now() >= self._gives_up_at():
+            self._discard()
+            return None
+        return self._queue[0]
+
+    def timestamp(self, queued: Queued) -> int:
+        return int(self.now().timestamp())
+
+    def succeeded(self, queued: Queued) -> None:
+        self._queue.remove(queued)
+        self._resume()
+
+    def failed(self, queued: Queued) -> None:
+        self._failing_since = self._failing_since or self.now()
+        self._retries_at = self.in_seconds(self._wait)
+        self._wait = min(self._wait * 2, self.longest_wait)
+
+    def _gives_up_at(self) -> datetime:
+        assert self._failing_since
+        return self._failing_since + timedelta(seconds=self.patience)
+
+    def _discard(self) -> None:
+        while self._queue and self._queue[0].happened <= self.now():
+            self._queue[0].ended = self.now()
+            self.discarded.append(self._queue.popleft())
+        self._resume()
+
+    def _resume(self) -> None:
+        if self._failing_since:
+            pause = self.now() - self._failing_since
+            self.pauses.append(pause.total_seconds())
+        self._failing_since = self._retries_at = None
+        self._wait = self.first_wait
+
+
+class Prudra(Sender):
+    """One event: delivered up to six times, then given up.
+
+    Others have senders of their own, as each is delivered without regard to the rest.
+
+    :param resigns: whether each attempt is signed anew, or the first signature is sent
+        again.
+    """
+
+    timeout = 10.0
+    waits = (5.0, 10.0, 20.0, 40.0, 80.0)
+
+    def __init__(
+        self, world: World, body: bytes, after: float = 0.0, *, resigns: bool = True
+    ) -> None:
+        super().__init__(world)
+        self.queued = Queued(body, self.in_seconds(after))
+        self.resigns = resigns
+        self._sends_at: datetime | None = self.queued.happened
+
+    def sends_at(self) -> datetime | None:
+        return self._sends_at
+
+    def next_queued(self) -> Queued | None:
+        self._sends_at = None
+        return self.queued
+
+    def timestamp(self, queued: Queued) -> int:
+        signed_at = self.now() if self.resigns else queued.happened
+        return int(signed_at.timestamp())
+
+    def succeeded(self, queued: Queued) -> None:
+        """It is over."""
+
+    def failed(self, queued: Queued) -> None:
+        failures = len(queued.answers)
+        if failures <= len(self.waits):
+            self._sends_at = self.in_seconds(self.waits[failures - 1])
+        else:
+            queued.ended = self.now()
+            self.discarded.append(queued)
+
+    def replay(self) -> None:
+        """Somebody asks for one more delivery of what was given up."""
+        self.discarded.remove(self.queued)
+        self._sends_at = self.now()
+
+
+def shuffled(
+    stream: Iterable[tuple[float, bytes]], rnd: random.Random
+) -> list[tuple[float, bytes]]:
+    """The same with copies of every third event, and neighbours out of order."""
+    copied = []
+    for at, body in stream:
+        copied.append((at + rnd.uniform(0, 600), body))
+        if rnd.random() < 1 / 3:
+            copies = rnd.randint(1, 4)
+            copied += [(at + rnd.uniform(0, 2 * HOUR), body) for _ in range(copies)]
+    return copied
+
+
+class Outage(Actor):
+    """The inbox is away from ``start`` to ``end``, in seconds from now.
+
+    Its tables are gone in this time; what subscribers write goes nowhere then.
+    """
+
+    def __init__(self, world: World, start: float, end: float) -> None:
+        self.world = world
+        self._times = deque(
+            world.clock.time + timedelta(seconds=each) for each in (start, end)
+        )
+        world.actors.append(self)
+
+    def next_at(self) -> datetime | None:
+        return self._times[0] if self._times else None
+
+    def act(self) -> None:
+        self._times.popleft()
+        away = bool(self._times)
+        database = self.world.endpoint.inbox.database
+        table = database.tables.event.name
+        names = (table, f"{table}_away") if away else (f"{table}_away", table)
+        with database.engine.connect() as connection:
+            connection.exec_driver_sql("ALTER TABLE {} RENAME TO {}".format(*names))
+        if not away:
+            for actor in self.world.actors:
+                actor.inbox_is_back()

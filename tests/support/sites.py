@@ -1,0 +1,175 @@
+"""Endpoints whose events wait for a worker, and what tests do at them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from dataclasses import field
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Flask
+from sqlalchemy import Table
+from werkzeug.test import TestResponse
+
+from flask_procore_webhooks import browse
+from flask_procore_webhooks import Event
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.endpoint import Endpoint
+from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.inbox import Inbox
+from flask_procore_webhooks.states import Status
+from flask_procore_webhooks.store import naive
+from flask_procore_webhooks.testing import deliver
+from flask_procore_webhooks.testing import payload
+from flask_procore_webhooks.worker import Worker
+from support.values import Clock
+
+
+@dataclass
+class Site:
+    """An app with one endpoint and a clock; subscribers add to ``calls``."""
+
+    app: Flask
+    webhooks: ProcoreWebhooks
+    endpoint: Endpoint
+    clock: Clock = field(default_factory=Clock)
+    calls: list[Any] = field(default_factory=list)
+    #: While it is true, the subscriber ``bad`` fails.
+    broken: bool = True
+
+    def __post_init__(self) -> None:
+        self.inbox.now = self.clock
+
+    @property
+    def inbox(self) -> Inbox:
+        return self.endpoint.inbox
+
+    @property
+    def events(self) -> Table:
+        return self.inbox.database.tables.event
+
+    def subscribe_good_and_bad(self) -> None:
+        @self.webhooks.on(name="good")
+        def good(event: Event) -> None:
+            self.calls.append(("good", event.id))
+
+        @self.webhooks.on(name="bad")
+        def bad(event: Event) -> None:
+            self.calls.append(("bad", event.id))
+            if self.broken:
+                raise ValueError("broken")
+
+    def deliver(self, sent: bytes | dict[str, Any]) -> TestResponse:
+        timestamp = int(self.clock.time.timestamp())
+        return deliver(
+            self.app.test_client(),
+            sent,
+            endpoint=self.endpoint.name,
+            timestamp=timestamp,
+        )
+
+    def send(self, type: str = "RFIs.update", **fields: Any) -> int:
+        """Deliver an event, which has to be accepted; return its row id."""
+        sent = payload(type, **fields)
+        assert self.deliver(sent).status_code == 200
+        row = browse.find(self.inbox, sent["id"])
+        assert row
+        return int(row["id"])
+
+    def work(self) -> int:
+        """Run what is due now."""
+        return Worker([self.endpoint], poll=1).run_all()
+
+    def row(self, row_id: int) -> dict[str, Any]:
+        (row,) = self.inbox.rows(sa.select(self.events).filter_by(id=row_id))
+        return dict(row._mapping)
+
+    def statuses(self) -> list[str]:
+        """Of all events of the endpoint, oldest first."""
+        rows = browse.newest(self.inbox, limit=10_000)
+        return [row["status"] for row in reversed(rows)]
+
+    def receipts(self, row_id: int) -> dict[str, str]:
+        """The endings of the subscribers that have finished."""
+        found = browse.receipts_of(self.inbox, row_id)
+        return {each["subscriber"]: each["ending"] for each in found}
+
+    def count(self, table: str) -> int:
+        """All rows of ``event``, ``receipt`` or ``journal``."""
+        of = getattr(self.inbox.database.tables, table)
+        return int(self.inbox.rows(sa.select(sa.func.count()).select_from(of))[0][0])
+
+
+@contextmanager
+def open_site(app: Flask, url: str, **config: Any) -> Iterator[Site]:
+    """Give ``app`` an inbox at ``url`` and one endpoint; one failure is the last."""
+    app.config["PROCORE_WEBHOOK_DATABASE_URI"] = url
+    app.config["PROCORE_WEBHOOK_DISPATCH"] = "worker"
+    app.config["PROCORE_WEBHOOK_MAX_ATTEMPTS"] = 1
+    app.config.update(config)
+    webhooks = ProcoreWebhooks()
+    app.register_blueprint(webhooks)
+    (endpoint,) = endpoints(app).values()
+    try:
+        yield Site(app, webhooks, endpoint)
+    finally:
+        # Without the attempt to make its tables.
+        endpoint.inbox.database._found_engine.dispose()
+
+
+def add_finished(
+    site: Site,
+    number: int,
+    status: Status = Status.DONE,
+    *,
+    age: float = 0,
+    name: str = "old",
+) -> list[int]:
+    """Put ``number`` finished events with receipts into the inbox; return row ids.
+
+    :param age: seconds since they were finished.
+    """
+    when = naive(site.clock() - timedelta(seconds=age))
+    rows = []
+    for index in range(number):
+        body = f'{{"id": "{name}{index}"}}'.encode()
+        event = Event(f"{name}{index}", "RFIs.update", body=body)
+        row = site.inbox._row(event, status, None)
+        rows.append({**row, "received_at": when, "finished_at": when})
+    names = [row["event_id"] for row in rows]
+    c = site.events.c
+    with site.inbox.transaction() as connection:
+        connection.execute(sa.insert(site.events), rows)
+        mine = sa.and_(c.endpoint == site.endpoint.name, c.event_id.in_(names))
+        look = sa.select(c.id).where(mine).order_by(c.id)
+        ids = list(connection.scalars(look))
+        receipt = site.inbox.database.tables.receipt
+        connection.execute(
+            sa.insert(receipt),
+            [
+                {"event": id, "subscriber": "good", "ending": "done"}
+                | {"finished_at": when}
+                for id in ids
+            ],
+        )
+    return ids
+
+
+def at_once(work: Callable[[Any], Any], arguments: Iterable[Any]) -> list[Any]:
+    """Call ``work`` with each argument, in threads that all start together."""
+    arguments = list(arguments)
+    barrier = threading.Barrier(len(arguments))
+
+    def start(argument: Any) -> Any:
+        barrier.wait(30)
+        return work(argument)
+
+    with ThreadPoolExecutor(len(arguments)) as pool:
+        return list(pool.map(start, arguments))

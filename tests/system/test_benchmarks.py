@@ -1,0 +1,213 @@
+"""The benchmarks run, with numbers that are far too small to say anything.
+
+Nothing here depends on how long anything takes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from support.services import missing
+from support.services import REDIS
+
+ROOT = Path(__file__).parents[2]
+OURS = "flask-procore-webhooks"
+
+
+def run(
+    results: Path,
+    *options: str,
+    python: Sequence[str] = ("-m", "benchmarks"),
+    exits: int = 0,
+) -> str:
+    """Every answer is 200 and every event is stored, or the run itself fails."""
+    if not (ROOT / "benchmarks").is_dir():
+        pytest.skip("these tests run apart from the benchmarks")
+    command = [sys.executable, *python, "--quick", *options]
+    ran = subprocess.run(
+        [*command, "--results", str(results)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == exits, ran.stderr
+    assert (results / "benchmarks.md").read_text() == ran.stdout.removesuffix("\n")
+    has_matplotlib = find_spec("matplotlib") is not None
+    assert (results / "benchmarks.png").exists() == has_matplotlib
+    return ran.stdout
+
+
+def measured(report: str) -> dict[str, float]:
+    """The first number of each line of the tables, but for those of the targets."""
+    tables = report.partition("## Targets")[0]
+    found = re.findall(r"^\| (\S.*?) +\| +([\d.]+) \|", tables, re.MULTILINE)
+    return {name: float(number) for name, number in found}
+
+
+def test_verify(tmp_path: Path) -> None:
+    report = run(tmp_path, "--only", "verify")
+    times = measured(report)
+    assert {OURS, "hmac.digest and compare_digest"} <= set(times)
+    for rival in ("stripe", "standardwebhooks"):
+        assert (rival in times) == (find_spec(rival) is not None)
+        assert (f"- {rival}: not installed" in report) == (rival not in times)
+    assert "verify against the floor" in report
+    assert min(times.values()) > 0
+
+
+def test_receive_on_sqlite(tmp_path: Path) -> None:
+    report = run(tmp_path, "--only", "receive", "--without", "PostgreSQL")
+    times = measured(report)
+    assert set(times) == {
+        f"{OURS}, SQLite",
+        "bare Flask route",
+        "hand-written view, SQLite",
+        "Flask-SQLAlchemy view, SQLite",
+    }
+    assert min(times.values()) > 0
+    assert "receive on SQLite against the bare Flask route" in report
+    assert "- PostgreSQL: not wanted" in report
+
+
+def test_receive_on_postgresql(tmp_path: Path, postgresql_url: str) -> None:
+    report = run(tmp_path, "--only", "receive")
+    times = measured(report)
+    for who in (OURS, "hand-written view", "Flask-SQLAlchemy view"):
+        assert times[f"{who}, PostgreSQL"] > 0
+    assert "receive on PostgreSQL against the hand-written view" in report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("player", ["wrk", "benchmarks.client"])
+def test_load(tmp_path: Path, player: str) -> None:
+    without = ["PostgreSQL", "granian", "Express"]
+    if player != "wrk":
+        without.append("wrk")
+    elif not shutil.which("wrk"):
+        pytest.skip("there is no wrk")
+    options = [option for name in without for option in ("--without", name)]
+    report = run(tmp_path, "--only", "load", *options)
+    assert f"played by {player} " in report
+    rates = measured(report)
+    assert set(rates) == {
+        f"{OURS}, gunicorn, SQLite",
+        "bare Flask route, gunicorn",
+        "hand-written view, gunicorn, SQLite",
+        "Flask-SQLAlchemy view, gunicorn, SQLite",
+    }
+    assert min(rates.values()) > 0
+    assert "gunicorn: rate on SQLite against the bare Flask route" in report
+    assert "- granian: not wanted" in report
+
+
+def test_process_on_sqlite(tmp_path: Path) -> None:
+    report = run(tmp_path, "--only", "process", "--without", "PostgreSQL", *no_rivals())
+    rates = measured(report)
+    assert set(rates) == {
+        f"{OURS}, worker, SQLite, does nothing",
+        f"{OURS}, worker, SQLite, writes a row",
+    }
+    assert min(rates.values()) > 0
+    assert "- Celery, Redis, does nothing: not wanted" in report
+
+
+@pytest.mark.slow
+def test_process_with_rivals(tmp_path: Path, postgresql_url: str) -> None:
+    require_redis()
+    report = run(tmp_path, "--only", "process")
+    rates = measured(report)
+    for what in ("does nothing", "writes a row"):
+        assert rates[f"{OURS}, worker, PostgreSQL, {what}"] > 0
+    rivals = {
+        "celery": "Celery, Redis, does nothing",
+        "procrastinate": "procrastinate, PostgreSQL, does nothing",
+    }
+    for package, name in rivals.items():
+        is_installed = find_spec(package) is not None
+        assert (name in rates) == is_installed
+        assert (f"- {name}: {package} is not installed" in report) != is_installed
+    with_celery = f'{OURS}, DISPATCH="celery", PostgreSQL and Redis, does nothing'
+    assert (with_celery in rates) == (find_spec("celery") is not None)
+
+
+def test_growth_on_sqlite(tmp_path: Path) -> None:
+    report = run(tmp_path, "--only", "growth", "--without", "PostgreSQL")
+    assert set(measured(report)) == growth("SQLite")
+    for cost in ("receive", "run", "repeat"):
+        assert f"{cost} with 3,000 rows in SQLite against 1,000" in report
+
+
+def test_growth_on_postgresql(tmp_path: Path, postgresql_url: str) -> None:
+    report = run(tmp_path, "--only", "growth", "--rows", "500", "1000")
+    costs = measured(report)
+    assert set(costs) == growth("SQLite", 500, 1000) | growth("PostgreSQL", 500, 1000)
+    assert min(costs.values()) > 0
+
+
+def test_prune_on_sqlite(tmp_path: Path) -> None:
+    report = run(tmp_path, "--only", "prune", "--without", "PostgreSQL")
+    assert set(measured(report)) == {f"{OURS}, SQLite", f"{OURS}, SQLite, during prune"}
+
+
+@pytest.mark.slow
+def test_prune_on_postgresql(tmp_path: Path, postgresql_url: str) -> None:
+    times = measured(run(tmp_path, "--only", "prune"))
+    assert times[f"{OURS}, PostgreSQL, during prune"] > 0
+
+
+@pytest.mark.slow
+def test_memory(tmp_path: Path) -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("there is no /proc")
+    report = run(tmp_path, "--only", "memory", "--without", "PostgreSQL")
+    sizes = measured(report)
+    assert set(sizes) == {f"{OURS}, gunicorn, SQLite", f"{OURS}, worker, SQLite"}
+    assert min(sizes.values()) > 1
+
+
+def growth(kind: str, *sizes: int) -> set[str]:
+    return {
+        f"{cost}, {kind}, {size:,} rows"
+        for cost in ("receive", "run", "repeat")
+        for size in sizes or (1000, 3000)
+    }
+
+
+def require_redis() -> None:
+    redis = pytest.importorskip("redis")
+    url = os.environ.get(*REDIS)
+    try:
+        redis.Redis.from_url(url).ping()
+    except redis.ConnectionError as error:
+        missing(f"no server at {url}, which {REDIS[0]} can change: {error}")
+
+
+def no_rivals() -> list[str]:
+    return ["--without", "Celery", "--without", "procrastinate"]
+
+
+def test_a_wrong_answer_is_no_result(tmp_path: Path) -> None:
+    """The candidates are given another secret than the deliveries are signed with."""
+    script = """
+import sys
+from benchmarks import candidates
+from benchmarks.__main__ import main
+candidates.SECRET = "another secret"
+sys.exit(main())
+"""
+    report = run(
+        tmp_path,
+        "--only=receive",
+        "--without=PostgreSQL",
+        python=["-c", script],
+        exits=1,
+    )
+    assert not measured(report)

@@ -1,0 +1,854 @@
+"""``DISPATCH="celery"``: messages, the tasks, the sweep, and brokers that go away."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from contextlib import ExitStack
+from datetime import datetime
+from datetime import timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from support.brokers import as_env
+from support.brokers import Broker
+from support.brokers import celery_worker
+from support.brokers import CeleryWorker
+from support.brokers import disconnect
+from support.brokers import own_broker
+from support.hosts import Host
+from support.hosts import run_host
+from support.outages import relay_to
+from support.values import Clock
+from support.values import SECRET
+
+from flask_procore_webhooks import browse
+from flask_procore_webhooks import celery
+from flask_procore_webhooks import Event
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks import PrudraWebhooks
+from flask_procore_webhooks import RetryLater
+from flask_procore_webhooks.celery import EXTENSION
+from flask_procore_webhooks.celery import hand_over
+from flask_procore_webhooks.celery import LONGEST_COUNTDOWN
+from flask_procore_webhooks.celery import PATIENCE
+from flask_procore_webhooks.celery import QUIET
+from flask_procore_webhooks.celery import RUN
+from flask_procore_webhooks.celery import SWEEP
+from flask_procore_webhooks.endpoint import Endpoint
+from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.errors import ConfigError
+from flask_procore_webhooks.testing import deliver
+from flask_procore_webhooks.testing import payload
+from flask_procore_webhooks.upkeep import pause
+from flask_procore_webhooks.upkeep import resume
+
+MakeApp = Callable[..., Flask]
+
+#: Seconds that a condition may take on a machine that is busy with other things.
+DEADLINE = 90.0
+#: Seconds; Procore's.
+SENDER_WAITS = 5.0
+
+
+@pytest.fixture
+def redis() -> Iterator[Broker]:
+    with own_broker("redis") as broker:
+        yield broker
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    with own_broker(request.param) as broker:
+        yield broker
+
+
+@pytest.fixture
+def calls() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def app(make_app: MakeApp, redis: Broker, calls: list[str]) -> Flask:
+    """An app that sends its events to a queue, from which nobody takes them."""
+    webhooks = ProcoreWebhooks()
+
+    @webhooks.on(name="noted")
+    def noted(event: Event) -> None:
+        calls.append(event.id)
+        if "wait" in event.data:
+            raise RetryLater(event.data["wait"])
+        if "fails" in event.data:
+            raise ValueError("as asked for")
+
+    app = make_app(PROCORE_WEBHOOK_DISPATCH="celery", PROCORE_WEBHOOK_RETRY_BASE=60)
+    app.register_blueprint(webhooks)
+    app.extensions["celery"] = redis.celery()
+    return app
+
+
+@pytest.fixture(autouse=True)
+def _disconnect() -> Iterator[None]:
+    yield
+    for app in list(celery._apps):
+        disconnect(app)
+
+
+def send(app: Flask, **fields: Any) -> int:
+    """Deliver an event, which has to be accepted in time; return its row id."""
+    sent = payload("RFIs.update", **fields)
+    start = time.monotonic()
+    answer = deliver(app.test_client(), sent, endpoint="procore_webhooks")
+    assert answer.status_code == 200
+    assert time.monotonic() - start < SENDER_WAITS
+    row = browse.find(endpoint_of(app).inbox, sent["id"])
+    assert row
+    return int(row["id"])
+
+
+def endpoint_of(app: Flask, name: str = "procore_webhooks") -> Endpoint:
+    return endpoints(app)[name]
+
+
+def call(app: Flask, task: str, *arguments: Any, **options: Any) -> Any:
+    """Run the task here, as a worker of the app's Celery does."""
+    return app.extensions["celery"].tasks[task].apply(arguments, options).get()
+
+
+def status(app: Flask, row_id: int) -> str:
+    return str(endpoint_of(app).inbox.status(row_id))
+
+
+def speak(app: Flask) -> None:
+    """Let the pause after a failure be over."""
+    app.extensions[EXTENSION]._quiet_until = 0.0
+
+
+# Messages
+
+
+def test_a_message_carries_the_name_of_the_endpoint_and_the_row_id(
+    app: Flask, broker: Broker, calls: list[str]
+) -> None:
+    app.extensions["celery"] = broker.celery()
+    row = send(app)
+    (message,) = broker.take(1)
+    assert message == {
+        "task": "flask_procore_webhooks.run",
+        "args": ["procore_webhooks", row],
+        "kwargs": {},
+        "eta": None,
+    }
+    assert calls == []
+    assert status(app, row) == "pending"
+
+
+def test_the_names_of_the_tasks_are_stable() -> None:
+    """They are in users' beat_schedule and task_routes, and in messages under way."""
+    assert RUN == "flask_procore_webhooks.run"
+    assert SWEEP == "flask_procore_webhooks.sweep"
+
+
+def test_a_duplicate_of_an_unfinished_event_is_a_message_and_no_other(
+    app: Flask, redis: Broker
+) -> None:
+    row = send(app, id="evt_1")
+    assert send(app, id="evt_1") == row
+    assert redis.taken_rows() == [row, row]
+    call(app, RUN, "procore_webhooks", row)
+    send(app, id="evt_1")
+    assert redis.take() == []
+
+
+def test_ignored_and_unreadable_events_are_no_messages(
+    app: Flask, redis: Broker
+) -> None:
+    assert deliver(app.test_client(), b"no json").get_json()["quarantined"]
+    assert redis.take() == []
+
+
+def test_routes_of_the_host_are_followed(app: Flask, redis: Broker) -> None:
+    other = f"{redis.queue}:other"
+    app.extensions["celery"].conf.task_routes = {RUN: {"queue": other}}
+    row = send(app)
+    assert redis.take() == []
+    elsewhere = Broker(redis.url, other)
+    theirs = elsewhere.celery()
+    theirs.conf.broker_transport_options = redis.config()["broker_transport_options"]
+    with theirs.connection_for_read() as connection:
+        message = connection.default_channel.basic_get(other, no_ack=True)
+    assert message.decode()[0] == ["procore_webhooks", row]
+
+
+def test_a_celery_that_runs_tasks_at_once_runs_the_event(
+    app: Flask, calls: list[str]
+) -> None:
+    app.extensions["celery"].conf.task_always_eager = True
+    row = send(app, fails=True)
+    assert status(app, row) == "pending"
+    assert len(calls) == 1
+
+
+def test_without_dispatch_a_test_runs_events_in_the_request(
+    make_app: MakeApp, webhooks: ProcoreWebhooks, redis: Broker, calls: list[str]
+) -> None:
+    webhooks.on(name="noted")(lambda event: calls.append(event.id))
+    app = make_app()
+    app.register_blueprint(webhooks)
+    app.extensions["celery"] = redis.celery()
+    assert status(app, send(app)) == "done"
+    assert len(calls) == 1 and redis.take() == []
+
+
+# The task of one event
+
+
+def test_a_message_is_a_run_and_its_double_changes_nothing(
+    app: Flask, redis: Broker, calls: list[str]
+) -> None:
+    row = send(app, id="evt_1")
+    for _ in range(3):
+        call(app, RUN, "procore_webhooks", row)
+    assert status(app, row) == "done"
+    assert calls == ["evt_1"]
+
+
+@pytest.mark.parametrize("fields", [{"wait": 100}, {"fails": True}])
+def test_a_run_that_failed_is_a_message_for_later(
+    app: Flask, redis: Broker, calls: list[str], fields: dict[str, Any]
+) -> None:
+    row = send(app, **fields)
+    assert redis.taken_rows() == [row]
+    call(app, RUN, "procore_webhooks", row)
+    (message,) = redis.take()
+    assert message["args"] == ["procore_webhooks", row]
+    due_at = browse.find(endpoint_of(app).inbox, str(row))["due_at"]  # type: ignore[index]
+    eta = datetime.fromisoformat(message["eta"])
+    early = (eta - due_at.replace(tzinfo=timezone.utc)).total_seconds()
+    assert 0 < early < 30, "not before it can be claimed, and not long after"
+    # Too early: another message changes nothing.
+    call(app, RUN, "procore_webhooks", row)
+    assert len(calls) == 1 and redis.take() == []
+
+
+def test_a_long_wait_is_left_to_the_sweep(app: Flask, redis: Broker) -> None:
+    """Brokers take back what a worker holds for half an hour or an hour."""
+    assert LONGEST_COUNTDOWN < 1800
+    endpoint, clock = endpoint_of(app), Clock()
+    row = send(app, wait=LONGEST_COUNTDOWN + 60)
+    redis.take()
+    call(app, RUN, "procore_webhooks", row)
+    assert redis.take() == []
+    endpoint.inbox.now = clock
+    assert call(app, SWEEP) == 0
+    clock.forward(LONGEST_COUNTDOWN + 120)
+    assert call(app, SWEEP) == 1
+    assert redis.taken_rows() == [row]
+
+
+def test_a_dead_event_is_no_message(make_app: MakeApp, redis: Broker) -> None:
+    webhooks = ProcoreWebhooks()
+    webhooks.on(name="bad")(lambda event: 1 / 0)
+    keys = {"PROCORE_WEBHOOK_DISPATCH": "celery", "PROCORE_WEBHOOK_MAX_ATTEMPTS": 1}
+    app = make_app(**keys)
+    app.register_blueprint(webhooks)
+    app.extensions["celery"] = redis.celery()
+    row = send(app)
+    redis.take()
+    call(app, RUN, "procore_webhooks", row)
+    assert status(app, row) == "dead"
+    assert redis.take() == []
+    assert call(app, SWEEP, overdue=0) == 0
+
+
+def test_while_paused_nothing_is_run_and_the_sweep_goes_on_afterwards(
+    app: Flask, redis: Broker, calls: list[str]
+) -> None:
+    inbox = endpoint_of(app).inbox
+    row = send(app)
+    redis.take()
+    pause(inbox, "test")
+    call(app, RUN, "procore_webhooks", row)
+    assert call(app, SWEEP, overdue=0) == 0
+    assert calls == [] and redis.take() == []
+    resume(inbox, "test")
+    assert call(app, SWEEP, overdue=0) == 1
+    call(app, RUN, "procore_webhooks", redis.taken_rows()[0])
+    assert status(app, row) == "done"
+
+
+def test_a_message_for_another_app_is_told(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    call(app, RUN, "of_another_app", 7)
+    assert "knows no endpoint 'of_another_app'" in caplog.text
+
+
+def test_each_app_of_a_process_runs_its_own(
+    make_app: MakeApp, redis: Broker, webhooks: ProcoreWebhooks
+) -> None:
+    ran: list[str] = []
+
+    @webhooks.on(name="which")
+    def which(event: Event) -> None:
+        from flask import current_app
+
+        ran.append(current_app.config["WHICH"])
+
+    apps = []
+    for name in "ab":
+        app = make_app(PROCORE_WEBHOOK_DISPATCH="celery", WHICH=name)
+        app.register_blueprint(webhooks)
+        app.extensions["celery"] = redis.celery()
+        apps.append((app, send(app)))
+    for app, row in apps:
+        call(app, RUN, "procore_webhooks", row)
+    assert ran == ["a", "b"]
+
+
+def test_without_the_database_an_event_is_left_to_the_sweep(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = send(app)
+    file = Path(str(endpoint_of(app).inbox.database.url.database))
+    endpoint_of(app).inbox.database._found_engine.dispose()
+    away = file.rename(file.with_suffix(".away"))
+    file.mkdir()
+    call(app, RUN, "procore_webhooks", row)
+    assert call(app, SWEEP, overdue=0) == 0
+    assert f"Event {row} is left to the sweep: the inbox of" in caplog.text
+    assert "procore_webhooks is not swept: the inbox of" in caplog.text
+    file.rmdir()
+    away.rename(file)
+    assert call(app, SWEEP, overdue=0) == 1
+
+
+# The sweep
+
+
+def test_the_sweep_hands_over_what_has_been_due_for_a_while(
+    app: Flask, redis: Broker
+) -> None:
+    endpoint, clock = endpoint_of(app), Clock()
+    endpoint.inbox.now = clock
+    rows = []
+    for _ in range(5):
+        rows.append(send(app))
+        clock.forward(10)
+    redis.take()
+    assert call(app, SWEEP) == 3
+    assert redis.taken_rows() == rows[:3]
+    assert call(app, SWEEP, overdue=0, limit=4) == 4
+    assert redis.taken_rows() == rows[:4]
+
+
+def test_the_sweep_finds_the_run_of_a_worker_that_was_killed(
+    app: Flask, redis: Broker
+) -> None:
+    endpoint, clock = endpoint_of(app), Clock()
+    endpoint.inbox.now = clock
+    row = send(app)
+    redis.take()
+    assert endpoint.inbox.claim(row, 300)
+    assert call(app, SWEEP, overdue=0) == 0
+    clock.forward(301)
+    assert call(app, SWEEP, overdue=0) == 1
+    call(app, RUN, *redis.take()[0]["args"])
+    assert status(app, row) == "done"
+
+
+def test_the_sweep_leaves_other_endpoints_to_their_own(
+    app: Flask, redis: Broker
+) -> None:
+    app.config["PRUDRA_WEBHOOK_SECRET"] = SECRET
+    app.config["PRUDRA_WEBHOOK_DISPATCH"] = "worker"
+    app.register_blueprint(PrudraWebhooks())
+    sent = payload("payment.received", format="prudra")
+    deliver(app.test_client(), sent, endpoint="prudra_webhooks")
+    row = send(app)
+    redis.take()
+    assert call(app, SWEEP, overdue=0) == 1
+    assert redis.take()[0]["args"] == ["procore_webhooks", row]
+
+
+# What stands in the way
+
+
+def test_an_app_without_celery_records_and_tells_what_to_do(
+    app: Flask, redis: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = app.extensions.pop("celery")
+    rows = [send(app) for _ in range(3)]
+    assert caplog.text.count("has no app.extensions['celery']: set your Celery up") == 1
+    app.extensions["celery"] = theirs
+    speak(app)
+    rows.append(send(app))
+    assert redis.taken_rows() == rows[3:]
+    assert call(app, SWEEP, overdue=0) == 4
+    assert redis.taken_rows() == rows
+
+
+def test_a_broker_that_refuses_costs_no_time_and_one_line(
+    app: Flask, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    with relay_to(broker.url) as relay:
+        relay.cut()
+        app.extensions["celery"] = broker.celery(relay.url)
+        rows = [send(app) for _ in range(10)]
+        assert caplog.text.count(f"No messages are sent for {QUIET:g} s") == 1
+        relay.mend()
+        # As soon as it is asked again.
+        speak(app)
+        assert call(app, SWEEP, overdue=0) == 10
+        assert broker.taken_rows(10) == rows
+
+
+def test_a_broker_that_does_not_answer_is_waited_for_once(
+    app: Flask, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with relay_to(broker.url) as relay:
+            url = relay.url.replace(str(relay.port), str(silent.getsockname()[1]))
+        app.extensions["celery"] = broker.celery(url)
+        start = time.monotonic()
+        send(app)
+        assert time.monotonic() - start >= PATIENCE, "it was asked"
+        asked = time.monotonic()
+        for _ in range(5):
+            send(app)
+        assert time.monotonic() - asked < 5 * PATIENCE, "it was not asked again"
+    assert caplog.text.count("No messages are sent") == 1
+
+
+def test_a_connection_that_broke_meanwhile_costs_no_message(
+    app: Flask, broker: Broker
+) -> None:
+    with relay_to(broker.url) as relay:
+        app.extensions["celery"] = broker.celery(relay.url)
+        first = send(app)
+        # Before it is there, a connection that breaks takes it along.
+        assert broker.taken_rows(1) == [first]
+        relay.cut()
+        relay.mend()
+        second = send(app)
+        assert broker.taken_rows(1) == [second]
+
+
+def test_no_password_gets_into_the_log(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    with own_broker("rabbitmq") as broker:
+        url = broker.url.replace("guest:guest", "guest:hunter2")
+        app.extensions["celery"] = broker.celery(url)
+        send(app)
+    assert "No messages are sent" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+NOT_INSTALLED = """
+import sys
+sys.modules["celery"] = None
+from flask import Flask
+from flask_procore_webhooks import ProcoreWebhooks
+app = Flask("host", instance_path=sys.argv[1])
+app.config["PROCORE_WEBHOOK_SECRET"] = "a secret"
+app.config["PROCORE_WEBHOOK_DISPATCH"] = sys.argv[2]
+app.register_blueprint(ProcoreWebhooks())
+"""
+
+
+@pytest.mark.parametrize("dispatch", ["celery", "background"])
+def test_celery_is_needed_by_those_who_ask_for_it(
+    tmp_path: Path, dispatch: str
+) -> None:
+    command = [sys.executable, "-c", NOT_INSTALLED, str(tmp_path), dispatch]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    if dispatch == "celery":
+        assert "ConfigError: DISPATCH is 'celery', and Celery is not" in ran.stderr
+        assert "pip install 'flask-procore-webhooks[celery]'" in ran.stderr
+    else:
+        assert ran.returncode == 0, ran.stderr
+
+
+# Commands
+
+
+def test_check_finds_what_is_missing(app: Flask, redis: Broker) -> None:
+    theirs = app.extensions.pop("celery")
+    assert "has no app.extensions['celery']" in check(app)
+    app.extensions["celery"] = redis.celery("redis://127.0.0.1:1/0")
+    assert "ERROR: The broker cannot be used: OperationalError" in check(app)
+    app.extensions["celery"] = theirs
+    text = check(app, ok=True)
+    assert "warning: No entry of Celery's beat_schedule calls" in text
+    assert "ERROR" not in text
+    theirs.conf.beat_schedule = {"webhooks": {"task": SWEEP, "schedule": 60}}
+    assert "beat_schedule" not in check(app, ok=True)
+
+
+def check(app: Flask, ok: bool = False) -> str:
+    result = app.test_cli_runner().invoke(args=["procore-webhooks", "check"])
+    assert (result.exit_code == 0) is ok, result.output
+    return result.output
+
+
+def test_what_is_replayed_is_handed_over(app: Flask, redis: Broker) -> None:
+    row = send(app, id="evt_1")
+    redis.take()
+    call(app, RUN, "procore_webhooks", row)
+    commands = app.test_cli_runner()
+    result = commands.invoke(args=["procore-webhooks", "replay", "evt_1"])
+    assert "Celery's workers run them" in result.output
+    assert redis.taken_rows() == [row]
+    result = commands.invoke(args=["procore-webhooks", "pause"])
+    result = commands.invoke(args=["procore-webhooks", "resume"])
+    assert "the next sweep hands over" in result.output
+
+
+def test_the_command_worker_may_help_out(app: Flask, calls: list[str]) -> None:
+    row = send(app, id="evt_1")
+    app.test_cli_runner().invoke(args=["procore-webhooks", "worker", "--once"])
+    assert status(app, row) == "done"
+    call(app, RUN, "procore_webhooks", row)
+    assert calls == ["evt_1"]
+
+
+# Real workers
+
+
+SITE = """
+import os
+import time
+from celery import Celery, Task
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from flask_procore_webhooks import ProcoreWebhooks, RetryLater
+
+db = SQLAlchemy()
+webhooks = ProcoreWebhooks(db=db)
+
+
+class Note(db.Model):
+    id = db.Column(db.Integer, primary_key=True)
+    text = db.Column(db.String(190))
+
+
+@webhooks.on(name="writer")
+def writer(event):
+    with open("calls", "a") as calls:
+        calls.write(f"{event.id}\\n")
+    # Differs in each run, so that two runs leave two notes.
+    text = f"{event.id} {os.getpid()} {time.monotonic_ns()}"
+    db.session.add(Note(text=text))
+    db.session.flush()
+    if "seconds" in event.data and not os.environ.get("SITE_IS_QUICK"):
+        # Not for 0: gevent would run another event, which waits for SQLite's lock.
+        time.sleep(event.data["seconds"])
+    if event.attempt <= event.data.get("fails", 0):
+        raise ValueError("not yet")
+    if event.attempt <= event.data.get("postponed", 0):
+        raise RetryLater(0.2)
+
+
+def celery_init_app(app):
+    class FlaskTask(Task):
+        def __call__(self, *args, **kwargs):
+            with app.app_context():
+                return self.run(*args, **kwargs)
+
+    celery_app = Celery(app.name, task_cls=FlaskTask)
+    celery_app.config_from_object(app.config["CELERY"])
+    celery_app.set_default()
+    app.extensions["celery"] = celery_app
+    return celery_app
+
+
+def create_app():
+    app = Flask(__name__)
+    app.config.from_prefixed_env()
+    db.init_app(app)
+    if app.config.get("CELERY_FIRST"):
+        celery_init_app(app)
+    app.register_blueprint(webhooks)
+    if not app.config.get("CELERY_FIRST"):
+        celery_init_app(app)
+    return app
+
+
+celery_app = create_app().extensions["celery"]
+"""
+
+
+class Site:
+    """An app in this process, its workers in others, one database and one queue."""
+
+    def __init__(self, folder: Path, host: Host, url: str, broker: Broker) -> None:
+        self.folder = folder
+        self.host = host
+        self.broker = broker
+        self.celery = broker.celery()
+        host.app.extensions["celery"] = self.celery
+        self.env = {
+            "FLASK_SQLALCHEMY_DATABASE_URI": url,
+            "FLASK_PROCORE_WEBHOOK_SECRET": SECRET,
+            "FLASK_PROCORE_WEBHOOK_DISPATCH": "celery",
+            "FLASK_PROCORE_WEBHOOK_RETRY_BASE": "0.2",
+            "FLASK_PROCORE_WEBHOOK_LEASE": "3",
+            "FLASK_PROCORE_WEBHOOK_MAX_ATTEMPTS": "4",
+            "FLASK_CELERY": as_env(broker.config()),
+        }
+        (folder / "site_of_celery.py").write_text(SITE)
+
+    @property
+    def app(self) -> Flask:
+        return self.host.app
+
+    def worker(self, *options: str, **env: str) -> AbstractContextManager[CeleryWorker]:
+        return celery_worker(
+            "site_of_celery:celery_app",
+            self.folder,
+            {**self.env, **env},
+            *(options or ("-c", "2")),
+        )
+
+    def send(self, ids: list[str], **fields: Any) -> None:
+        for id in ids:
+            send(self.app, id=id, **fields)
+
+    def sweep(self) -> None:
+        """What beat does."""
+        with self.celery.connection_for_write() as connection:
+            self.celery.tasks[SWEEP].apply_async(
+                kwargs={"overdue": 0}, connection=connection
+            )
+
+    def statuses(self) -> Counter[str]:
+        rows = browse.newest(self.host.endpoint.inbox, limit=10_000)
+        return Counter(row["status"] for row in rows)
+
+    def calls(self) -> list[str]:
+        path = self.folder / "calls"
+        return path.read_text().split() if path.exists() else []
+
+    def wait_for(self, condition: Callable[[], object], worker: CeleryWorker) -> None:
+        deadline = time.monotonic() + DEADLINE
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{self.statuses()}\n{worker.output()}")
+            time.sleep(0.05)
+
+    def wait_until_finished(self, worker: CeleryWorker, **statuses: int) -> None:
+        self.wait_for(lambda: self.statuses() == Counter(statuses), worker)
+
+    def check_effects(self, ids: list[str]) -> None:
+        """Each has its effect, and has it once."""
+        assert Counter(note.split()[0] for note in self.host.notes()) == Counter(ids)
+
+
+@pytest.fixture
+def site(make_app: MakeApp, broker: Broker, tmp_path: Path) -> Iterator[Site]:
+    url = f"sqlite:///{tmp_path / 'host.db'}"
+    app = make_app(PROCORE_WEBHOOK_DISPATCH="celery")
+    with run_host(app, "flask_sqlalchemy", url) as host:
+        yield Site(tmp_path, host, url, broker)
+
+
+@pytest.fixture
+def large_site(
+    make_app: MakeApp, broker: Broker, tmp_path: Path, postgresql_url: str
+) -> Iterator[Site]:
+    app = make_app(PROCORE_WEBHOOK_DISPATCH="celery")
+    with run_host(app, "flask_sqlalchemy", postgresql_url) as host:
+        yield Site(tmp_path, host, postgresql_url, broker)
+
+
+only_redis = pytest.mark.parametrize("broker", ["redis"], indirect=True)
+
+
+def new_ids(prefix: str, count: int) -> list[str]:
+    return [f"evt_{prefix}_{number:03}" for number in range(count)]
+
+
+def test_every_event_is_done_and_has_its_effect_once(site: Site) -> None:
+    """Whichever is first, Celery or the blueprint; with doubled messages, and retries
+    that nobody sweeps."""
+    plain, failing = new_ids("plain", 15), new_ids("fails", 3)
+    postponed = new_ids("later", 3)
+    first = "true" if site.broker.url.startswith("redis") else "false"
+    site.send(plain[:5])
+    rows = site.host.endpoint.inbox.due(100)
+    assert hand_over(site.host.endpoint, rows) == 5
+    with site.worker(FLASK_CELERY_FIRST=first) as worker:
+        site.send(failing, fails=2)
+        site.send(postponed, postponed=2)
+        site.send(plain[5:])
+        site.wait_until_finished(worker, done=21)
+        assert hand_over(site.host.endpoint, rows) == 5
+        site.send(["evt_last"])
+        site.wait_until_finished(worker, done=22)
+    everything = [*plain, *failing, *postponed, "evt_last"]
+    site.check_effects(everything)
+    runs = Counter(site.calls())
+    assert {runs[id] for id in plain} == {1}
+    assert {runs[id] for id in failing + postponed} == {3}
+
+
+@pytest.mark.slow
+def test_an_event_that_keeps_failing_is_dead_after_its_attempts(site: Site) -> None:
+    with site.worker() as worker:
+        site.send(["evt_bad"], fails=100)
+        site.wait_until_finished(worker, dead=1)
+        site.sweep()
+        site.send(["evt_good"])
+        site.wait_until_finished(worker, dead=1, done=1)
+    assert site.calls().count("evt_bad") == 4
+    site.check_effects(["evt_good"])
+
+
+@pytest.mark.slow
+def test_a_broker_that_is_cut_off_in_mid_stream_loses_nothing(
+    large_site: Site,
+) -> None:
+    site, ids = large_site, new_ids("cut", 120)
+    with ExitStack() as stack:
+        relay = stack.enter_context(relay_to(site.broker.url))
+        site.app.extensions["celery"] = site.broker.celery(relay.url)
+        theirs = as_env(site.broker.config(relay.url))
+        worker = stack.enter_context(site.worker(FLASK_CELERY=theirs))
+        site.send(ids[:40])
+        relay.cut()
+        site.send(ids[40:80])
+        relay.mend()
+        speak(site.app)
+        site.send(ids[80:])
+        # Not once: the worker may take its time to come back, and Redis gives what it
+        # had taken to nobody before its visibility timeout is over.
+        last = 0.0
+
+        def are_done() -> bool:
+            nonlocal last
+            if time.monotonic() - last > 5:
+                last = time.monotonic()
+                site.sweep()
+            return site.statuses() == Counter(done=120)
+
+        site.wait_for(are_done, worker)
+    site.check_effects(ids)
+
+
+@pytest.mark.slow
+def test_messages_that_are_purged_are_swept_up(site: Site) -> None:
+    ids = new_ids("purged", 10)
+    site.send(ids)
+    assert len(site.broker.take(10)) == 10
+    with site.worker() as worker:
+        site.sweep()
+        site.wait_until_finished(worker, done=10)
+    site.check_effects(ids)
+    assert Counter(site.calls()) == Counter(ids)
+
+
+@pytest.mark.slow
+def test_what_a_killed_worker_was_running_is_done_by_another(
+    large_site: Site,
+) -> None:
+    site, ids = large_site, ["evt_slow_1", "evt_slow_2", "evt_quick"]
+    with site.worker() as killed:
+        site.send(ids[:2], seconds=600)
+        site.wait_for(lambda: len(site.calls()) == 2, killed)
+        killed.kill()
+    assert site.statuses() == Counter(running=2)
+    # Not slow any more: what takes long is the machine, not the event.
+    with site.worker(SITE_IS_QUICK="yes") as worker:
+        site.send(ids[2:])
+        deadline = time.monotonic() + DEADLINE
+        while site.statuses() != Counter(done=3) and time.monotonic() < deadline:
+            site.sweep()
+            time.sleep(1)
+        site.wait_until_finished(worker, done=3)
+    site.check_effects(ids)
+
+
+def readme_settings() -> dict[str, Any]:
+    """``CELERY`` as the README has it."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(CELERY = .*?)```", readme, re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(block, found)
+    return dict(found["CELERY"])
+
+
+def test_the_settings_of_the_readme_are_celerys_and_name_our_tasks(app: Flask) -> None:
+    theirs = app.extensions["celery"]
+    theirs.conf.update(readme_settings())
+    (entry,) = theirs.conf.beat_schedule.values()
+    assert entry["task"] in theirs.tasks
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert f"`{RUN}`" in readme
+    assert f'"overdue": {celery.OVERDUE:g}, "limit": {celery.LARGEST_SWEEP}' in readme
+
+
+@pytest.mark.slow
+@only_redis
+def test_beat_calls_the_sweep(site: Site) -> None:
+    """An event of which nobody has told Celery, as after a crash behind the commit."""
+    (entry,) = readme_settings()["beat_schedule"].values()
+    assert entry == {"task": SWEEP, "schedule": 60.0}
+    # The same, with less patience.
+    entry |= {"schedule": 1.0, "kwargs": {"overdue": 0.5}}
+    schedule = {"webhooks": entry}
+    site.send(["evt_forgotten"])
+    assert len(site.broker.take()) == 1
+    config = site.broker.config(beat_schedule=schedule)
+    beat = ("-B", "-s", str(site.folder / "beat"), "-c", "1")
+    with site.worker(*beat, FLASK_CELERY=as_env(config)) as worker:
+        site.wait_until_finished(worker, done=1)
+    site.check_effects(["evt_forgotten"])
+
+
+@pytest.mark.slow
+@only_redis
+@pytest.mark.parametrize("pool", ["solo", "threads", "gevent"])
+def test_other_pools_run_events_too(site: Site, pool: str) -> None:
+    ids = new_ids(pool, 5)
+    with site.worker("-P", pool, "-c", "2") as worker:
+        site.send(ids)
+        site.wait_until_finished(worker, done=5)
+    site.check_effects(ids)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_has_connections_of_its_own(
+    app: Flask, broker: Broker
+) -> None:
+    app.extensions["celery"] = broker.celery()
+    first = send(app)
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(0 if hand_over(endpoint_of(app), [7]) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert hand_over(endpoint_of(app), [8]) == 1
+    assert sorted(broker.taken_rows(3)) == sorted([first, 7, 8])
+
+
+def test_a_mount_without_celery_is_a_config_error(
+    make_app: MakeApp, webhooks: ProcoreWebhooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    celery._register_tasks.cache_clear()
+    monkeypatch.setitem(sys.modules, "celery", None)
+    app = make_app(PROCORE_WEBHOOK_DISPATCH="celery")
+    with pytest.raises(ConfigError, match="Celery is not installed"):
+        app.register_blueprint(webhooks)

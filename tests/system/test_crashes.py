@@ -1,0 +1,222 @@
+"""Processes end and databases go away at any moment: nothing is lost, nothing doubled.
+
+``make soak`` does the same for longer; see the package ``soak``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from soak.app import create_app
+from soak.app import db
+from soak.app import effect
+from soak.app import environment
+from soak.app import LEASE
+from soak.app import SUBSCRIBERS
+from soak.audit import Auditor
+from soak.fleet import Service
+from soak.fleet import wait_until
+from soak.outages import Breakable
+from soak.outages import Locked
+from soak.runs import crash_run
+from soak.runs import outage_run
+from soak.runs import Result
+from soak.steps import Step
+from soak.steps import STEPS
+from support.outages import relay_to
+from support.values import Clock
+
+from flask_procore_webhooks import browse
+from flask_procore_webhooks.endpoint import Endpoint
+from flask_procore_webhooks.testing import deliver
+from flask_procore_webhooks.testing import payload
+from flask_procore_webhooks.worker import Worker
+
+
+@pytest.fixture
+def seed() -> int:
+    """SOAK_SEED repeats a run that has failed, as far as chance is ours."""
+    seed = int(os.environ.get("SOAK_SEED") or random.randrange(10**6))
+    print(f"SOAK_SEED={seed}")
+    return seed
+
+
+def check(result: Result) -> None:
+    assert not result.problems, f"seed {result.seed}: {result.problems}"
+    assert (result.lost, result.doubled) == ((), ())
+
+
+# Kills at random
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed_lose_and_repeat_nothing(
+    database_url: str, tmp_path: Path, seed: int
+) -> None:
+    result = crash_run(
+        database_url, tmp_path, events=200, kills=6, seed=seed, seconds=240
+    )
+    check(result)
+    assert result.events >= 200
+    assert result.kills >= 6
+    assert result.duplicates
+    assert result.restarts
+
+
+# Kills at each step
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[Flask]:
+    """The app that goes on where a child was killed."""
+    app = create_app(environment(database_url, failures=0), "worker")
+    with app.app_context():
+        db.create_all()
+    yield app
+    with app.app_context():
+        db.engine.dispose()
+
+
+@contextmanager
+def forker(url: str) -> Iterator[subprocess.Popen[str]]:
+    """A process whose children end at a step."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "soak.steps", url],
+        env=Service([], {}, Path()).env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+        process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_step_leaves_what_the_next_worker_finishes(
+    app: Flask, endpoint: Endpoint, database_url: str
+) -> None:
+    with forker(database_url) as process:
+        for number, step in enumerate(STEPS):
+            event = payload("RFIs.update", id=f"evt_{number}")
+            assert process.stdin and process.stdout
+            order = {"step": number, "event": event}
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "-9\n", step
+            _check_left(endpoint, step, event)
+            _finish(app, endpoint, step, event)
+
+
+def _check_left(endpoint: Endpoint, step: Step, event: dict[str, Any]) -> None:
+    """It was killed where it should be."""
+    row = browse.find(endpoint.inbox, event["id"])
+    status, attempts = (row["status"], row["attempts"]) if row else ("absent", 0)
+    if step.status != "any":
+        assert (status, attempts) == (step.status, step.attempts), step
+    assert _effects(endpoint, event) == sorted(SUBSCRIBERS[: step.effects]), step
+
+
+def _finish(app: Flask, endpoint: Endpoint, step: Step, event: dict[str, Any]) -> None:
+    """The sender comes again, and another worker runs what is left."""
+    answer = deliver(app.test_client(), event)
+    assert answer.status_code == 200, step
+    assert ("duplicate" in (answer.json or {})) == (step.status != "absent"), step
+
+    clock = Clock()
+    clock.forward(LEASE + 1)
+    now, endpoint.inbox.now = endpoint.inbox.now, clock
+    try:
+        # The server may need a moment to see that the child is gone.
+        done = wait_until(lambda: _run(endpoint, event), time.monotonic() + 30, 0.1)
+    finally:
+        endpoint.inbox.now = now
+    assert done, step
+    assert _effects(endpoint, event) == sorted(SUBSCRIBERS), step
+    row = browse.find(endpoint.inbox, event["id"])
+    assert row and sorted(endpoint.inbox.receipts(row["id"])) == sorted(SUBSCRIBERS)
+
+
+def _run(endpoint: Endpoint, event: dict[str, Any]) -> bool:
+    Worker([endpoint], poll=1).run_all()
+    row = browse.find(endpoint.inbox, event["id"])
+    return row is not None and row["status"] == "done"
+
+
+def _effects(endpoint: Endpoint, event: dict[str, Any]) -> list[str]:
+    look = sa.select(effect.c.subscriber).where(effect.c.event_id == event["id"])
+    return sorted(row.subscriber for row in endpoint.inbox.rows(look))
+
+
+# The database goes away
+
+
+@pytest.mark.slow
+def test_a_database_that_comes_back_has_lost_and_repeated_nothing(
+    database_url: str, tmp_path: Path, seed: int
+) -> None:
+    with ExitStack() as stack:
+        database: Breakable = Locked(database_url)
+        # A lock is noticed when the patience with it is over, a closed port at once.
+        longest = 6.0
+        if not database_url.startswith("sqlite"):
+            database, longest = stack.enter_context(relay_to(database_url)), 3.0
+        result = outage_run(
+            database,
+            tmp_path,
+            events=50,
+            outages=1,
+            longest=longest,
+            seed=seed,
+            seconds=240,
+        )
+    check(result)
+    assert result.unavailable
+    assert result.restarts == 0
+
+
+# The harness
+
+
+def test_the_audit_finds_what_is_lost_and_what_is_doubled(
+    app: Flask, endpoint: Endpoint, database_url: str
+) -> None:
+    ids = [f"evt_{number}" for number in range(4)]
+    for id in ids[:3]:
+        deliver(app.test_client(), payload("RFIs.update", id=id))
+    Worker([endpoint], poll=1).run_all()
+    auditor = Auditor(database_url)
+    verdict = auditor.verdict(ids[:3])
+    assert (verdict.lost, verdict.doubled) == ((), ())
+
+    c = effect.c
+    again = {"event_id": ids[0], "subscriber": "last", "pid": 0}
+    stray = {"event_id": "evt_stray", "subscriber": "first", "pid": 0}
+    gone = sa.delete(effect).where(c.event_id == ids[1], c.subscriber == "first")
+    events = endpoint.inbox.database.tables.event
+    undone = sa.update(events).where(events.c.event_id == ids[2]).values(status="dead")
+    with endpoint.inbox.connection() as connection:
+        connection.execute(sa.insert(effect), [again, stray])
+        connection.execute(gone)
+        connection.execute(undone)
+
+    verdict = auditor.verdict(ids)
+    assert [text.split()[0] for text in verdict.lost] == ids[1:]
+    assert [text.split(":")[0] for text in verdict.doubled] == [ids[0], "evt_stray"]

@@ -1,0 +1,305 @@
+"""The whole way of an event through pgbouncer in transaction mode.
+
+It has two connections to the server for everybody, so that the next transaction may go
+over another one: what is kept in a session, as prepared statements are, is not there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextlib import ExitStack
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from support.hosts import Host
+from support.hosts import run_host
+from support.servers import free_port
+from support.servers import stop
+from support.sites import at_once
+from support.sites import open_site
+from support.sites import Site
+from support.values import Clock
+from support.values import SECRET
+
+from flask_procore_webhooks import browse
+from flask_procore_webhooks import Event
+from flask_procore_webhooks import testing
+from flask_procore_webhooks import upkeep
+from flask_procore_webhooks.engines import own_engine
+from flask_procore_webhooks.errors import InboxUnavailable
+from flask_procore_webhooks.states import Status
+from flask_procore_webhooks.testing import payload
+from flask_procore_webhooks.wakeup import listening
+from flask_procore_webhooks.wakeup import NO_LISTENING
+from flask_procore_webhooks.worker import Worker
+
+PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+#: Of a host's engine: before 1.21, pgbouncer knows nothing of what psycopg prepares.
+UNPREPARED = {"connect_args": {"prepare_threshold": None}}
+UNPREPARED_URL = "?prepare_threshold=none"
+CONFIG = """
+[databases]
+* = {target}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {listen_port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 2
+"""
+APP = """
+from flask import Flask
+from flask_procore_webhooks import ProcoreWebhooks
+
+app = Flask(__name__)
+app.config.from_prefixed_env()
+webhooks = ProcoreWebhooks()
+webhooks.on(name="nothing")(lambda event: None)
+app.register_blueprint(webhooks)
+"""
+
+
+@pytest.fixture(scope="module")
+def pooled_url(
+    postgresql_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The URL of the tests' database by way of a pgbouncer."""
+    if not PGBOUNCER:
+        pytest.skip("pgbouncer is not installed")
+    url, port = sa.make_url(postgresql_url), free_port()
+    with pgbouncer(PGBOUNCER, url, port, tmp_path_factory.mktemp("pgbouncer")):
+        pooled = url.set(host="127.0.0.1", port=port, password=None)
+        yield pooled.render_as_string()
+
+
+@contextmanager
+def pgbouncer(program: str, url: sa.URL, port: int, folder: Path) -> Iterator[None]:
+    file, log = folder / "pgbouncer.ini", folder / "log"
+    target = f"host={url.host} port={url.port or 5432} user={url.username}"
+    if url.password:
+        target += f" password={url.password}"
+    file.write_text(CONFIG.format(target=target, listen_port=port))
+    # It refuses to go on as root, and reads its file before it is somebody else.
+    user = ["-u", "nobody"] if os.getuid() == 0 else []
+    with log.open("wb") as output, ExitStack() as stack:
+        process = subprocess.Popen(
+            [program, *user, str(file)], stdout=output, stderr=output
+        )
+        stack.callback(stop, process)
+        eventually(lambda: is_up(url, port), log)
+        yield
+
+
+def is_up(url: sa.URL, port: int) -> bool:
+    try:
+        psycopg.connect(host="127.0.0.1", port=port, dbname=url.database).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def eventually(condition: Callable[[], object], log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def host(pooled_url: str, make_app: Callable[..., Flask]) -> Iterator[Host]:
+    """An app with an engine of its own."""
+    app = make_app(
+        SQLALCHEMY_ENGINE_OPTIONS=UNPREPARED, PROCORE_WEBHOOK_DISPATCH="worker"
+    )
+    with run_host(app, "flask_sqlalchemy", pooled_url) as host:
+        yield host
+
+
+@pytest.fixture
+def site(pooled_url: str, make_app: Callable[..., Flask]) -> Iterator[Site]:
+    """An app that has left the engine to the package."""
+    with open_site(make_app(), pooled_url + UNPREPARED_URL) as site:
+        yield site
+        site.inbox.database.tables.event.metadata.drop_all(site.inbox.database.engine)
+
+
+def test_the_pool_changes_sessions_between_transactions(pooled_url: str) -> None:
+    """Else the other tests tell nothing."""
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(psycopg.connect(address_of(pooled_url)))
+            for _ in range(5)
+        ]
+        seen = set()
+        for client in clients:
+            seen.add(client.execute("SELECT pg_backend_pid()").fetchone())
+            client.commit()
+    assert 1 <= len(seen) <= 2
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [("", 5), ("?prepare_threshold=None", None), ("?prepare_threshold=7", 7)],
+)
+def test_the_url_tells_when_psycopg_prepares(
+    query: str, expected: int | None, postgresql_url: str
+) -> None:
+    engine = own_engine(sa.make_url(postgresql_url + query))
+    with engine.connect() as connection:
+        driver = connection.connection.dbapi_connection
+        assert isinstance(driver, psycopg.Connection)
+        assert driver.prepare_threshold == expected
+        assert connection.scalar(sa.text("SELECT 1")) == 1
+    engine.dispose()
+
+
+def address_of(url: str) -> str:
+    return url.replace("+psycopg", "")
+
+
+def test_each_event_is_run_once(host: Host) -> None:
+    host.webhooks.on(name="note")(lambda event: host.note(event.id))
+    events = [payload("RFIs.update") for _ in range(40)]
+    batches = [events[n::4] + events[:5] for n in range(4)]
+    assert at_once(lambda batch: send_all(host.app, batch), batches) == [15] * 4
+    ran = at_once(lambda _: Worker([host.endpoint], poll=1).run_all(), range(4))
+    assert sum(ran) == 40
+    assert sorted(host.notes()) == sorted(event["id"] for event in events)
+    counts = browse.newest(host.endpoint.inbox, limit=100)
+    assert {row["status"] for row in counts} == {"done"}
+    assert sum(row["repeats"] for row in counts) == 20
+
+
+def send_all(app: Flask, events: list[dict[str, object]]) -> int:
+    client = app.test_client()
+    answers = [testing.deliver(client, event) for event in events]
+    return [answer.status_code for answer in answers].count(200)
+
+
+def test_a_failure_is_rolled_back_and_run_again(host: Host) -> None:
+    broken = True
+
+    @host.webhooks.on(name="note")
+    def note(event: Event) -> None:
+        host.note(event.id)
+        if broken:
+            raise ValueError("broken")
+
+    host.deliver()
+    clock = host.endpoint.inbox.now = Clock()
+    assert Worker([host.endpoint], poll=1).run_all() == 1
+    assert (host.notes(), host.row()["status"]) == ([], "pending")
+    broken = False
+    clock.forward(60)
+    assert Worker([host.endpoint], poll=1).run_all() == 1
+    assert host.notes() == [host.payload["id"]]
+
+
+def test_a_transaction_keeps_its_session_to_itself(site: Site) -> None:
+    look = sa.text("SELECT pg_backend_pid()")
+    with site.inbox.transaction() as one, site.inbox.transaction() as two:
+        seen = {(one.scalar(look), two.scalar(look)) for _ in range(5)}
+    ((first, second),) = seen
+    assert first != second
+
+
+def test_a_transaction_that_fails_is_rolled_back(site: Site) -> None:
+    rows = [site.send() for _ in range(3)]
+    for _ in range(3):
+        with pytest.raises(InboxUnavailable, match="on purpose"):
+            with site.inbox.transaction() as connection:
+                connection.execute(sa.delete(site.events))
+                raise RuntimeError("on purpose")
+    assert site.statuses() == ["pending"] * 3
+    assert site.inbox.due() == rows
+
+
+def test_nobody_listens_through_a_pooler(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would hand what is told to whoever has the connection next."""
+    with listening([site.inbox], lambda: None):
+        deadline = time.monotonic() + 10
+        while "pooler" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert [record.message for record in caplog.records] == [NO_LISTENING]
+
+
+def test_operators_replay_pause_and_prune(site: Site) -> None:
+    site.subscribe_good_and_bad()
+    rows = [site.send() for _ in range(8)]
+    upkeep.pause(site.inbox, "tests")
+    assert site.work() == 0
+    upkeep.resume(site.inbox, "tests")
+    assert site.work() == 8
+    site.broken = False
+    assert upkeep.replay(site.inbox, rows, "tests") == 8
+    assert site.work() == 8
+    assert site.statuses() == ["done"] * 8
+    site.clock.forward(10)
+    bodies = upkeep.prune_bodies(site.inbox, site.clock(), dead=False)
+    assert sum(bodies) == 8
+    assert sum(upkeep.prune_rows(site.inbox, site.clock(), dead=False)) == 8
+    assert site.count("event") == site.count("receipt") == 0
+
+
+def test_a_lease_is_renewed_and_ends(site: Site) -> None:
+    site.send()
+    (held,) = site.inbox.claim_due(1, seconds=10)
+    site.clock.forward(9)
+    site.inbox.renew([held], 10)
+    site.clock.forward(9)
+    assert site.inbox.claim_due(1, seconds=10) == []
+    site.clock.forward(2)
+    (taken,) = site.inbox.claim_due(1, seconds=10)
+    assert not site.inbox.settle(held, Status.DONE)
+    assert site.inbox.settle(taken, Status.DONE)
+
+
+@pytest.mark.slow
+def test_workers_find_what_comes_in_later(
+    site: Site, pooled_url: str, tmp_path: Path
+) -> None:
+    """They cannot listen through the pool, so this is by polling."""
+    (tmp_path / "app.py").write_text(APP)
+    with worker_in(tmp_path, pooled_url + UNPREPARED_URL) as log:
+        eventually(lambda: "Running the events" in log.read_text(), log)
+        for _ in range(3):
+            site.send()
+            eventually(lambda: set(site.statuses()) == {"done"}, log)
+    assert site.statuses() == ["done"] * 3
+
+
+@contextmanager
+def worker_in(folder: Path, url: str) -> Iterator[Path]:
+    log = folder / "worker.log"
+    env = {
+        "FLASK_PROCORE_WEBHOOK_SECRET": SECRET,
+        "FLASK_PROCORE_WEBHOOK_DISPATCH": "worker",
+        "FLASK_PROCORE_WEBHOOK_DATABASE_URI": url,
+    }
+    command = "flask --app app procore-webhooks worker --concurrency 4".split()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=folder,
+            env={**os.environ, **env},
+            stdout=output,
+            stderr=output,
+        )
+        try:
+            yield log
+        finally:
+            stop(process)
+    assert process.returncode == 0, log.read_text()
