@@ -1,4 +1,4 @@
-"""Procore webhooks for Flask: verified, recorded once, worked on until done."""
+"""Procore webhooks for Flask: verified, recorded once, processed with retries."""
 
 from .blueprint import ProcoreWebhooks as ProcoreWebhooks
 from .blueprint import PrudraWebhooks as PrudraWebhooks
@@ -9,7 +9,7 @@ from .errors import DeliveryError as DeliveryError
 from .errors import Discard as Discard
 from .errors import ProcoreWebhooksError as ProcoreWebhooksError
 from .errors import RetryLater as RetryLater
-from .events import Event as Event
+from .event import Event as Event
 from .signals import delivery_rejected as delivery_rejected
 from .signals import event_dead as event_dead
 from .signals import event_failed as event_failed

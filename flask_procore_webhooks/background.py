@@ -1,109 +1,78 @@
-"""A thread in this process that runs what this process has recorded, and more.
+"""Background: a worker thread in the server process.
 
 It is started at the first request of the process, never at import: a server may fork
-after that, and no thread goes along.
+after the import, and a fork copies no thread.
 """
 
 from __future__ import annotations
 
 import atexit
 import logging
+import os
 import sys
 import threading
 import time
-import weakref
 from contextlib import suppress
 
-from flask import current_app
-from flask import Flask
-from flask import request
-
+from .endpoint import AppState
 from .endpoint import Endpoint
-from .endpoint import endpoints
 from .errors import InboxUnavailable
-from .forks import remember_forks
 from .worker import Worker
 
 log = logging.getLogger("flask_procore_webhooks")
 
-#: Where an app keeps its :class:`Background`.
-EXTENSION = "procore_webhooks_background"
+#: WSGI environ flag of the internal request made by ``check``; it must not start the
+#: background thread.
+PROBE = "flask_procore_webhooks.probe"
 
-#: In the WSGI environment of a request that nobody sent: it starts no thread.
-KNOCK = "flask_procore_webhooks.knock"
-
-#: Seconds between two looks for what other processes have left.
+#: Seconds between two looks for events that other processes have left.
 POLL = 30.0
-#: Seconds that the end of the process waits for the run that is going on.
+#: Seconds that the end of the process waits for the running event.
 GRACE = 5.0
 
 NO_THREADS = (
-    "no thread can be started here, so nothing runs the subscribers of what is recorded"
-    ' (%s): run "flask procore-webhooks worker" beside it and set DISPATCH to "worker"'
+    "no thread can be started here, so nothing runs the subscribers of recorded events"
+    ' (%s): set DISPATCH to "worker" and start "flask procore-webhooks worker"'
 )
 
 
-class Background:
-    """The worker thread of one app in one process."""
+class BackgroundThread(threading.Thread):
+    """The thread that runs the events of one app in this process."""
 
-    def __init__(self, app: Flask) -> None:
-        self._endpoints = endpoints(app)
-        self._worker: Worker | None = None
-        self._thread: threading.Thread | None = None
-        self._stopped = False
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(name="procore webhooks", target=worker.run, daemon=True)
+        self.worker = worker
+        self.pid = os.getpid()
+
+
+class Background:
+    """Starts and wakes the background thread of one app in one process."""
+
+    def __init__(self, state: AppState) -> None:
+        self._state = state
+        self._thread: BackgroundThread | None = None
         self._lock = threading.Lock()
-        _backgrounds.add(self)
-        remember_forks(self)
 
     @property
     def was_started(self) -> bool:
-        return self._worker is not None
+        return self._thread is not None
 
     def wake(self) -> None:
-        """Have the thread look for work; start it if it is not running."""
-        if not self._is_alive():
+        """Wake the thread to look for due events; start it if it does not run."""
+        if self._thread is None or not self._thread.is_alive():
             with self._lock:
-                if not self._is_alive():
+                if self._thread is None or not self._thread.is_alive():
                     self._start()
-        if self._worker:
-            self._worker.wake()
-
-    def tell_to_stop(self) -> None:
-        """Begin no other run, and no other thread."""
-        self._stopped = True
-        if self._worker:
-            self._worker.stop()
-
-    def stop(self, deadline: float) -> None:
-        """End after the run that is going on; give back what is left at the deadline.
-
-        :param deadline: by the monotonic clock.
-        """
-        self.tell_to_stop()
-        if self._worker is None or self._thread is None:
-            return
-        self._thread.join(max(0.0, deadline - time.monotonic()))
-        # If the database is away, it is free when its lease is over.
-        with suppress(InboxUnavailable):
-            self._worker.give_back()
-
-    def after_fork(self) -> None:
-        """Forget the thread: it is the parent's."""
-        self._worker = self._thread = None
-        self._stopped = False
-        self._lock = threading.Lock()
-
-    def _is_alive(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+        if self._thread is not None:
+            self._thread.worker.wake()
 
     def _start(self) -> None:
-        mounted = [each for each in self._endpoints.values() if runs_here(each)]
-        if self._stopped or not mounted:
+        endpoints = self._state.endpoints.values()
+        mounted = [endpoint for endpoint in endpoints if runs_here(endpoint)]
+        was_stopped = self._thread is not None and self._thread.worker.is_stopping
+        if was_stopped or not mounted:
             return
-        self._worker = Worker(mounted, poll=POLL)
-        thread = threading.Thread(
-            target=self._worker.run, name="procore webhooks", daemon=True
-        )
+        thread = BackgroundThread(Worker(mounted, poll=POLL))
         try:
             thread.start()
             self._thread = thread
@@ -111,34 +80,17 @@ class Background:
             log.error(NO_THREADS, error)
 
 
-_backgrounds: weakref.WeakSet[Background] = weakref.WeakSet()
-
-
-def background_of(app: Flask) -> Background:
-    """The app's own, made at the first call."""
-    found: Background | None = app.extensions.get(EXTENSION)
-    # Of two threads that come here first, one is given what the other has set.
-    return found or app.extensions.setdefault(EXTENSION, Background(app))
-
-
-def start_once(*_: object) -> None:
-    """Start the current app's thread at its first request in this process.
-
-    Without waiting for a delivery: earlier processes may have left something to do.
-    """
-    if KNOCK in request.environ:
-        return
-    background = background_of(current_app)
-    if not background.was_started:
-        background.wake()
+def background_of(state: AppState) -> Background:
+    """The app's background in this process."""
+    return state.runtime.part(Background, lambda: Background(state))
 
 
 def runs_here(endpoint: Endpoint) -> bool:
     return endpoint.dispatch == "background"
 
 
-def warn_of_no_threads() -> None:
-    """Say so in the log where the server is known to run no threads."""
+def warn_threads_disabled() -> None:
+    """Log an error where the server is known to run no threads."""
     uwsgi = sys.modules.get("uwsgi")
     options = getattr(uwsgi, "opt", {})
     if uwsgi and not ({"enable-threads", "threads"} & set(options)):
@@ -146,13 +98,23 @@ def warn_of_no_threads() -> None:
 
 
 def stop_all(grace: float = GRACE) -> None:
-    """End every thread of this process, within ``grace`` seconds for all together."""
+    """End every background thread of this process within ``grace`` seconds altogether.
+
+    A thread ends after its running event; claims that are left are released.
+    """
     deadline = time.monotonic() + grace
-    backgrounds = list(_backgrounds)
-    for background in backgrounds:
-        background.tell_to_stop()
-    for background in backgrounds:
-        background.stop(deadline)
+    threads = [
+        thread
+        for thread in threading.enumerate()
+        if isinstance(thread, BackgroundThread) and thread.pid == os.getpid()
+    ]
+    for thread in threads:
+        thread.worker.stop()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+        # If the database is away, the claims are free when their lease ends.
+        with suppress(InboxUnavailable):
+            thread.worker.release()
 
 
 atexit.register(stop_all)

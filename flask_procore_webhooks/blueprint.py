@@ -1,8 +1,9 @@
-"""The blueprints: the one place where the parts meet."""
+"""The blueprints: their arguments, subscribing, and registration in an app."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from typing import cast
 from typing import ClassVar
@@ -10,40 +11,39 @@ from typing import ClassVar
 from flask import Blueprint
 from flask import Flask
 from flask.blueprints import BlueprintSetupState
-from flask.cli import AppGroup
 from flask.sansio.app import App
 from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 from sqlalchemy.orm import sessionmaker
 
-from .background import start_once
-from .background import warn_of_no_threads
-from .celery import set_up
-from .cli import COMMANDS
-from .database import Database
+from .background import warn_threads_disabled
+from .celery import register_tasks
+from .cli import WebhooksGroup
+from .config import read_settings
+from .config import Settings
 from .database import FlaskSQLAlchemy
-from .database import host_database
-from .database import own_database
-from .database import session_database
+from .database import host_mount
+from .database import Mount
+from .database import own_mount
+from .database import session_mount
+from .database import SessionSource
+from .endpoint import AppState
 from .endpoint import Endpoint
 from .endpoint import endpoints
+from .endpoint import EXTENSION
 from .engines import checked_url
 from .errors import ConfigError
 from .errors import DeliveryError
-from .events import PLAIN_ID
-from .guarantees import tell_once
-from .inbox import Inbox
-from .sessions import SessionSource
-from .settings import read_settings
-from .settings import Settings
-from .sources import PROCORE
-from .sources import PRUDRA
-from .sources import Source
+from .payload import PLAIN_ID
+from .procore import PROCORE
+from .prudra import PRUDRA
+from .source import Source
 from .subscribers import ANY
 from .subscribers import F
 from .subscribers import new_subscriber
 from .subscribers import Subscribers
 from .tables import define_tables
+from .views import prepare_process
 from .views import receive
 from .views import refuse
 from .views import take_body
@@ -52,19 +52,19 @@ from .views import take_body
 class ProcoreWebhooks(Blueprint):
     """A blueprint that receives Procore's deliveries.
 
-    Made once, at import, and registered in any number of apps; it keeps nothing of any
-    of them. Registration reads the app's configuration and raises :class:`ConfigError`
-    with everything that is wrong with it.
+    Make it once, at import, and register it in any number of apps; it holds nothing of
+    any app. Registration reads the app's configuration and raises
+    :class:`ConfigError` with every problem found.
 
-    :param name: of the endpoint. Events are kept under it, so it should not change.
-    :param db: a ``flask_sqlalchemy.SQLAlchemy``: the tables live in its metadata, and
-        what subscribers write through ``db.session`` is committed with their receipt.
+    :param name: the endpoint's name. Events are stored under it, so it must not change.
+    :param db: a ``flask_sqlalchemy.SQLAlchemy``: the tables are in its metadata, and
+        writes of a subscriber through ``db.session`` are committed with its receipt.
     :param metadata: the same for plain SQLAlchemy, together with ``session``.
     :param session: a ``scoped_session``, or a callable that returns the session in use.
     :param url_prefix: the path that the sender posts to.
-    :param config_prefix: what the endpoint's keys in ``app.config`` begin with.
+    :param config_prefix: the prefix of the endpoint's keys in ``app.config``.
     :param cli_group: the group of its commands, ``flask procore-webhooks``.
-    :raises ConfigError: the arguments do not go together.
+    :raises ConfigError: the arguments exclude each other.
     """
 
     source: ClassVar[Source] = PROCORE
@@ -87,22 +87,20 @@ class ProcoreWebhooks(Blueprint):
         self.session = session
         self.config_prefix = config_prefix
         self.subscribers = Subscribers()
-        # Both with and without a slash: a redirect counts as a failed delivery.
+        # With and without a slash: a redirect counts as a failed delivery.
         self.add_url_rule(
             "", "receive", receive, methods=["POST", "HEAD"], strict_slashes=False
         )
         self.url_value_preprocessor(take_body)
         self.register_error_handler(DeliveryError, refuse)
-        for command in COMMANDS:
-            self.cli.add_command(command)
         self.record(self._mount)
         tables_on = metadata if db is None else db.metadata
         if tables_on is not None:
-            # Now, so that migrations and db.create_all() see them before any app does.
+            # Now, so that migrations and db.create_all() find the tables.
             define_tables(tables_on)
 
     def init_app(self, app: Flask) -> None:
-        """The same as ``app.register_blueprint(webhooks)``."""
+        """Register the blueprint, like ``app.register_blueprint(webhooks)``."""
         app.register_blueprint(self)
 
     def on(
@@ -118,11 +116,11 @@ class ProcoreWebhooks(Blueprint):
         :param resource_type: as in :attr:`Event.resource_type`, whatever the case;
             ``"*"`` for any.
         :param reason: as in :attr:`Event.reason`, whatever the case; ``"*"`` for any.
-        :param name: what receipts are kept under, instead of ``module:qualname``.
-        :param latest_only: leave an event to a newer one of the same resource (and of
-            the same reason, if ``reason`` is given) that is in the inbox when the run
+        :param name: the subscriber's name instead of ``module:qualname``.
+        :param latest_only: skip an event if a newer event of the same resource (and of
+            the same reason, if ``reason`` is given) is in the inbox when the run
             begins. For subscribers that fetch the resource and need no history: many
-            changes cost one fetch, and the last one wins whatever order they came in.
+            changes cost one fetch, and the newest wins in any order of arrival.
         :raises ConfigError: a different function of that name is registered.
         """
         if not isinstance(resource_type, str) or not isinstance(reason, str):
@@ -146,16 +144,16 @@ class ProcoreWebhooks(Blueprint):
         return decorator
 
     def register(self, app: App, options: dict[str, Any]) -> None:
-        """Called by ``app.register_blueprint``; see there."""
+        """Register commands and routes; ``app.register_blueprint`` calls it."""
         _check_name(app, options.get("name", self.name))
         group = options.get("cli_group", self.cli_group) or self.name
         there = getattr(app.cli.commands.get(group), "commands", {})
         super().register(app, options)
-        # A group of the app's own: another blueprint may have commands in it, and what
-        # this app has must not show in another that shares this blueprint.
+        # A new group for each app: another blueprint may have commands in it, and apps
+        # that share this blueprint may differ.
         commands = {**there, **self.cli.commands}
-        help = "See and steer the webhooks that the app receives."
-        app.cli.add_command(AppGroup(group, commands=commands, help=help))
+        help = "Inspect and operate the webhooks that the app receives."
+        app.cli.add_command(WebhooksGroup(group, commands=commands, help=help))
 
     def _mount(self, state: BlueprintSetupState) -> None:
         """Give ``state.app`` an endpoint of its own, at each registration."""
@@ -166,22 +164,22 @@ class ProcoreWebhooks(Blueprint):
             own_database=self._owns_database,
             check_uri=checked_url,
         )
-        _at_requests(app, tell_once)
         if settings.dispatch == "background":
-            _at_requests(app, start_once)
-            warn_of_no_threads()
+            warn_threads_disabled()
         elif settings.dispatch == "celery":
-            set_up(app)
+            register_tasks()
+        app_state = _app_state(app)
         blueprint = f"{state.name_prefix}.{state.name}".lstrip(".")
-        endpoints(app)[blueprint] = Endpoint(
+        app_state.endpoints[blueprint] = Endpoint(
             name=state.name,
             app=app,
+            state=app_state,
             source=self.source,
             blueprint=blueprint,
             path=state.url_prefix or "/",
             config_prefix=self.config_prefix,
             settings=settings,
-            inbox=Inbox(state.name, self._database(app, settings)),
+            mount=self._database_mount(app_state, settings),
             subscribers=self.subscribers,
         )
 
@@ -189,14 +187,15 @@ class ProcoreWebhooks(Blueprint):
     def _owns_database(self) -> bool:
         return self.db is None and self.session is None
 
-    def _database(self, app: Flask, settings: Settings) -> Database:
+    def _database_mount(self, state: AppState, settings: Settings) -> Mount:
+        app = state.app
         if self.db is not None:
-            return host_database(app, self.db)
-        metadata = MetaData() if self.metadata is None else self.metadata
+            return host_mount(app, self.db)
+        metadata = state.metadata if self.metadata is None else self.metadata
         if self.session is not None:
-            return session_database(app, metadata, self.session)
+            return session_mount(app, metadata, self.session)
         uri = checked_url(settings.database_uri) if settings.database_uri else None
-        return own_database(app, metadata, uri, creates_tables=self.metadata is None)
+        return own_mount(app, metadata, uri, creates_tables=self.metadata is None)
 
 
 class PrudraWebhooks(ProcoreWebhooks):
@@ -226,11 +225,14 @@ class PrudraWebhooks(ProcoreWebhooks):
         )
 
 
-def _at_requests(app: Flask, call: Callable[..., None]) -> None:
-    """Have ``call`` called at every request, once however often this is said."""
-    # Ahead of every before_request: a login check may end a request there.
-    if call not in app.url_value_preprocessors.get(None, ()):
-        app.url_value_preprocessor(call)
+def _app_state(app: Flask) -> AppState:
+    """The app's state; the first registration makes it."""
+    state: AppState | None = app.extensions.get(EXTENSION)
+    if state is None:
+        state = app.extensions[EXTENSION] = AppState(app)
+        # Before every before_request: a login check may end a request there.
+        app.url_value_preprocessor(partial(prepare_process, state))
+    return state
 
 
 def _check_arguments(
@@ -246,7 +248,7 @@ def _check_arguments(
         problems.append("Pass metadata= with session=: the tables are defined on it.")
     if isinstance(session, (Session, sessionmaker)):
         problems.append(
-            "session= is one session, or makes a new one at each call; pass a"
+            "session= is a single session, or makes a new session at each call; pass a"
             " scoped_session, or a callable that returns the session in use."
         )
     if problems:
@@ -263,7 +265,7 @@ def _check_name(app: App, name: str) -> None:
     problems = _name_problems(name)
     if any(name == endpoint.name for endpoint in endpoints(app).values()):
         problems.append(
-            f"The app has an endpoint named {name!r}; their events would be mixed."
+            f"The app has an endpoint named {name!r}; both would share their events."
             " Give one of the blueprints another name, as in"
             f" {ProcoreWebhooks.__name__}({name + '_2'!r}, ...)."
         )

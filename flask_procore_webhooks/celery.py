@@ -1,13 +1,13 @@
-"""Events as messages to the app's own Celery, and a task that sweeps up what was lost.
+"""Celery: events as messages to the app's own Celery, and the sweep of lost messages.
 
-The inbox stays the queue: a message only says which row to look at. A doubled one
-changes nothing, as the row can be claimed once; a lost one is made good by the sweep.
+The inbox stays the queue: a message only names a row. A doubled message changes
+nothing, because the row can be claimed once; the sweep replaces a lost message.
 
 So Celery may acknowledge a message before its task begins, which is its default. With
-``acks_late`` the broker would repeat the message of a worker that was killed while the
-lease of its run stands, to no effect. When the lease is over, the sweep finds the row.
+``acks_late`` the broker would repeat the message of a killed worker while the lease of
+its run still holds, to no effect. The sweep finds the row when the lease has ended.
 
-Celery is imported where it is used: it is needed by nobody else.
+Celery is imported where it is used: only the mode ``celery`` needs it.
 """
 
 from __future__ import annotations
@@ -16,46 +16,45 @@ import functools
 import logging
 import threading
 import time
-import weakref
 from collections.abc import Iterable
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
+from flask import current_app
 from flask import Flask
+from flask import has_app_context
 
+from .due import due_events
+from .due import is_paused
+from .due import seconds_to
 from .endpoint import Endpoint
 from .endpoint import endpoints
 from .errors import ConfigError
 from .errors import InboxUnavailable
-from .forks import remember_forks
-from .process import Outcome
-from .process import process
-from .upkeep import is_paused
+from .run import process
+from .run import RunOutcome
 
 log = logging.getLogger("flask_procore_webhooks")
 
-#: Where an app keeps its :class:`Messenger`.
-EXTENSION = "procore_webhooks_celery"
-
-#: The names of the tasks. Messages are sent by them: they never change.
+#: The names of the tasks. Messages in queues hold them, so they never change.
 RUN = "flask_procore_webhooks.run"
 SWEEP = "flask_procore_webhooks.sweep"
 
-#: Seconds that one step towards the broker may take. The sender is waiting.
+#: Seconds that one step towards the broker may take while the sender waits.
 PATIENCE = 1.5
-#: A connection that was idle may be dead; what fails sooner than this is tried again.
+#: An idle connection may be dead: a failure within so many seconds is retried once.
 QUICK = 0.5
-#: Seconds without another attempt after a message could not be sent.
-QUIET = 10.0
-#: Seconds; what is due later is left to the sweep. Brokers give a message to another
-#: worker, or close the connection, when one has held it for long: RabbitMQ after 30
+#: Circuit breaker: seconds without publishing after a failure.
+BREAKER_SECONDS = 10.0
+#: Seconds; the sweep publishes events that are due later. Brokers redeliver a message,
+#: or close the connection, when a worker has held it for long: RabbitMQ after 30
 #: minutes, Redis after an hour.
 LONGEST_COUNTDOWN = 900.0
-#: Seconds that clocks of two workers may differ; what comes too early is not run.
-CLOCKS_DIFFER = 0.5
-#: Events that a sweep hands over, and the seconds for which they have been due: what
-#: came in just now still has its own message in the queue.
+#: Seconds by which the clocks of two workers may differ: an event is not run early.
+CLOCK_TOLERANCE = 0.5
+#: Events that a sweep publishes at most, and the seconds for which they have been due:
+#: newer events still have their own message in the queue.
 LARGEST_SWEEP = 1000
 OVERDUE = 30.0
 
@@ -68,11 +67,16 @@ NOT_SET_UP = (
     " up as https://flask.palletsprojects.com/en/stable/patterns/celery/ shows"
 )
 NO_SWEEP = (
-    f"No entry of Celery's beat_schedule calls {SWEEP!r}: events whose message is lost"
-    " would wait until the sender repeats them."
+    f"No entry of Celery's beat_schedule calls {SWEEP!r}: an event whose message is"
+    " lost would wait until the sender repeats it."
 )
 
-#: The bounds on one step, by the names that kombu's transports have for them.
+NO_CONTEXT = (
+    "The task %s runs outside an app context, so it cannot find the Flask app: set your"
+    " Celery up as https://flask.palletsprojects.com/en/stable/patterns/celery/ shows"
+)
+
+#: The timeouts of one step, by the names of kombu's transports.
 BOUNDED: dict[str, Any] = {
     "connect_timeout": PATIENCE,
     "transport_options": {
@@ -89,11 +93,11 @@ BOUNDED: dict[str, Any] = {
 # Tasks
 
 
-def set_up(app: Flask) -> None:
+def register_tasks() -> None:
     """Give every Celery of this process our tasks, also one that is made later.
 
-    Called when the blueprint is registered: a Celery worker imports the app, and sees
-    no request.
+    Called when the blueprint is registered: a Celery worker imports the app and
+    receives no request.
 
     :raises ConfigError: Celery is not installed.
     """
@@ -101,24 +105,23 @@ def set_up(app: Flask) -> None:
         _register_tasks()
     except ImportError:
         raise ConfigError([f"{NOT_INSTALLED}."]) from None
-    _apps.add(app)
 
 
 @functools.cache
 def _register_tasks() -> None:
     from celery import shared_task
 
-    shared_task(run, name=RUN, bind=True, ignore_result=True)
-    shared_task(sweep, name=SWEEP, bind=True, ignore_result=True)
+    shared_task(run, name=RUN, ignore_result=True)
+    shared_task(sweep, name=SWEEP, ignore_result=True)
 
 
-def run(task: Any, endpoint: str, row_id: int) -> None:
-    """Run one event if it is due, and come back to it if it has to be run again."""
-    mounted = _mounted(task.app, endpoint)
+def run(endpoint: str, row_id: int) -> None:
+    """Run one event if it is due, and publish its next attempt."""
+    mounted = [each for each in _endpoints(RUN) if each.name == endpoint]
     if not mounted:
         log.error(
-            "Event %s is not run: this worker knows no endpoint %r. Start it with the"
-            " Celery of the Flask app: celery -A ...",
+            "Event %s is not run: this worker's app has no endpoint %r. Start it with"
+            " the Celery of the Flask app: celery -A ...",
             row_id,
             endpoint,
         )
@@ -129,105 +132,101 @@ def run(task: Any, endpoint: str, row_id: int) -> None:
         log.error("Event %s is left to the sweep: %s", row_id, unavailable)
 
 
-def sweep(task: Any, overdue: float = OVERDUE, limit: int = LARGEST_SWEEP) -> int:
-    """Send messages for what has been due for ``overdue`` seconds, longest due first.
+def sweep(overdue: float = OVERDUE, limit: int = LARGEST_SWEEP) -> int:
+    """Publish the events that have been due for ``overdue`` seconds, oldest first.
 
-    Their messages are lost, or they wait in the queue: then these are the second ones,
-    and change nothing.
+    Their messages are lost or still queued; then these are second messages and change
+    nothing.
 
-    :param limit: of messages for each endpoint.
-    :return: how many were sent.
+    :param limit: events of each endpoint at most.
+    :return: how many messages were sent.
     """
     sent = 0
-    for endpoint in _mounted(task.app):
+    for endpoint in _endpoints(SWEEP):
+        store = endpoint.store
         try:
-            if endpoint.dispatch == "celery" and not is_paused(endpoint.inbox):
-                sent += hand_over(endpoint, endpoint.inbox.due(limit, since=overdue))
+            if endpoint.dispatch == "celery" and not is_paused(store):
+                found = due_events([store], limit, since=overdue)
+                sent += publish(endpoint, [row_id for _, row_id in found])
         except InboxUnavailable as unavailable:
             log.error("%s is not swept: %s", endpoint.name, unavailable)
     return sent
 
 
 def _run(endpoint: Endpoint, row_id: int) -> None:
-    # After a pause, the sweep hands over what came in meanwhile.
-    if is_paused(endpoint.inbox):
+    # After a pause, the sweep publishes the events that were recorded meanwhile.
+    if is_paused(endpoint.store):
         return
-    if process(endpoint, row_id) is Outcome.RETRY:
-        wait = endpoint.inbox.seconds_to(row_id)
+    if process(endpoint, row_id) is RunOutcome.RETRY:
+        wait = seconds_to(endpoint.store, row_id)
         if wait is not None and wait <= LONGEST_COUNTDOWN:
-            _messenger_of(endpoint.app).send(endpoint, row_id, wait + CLOCKS_DIFFER)
+            _publisher_of(endpoint).send(endpoint, row_id, wait + CLOCK_TOLERANCE)
 
 
-def _mounted(celery: Any, name: str | None = None) -> list[Endpoint]:
-    """The endpoints of the Flask app whose Celery this is, or the one of that name."""
-    return [
-        endpoint
-        for app in list(_apps)
-        if app.extensions.get("celery") is celery
-        for endpoint in endpoints(app).values()
-        if name in (None, endpoint.name)
-    ]
+def _endpoints(task: str) -> list[Endpoint]:
+    """The endpoints of the app whose context the task runs in."""
+    if not has_app_context():
+        log.error(NO_CONTEXT, task)
+        return []
+    return list(endpoints(current_app).values())
 
 
 # Messages
 
 
-def hand_over(endpoint: Endpoint, rows: Iterable[int]) -> int:
-    """Send a message for each row until one cannot be sent; return how many were.
+def publish(endpoint: Endpoint, rows: Iterable[int]) -> int:
+    """Send a message for each row until a message fails; return how many were sent.
 
-    Never raises, and never takes longer than the sender of a delivery can wait.
+    Raises nothing, and returns before the timeout of a delivery's sender.
     """
-    messenger, sent = _messenger_of(endpoint.app), 0
+    publisher, sent = _publisher_of(endpoint), 0
     for row_id in rows:
-        if not messenger.send(endpoint, row_id):
+        if not publisher.send(endpoint, row_id):
             break
         sent += 1
     return sent
 
 
-class Messenger:
-    """The way from one app in one process to its broker."""
+class Publisher:
+    """Sends the messages of one app in one process to its broker."""
 
     def __init__(self) -> None:
         self._producers: Any = None
-        self._quiet_until = 0.0
+        self._open_until = 0.0
         self._lock = threading.Lock()
-        remember_forks(self)
 
     def send(self, endpoint: Endpoint, row_id: int, countdown: float = 0.0) -> bool:
-        """Ask for a run of the event after ``countdown`` seconds; whether that went."""
-        if time.monotonic() < self._quiet_until:
+        """Send a message to run the event after ``countdown`` seconds; never raises.
+
+        :return: whether it was sent.
+        """
+        if time.monotonic() < self._open_until:
             return False
         try:
             self._send(celery_of(endpoint.app), [endpoint.name, row_id], countdown)
         except Exception as error:
-            self._be_quiet(error)
+            self._open_breaker(error)
             return False
         return True
-
-    def after_fork(self) -> None:
-        """Forget the connections: they are the parent's."""
-        self._producers = None
-        self._lock = threading.Lock()
 
     def _send(self, celery: Any, arguments: list[Any], countdown: float) -> None:
         task, start = celery.tasks[RUN], time.monotonic()
         with self._pool(celery).acquire(block=True, timeout=PATIENCE) as producer:
 
-            def publish() -> None:
+            def send() -> None:
                 task.apply_async(
                     arguments, countdown=countdown, producer=producer, retry=False
                 )
 
             connection = producer.connection
             try:
-                publish()
+                send()
             except Exception:
                 connection.collect()
                 if time.monotonic() - start > QUICK:
                     raise
                 producer.revive(connection)
-                publish()
+                send()
 
     def _pool(self, celery: Any) -> Any:
         with self._lock:
@@ -235,26 +234,26 @@ class Messenger:
                 self._producers = _new_pool(celery)
             return self._producers
 
-    def _be_quiet(self, error: Exception) -> None:
+    def _open_breaker(self, error: Exception) -> None:
         with self._lock:
             now = time.monotonic()
-            was_told, self._quiet_until = now < self._quiet_until, now + QUIET
-        if not was_told:
+            was_open, self._open_until = now < self._open_until, now + BREAKER_SECONDS
+        if not was_open:
             text = str(error)
             if not isinstance(error, ConfigError):
                 text = f"{type(error).__name__}: {text}"
             log.error(
-                "No messages are sent for %g s, the sweep hands over what is recorded"
-                " meanwhile: %s",
-                QUIET,
+                "No messages are sent for %g s; the sweep publishes the events that are"
+                " recorded meanwhile: %s",
+                BREAKER_SECONDS,
                 text,
             )
 
 
 def celery_of(app: Flask) -> Any:
-    """The app's Celery, which may be set up later than the blueprint is registered.
+    """The app's Celery, which may be set up after the blueprint is registered.
 
-    :raises ConfigError: there is none.
+    :raises ConfigError: the app has no Celery.
     """
     celery = app.extensions.get("celery")
     if celery is None:
@@ -263,7 +262,7 @@ def celery_of(app: Flask) -> Any:
 
 
 def problems(app: Flask) -> Iterator[tuple[str, bool]]:
-    """What is wrong with the app's Celery, and whether nothing works until mended."""
+    """The problems of the app's Celery; each with whether it stops all events."""
     try:
         celery = celery_of(app)
     except ConfigError as error:
@@ -280,18 +279,12 @@ def problems(app: Flask) -> Iterator[tuple[str, bool]]:
 
 
 def _new_pool(celery: Any) -> Any:
-    """Connections that give up soon; those of Celery itself try for ever."""
+    """Connections with timeouts; Celery's own retry for ever."""
     pools: Any = import_module("kombu.pools")
     limit = celery.conf.broker_pool_limit
     connections = celery.connection_for_write(**BOUNDED).Pool(limit)
     return pools.ProducerPool(connections, limit, Producer=celery.amqp.Producer)
 
 
-def _messenger_of(app: Flask) -> Messenger:
-    found: Messenger | None = app.extensions.get(EXTENSION)
-    # Of two threads that come here first, one is given what the other has set.
-    return found or app.extensions.setdefault(EXTENSION, Messenger())
-
-
-#: With endpoints that send messages.
-_apps: weakref.WeakSet[Flask] = weakref.WeakSet()
+def _publisher_of(endpoint: Endpoint) -> Publisher:
+    return endpoint.state.runtime.part(Publisher, Publisher)

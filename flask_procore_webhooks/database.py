@@ -1,28 +1,26 @@
-"""Where the inbox lives: whose engine, whose tables, whose session.
+"""Databases of inboxes: whose engine, whose tables, whose session.
 
-The inbox always uses connections of its own from the engine, whatever a subscriber
-does to the host's session. Only receipts go through that session.
+The inbox uses connections of its own, whatever a subscriber does to the host's session.
+Only receipts are written through that session.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Callable
+from collections.abc import Hashable
 from collections.abc import Iterable
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from contextlib import contextmanager
 from contextlib import nullcontext
-from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
+from typing import NamedTuple
 from typing import Protocol
 
 from flask import current_app
 from flask import Flask
 from flask import has_app_context
-from sqlalchemy import Connection
 from sqlalchemy import Engine
 from sqlalchemy import event
 from sqlalchemy import inspect
@@ -31,30 +29,23 @@ from sqlalchemy import MetaData
 from sqlalchemy import Table
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from .engines import HostEngine
 from .engines import is_in_memory
 from .engines import is_sqlite_file
 from .engines import own_engine
 from .engines import tune_sqlite
-from .forks import remember_forks
-from .sessions import SessionSource
+from .runtime import keep
+from .runtime import Runtime
 from .tables import define_tables
 from .tables import Tables
 
 #: The embedded default, in the app's instance folder.
 DEFAULT_URI = "sqlite:///procore_webhooks.db"
 
-#: How a transaction begins. In MariaDB's own isolation level, the gaps between the rows
-#: that are taken are locked too, and new events wait for them. In SQLite, one that
-#: begins with a look may not write after another has.
-_MYSQL = ("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "START TRANSACTION")
-BEGIN = {
-    "mysql": _MYSQL,
-    "mariadb": _MYSQL,
-    "postgresql": ("BEGIN ISOLATION LEVEL READ COMMITTED",),
-    "sqlite": ("BEGIN IMMEDIATE",),
-}
+#: Returns the session that subscribers use, the same one throughout a run.
+SessionSource = Callable[[], Session]
 
 
 class FlaskSQLAlchemy(Protocol):
@@ -68,88 +59,76 @@ class FlaskSQLAlchemy(Protocol):
     def engine(self) -> Engine: ...
 
 
+class Traits(NamedTuple):
+    """What a database server and a connection to it can do."""
+
+    #: Whether rows that other transactions have locked can be skipped.
+    skips_locked: bool
+    #: Whether text beyond ASCII has to be escaped: the character set is not UTF-8.
+    escapes_text: bool
+
+
+@dataclass(frozen=True)
+class Mount:
+    """How an endpoint is mounted on a database; it holds nothing of a process."""
+
+    tables: Tables
+    #: Equal for endpoints of one app that share a database.
+    key: Hashable
+    #: Returns the engine; each statement on it is a transaction of its own.
+    find_engine: Callable[[Runtime], Engine]
+    #: The host's Flask-SQLAlchemy, whose ``session`` is looked up at each use.
+    db: FlaskSQLAlchemy | None = None
+    #: The host's session, for plain SQLAlchemy.
+    session: SessionSource | None = None
+    #: Whether missing tables are created at the first use.
+    creates_tables: bool = False
+
+
 class Database:
-    """The engine, tables and session of one endpoint.
+    """The engine and tables that endpoints with one mount key share in a process."""
 
-    :param find_engine: called once, at the first use, when the host is set up; each
-        statement on what it returns is a transaction of its own.
-    :param session: the host's, or ``None`` where subscribers have none.
-    :param creates_tables: whether missing tables are created at the first use.
-    """
-
-    def __init__(
-        self,
-        tables: Tables,
-        find_engine: Callable[[], Engine],
-        session: SessionSource | None = None,
-        creates_tables: bool = False,
-    ) -> None:
-        self.tables = tables
-        self.session = session
-        self._find_engine = find_engine
-        self._creates_tables = creates_tables
+    def __init__(self, mount: Mount, runtime: Runtime) -> None:
+        self.mount = mount
+        self.tables = mount.tables
+        #: The engine once the tables are there, see :meth:`open`.
+        self.opened: Engine | None = None
+        #: Known after the first connection.
+        self.traits: Traits | None = None
+        #: What the endpoints share: the batch of deliveries, the lease renewer.
+        self.parts: dict[Hashable, Any] = {}
+        self._runtime = runtime
         self._found: Engine | None = None
-        self._engine: Engine | None = None
-        #: Whether there may be connections that are those of the parent process.
-        self._inherits = False
-        self._lock = threading.Lock()
-        remember_forks(self)
 
     @property
     def engine(self) -> Engine:
-        """The inbox's engine, with the tables if they are ours to create."""
-        if self._engine is None:
-            # Several threads may get here: none waits for another's attempt to connect.
-            self._engine = self._open()
-        return self._engine
+        """The engine, with the tables if they are ours to create."""
+        return self.opened or self.open()
 
     @property
     def url(self) -> URL:
-        """Where it is, known without a connection."""
-        return self._found_engine.url
+        """The database's URL, known without a connection."""
+        return self.find_engine().url
 
-    @contextmanager
-    def connect(self) -> Iterator[Connection]:
-        """A connection on which each statement is a transaction of its own."""
-        with self._connect() as connection:
-            yield connection
-            _commit_what_is_open(connection)
+    def open(self) -> Engine:
+        """Create the tables if they are ours to create, and return the engine."""
+        if self.mount.creates_tables:
+            self.create_tables()
+        self.opened = self.find_engine()
+        return self.opened
 
-    def _connect(self) -> Connection:
-        engine = self.engine
-        try:
-            return engine.connect()
-        except engine.dialect.loaded_dbapi.Error:
-            # Drivers that ask the server for autocommit meet a dead connection here,
-            # which SQLAlchemy takes for no disconnect: the others are as dead.
-            engine.dispose()
-            return engine.connect()
-
-    @contextmanager
-    def begin(self) -> Iterator[Connection]:
-        """One transaction on a connection of its own, committed at the end."""
-        with self._connect() as connection:
-            if _is_in_transaction(connection):
-                yield connection
-                connection.connection.commit()
-                return
-            # In words, because a connection that is given another isolation level may
-            # come back to the pool without autocommit (SQLAlchemy 2.0.16).
-            for words in BEGIN.get(connection.dialect.name, ("BEGIN",)):
-                connection.exec_driver_sql(words)
-            try:
-                yield connection
-                connection.exec_driver_sql("COMMIT")
-            except BaseException:
-                _roll_back(connection)
-                raise
+    def find_engine(self) -> Engine:
+        """Return the engine without connecting. Safe to repeat and to race."""
+        if self._found is None:
+            self._found = self.mount.find_engine(self._runtime)
+        return self._found
 
     def create_tables(self) -> list[str]:
         """Create the tables that are missing; safe to repeat and to race.
 
         :return: the names of the tables created now.
         """
-        engine = self._found_engine
+        engine = self.find_engine()
         missing = missing_tables(engine, self.tables)
         for table in self.tables:
             _create(engine, table)
@@ -158,82 +137,65 @@ class Database:
     def missing_tables(self) -> list[str]:
         return missing_tables(self.engine, self.tables)
 
-    def after_fork(self) -> None:
-        """Give up the lock, which another thread may have held in the parent."""
-        self._lock = threading.Lock()
-        self._engine = None
-        self._inherits = True
 
-    def leave_parent(self) -> None:
-        """Use no connection that was made before this process was forked.
+def host_mount(app: Flask, db: FlaskSQLAlchemy) -> Mount:
+    """Tables on ``db.metadata``; subscribers write through ``db.session``."""
 
-        Two processes that share one read each other's answers. A host's engine may have
-        some though the inbox had none: ``db.create_all()`` in an app factory.
-        """
-        if self._inherits:
-            # What keeps it from being found is told where the inbox is used.
-            with suppress(Exception):
-                self._find()
+    def find_engine(runtime: Runtime) -> Engine:
+        with context_of(app):
+            return _host_engine(runtime, db.engine)
 
-    def _open(self) -> Engine:
-        if self._creates_tables:
-            self.create_tables()
-        return self._found_engine
-
-    @property
-    def _found_engine(self) -> Engine:
-        if self._found is None or self._inherits:
-            return self._find()
-        return self._found
-
-    def _find(self) -> Engine:
-        with self._lock:
-            found = self._found = self._found or self._find_engine()
-            # What is in memory is this process's own copy already.
-            if self._inherits and not is_in_memory(found.url):
-                found.dispose(close=False)
-            self._inherits = False
-        return found
+    return Mount(define_tables(db.metadata), ("db", id(db)), find_engine, db=db)
 
 
-def _commit_what_is_open(connection: Connection) -> None:
-    if _is_in_transaction(connection):
-        connection.connection.commit()
+def session_mount(app: Flask, metadata: MetaData, session: SessionSource) -> Mount:
+    """Plain SQLAlchemy: the engine is the one that ``session`` is bound to."""
+    tables = define_tables(metadata)
+
+    def find_engine(runtime: Runtime) -> Engine:
+        with context_of(app):
+            bind = session().get_bind(clause=tables.event)
+            return _host_engine(runtime, bind.engine)
+
+    return Mount(
+        tables, ("session", id(metadata), id(session)), find_engine, session=session
+    )
 
 
-def _is_in_transaction(connection: Connection, *, unknown: bool = False) -> bool:
-    """Whether there is a transaction that SQLAlchemy knows nothing of.
+def own_mount(
+    app: Flask, metadata: MetaData, uri: URL | None, *, creates_tables: bool
+) -> Mount:
+    """An engine of our own; by default a SQLite file in the instance folder.
 
-    With ``autocommit=False``, as Python 3.12 has it, ``sqlite3`` always has one.
-
-    :param unknown: the answer for drivers that do not say.
+    Endpoints with one URL share one engine.
     """
-    driver: Any = connection.connection.dbapi_connection
-    return bool(getattr(driver, "in_transaction", unknown))
+
+    def find_engine(runtime: Runtime) -> Engine:
+        host_uri = app.config.get("SQLALCHEMY_DATABASE_URI")
+        url = _in_instance(app, make_url(uri or host_uri or DEFAULT_URI))
+        # The host's own file stays as the host set it up.
+        tunes = url.get_backend_name() == "sqlite" and bool(uri or not host_uri)
+
+        def make() -> Engine:
+            engine = own_engine(url)
+            if tunes:
+                event.listen(engine, "connect", tune_sqlite)
+            weakref.finalize(app, _dispose, engine, os.getpid())
+            return engine
+
+        return runtime.part(("engine", url, tunes), make)
+
+    key = ("own", id(metadata), uri)
+    return Mount(
+        define_tables(metadata), key, find_engine, creates_tables=creates_tables
+    )
 
 
-def _roll_back(connection: Connection) -> None:
-    """End a transaction that was begun in words.
-
-    Not left to the pool: psycopg2 rolls nothing back that it has not begun, and the
-    next who gets the connection would be in the same transaction.
-    """
-    # SQLite has ended it itself after some errors.
-    if connection.invalidated or not _is_in_transaction(connection, unknown=True):
-        return
-    try:
-        connection.exec_driver_sql("ROLLBACK")
-    except Exception:
-        connection.invalidate()
-
-
-def _create(engine: Engine, table: Table) -> None:
-    try:
-        table.create(engine, checkfirst=True)
-    except SQLAlchemyError:
-        # Another process may have created it since it was looked for.
-        if not inspect(engine).has_table(table.name, schema=table.schema):
-            raise
+def context_of(app: Flask) -> AbstractContextManager[object]:
+    """The current context of ``app`` or a new one: hosts end their session with it."""
+    if has_app_context() and current_app == app:
+        return nullcontext()
+    return app.app_context()
 
 
 def advice(missing: Iterable[str]) -> str:
@@ -252,58 +214,43 @@ def missing_tables(engine: Engine, tables: Tables) -> list[str]:
     ]
 
 
-def host_database(app: Flask, db: FlaskSQLAlchemy) -> Database:
-    """Tables on ``db.metadata``, writes through ``db.session``."""
+def _host_engine(runtime: Runtime, host: Engine) -> Engine:
+    """The process's engine on the pool of ``host``.
 
-    def find_engine() -> Engine:
-        with context_of(app):
-            return HostEngine(db.engine)
+    Connections must not cross a fork: two processes that share one read each other's
+    answers. The host's pool may hold some (for example from ``db.create_all()`` in an
+    app factory), so a forked process gets a new pool first.
+    """
 
-    return Database(define_tables(db.metadata), find_engine, db.session)
+    def make() -> Engine:
+        # A database in memory is this process's own copy already.
+        if runtime.is_forked and not is_in_memory(host.url):
+            keep(host.pool)
+            host.dispose(close=False)
+        return HostEngine(host)
 
-
-def session_database(
-    app: Flask, metadata: MetaData, session: SessionSource
-) -> Database:
-    """Plain SQLAlchemy: the engine is the one that ``session`` is bound to."""
-    tables = define_tables(metadata)
-
-    def find_engine() -> Engine:
-        with context_of(app):
-            bind = session().get_bind(clause=tables.event)
-            return HostEngine(bind.engine)
-
-    return Database(tables, find_engine, session)
+    return runtime.part(("host engine", host), make)
 
 
-def context_of(app: Flask) -> AbstractContextManager[object]:
-    """The app's context: the one there is, as hosts end their session with it."""
-    if has_app_context() and current_app == app:
-        return nullcontext()
-    return app.app_context()
+def _dispose(engine: Engine, pid: int) -> None:
+    """Close the connections of a collected app in the process that made them."""
+    if os.getpid() == pid:
+        engine.dispose()
+    else:
+        keep(engine)
 
 
-def own_database(
-    app: Flask, metadata: MetaData, uri: URL | None, *, creates_tables: bool
-) -> Database:
-    """An engine of our own; by default a SQLite file in the instance folder."""
-
-    def find_engine() -> Engine:
-        host_uri = app.config.get("SQLALCHEMY_DATABASE_URI")
-        url = _in_instance(app, make_url(uri or host_uri or DEFAULT_URI))
-        engine = own_engine(url)
-        if url.get_backend_name() == "sqlite" and (uri or not host_uri):
-            event.listen(engine, "connect", tune_sqlite)
-        # Nobody else closes its connections.
-        weakref.finalize(app, engine.dispose)
-        return engine
-
-    tables = define_tables(metadata)
-    return Database(tables, find_engine, creates_tables=creates_tables)
+def _create(engine: Engine, table: Table) -> None:
+    try:
+        table.create(engine, checkfirst=True)
+    except SQLAlchemyError:
+        # Another process may have created it after the look.
+        if not inspect(engine).has_table(table.name, schema=table.schema):
+            raise
 
 
 def _in_instance(app: Flask, url: URL) -> URL:
-    """Read a relative SQLite path from the instance folder, like Flask-SQLAlchemy."""
+    """Resolve a relative SQLite path in the instance folder, like Flask-SQLAlchemy."""
     scheme = "file:" if "uri" in url.query else ""
     path = (url.database or "").removeprefix(scheme)
     if not is_sqlite_file(url) or os.path.isabs(path):

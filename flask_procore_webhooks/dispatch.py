@@ -1,103 +1,116 @@
-"""Who runs the subscribers of a recorded event, and when."""
+"""Dispatch: run the subscribers of a recorded event, or have another process do it."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Collection
+from collections.abc import Iterable
 
 from .background import background_of
-from .background import runs_here
-from .celery import hand_over
+from .celery import publish
+from .due import due_events
+from .due import status_of
 from .endpoint import Endpoint
 from .errors import EventBusy
 from .errors import SubscribersFailed
-from .process import Outcome
-from .process import process
-from .recorder import Recorded
-from .states import FINISHED
-from .wakeup import tell
+from .notify import notify
+from .record import RecordResult
+from .run import process
+from .run import RunOutcome
+from .status import FINISHED
 
 log = logging.getLogger("flask_procore_webhooks")
 
 
-def dispatch(endpoint: Endpoint, recorded: Recorded) -> None:
-    """See to it that somebody runs the event, if there is something left to run.
+def dispatch(endpoint: Endpoint, recorded: RecordResult) -> None:
+    """Dispatch a recorded event that is not finished.
 
     :raises DeliveryError: ``inline`` only; see :func:`run_inline`.
     """
     if recorded.status in FINISHED:
         return
-    if endpoint.dispatch == "inline":
+    mode = endpoint.dispatch
+    if mode == "inline":
         run_inline(endpoint, recorded)
-    elif runs_here(endpoint):
-        background_of(endpoint.app).wake()
+    elif mode == "background":
+        background_of(endpoint.state).wake()
     else:
-        tell_others(endpoint, [recorded.row_id])
+        notify_others(endpoint, mode, [recorded.row_id])
 
 
-def tell_others(endpoint: Endpoint, rows: Collection[int]) -> None:
-    """Have other processes run events that are due, where those can be told."""
-    if endpoint.dispatch == "celery":
-        hand_over(endpoint, rows)
-    elif endpoint.dispatch == "worker":
-        tell(endpoint.inbox)
+def notify_others(endpoint: Endpoint, mode: str, rows: Collection[int]) -> None:
+    """Notify other processes of due events in the modes ``celery`` and ``worker``."""
+    if mode == "celery":
+        publish(endpoint, rows)
+    elif mode == "worker" and endpoint.store.is_postgresql:
+        notify(endpoint.store)
 
 
-def run_inline(endpoint: Endpoint, recorded: Recorded) -> None:
-    """Run the event in this request; return when nothing is left to do for it.
+def run_inline(endpoint: Endpoint, recorded: RecordResult) -> None:
+    """Run the event in this request; return when it is finished.
 
-    In this mode nobody but the sender repeats a failed run, so a 2xx is only allowed
-    once the event is finished.
+    In this mode the sender repeats a failed run, so a 2xx is allowed only once the
+    event is finished.
 
     :raises SubscribersFailed: it is due again; the sender's next delivery resumes it.
     :raises EventBusy: another request is running it.
     """
     start = time.monotonic()
-    outcome = process(endpoint, recorded.row_id, early=True)
+    outcome = process(endpoint, recorded.row_id, ignore_backoff=True)
     _warn_if_slow(endpoint, recorded, time.monotonic() - start)
-    if outcome is Outcome.RETRY:
+    if outcome is RunOutcome.RETRY:
         raise SubscribersFailed("a subscriber failed")
-    if outcome is Outcome.NOT_CLAIMED and not _finished(endpoint, recorded):
+    if outcome is RunOutcome.NOT_CLAIMED and not _is_finished(endpoint, recorded):
         raise EventBusy(
-            f"another request is running event {recorded.row_id}; if it was killed, the"
-            f" event is free when its lease is over ({endpoint.settings.lease:g} s)"
+            f"another request is running event {recorded.row_id}; if its process was"
+            f" killed, the lease ends within {endpoint.settings.lease:g} s"
         )
 
 
-def drain(endpoint: Endpoint, *, early: bool = False) -> int:
-    """Run every event that is due now, each once.
+def drain(endpoints: Iterable[Endpoint], *, ignore_backoff: bool = False) -> int:
+    """Run every event of the endpoints that is due now, each once.
 
-    :param early: also those that wait for their next attempt.
+    :param ignore_backoff: also events that wait for their next attempt.
     :return: how many events were run.
     """
+    by_database: dict[int, list[Endpoint]] = {}
+    for endpoint in endpoints:
+        by_database.setdefault(id(endpoint.store.database), []).append(endpoint)
+    groups = by_database.values()
+    return sum(_drain_database(group, ignore_backoff) for group in groups)
+
+
+def _drain_database(group: list[Endpoint], ignore_backoff: bool) -> int:
+    by_name = {endpoint.name: endpoint for endpoint in group}
+    stores = [endpoint.store for endpoint in group]
     seen: set[int] = set()
     ran = 0
-    while rows := _unseen(endpoint, seen, early):
-        seen.update(rows)
-        outcomes = [process(endpoint, row, early=early) for row in rows]
-        ran += sum(outcome is not Outcome.NOT_CLAIMED for outcome in outcomes)
-    return ran
+    while True:
+        # Events that failed may be due again, and before events not seen yet.
+        limit = len(seen) + 100
+        found = due_events(stores, limit, ignore_backoff=ignore_backoff)
+        unseen = [(name, row_id) for name, row_id in found if row_id not in seen]
+        if not unseen:
+            return ran
+        for name, row_id in unseen:
+            seen.add(row_id)
+            outcome = process(by_name[name], row_id, ignore_backoff=ignore_backoff)
+            ran += outcome is not RunOutcome.NOT_CLAIMED
 
 
-def _warn_if_slow(endpoint: Endpoint, recorded: Recorded, seconds: float) -> None:
+def _warn_if_slow(endpoint: Endpoint, recorded: RecordResult, seconds: float) -> None:
     if seconds > endpoint.source.timeout:
         log.warning(
             "The subscribers of event %s took %.1f s in the request, and the sender"
-            " waits %g s: give their work to a queue",
+            ' waits %g s: use another DISPATCH than "inline"',
             recorded.row_id,
             seconds,
             endpoint.source.timeout,
         )
 
 
-def _unseen(endpoint: Endpoint, seen: set[int], early: bool) -> list[int]:
-    # Events that failed may be due again, and before those not seen yet.
-    due = endpoint.inbox.due(len(seen) + 100, early=early)
-    return [row for row in due if row not in seen]
-
-
-def _finished(endpoint: Endpoint, recorded: Recorded) -> bool:
-    status = endpoint.inbox.status(recorded.row_id)
-    # A row that somebody deleted asks for nothing more.
+def _is_finished(endpoint: Endpoint, recorded: RecordResult) -> bool:
+    status = status_of(endpoint.store, recorded.row_id)
+    # A deleted row needs no further run.
     return status is None or status in FINISHED

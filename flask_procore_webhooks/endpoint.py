@@ -1,50 +1,108 @@
-"""One mounted blueprint in one app: all that belongs to the app lives here.
+"""Endpoint: one registered blueprint in one app. AppState: all that belongs to an app.
 
-The blueprint object itself may serve several apps, so it keeps nothing of any of them.
+The blueprint object itself may serve several apps and holds nothing of any of them.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import field
+from operator import attrgetter
+from typing import Any
 
 from flask import Flask
 from flask.sansio.app import App
+from sqlalchemy import MetaData
+from sqlalchemy import Table
 
+from .config import Settings
+from .database import context_of
+from .database import Database
+from .database import Mount
 from .errors import BadPayload
-from .events import Event
-from .events import read_event
-from .events import unreadable
-from .inbox import Inbox
-from .settings import Settings
+from .event import Event
+from .payload import read_event
+from .payload import unreadable_event
+from .runtime import keep
+from .runtime import Runtime
 from .signals import work_signals
-from .sources import Source
+from .source import Source
+from .store import Store
 from .subscribers import Subscriber
 from .subscribers import Subscribers
 
+#: The key in ``app.extensions``.
 EXTENSION = "procore_webhooks"
+
+
+class AppState:
+    """All that belongs to one app: its endpoints, and the runtime of each process."""
+
+    def __init__(self, app: Flask) -> None:
+        self.app = app
+        #: By the blueprint name of their requests.
+        self.endpoints: dict[str, Endpoint] = {}
+        #: For endpoints without ``db=``, ``metadata=`` and ``session=``.
+        self.metadata = MetaData()
+        #: Process in which the first request has been seen.
+        self.prepared_pid = 0
+        self._runtimes = {os.getpid(): Runtime()}
+
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime of this process.
+
+        It is found by the process id, because uWSGI forks in C and calls no hook of
+        Python. A forked child gets a new one and keeps its parent's for ever.
+        """
+        return self._runtimes.get(os.getpid()) or self._new_runtime()
+
+    def _new_runtime(self) -> Runtime:
+        keep(tuple(self._runtimes.values()))
+        return self._runtimes.setdefault(os.getpid(), Runtime(is_forked=True))
+
+    def leave_parent(self) -> None:
+        """Use no connection of the parent process, also none of the host's engine."""
+        for endpoint in self.endpoints.values():
+            endpoint.store.database.find_engine()
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What a delivery needs on its way, from the first byte to the last receipt."""
+    """The configuration of one registered blueprint in one app."""
 
     name: str
     app: Flask = field(repr=False)
+    state: AppState = field(repr=False)
     source: Source
     #: ``request.blueprint`` of its deliveries: the name with those of its parents.
     blueprint: str
-    #: Where the sender posts to, below the app's root.
+    #: The path that the sender posts to, below the app's root.
     path: str
-    #: What the keys in ``app.config`` begin with.
+    #: The prefix of its keys in ``app.config``.
     config_prefix: str
     settings: Settings
-    inbox: Inbox = field(repr=False)
+    mount: Mount = field(repr=False)
     subscribers: Subscribers = field(repr=False)
 
     @property
+    def store(self) -> Store:
+        """The endpoint's store in this process."""
+        runtime = self.state.runtime
+        found: Store | None = runtime.parts.get(self.name)
+        return found or runtime.part(self.name, self._open_store)
+
+    def _open_store(self) -> Store:
+        runtime, mount = self.state.runtime, self.mount
+        database = runtime.part(mount.key, lambda: Database(mount, runtime))
+        return Store(self.name, database)
+
+    @property
     def dispatch(self) -> str:
-        """Who runs subscribers: ``DISPATCH``, or in tests the request itself.
+        """How subscribers run: ``DISPATCH``, or ``inline`` in tests without it.
 
         Looked up each time: many tests set ``TESTING`` after the app is made.
         """
@@ -58,36 +116,75 @@ class Endpoint:
 
         :raises BadPayload: it is not a JSON object.
         """
-        return read_event(body, self.source.read, timestamp, **self._received)
+        return read_event(body, self.source, timestamp, self.name)
 
     def read_any(self, body: bytes, timestamp: str) -> tuple[Event, str | None]:
-        """Read an authentic body, whatever it holds; with the reason if unreadable."""
+        """Read an authentic body; return the event, and why it is unreadable if so."""
         try:
-            return self.read(body, timestamp), None
+            return read_event(body, self.source, timestamp, self.name), None
         except BadPayload as bad:
-            return unreadable(body, timestamp, **self._received), bad.reason
+            event = unreadable_event(body, self.source, timestamp, self.name)
+            return event, bad.reason
 
     def ignores(self, event: Event) -> bool:
-        """Whether the loop filter leaves the event out: the app's own change."""
+        """Whether the loop filter ignores the event: the app's own change."""
         return (
             event.user_id in self.settings.ignore_user_ids
             or event.application_id in self.settings.ignore_application_ids
         )
 
     def subscribers_for(self, event: Event) -> list[Subscriber]:
-        """Who is run for the event: each name once, in order of registration."""
+        """The event's subscribers, each name once, in order of registration."""
         found = self.subscribers.matching(event)
         for signal in work_signals(event):
             found += signal.subscribers_for(self.app)
-        found.sort(key=lambda subscriber: subscriber.order)
+        found.sort(key=attrgetter("order"))
         return list({subscriber.name: subscriber for subscriber in found}.values())
 
-    @property
-    def _received(self) -> dict[str, str]:
-        return {"source": self.source.name, "endpoint": self.name}
+
+def app_state(app: App) -> AppState:
+    """The state of ``app``; :class:`KeyError` without a registered blueprint."""
+    state: AppState = app.extensions[EXTENSION]
+    return state
 
 
 def endpoints(app: App) -> dict[str, Endpoint]:
-    """The endpoints mounted in ``app``, by the blueprint name of their requests."""
-    mounted: dict[str, Endpoint] = app.extensions.setdefault(EXTENSION, {})
-    return mounted
+    """The endpoints registered in ``app``, by the blueprint name of their requests."""
+    state: AppState | None = app.extensions.get(EXTENSION)
+    return {} if state is None else state.endpoints
+
+
+def at_least_once_warnings(endpoint: Endpoint) -> Iterator[str]:
+    """Where effects are at-least-once instead of exactly-once, and what to change."""
+    if endpoint.store.session is None and "sqlalchemy" in endpoint.app.extensions:
+        yield (
+            "The app has Flask-SQLAlchemy, and the blueprint was made without db=."
+            " Writes of subscribers through db.session are lost unless they commit, and"
+            " are at-least-once if they do. Pass db=."
+        )
+    if tables := sorted(_tables_on_other_engines(endpoint)):
+        yield (
+            f"The tables {', '.join(tables)} are on another engine than the inbox:"
+            " writes of subscribers to them are at-least-once, because they may repeat"
+            " after a crash."
+        )
+
+
+def _tables_on_other_engines(endpoint: Endpoint) -> Iterator[str]:
+    store = endpoint.store
+    if store.session is None:
+        return
+    with context_of(endpoint.app):
+        session = store.session()
+        ours = session.get_bind(clause=store.database.tables.event).engine
+        for table in _host_tables(endpoint):
+            if session.get_bind(clause=table).engine is not ours:
+                yield table.name
+
+
+def _host_tables(endpoint: Endpoint) -> Iterable[Table]:
+    # Flask-SQLAlchemy has a metadata for each of its binds.
+    db: Any = endpoint.app.extensions.get("sqlalchemy")
+    metadata = endpoint.store.database.tables.event.metadata
+    metadatas = getattr(db, "metadatas", {}).values() or [metadata]
+    return [table for each in metadatas for table in each.tables.values()]

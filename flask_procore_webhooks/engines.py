@@ -1,21 +1,21 @@
-"""The engines of inboxes: one beside the host's on its pool, or one of our own."""
+"""Engines of inboxes: an engine on the host's pool, or one of our own."""
 
 from __future__ import annotations
 
 import sqlite3
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import create_engine
 from sqlalchemy import Engine
 from sqlalchemy import make_url
-from sqlalchemy import Pool
 from sqlalchemy import QueuePool
 from sqlalchemy import URL
 from sqlalchemy.exc import ArgumentError
 
-#: Seconds to wait for a server, for a lock on a file, and for a free connection. The
-#: last two may add up, and Procore waits 5.
+#: Seconds to wait for a server, for a lock on a SQLite file, and for a free connection.
+#: The last two may add up, and Procore waits 5 s.
 PATIENCE = 4
 SQLITE_PATIENCE = 2
 PREPARE = "prepare_threshold"
@@ -26,8 +26,8 @@ HAVE_CONNECT_TIMEOUT = (*LIBPQ, "pymysql", "mysqldb")
 class HostEngine(Engine):
     """An engine of our own on the host's pool, whose statements commit by themselves.
 
-    Not ``host.execution_options()``: that would share the host's listeners, and one
-    that begins a transaction itself, as SQLite's savepoints need, would undo them.
+    ``host.execution_options()`` would share the host's listeners, and a listener that
+    begins a transaction, as SQLite's savepoints need, would undo the autocommit.
     """
 
     def __init__(self, host: Engine) -> None:
@@ -44,17 +44,15 @@ class HostEngine(Engine):
             logging_name=host.logging_name,
         )
 
-    @property
-    def pool(self) -> Pool:
-        """The host's of the moment: it has another after each of its ``dispose()``."""
-        return self._host.pool
+    def _ignore_pool(self, pool: Any) -> None:
+        """Engine sets its pool; ours is the host's."""
 
-    @pool.setter
-    def pool(self, pool: Pool) -> None:
-        pass
+    #: The host engine's current pool. Looked up each time, because
+    #: ``Engine.dispose()`` replaces it.
+    pool = property(attrgetter("_host.pool"), _ignore_pool)
 
     def dispose(self, close: bool = True) -> None:
-        """Have the host make new connections, too."""
+        """Replace the host's pool, so that the host too makes new connections."""
         self._host.dispose(close)
 
 
@@ -63,16 +61,16 @@ def is_sqlite_file(url: URL) -> bool:
 
 
 def is_in_memory(url: URL) -> bool:
-    """Whether the database is this process's own, gone when it ends."""
+    """Whether the database lives in the memory of this process and ends with it."""
     named = ":memory:" in (url.database or ":memory:")
     in_memory = named or "memory" in url.query.get("mode", "")
     return url.get_backend_name() == "sqlite" and in_memory
 
 
 def checked_url(text: str) -> URL:
-    """The URL of an engine of our own.
+    """Return the URL of an engine of our own.
 
-    :raises ValueError: it is none, or a part of it is no number that has to be one.
+    :raises ValueError: not a database URL, or ``prepare_threshold`` is not an integer.
     """
     try:
         url = make_url(text)
@@ -83,14 +81,17 @@ def checked_url(text: str) -> URL:
 
 
 def own_engine(url: URL) -> Engine:
-    """An engine that keeps bodies out of its errors and never waits past the sender."""
+    """Make an engine whose errors hold no bodies and whose waits end before Procore's.
+
+    The timeouts are for the connection and for a connection that a firewall dropped.
+    """
     options: dict[str, Any] = {"hide_parameters": True, "isolation_level": "AUTOCOMMIT"}
     if url.get_backend_name() == "sqlite":
         return create_engine(url, **options, **_sqlite_options(url))
     if url.get_driver_name() in HAVE_CONNECT_TIMEOUT:
         patience = {"connect_timeout": str(PATIENCE)}
         if url.get_driver_name() in LIBPQ:
-            # Of a connection that a firewall has forgotten; in milliseconds.
+            # For a connection that a firewall dropped; in milliseconds.
             patience["tcp_user_timeout"] = str(PATIENCE * 1000)
         url = url.update_query_dict({**patience, **url.query})
     url, connect_args = _psycopg_arguments(url)
@@ -98,13 +99,28 @@ def own_engine(url: URL) -> Engine:
     return create_engine(url, **options)
 
 
-def _psycopg_arguments(url: URL) -> tuple[URL, dict[str, Any]]:
-    """Take what psycopg reads as no text out of the URL: ``prepare_threshold=none``.
+def tune_sqlite(connection: Any, record: Any) -> None:
+    """Set up a connection to a SQLite file that is the inbox's own."""
+    cursor = connection.cursor()
+    # Readers and the writer do not wait for each other; commits still reach the disk.
+    # It fails while another process opens the file, and that process sets the mode. A
+    # wait for it would double the wait of a delivery that meets a locked file.
+    cursor.execute("PRAGMA busy_timeout=0")
+    with suppress(sqlite3.OperationalError):
+        cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute(f"PRAGMA busy_timeout={SQLITE_PATIENCE * 1000:.0f}")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
 
-    That is for poolers which know nothing of what it prepares by itself.
+
+def _psycopg_arguments(url: URL) -> tuple[URL, dict[str, Any]]:
+    """Move ``prepare_threshold`` from the URL to ``connect_args``.
+
+    psycopg needs an integer or ``None`` there, not a string. ``none`` is for poolers
+    that do not support prepared statements.
     """
     threshold = url.query.get(PREPARE)
-    # In this order: to name the driver is to import its dialect.
+    # In this order: get_driver_name() imports the dialect.
     if not isinstance(threshold, str) or url.get_driver_name() != "psycopg":
         return url, {}
     value = None if threshold.lower() == "none" else int(threshold)
@@ -116,20 +132,6 @@ def _sqlite_options(url: URL) -> dict[str, Any]:
     options = {"pool_timeout": SQLITE_PATIENCE, "connect_args": connect_args}
     if is_sqlite_file(url):
         return options
-    # In memory each connection is a database, so threads take turns with one.
+    # Each connection to memory is a database of its own, so threads share one.
     connect_args["check_same_thread"] = False
     return options | {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0}
-
-
-def tune_sqlite(connection: Any, record: Any) -> None:
-    """Set up a SQLite file that was named for us; the host's own stays as it is."""
-    cursor = connection.cursor()
-    # Readers and the writer do not wait for each other; commits still reach the disk.
-    # Fails where another process is opening the file, which then sets the mode for all;
-    # to wait for it would double the wait of a delivery that meets a locked file.
-    cursor.execute("PRAGMA busy_timeout=0")
-    with suppress(sqlite3.OperationalError):
-        cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute(f"PRAGMA busy_timeout={SQLITE_PATIENCE * 1000:.0f}")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()

@@ -3,16 +3,16 @@
     ProcoreWebhooksError
     ├── ConfigError              app.config, a mount or a subscription is wrong
     └── DeliveryError            something is wrong with one delivery
-        ├── BadSignature         401  not signed by a secret we know, or not now
-        │   └── BadAuthorization 401  not the Authorization value we know
+        ├── BadSignature         401  no secret matches, or the time is out of tolerance
+        │   └── BadAuthorization 401  no configured Authorization value matches
         ├── PayloadTooLarge      413
-        ├── InboxUnavailable     503  nothing was recorded: the sender must try again
+        ├── InboxUnavailable     503  nothing was recorded: the sender must retry
         ├── EventBusy            503  inline only: another request is running the event
         ├── SubscribersFailed    500  inline only: the sender's next delivery resumes
         └── BadPayload           200  authentic, but not a JSON object: quarantined
 
-Beside it stand :class:`RetryLater` and :class:`Discard`, which subscribers raise to
-say what should become of their run; they are instructions, not failures of ours.
+Subscribers raise :class:`RetryLater` and :class:`Discard` to postpone or to end their
+work for an event.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ProcoreWebhooksError(Exception):
 
 
 class ConfigError(ProcoreWebhooksError):
-    """The app cannot run as configured; every problem found is listed at once.
+    """The app cannot run as configured; every problem found is listed.
 
     :param problems: one sentence each, naming the key or the call to change.
     """
@@ -43,14 +43,14 @@ class ConfigError(ProcoreWebhooksError):
 
 
 class DeliveryError(ProcoreWebhooksError):
-    """Something is wrong with one delivery.
+    """Base of the errors of one delivery.
 
-    :param reason: for our own log; it never reaches the sender.
+    :param reason: for the log; the answer does not hold it.
     """
 
     #: HTTP status of the answer.
     status: ClassVar[int] = 500
-    #: All that the sender is told. Procore shows it to its hook administrators.
+    #: The error in the answer. Procore shows it to its hook administrators.
     answer: ClassVar[str] = "Processing failed"
     #: Seconds after which the sender may try again, or ``None``.
     retry_after: ClassVar[int | None] = None
@@ -62,14 +62,14 @@ class DeliveryError(ProcoreWebhooksError):
 
 
 class BadSignature(DeliveryError):
-    """The delivery is not authentic: its signature or timestamp does not hold."""
+    """The delivery is not authentic: its signature or timestamp is invalid."""
 
     status = 401
     answer = "Invalid signature"
 
 
 class BadAuthorization(BadSignature):
-    """The delivery is not authentic: its ``Authorization`` value is not ours."""
+    """The delivery is not authentic: its ``Authorization`` value is invalid."""
 
     answer = "Invalid authorization"
 
@@ -88,20 +88,9 @@ class InboxUnavailable(DeliveryError):
     answer = "Unavailable"
     retry_after = 5
 
-    def __init__(
-        self, reason: str, *, momentary: bool = False, unwritable: bool = False
-    ) -> None:
-        #: Whether it may work at once if it is tried again: a pooled connection was
-        #: dead, or the statement was undone to end a deadlock.
-        self.momentary = momentary
-        #: Whether a value was refused, as a text is that the database's character set
-        #: does not have.
-        self.unwritable = unwritable
-        super().__init__(reason)
-
 
 class EventBusy(DeliveryError):
-    """Another request is running this event, and might still fail."""
+    """Another request is running this event, which may still fail."""
 
     status = 503
     answer = "Unavailable"
@@ -116,27 +105,27 @@ class SubscribersFailed(DeliveryError):
 
 
 class BadPayload(DeliveryError):
-    """An authentic body is not a JSON object; it is kept as a dead event."""
+    """An authentic body is not a JSON object; it is recorded as a dead event."""
 
     status = 200
     answer = ""
 
 
 class RetryLater(Exception):
-    """Raised by a subscriber: run me again, not sooner than ``after`` seconds.
+    """Raised by a subscriber to run again, at the earliest after ``after`` seconds.
 
     With ``DISPATCH = "inline"`` the sender decides when it delivers again.
 
-    :param after: seconds from now; ``None`` leaves the wait to the usual backoff.
+    :param after: seconds from now; ``None`` for the usual backoff.
     """
 
-    # Here too, for a subclass whose constructor does not call this one.
+    # Class attributes, for a subclass whose constructor does not call this one.
     after: float | None = None
     _text = "retry"
 
     def __init__(self, after: float | None = None) -> None:
         self.after = None if after is None else float(after)
-        # Written now, so that a wrong ``after`` fails where it is raised.
+        # Formatted now, so that a wrong ``after`` fails where it is raised.
         self._text = "retry" if after is None else f"retry after {after:g} s"
         super().__init__(after)
 
@@ -145,9 +134,9 @@ class RetryLater(Exception):
 
 
 class Discard(Exception):
-    """Raised by a subscriber: never run me again for this event.
+    """Raised by a subscriber to end its work for this event.
 
-    Its writes are rolled back, its receipt is written, and the other subscribers go on.
+    Its writes are rolled back, its receipt is written, and other subscribers run.
 
     :param reason: for the log.
     """

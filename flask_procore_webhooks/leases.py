@@ -1,166 +1,173 @@
-"""Leases of events that are being run are renewed, by a thread for each database."""
+"""Leases: one thread for each database renews the leases of running events."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-import weakref
 from collections.abc import Iterable
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field
 
-from .database import Database
+from . import claims
+from .claims import Claim
 from .errors import InboxUnavailable
-from .forks import in_child
-from .inbox import Claim
-from .inbox import Inbox
+from .store import Store
 
 log = logging.getLogger("flask_procore_webhooks")
 
 #: A lease is renewed this often in its time, so that one failure does not end it.
 RENEWALS = 3
-#: Seconds after which a thread with nothing to renew ends.
+#: Seconds after which a thread without leases to renew ends.
 IDLE = 60.0
 
 
 @dataclass(eq=False)
-class Holding:
-    """Claims that somebody is working on."""
+class HeldClaims:
+    """Claims of one endpoint that one worker runs, one after the other."""
 
-    inbox: Inbox
-    #: Of each lease.
+    store: Store
+    #: Seconds of each lease.
     seconds: float
     claims: dict[int, Claim]
-    #: When it is time to renew them, by the monotonic clock.
+    #: When the leases are to be renewed, by the monotonic clock.
     renew_at: float
-    _begun: set[int] = field(default_factory=set)
+    _started: set[int] = field(default_factory=set)
     _is_closed: bool = False
-    #: So that no claim is begun and given back at the same time.
-    _turn: threading.Lock = field(default_factory=lambda: threading.Lock())
+    #: So that no claim is started and released at the same time.
+    _lock: threading.Lock = field(default_factory=lambda: threading.Lock())
 
-    def drop(self, claim: Claim) -> None:
-        """Let go of a claim that is settled."""
+    def remove(self, claim: Claim) -> None:
+        """Remove a claim that is settled."""
         self.claims.pop(claim.row_id, None)
 
-    def begin(self, claim: Claim) -> bool:
-        """Whether the claim may be run; it is renewed from now on, not given back.
+    def start(self, claim: Claim) -> bool:
+        """Mark the claim as running and return ``True``.
 
-        Not when it was given back, or its lease is over: this process was stopped, or
-        its machine asleep, and others may have it.
+        ``False`` if it was released or its lease has ended, for example because the
+        process was suspended.
         """
-        with self._turn:
-            is_over = self.inbox.naive_now() >= claim.ends
-            if self._is_closed or is_over or claim.row_id not in self.claims:
+        with self._lock:
+            has_ended = self.store.db_now() >= claim.ends
+            if self._is_closed or has_ended or claim.row_id not in self.claims:
                 return False
-            self._begun.add(claim.row_id)
+            self._started.add(claim.row_id)
             return True
 
     def close(self) -> None:
-        """Let nothing more begin."""
-        with self._turn:
+        """Let no further claim start."""
+        with self._lock:
             self._is_closed = True
 
     def renew(self) -> None:
-        """Renew the leases of what has begun, and give back what has not.
+        """Renew the leases of running claims and release claims that are still queued.
 
-        Its turn here may be far off, and somebody else may have nothing to do.
+        An idle worker can then take the released ones.
         """
-        self.inbox.renew(self.begun(), self.seconds)
-        with self._turn:
-            waiting = self.not_begun()
-            self.inbox.give_back(waiting)
-            for claim in waiting:
-                self.drop(claim)
+        claims.renew(self.store, self.started(), self.seconds)
+        with self._lock:
+            queued = self.queued()
+            claims.release(self.store, queued)
+            for claim in queued:
+                self.remove(claim)
 
-    def begun(self) -> list[Claim]:
-        return [claim for row, claim in self._held() if row in self._begun]
+    def started(self) -> list[Claim]:
+        return [claim for row, claim in self._items() if row in self._started]
 
-    def not_begun(self) -> list[Claim]:
-        return [claim for row, claim in self._held() if row not in self._begun]
+    def queued(self) -> list[Claim]:
+        return [claim for row, claim in self._items() if row not in self._started]
 
-    def _held(self) -> list[tuple[int, Claim]]:
-        # At once: another thread may let go of one meanwhile.
+    def _items(self) -> list[tuple[int, Claim]]:
+        # A copy: another thread may remove a claim meanwhile.
         return list(self.claims.items())
 
 
-class Keeper:
-    """Renews what is held in one database until it is let go.
+class LeaseRenewer:
+    """Renews the held claims of one database.
 
-    One for each: a database that does not answer holds up nothing in another.
+    One for each database: a database that does not answer delays no other.
     """
 
     def __init__(self) -> None:
-        self._holdings: set[Holding] = set()
+        self._held: set[HeldClaims] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._wakes_at = float("inf")
 
-    @contextmanager
-    def keeping(
-        self, inbox: Inbox, claims: Iterable[Claim], seconds: float
-    ) -> Iterator[Holding]:
-        """See the function of this name."""
-        held = {claim.row_id: claim for claim in claims}
-        holding = Holding(inbox, seconds, held, _next_renewal(seconds))
+    def add(self, held: HeldClaims) -> None:
         with self._changed:
-            self._holdings.add(holding)
-            self._start()
-            # A thread that wakes in time anyway is left asleep: most runs are short.
-            if self._wakes_at > holding.renew_at:
+            self._held.add(held)
+            if self._thread is None or not self._thread.is_alive():
+                self._start()
+            # A thread that wakes in time sleeps on: most runs are short.
+            if self._wakes_at > held.renew_at:
                 self._changed.notify()
-        try:
-            yield holding
-        finally:
-            with self._changed:
-                self._holdings.discard(holding)
+
+    def discard(self, held: HeldClaims) -> None:
+        with self._changed:
+            self._held.discard(held)
 
     def _start(self) -> None:
-        if self._thread is not None and self._thread.is_alive():
-            return
         thread = threading.Thread(target=self._run, name="webhook leases", daemon=True)
         try:
             thread.start()
             self._thread = thread
         except RuntimeError as error:
-            # No threads here, or the interpreter is ending: runs keep their first
-            # lease, and receipts still keep two runs apart.
+            # No threads here, or the interpreter ends: runs have their first lease
+            # only, and receipts still keep two runs apart.
             log.warning("Leases are not renewed: %s", error)
 
     def _run(self) -> None:
-        # Nothing is held here while it sleeps: not even an app that is gone.
+        # The sleeping thread references no app, so that an app can be collected.
         while self._sleep():
             self._renew_due()
 
     def _sleep(self) -> bool:
-        """Wait until a renewal is due; ``False`` when there was none for long."""
+        """Wait until a renewal is due; ``False`` after ``IDLE`` seconds without one."""
         with self._changed:
             while (seconds := self._seconds_to_renewal()) > 0:
-                if not self._changed.wait(min(seconds, IDLE)) and not self._holdings:
+                if not self._changed.wait(min(seconds, IDLE)) and not self._held:
                     self._thread = None
                     return False
             return True
 
     def _seconds_to_renewal(self) -> float:
-        times = (holding.renew_at for holding in self._holdings)
+        times = (held.renew_at for held in self._held)
         self._wakes_at = min(times, default=float("inf"))
         return self._wakes_at - time.monotonic()
 
     def _renew_due(self) -> None:
         with self._changed:
-            holdings = list(self._holdings)
-        for holding in holdings:
-            if holding.renew_at <= time.monotonic():
-                _renew(holding)
+            held_now = list(self._held)
+        for held in held_now:
+            if held.renew_at <= time.monotonic():
+                _renew(held)
 
 
-def _renew(holding: Holding) -> None:
-    holding.renew_at = _next_renewal(holding.seconds)
+@contextmanager
+def renewing(
+    store: Store, claimed: Iterable[Claim], seconds: float
+) -> Iterator[HeldClaims]:
+    """Renew the leases of the claims, of ``seconds`` each, until the block ends."""
+    parts = store.database.parts
+    renewer: LeaseRenewer = parts.get(LeaseRenewer) or parts.setdefault(
+        LeaseRenewer, LeaseRenewer()
+    )
+    by_row = {claim.row_id: claim for claim in claimed}
+    held = HeldClaims(store, seconds, by_row, _next_renewal(seconds))
+    renewer.add(held)
     try:
-        holding.renew()
+        yield held
+    finally:
+        renewer.discard(held)
+
+
+def _renew(held: HeldClaims) -> None:
+    held.renew_at = _next_renewal(held.seconds)
+    try:
+        held.renew()
     except InboxUnavailable as unavailable:
         log.warning("Leases are not renewed: %s", unavailable)
     except Exception:
@@ -169,22 +176,3 @@ def _renew(holding: Holding) -> None:
 
 def _next_renewal(seconds: float) -> float:
     return time.monotonic() + seconds / RENEWALS
-
-
-_keepers: weakref.WeakKeyDictionary[Database, Keeper] = weakref.WeakKeyDictionary()
-
-
-def _keeper(database: Database) -> Keeper:
-    # Not at import: a server may fork, or patch the locks for gevent, after that.
-    return _keepers.get(database) or _keepers.setdefault(database, Keeper())
-
-
-def keeping(
-    inbox: Inbox, claims: Iterable[Claim], seconds: float
-) -> AbstractContextManager[Holding]:
-    """Renew the leases of ``claims``, of ``seconds`` each, until the block ends."""
-    return _keeper(inbox.database).keeping(inbox, claims, seconds)
-
-
-# The thread and what it held are the parent's.
-in_child(_keepers.clear)

@@ -1,4 +1,4 @@
-"""Deliveries as their senders make them: payloads, bytes and headers to send."""
+"""Samples: payloads, bytes and headers as the senders make them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from datetime import datetime
 from datetime import timezone
 from typing import Any
 
-from .endpoint import Endpoint
-from .events import ENVELOPE_REASONS
-from .sources import PROCORE
-from .sources import PRUDRA
-from .sources import Source
-from .verify import sign
+from .config import Settings
+from .payload import SHORT_REASONS
+from .procore import PROCORE
+from .prudra import PRUDRA
+from .signature import sign
+from .source import Source
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 USER_AGENT = "flask-procore-webhooks"
@@ -59,25 +59,24 @@ def to_bytes(payload: bytes | Mapping[str, Any]) -> bytes:
 
 @dataclass(frozen=True)
 class Credentials:
-    """What a sender proves itself with."""
+    """The credentials of a sender."""
 
     source: Source
     secret: bytes | None = field(default=None, repr=False)
     authorization: bytes | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, endpoint: Endpoint) -> Credentials:
-        """What ``endpoint`` accepts: its current secret, its current value, or both."""
-        settings = endpoint.settings
+    def of(cls, source: Source, settings: Settings) -> Credentials:
+        """The current secret, the current ``Authorization`` value, or both."""
         return cls(
-            endpoint.source,
+            source,
             next(iter(settings.secrets), None),
             next(iter(settings.authorizations), None),
         )
 
     @property
     def format(self) -> str:
-        """What a sender of that kind sends; Procore itself, which signs nothing, v4."""
+        """The payload format of the sender; v4 for Procore, which signs nothing."""
         if self.source is PRUDRA:
             return "prudra"
         return "signed" if self.secret else "v4"
@@ -193,7 +192,7 @@ def _resource_and_reason(type: str) -> tuple[str, str]:
     resource, _, reason = type.rpartition(".")
     if not resource:
         return type, "update"
-    return resource, ENVELOPE_REASONS.get(reason, reason)
+    return resource, SHORT_REASONS.get(reason, reason)
 
 
 def _nineteen_digits() -> int:

@@ -1,8 +1,7 @@
-"""The host's session in a run: one for each, and put back as it was found."""
+"""The host's session in a run: each run has its own; the caller's is restored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextlib import suppress
@@ -10,27 +9,18 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-#: Returns the session that subscribers use, the same one all through one run.
-SessionSource = Callable[[], Session]
-
-#: What the host may have called when a session commits, even one without writes.
-COMMIT_HOOKS = (
-    "before_commit",
-    "after_commit",
-    "after_transaction_create",
-    "after_transaction_end",
-)
+from .database import SessionSource
 
 
 @contextmanager
 def session_scope(source: SessionSource) -> Iterator[Session]:
-    """Give a session for one run; what is not committed in it is rolled back.
+    """Give a session for one subscriber; uncommitted writes are rolled back.
 
-    One that a request or an outer run is using in this scope is put aside meanwhile.
+    A session that a request or an outer run uses in this scope is restored afterwards.
     """
     registry: Any = getattr(source, "registry", None)
-    aside = registry() if registry and registry.has() else None
-    if aside is not None:
+    outer = registry() if registry and registry.has() else None
+    if outer is not None:
         registry.clear()
     session = source()
     try:
@@ -38,21 +28,21 @@ def session_scope(source: SessionSource) -> Iterator[Session]:
     finally:
         _close(session)
         end_session(source)
-        if aside is not None:
-            registry.set(aside)
+        if outer is not None:
+            registry.set(outer)
 
 
 def is_unused(session: Session) -> bool:
-    """Whether its commit would do nothing: write nothing, and call nobody's hooks."""
-    if type(session).commit is not Session.commit:
-        return False
-    hooks = any(getattr(session.dispatch, name) for name in COMMIT_HOOKS)
+    """Whether the subscriber left the session alone, so that no commit is due.
+
+    The receipt is then committed together with the run's outcome: one commit less.
+    """
     waiting = session.new or session.dirty or session.deleted
-    return not (session.in_transaction() or waiting or hooks)
+    return not (session.in_transaction() or waiting)
 
 
 def end_session(source: SessionSource) -> None:
-    """Roll the current session back, and let the next user have a new one."""
+    """Roll the current session back; the next user gets a new one."""
     _close(source())
     if remove := getattr(source, "remove", None):
         remove()

@@ -1,18 +1,19 @@
 """The signals that an app connects to.
 
-Work signals make subscribers: their receivers do the app's work for an event and are
-run until they succeed. Receivers are called with ``(app, event)``::
+Receivers of work signals are subscribers: they do the app's work for an event and run
+until they succeed. They are called with ``(app, event)``::
 
     @resource_created.connect
     def add_rfi(app, event): ...
 
-Lifecycle signals have watchers, called with ``(app, **fields)``: they are told what
-happened, and nothing that they do or raise changes what happens to the event.
+Receivers of lifecycle signals are called with ``(app, **fields)``. They observe: their
+errors are logged and change nothing for the event.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from asyncio import CancelledError
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -26,7 +27,8 @@ from blinker import NamedSignal
 from blinker import Namespace
 from flask import Flask
 
-from .events import Event
+from .event import Event
+from .runtime import end_forked_child
 from .subscribers import claim_name
 from .subscribers import new_subscriber
 from .subscribers import run_to_end
@@ -65,12 +67,12 @@ class OrderedSet(MutableSet[Any]):
 class WorkSignal(NamedSignal):
     """A signal whose receivers are subscribers.
 
-    Receivers are held strongly, run in the order of connection, and each has a stable
-    name. Connecting the same function again (same file and line, for the same sender)
-    replaces its older self, so an app factory may be called many times.
+    Receivers are referenced strongly, run in the order of connection, and each has a
+    stable name. A function that is connected again (same file and line, same sender)
+    replaces the older one, so an app factory may be called many times.
     """
 
-    set_class = OrderedSet  # type: ignore[assignment]  # a set as far as blinker goes
+    set_class = OrderedSet  # type: ignore[assignment]  # blinker uses it as a set
 
     def __init__(self, name: str, doc: str | None = None) -> None:
         super().__init__(name, doc)
@@ -86,8 +88,8 @@ class WorkSignal(NamedSignal):
     ) -> F:
         """Make ``receiver`` a subscriber, for the app ``sender`` or for every app.
 
-        :param weak: has no effect: a subscriber that vanished would lose events.
-        :param name: what receipts are kept under, instead of ``module:qualname``.
+        :param weak: has no effect: a collected subscriber would lose events.
+        :param name: the subscriber's name instead of ``module:qualname``.
         :raises ConfigError: a different function of that name is registered.
         """
         subscriber = new_subscriber(receiver, name, takes_app=True)
@@ -110,7 +112,7 @@ class WorkSignal(NamedSignal):
         return decorator
 
     def disconnect(self, receiver: Callable[..., Any], sender: Any = ANY) -> None:
-        """End the subscription for that sender, or for all; the name is free again."""
+        """End the subscription for that sender or for all, and free the name."""
         super().disconnect(receiver, sender)
         for key, subscriber in list(self._subscribers.items()):
             fits = sender is ANY or key[0] == id(sender)
@@ -118,7 +120,7 @@ class WorkSignal(NamedSignal):
                 del self._subscribers[key]
 
     def subscribers_for(self, app: Flask) -> Iterator[Subscriber]:
-        """The subscribers connected for ``app`` now, muted ones left out."""
+        """The subscribers that are connected for ``app``; none while muted."""
         if self.is_muted:
             return
         connected = list(self.receivers_for(app))
@@ -135,21 +137,25 @@ class WorkSignal(NamedSignal):
 
 
 class LifecycleSignal(NamedSignal):
-    """A signal for watching: a watcher's error is logged and changes nothing."""
+    """A signal whose receivers observe: their errors are logged and change nothing."""
 
     def connect(self, receiver: F, sender: Any = ANY, weak: bool = False) -> F:
-        """Connect a watcher, held strongly unless ``weak``."""
+        """Connect a lifecycle receiver, referenced strongly unless ``weak``."""
         return super().connect(receiver, sender, weak)
 
     def announce(self, app: Flask, **fields: Any) -> None:
-        """Call every watcher with ``(app, **fields)``, whatever the others raise."""
+        """Call every receiver with ``(app, **fields)``, also after one has failed."""
         if self.is_muted:
             return
-        for watcher in self.receivers_for(app):
+        pid = os.getpid()
+        for receiver in self.receivers_for(app):
             try:
-                run_to_end(app, watcher(app, **fields))
+                run_to_end(app, receiver(app, **fields))
             except (Exception, CancelledError):
-                log.exception("A watcher of %s failed: %r", self.name, watcher)
+                log.exception("A receiver of %s failed: %r", self.name, receiver)
+            finally:
+                if os.getpid() != pid:
+                    end_forked_child()
 
 
 _signals = Namespace()
@@ -169,20 +175,20 @@ resource_updated = _work("resource-updated", "Events of reason ``update``.")
 resource_deleted = _work("resource-deleted", "Events of reason ``delete``.")
 
 event_recorded = _lifecycle(
-    "event-recorded", "``event``: committed in the inbox; no subscriber has run yet."
+    "event-recorded", "``event``: it is committed; its subscribers have yet to run."
 )
 event_repeated = _lifecycle(
     "event-repeated",
-    "``event``, ``conflict``: it was in the inbox already, maybe with another body.",
+    "``event``, ``conflict``: it was recorded before, with another body if a conflict.",
 )
 event_processed = _lifecycle(
-    "event-processed", "``event``: every subscriber has finished."
+    "event-processed", "``event``: all its subscribers have finished."
 )
 event_failed = _lifecycle(
-    "event-failed", "``event``, ``error``: a run failed and will be repeated."
+    "event-failed", "``event``, ``error``: a run failed and will be retried."
 )
 event_dead = _lifecycle(
-    "event-dead", "``event``, ``error``: given up; it stays in the inbox, replayable."
+    "event-dead", "``event``, ``error``: all attempts failed; it can be replayed."
 )
 delivery_rejected = _lifecycle(
     "delivery-rejected",

@@ -1,22 +1,22 @@
-"""An endpoint's way to its tables: connections, the clock, errors without secrets."""
+"""Store: an endpoint's access to its rows: connections, clock, safe errors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from contextlib import contextmanager
 from contextlib import suppress
 from datetime import datetime
 from datetime import timezone
+from functools import partial
 from typing import Any
 from typing import TypeVar
 
 from sqlalchemy import Connection
+from sqlalchemy import Dialect
 from sqlalchemy import Executable
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.exc import DataError
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.exc import InterfaceError
 from sqlalchemy.exc import OperationalError
@@ -24,27 +24,40 @@ from sqlalchemy.exc import StatementError
 
 from .database import advice
 from .database import Database
+from .database import SessionSource
+from .database import Traits
 from .errors import InboxUnavailable
 
 T = TypeVar("T")
-Values = dict[str, Any]
 
-#: The error number of MySQL and MariaDB.
+#: How a transaction begins. MariaDB's default isolation level also locks the gaps
+#: between rows, and new events would wait for them. In SQLite, a transaction that
+#: begins with a read cannot write after another connection has written.
+_MYSQL = ("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "START TRANSACTION")
+BEGIN = {
+    "mysql": _MYSQL,
+    "mariadb": _MYSQL,
+    "postgresql": ("BEGIN ISOLATION LEVEL READ COMMITTED",),
+    "sqlite": ("BEGIN IMMEDIATE",),
+}
+#: Error number of a deadlock in MySQL and MariaDB.
 DEADLOCK = 1213
 
+utc_now: Callable[[], datetime] = partial(datetime.now, timezone.utc)
 
-def utc_now() -> datetime:
-    return datetime.now(timezone.utc)
+
+class TransientError(InboxUnavailable):
+    """A statement failed, and the same statement may succeed at once."""
 
 
 class Store:
     """Access to the rows of one endpoint.
 
     Every method raises :class:`InboxUnavailable` when the database cannot be used; the
-    error then says what to do. Whether a change was made is unknown only if the answer
-    to it was lost; every method is safe to repeat.
+    error says what to do. If the connection breaks during a change, the change may have
+    been made; every change of the inbox is safe to repeat.
 
-    :param now: the clock that every time in the tables comes from; aware, UTC.
+    :param now: the clock of every time in the tables; aware, UTC.
     """
 
     def __init__(
@@ -57,89 +70,99 @@ class Store:
         self.database = database
         self.now = now
         self.columns = database.tables.event.c
-        self._skips_locked: bool | None = None
+
+    @contextmanager
+    def connection(self, *, begin: bool = False) -> Iterator[Connection]:
+        """A connection on which each statement is a transaction of its own.
+
+        :param begin: the statements are one transaction, as in :meth:`transaction`.
+        """
+        try:
+            with self._connect() as connection:
+                if begin:
+                    with _transaction(connection):
+                        yield connection
+                else:
+                    yield connection
+                    if _is_in_transaction(connection):
+                        connection.connection.commit()
+        except (IntegrityError, InboxUnavailable):
+            raise
+        except Exception as error:
+            raise self.unavailable(error) from None
+
+    def transaction(self) -> AbstractContextManager[Connection]:
+        """A connection whose statements are committed together at the end."""
+        return self.connection(begin=True)
+
+    @property
+    def session(self) -> SessionSource | None:
+        """The host's session of the moment: a test may replace ``db.session``."""
+        mount = self.database.mount
+        return mount.session if mount.db is None else mount.db.session
+
+    @property
+    def is_postgresql(self) -> bool:
+        database = self.database
+        return (database.opened or database.open()).dialect.name == "postgresql"
 
     def rows(self, look: Executable) -> list[Any]:
         """Every row that ``look`` selects."""
         with self.connection() as connection:
             return list(connection.execute(look))
 
-    def connection(self) -> AbstractContextManager[Connection]:
-        """A connection on which each statement is a transaction of its own."""
-        return self._used(self.database.connect)
-
-    def transaction(self) -> AbstractContextManager[Connection]:
-        """A connection whose statements are committed together at the end."""
-        return self._used(self.database.begin)
-
-    @property
-    def skips_locked(self) -> bool:
-        """Whether rows that others have locked can be passed over."""
-        # Not cached_property: before Python 3.12 all inboxes would wait for one that
-        # connects, and for ever in a process that was forked meanwhile.
-        if self._skips_locked is None:
-            self._skips_locked = self._find_skips_locked()
-        return self._skips_locked
-
-    def _find_skips_locked(self) -> bool:
-        with self.connection() as connection:
-            dialect = connection.dialect
-        version: tuple[Any, ...] = dialect.server_version_info or ()
-        if dialect.name in ("mysql", "mariadb"):
-            is_mariadb = getattr(dialect, "is_mariadb", False)
-            return version >= ((10, 6) if is_mariadb else (8,))
-        return dialect.name == "postgresql"
-
-    def persistently(self, change: Callable[[], T]) -> T:
-        """``change()``, up to twice more if all that was wrong was the moment."""
+    def retry_transient(self, change: Callable[[], T]) -> T:
+        """Return ``change()``, called again up to twice after a transient error."""
         for _ in range(2):
-            try:
+            with suppress(TransientError):
                 return change()
-            except InboxUnavailable as unavailable:
-                if not unavailable.momentary:
-                    raise
         return change()
 
-    def readably(
-        self, change: Callable[[Values], T], values: Values, texts: Mapping[str, int]
-    ) -> T:
-        """``change(values)``, with texts in ASCII if the database does not take them.
+    def traits(self) -> Traits:
+        """What the database can do; the first call asks the server."""
+        found = self.database.traits
+        if found is None:
+            with self.connection() as connection:
+                found = self.database.traits = _find_traits(connection)
+        return found
 
-        :param texts: the keys of those that may be, and the characters of each.
-        """
-        try:
-            return change(values)
-        except InboxUnavailable as unavailable:
-            if not unavailable.unwritable:
-                raise
-        return change(values | {key: plain(values[key], texts[key]) for key in texts})
+    def text(self, text: str | None, length: int) -> str | None:
+        """Return ``text`` as it is stored: cut, and escaped where it has to be."""
+        cut = truncate_text(text, length)
+        if cut is None or cut.isascii() or not self.traits().escapes_text:
+            return cut
+        return cut.encode("ascii", "backslashreplace").decode()[:length]
 
-    @contextmanager
-    def _used(self, open: Callable[[], Any]) -> Iterator[Connection]:
-        try:
-            with open() as connection:
-                yield connection
-        except (IntegrityError, InboxUnavailable):
-            raise
-        except Exception as error:
-            raise self.unavailable(error) from None
+    def db_now(self) -> datetime:
+        """The current time as it is stored."""
+        return self.now().replace(tzinfo=None)
 
     def unavailable(self, error: Exception) -> InboxUnavailable:
-        """The error to raise for ``error``, which may hold what nobody should see."""
-        cause = explain(error)
+        """Return the error to raise for ``error``, whose text may hold secrets."""
+        cause = safe_message(error)
         if missing := self._missing_tables(error):
             cause = advice(missing)
-        reason = f"the inbox of {self.endpoint!r} cannot be used: {cause}"
-        momentary = getattr(error, "connection_invalidated", False)
-        return InboxUnavailable(
-            reason,
-            momentary=momentary or _was_deadlock(error),
-            unwritable=isinstance(error, (DataError, UnicodeError)),
+        is_transient = getattr(error, "connection_invalidated", False)
+        kind = (
+            TransientError if is_transient or _is_deadlock(error) else InboxUnavailable
         )
+        return kind(f"the inbox cannot be used: {cause}")
+
+    def _connect(self) -> Connection:
+        database = self.database
+        engine = database.opened or database.open()
+        try:
+            return engine.connect()
+        except engine.dialect.loaded_dbapi.Error:
+            # Setting AUTOCOMMIT is a round trip for some drivers. A dead connection
+            # fails here, SQLAlchemy does not detect the disconnect, and the rest of the
+            # pool is probably dead too.
+            engine.dispose()
+            return engine.connect()
 
     def _missing_tables(self, error: Exception) -> list[str]:
-        # Only when the error names one: where the database is down or locked, asking
-        # it again would keep the sender waiting twice as long.
+        # Only when the error names a table: while the database is down or locked,
+        # another question would double the sender's wait.
         text = str(getattr(error, "orig", ""))
         if not any(table.name in text for table in self.database.tables):
             return []
@@ -147,18 +170,17 @@ class Store:
             return self.database.missing_tables()
         return []
 
-    def naive_now(self) -> datetime:
-        """Now, as it is stored."""
-        return naive(self.now())
 
-
-def naive(when: datetime) -> datetime:
-    """``when`` as it is stored: UTC, without a zone."""
+def to_db_time(when: datetime) -> datetime:
+    """Return ``when`` as it is stored: UTC, without a zone."""
     return when.astimezone(timezone.utc).replace(tzinfo=None)
 
 
-def clean(text: str | None, length: int) -> str | None:
-    """Cut ``text`` to what every database stores: no NUL, no lone surrogates."""
+def truncate_text(text: str | None, length: int) -> str | None:
+    """Return ``text`` as every UTF-8 database stores it.
+
+    It is cut to ``length`` characters and holds neither NUL nor lone surrogates.
+    """
     if text is None:
         return None
     if not text.isascii():
@@ -166,25 +188,82 @@ def clean(text: str | None, length: int) -> str | None:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")[:length]
 
 
-def plain(text: str | None, length: int) -> str | None:
-    """``text`` in ASCII, for databases with another character set than UTF-8."""
-    if text is None:
-        return None
-    return text.encode("ascii", "backslashreplace").decode()[:length]
-
-
-def _was_deadlock(error: Exception) -> bool:
-    # Of MySQL and MariaDB alone: they lock indexes and rows one after the other, so
-    # that even a single statement may meet another halfway.
-    origin = getattr(error, "orig", None)
-    return getattr(origin, "args", ())[:1] == (DEADLOCK,)
-
-
-def explain(error: Exception) -> str:
-    """Say what failed, with a text only where it holds no body and no password."""
+def safe_message(error: Exception) -> str:
+    """Say what failed, with the error's text only if it holds no body or password."""
     origin = getattr(error, "orig", None) or error
     if isinstance(error, (OperationalError, InterfaceError)):
         return f"{type(origin).__name__}: {origin}"
     if isinstance(error, StatementError) or type(error) is ArgumentError:
         return type(origin).__name__
     return f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def _transaction(connection: Connection) -> Iterator[None]:
+    if _is_in_transaction(connection):
+        yield
+        connection.connection.commit()
+        return
+    # As statements, because a connection whose isolation level was changed may come
+    # back to the pool without autocommit (SQLAlchemy 2.0.16).
+    for statement in BEGIN.get(connection.dialect.name, ("BEGIN",)):
+        connection.exec_driver_sql(statement)
+    try:
+        yield
+        connection.exec_driver_sql("COMMIT")
+    except BaseException:
+        _roll_back(connection)
+        raise
+
+
+def _is_in_transaction(connection: Connection, *, unknown: bool = False) -> bool:
+    """Whether the driver has a transaction that SQLAlchemy does not know of.
+
+    With ``autocommit=False`` (Python 3.12), ``sqlite3`` always has one.
+
+    :param unknown: the answer for drivers without this information.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    return bool(getattr(driver, "in_transaction", unknown))
+
+
+def _roll_back(connection: Connection) -> None:
+    """End a transaction that was begun as a statement.
+
+    The pool does not do it: psycopg2 rolls back only what it has begun itself, and the
+    next user of the connection would be in the same transaction.
+    """
+    # SQLite ends the transaction itself after some errors.
+    if connection.invalidated or not _is_in_transaction(connection, unknown=True):
+        return
+    try:
+        connection.exec_driver_sql("ROLLBACK")
+    except Exception:
+        connection.invalidate()
+
+
+def _find_traits(connection: Connection) -> Traits:
+    dialect = connection.dialect
+    if dialect.name == "postgresql":
+        settings = ("server_encoding", "client_encoding")
+        shown = [connection.exec_driver_sql(f"SHOW {name}") for name in settings]
+        encodings = {result.scalar_one().replace("-", "").upper() for result in shown}
+        return Traits(skips_locked=True, escapes_text=encodings != {"UTF8"})
+    if dialect.name in ("mysql", "mariadb"):
+        charset = connection.exec_driver_sql("SELECT @@character_set_connection")
+        is_utf8 = charset.scalar_one() == "utf8mb4"
+        return Traits(_mysql_skips_locked(dialect), escapes_text=not is_utf8)
+    return Traits(skips_locked=False, escapes_text=False)
+
+
+def _mysql_skips_locked(dialect: Dialect) -> bool:
+    is_mariadb = getattr(dialect, "is_mariadb", False)
+    version: tuple[Any, ...] = dialect.server_version_info or ()
+    return version >= ((10, 6) if is_mariadb else (8,))
+
+
+def _is_deadlock(error: Exception) -> bool:
+    # MySQL and MariaDB lock indexes and rows one after the other, so that even single
+    # statements deadlock.
+    origin = getattr(error, "orig", None)
+    return getattr(origin, "args", ())[:1] == (DEADLOCK,)

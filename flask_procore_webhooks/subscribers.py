@@ -1,7 +1,7 @@
 """Subscribers: stable names, patterns, order. No HTTP and no SQL.
 
-A subscriber's name is what its receipts are kept under, so it has to be the same in
-every process and after every deployment: ``module:qualname``, or ``name=``.
+Receipts are stored under the subscriber's name, so the name must be the same in every
+process and after every deployment: ``module:qualname``, or ``name=``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from weakref import WeakKeyDictionary
 from flask import Flask
 
 from .errors import ConfigError
-from .events import ENVELOPE_REASONS
-from .events import Event
+from .event import Event
+from .payload import SHORT_REASONS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,7 +34,7 @@ NAME_RULE = "it takes 1 to 190 visible ASCII characters without spaces"
 
 _order = itertools.count()
 _lock = threading.RLock()
-#: Every subscriber, and the blueprint's collection it is in; 0 for those of signals.
+#: Every subscriber with the id of its blueprint's collection; 0 for those of signals.
 _collections: WeakKeyDictionary[Subscriber, int] = WeakKeyDictionary()
 
 
@@ -50,25 +50,25 @@ class Subscriber:
     reason: str = ANY
     #: Rank among all subscribers of the process: they run in order of registration.
     order: int = 0
-    #: Whether an event is left out when a newer one of its resource does its work.
+    #: Whether an event is superseded by a newer event of its resource.
     latest_only: bool = False
+    #: ``resource_type`` and ``reason`` for comparison, whatever the case.
+    pattern: tuple[str, str] = (ANY, ANY)
 
     def __call__(self, app: Flask, event: Event) -> object:
-        """Call the function; what an async one returns is still to be awaited."""
+        """Call the function; the result of an async function is still to be awaited."""
         return self.function(app, event) if self.takes_app else self.function(event)
 
     def matches(self, event: Event) -> bool:
-        return _fits(self.resource_type, event.resource_type) and _fits(
-            self.reason, event.reason
-        )
+        resource_type, reason = self.pattern
+        return (
+            resource_type == ANY
+            or resource_type == (event.resource_type or "").casefold()
+        ) and (reason == ANY or reason == (event.reason or "").casefold())
 
     def same_as(self, other: Subscriber) -> bool:
-        """Whether both are the same function, defined once or again."""
+        """Whether both are one function, or an older and a newer definition of it."""
         return _definition(self.function) == _definition(other.function)
-
-    @property
-    def pattern(self) -> tuple[str, str]:
-        return self.resource_type.casefold(), self.reason.casefold()
 
 
 def new_subscriber(
@@ -80,28 +80,35 @@ def new_subscriber(
     reason: str = ANY,
     latest_only: bool = False,
 ) -> Subscriber:
-    """Return a subscriber, not registered yet.
+    """Return a subscriber; its caller registers it.
 
-    :raises ConfigError: receipts cannot be kept under the name, or the function would
-        never be run, or not with these arguments.
+    :raises ConfigError: the name cannot be stored, the pattern matches no event, or the
+        function does not take the arguments of a call.
     """
     name = name or _name_of(function)
     if not NAME.fullmatch(name):
         raise ConfigError(
-            [f"{name!r} is no subscriber name: {NAME_RULE}; give a name=."]
+            [f"{name!r} is not a subscriber name: {NAME_RULE}; give a name=."]
         )
     _check_pattern(resource_type, reason)
     _check_parameters(function, name, takes_app)
     return Subscriber(
-        name, function, takes_app, resource_type, reason, next(_order), latest_only
+        name,
+        function,
+        takes_app,
+        resource_type,
+        reason,
+        next(_order),
+        latest_only,
+        (resource_type.casefold(), reason.casefold()),
     )
 
 
 def claim_name(new: Subscriber, collection: int = 0) -> None:
-    """Take the subscriber's name; as long as it is registered, the name is its own.
+    """Reserve the subscriber's name as long as it is registered.
 
-    :raises ConfigError: a different function that the same event may be run by has the
-        name; the two would share their receipts.
+    :raises ConfigError: a different function has the name and may run for the same
+        event; the two would share their receipts.
     """
     with _lock:
         for other, others in _collections.items():
@@ -112,13 +119,13 @@ def claim_name(new: Subscriber, collection: int = 0) -> None:
 
 
 def run_to_end(app: Flask, result: object) -> None:
-    """Await what an async function returned; what any other did is there."""
+    """Await the result of an async function; any other result is complete."""
     if inspect.isawaitable(result):
         app.ensure_sync(_wait)(result)
 
 
 class Subscribers:
-    """What one blueprint's ``on`` registered, in order of registration."""
+    """The subscribers that one blueprint's ``on`` registered, in that order."""
 
     def __init__(self) -> None:
         self._subscribers: tuple[Subscriber, ...] = ()
@@ -127,10 +134,10 @@ class Subscribers:
         return iter(self._subscribers)
 
     def add(self, new: Subscriber) -> None:
-        """Register; the same function defined again replaces its older self.
+        """Register ``new``; a function that is defined again replaces the older one.
 
-        :raises ConfigError: the name is taken, or a different closure of the same
-            definition, as a loop makes them, has it for another pattern.
+        :raises ConfigError: the name is taken, or another closure of one definition
+            (a loop makes such closures) has it for another pattern.
         """
         with _lock:
             claim_name(new, id(self))
@@ -147,10 +154,10 @@ class Subscribers:
 
 
 def _check_pattern(resource_type: str, reason: str) -> None:
-    """Refuse a type where its two halves are asked for: it would match no event."""
+    """Refuse ``on("RFIs.update")``: it would match no event."""
     resource, _, last = resource_type.rpartition(".")
-    known = ENVELOPE_REASONS.get(last.lower(), last.lower())
-    if resource and reason == ANY and known in ENVELOPE_REASONS.values():
+    known = SHORT_REASONS.get(last.lower(), last.lower())
+    if resource and reason == ANY and known in SHORT_REASONS.values():
         raise ConfigError(
             [f"{resource_type!r} is a type: write on({resource!r}, {known!r})."]
         )
@@ -160,7 +167,7 @@ def _check_parameters(
     function: Callable[..., object], name: str, takes_app: bool
 ) -> None:
     arguments = ("app", "event") if takes_app else ("event",)
-    with suppress(ValueError):  # of a builtin, which has no signature
+    with suppress(ValueError):  # of a builtin without a signature
         try:
             inspect.signature(function).bind(*arguments)
         except TypeError as error:
@@ -173,14 +180,10 @@ async def _wait(result: Awaitable[object]) -> object:
     return await result
 
 
-def _fits(pattern: str, value: str | None) -> bool:
-    return pattern == ANY or pattern.casefold() == (value or "").casefold()
-
-
 def _two_of_a_name(name: str) -> str:
     return (
-        f"Two different subscribers are named {name!r}, so their receipts could not"
-        " be told apart; give one of them a name=."
+        f"Two different subscribers are named {name!r} and would share their receipts;"
+        " give one of them another name=."
     )
 
 
@@ -198,20 +201,20 @@ def _name_of(function: Callable[..., object]) -> str:
 
 
 def _definition(function: Callable[..., object]) -> object:
-    """Where the function stands: the same file and line is the same function."""
+    """Return the place of the function: one file and line is one function."""
     inner = _inner(function)
     code = getattr(inner, "__code__", None) or getattr(
         type(inner).__call__, "__code__", None
     )
     if code is None:
         return inner
-    # A decorator without functools.wraps gives all that it wraps one place.
+    # All functions that one decorator without functools.wraps wraps have one place.
     return (code.co_filename, code.co_firstlineno, *_places_within(inner))
 
 
 def _places_within(function: Any) -> Iterator[tuple[str, int]]:
     for cell in getattr(function, "__closure__", None) or ():
-        with suppress(ValueError):  # of a cell that is empty yet
+        with suppress(ValueError):  # of an empty cell
             code = getattr(cell.cell_contents, "__code__", None)
             if code:
                 yield code.co_filename, code.co_firstlineno

@@ -21,13 +21,13 @@ from sqlalchemy import String
 from sqlalchemy import Table
 from sqlalchemy import Text
 from sqlalchemy import UniqueConstraint
-from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeEngine
 
 EVENT_TABLE = "procore_webhook_event"
 RECEIPT_TABLE = "procore_webhook_receipt"
 JOURNAL_TABLE = "procore_webhook_journal"
 
+# The dialect of MySQL is imported when tables are defined, not with the package.
 _INFO_KEY = "flask_procore_webhooks"
 _MYSQL = ("mysql", "mariadb")
 _TABLE_OPTIONS: dict[str, Any] = {f"{name}_charset": "utf8mb4" for name in _MYSQL}
@@ -70,8 +70,8 @@ def _event_table(metadata: MetaData) -> Table:
         Column("body", _Bytes()),
         Column("status", String(16), nullable=False),
         Column("attempts", Integer, nullable=False),
-        # When the event may be claimed: a pending one when its wait is over, a running
-        # one when its lease is. NULL once finished, so an index on it is of live rows.
+        # When the event may be claimed: after the wait of a pending event, after the
+        # lease of a running one. NULL once finished, so its index holds live rows only.
         due_at,
         Column("lease", String(32)),
         Column("error", Text),
@@ -82,23 +82,23 @@ def _event_table(metadata: MetaData) -> Table:
         UniqueConstraint("endpoint", "event_id", name=f"uq_{EVENT_TABLE}"),
         Index(
             f"ix_{EVENT_TABLE}_due",
-            # Without the endpoint in it, SQLite takes the index of the unique key.
+            # Without the endpoint in it, SQLite uses the index of the unique key.
             endpoint,
             due_at,
             postgresql_where=due_at.is_not(None),
             sqlite_where=due_at.is_not(None),
         ),
-        # For subscribers that only want the latest event of a resource.
+        # For subscribers with latest_only.
         Index(f"ix_{EVENT_TABLE}_resource", "resource_id", "event_at"),
-        # A row id given twice would find the receipts of the first event that had it.
+        # A reused row id would find the receipts of the first event that had it.
         sqlite_autoincrement=True,
         **_TABLE_OPTIONS,
     )
 
 
 def _receipt_table(metadata: MetaData) -> Table:
-    # No foreign key: checking it would lock the event's row, which the inbox updates
-    # over a connection of its own, until the subscriber's transaction ends.
+    # No foreign key: its check would lock the event's row until the subscriber's
+    # transaction ends, and the inbox updates that row on its own connection.
     return Table(
         RECEIPT_TABLE,
         metadata,
@@ -111,7 +111,7 @@ def _receipt_table(metadata: MetaData) -> Table:
 
 
 def _journal_table(metadata: MetaData) -> Table:
-    """What operators have done: who, when, to which event or to the whole endpoint."""
+    """Operations: actor, time, and the event or, without one, the whole endpoint."""
     return Table(
         JOURNAL_TABLE,
         metadata,
@@ -121,7 +121,7 @@ def _journal_table(metadata: MetaData) -> Table:
         Column("event", _RowId()),
         Column("at", _Time(), nullable=False),
         Column("actor", String(160), nullable=False),
-        # The last pause or resume of an endpoint says which of the two is in force.
+        # The last pause or resume of an endpoint is in force.
         Index(f"ix_{JOURNAL_TABLE}_action", "endpoint", "action", "id"),
         Index(f"ix_{JOURNAL_TABLE}_event", "event"),
         **_TABLE_OPTIONS,
@@ -129,26 +129,34 @@ def _journal_table(metadata: MetaData) -> Table:
 
 
 def _RowId() -> TypeEngine[Any]:
-    # SQLite numbers rows by itself only in a column of type INTEGER.
+    # SQLite generates row ids only in a column of type INTEGER.
     return BigInteger().with_variant(Integer(), "sqlite")
 
 
 def _Exact(length: int) -> TypeEngine[Any]:
-    """ASCII text that differs when a letter's case does, on every database."""
+    """ASCII text that is compared with its case, on every database."""
+    from sqlalchemy.dialects import mysql
+
     binary = mysql.VARCHAR(length, charset="ascii", collation="ascii_bin")
     return String(length).with_variant(binary, *_MYSQL)
 
 
 def _CaseSensitive(length: int) -> TypeEngine[Any]:
-    """Any text; two that differ are different, on every database."""
+    """Any text, compared with its case, on every database."""
+    from sqlalchemy.dialects import mysql
+
     binary = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
     return String(length).with_variant(binary, *_MYSQL)
 
 
 def _Time() -> TypeEngine[Any]:
+    from sqlalchemy.dialects import mysql
+
     return DateTime().with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
 
 
 def _Bytes() -> TypeEngine[Any]:
-    # A plain BLOB ends at 64 KiB there.
+    from sqlalchemy.dialects import mysql
+
+    # A plain BLOB of MySQL ends at 64 KiB.
     return LargeBinary().with_variant(mysql.LONGBLOB(), *_MYSQL)

@@ -1,8 +1,8 @@
-"""For the tests of apps that use the package: real deliveries through the real app.
+"""For tests of apps: real deliveries through the real app.
 
-Nothing is replaced: a delivery is bytes with true headers, sent through the app's WSGI
-stack, verified, recorded and run as in production. The pytest plug-in offers the same
-as the fixture ``procore_webhooks``.
+A delivery is bytes with real headers. It goes through the app's WSGI stack and is
+verified, recorded and run as in production. The pytest plug-in offers the same as the
+fixture ``procore_webhooks``.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from . import dispatch
-from .browse import newest
 from .endpoint import Endpoint
 from .endpoint import endpoints
+from .procore import PROCORE
+from .prudra import PRUDRA
+from .queries import newest
 from .samples import Credentials
 from .samples import payload
 from .samples import to_bytes
-from .sources import PROCORE
-from .sources import PRUDRA
-from .verify import sign
+from .signature import sign
 
 __all__ = ["PROCORE", "PRUDRA", "Deliveries", "deliver", "drain", "payload", "sign"]
 
@@ -41,13 +41,13 @@ def deliver(
     :param payload: a body as bytes, or what :func:`payload` returns.
     :param endpoint: the endpoint's name; needed where the app has several.
     :param timestamp: Unix seconds to sign; now, if left out.
-    :param headers: sent in the place of those of the same name, to make a forgery;
-        ``None`` leaves one out.
+    :param headers: replace headers of the same name, for example to make a forgery;
+        ``None`` leaves a header out.
     :raises LookupError: the app has no such endpoint, or several and none was named.
     """
     target = _endpoint(client.application, endpoint)
     body = to_bytes(payload)
-    sender = Credentials.of(target)
+    sender = Credentials.of(target.source, target.settings)
     sent = sender.headers(body, timestamp=timestamp, instead=headers)
     return client.post(target.path, data=body, headers=sent)
 
@@ -55,13 +55,13 @@ def deliver(
 def drain(app: Flask, *, early: bool = False) -> int:
     """Run every recorded event that is due, each once; return how many were run.
 
-    :param early: also those that wait for their next attempt after a failure.
+    :param early: also events that wait for their next attempt after a failure.
     """
-    return sum(dispatch.drain(each, early=early) for each in endpoints(app).values())
+    return dispatch.drain(endpoints(app).values(), ignore_backoff=early)
 
 
 class Deliveries:
-    """What the fixture ``procore_webhooks`` gives: the helpers, bound to one app."""
+    """The fixture ``procore_webhooks``: the helpers, bound to one app."""
 
     payload = staticmethod(payload)
     sign = staticmethod(sign)
@@ -92,7 +92,7 @@ class Deliveries:
 
     def events(self, endpoint: str | None = None) -> list[Mapping[str, Any]]:
         """The newest 100 rows of the inbox, newest first, without bodies."""
-        return newest(_endpoint(self.app, endpoint).inbox, limit=100)
+        return newest(_endpoint(self.app, endpoint).store, limit=100)
 
 
 def _endpoint(app: Flask, name: str | None) -> Endpoint:

@@ -1,31 +1,40 @@
-"""``flask procore-webhooks …``: see and steer every endpoint of the app."""
+"""``flask procore-webhooks …``: one command a file, for every endpoint of the app."""
 
-from .events import list_events
-from .events import show
-from .events import stats
-from .setup import check
-from .setup import init_db
-from .setup import secret
-from .steer import pause_events
-from .steer import prune
-from .steer import replay_events
-from .steer import resume_events
-from .trigger import trigger
-from .verify import verify_request
-from .work import work
+from __future__ import annotations
 
-COMMANDS = (
-    init_db,
-    check,
-    trigger,
-    verify_request,
-    list_events,
-    show,
-    stats,
-    work,
-    replay_events,
-    prune,
-    pause_events,
-    resume_events,
-    secret,
-)
+from importlib import import_module
+
+import click
+from flask.cli import AppGroup
+
+#: Where each command is: its module, and its name there.
+COMMANDS = {
+    "init-db": ("init_db", "init_db"),
+    "check": ("check", "check"),
+    "trigger": ("trigger", "trigger"),
+    "verify": ("verify", "verify_request"),
+    "list": ("list", "list_events"),
+    "show": ("show", "show"),
+    "stats": ("stats", "stats"),
+    "worker": ("worker", "worker"),
+    "replay": ("replay", "replay_events"),
+    "prune": ("prune", "prune"),
+    "pause": ("pause", "pause_events"),
+    "resume": ("pause", "resume_events"),
+    "secret": ("secret", "secret"),
+}
+
+
+class WebhooksGroup(AppGroup):
+    """A group that imports each command of the package when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *COMMANDS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = super().get_command(ctx, cmd_name)
+        if found is not None or cmd_name not in COMMANDS:
+            return found
+        module, name = COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(f".{module}", __name__), name)
+        return command

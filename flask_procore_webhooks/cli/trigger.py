@@ -16,25 +16,25 @@ from flask.cli import with_appcontext
 
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
+from ..procore import PROCORE
 from ..samples import Credentials
 from ..samples import FORMATS
 from ..samples import sample
 from ..samples import source_of
 from ..samples import to_bytes
-from ..sources import PROCORE
-from .options import command
-from .options import endpoints_named
-from .output import printable
-from .output import shortened
-from .sender import Answer
-from .sender import send
-from .values import header
-from .values import json_object
-from .values import secret as secret_value
-from .values import unix_time
-from .values import url as url_value
+from ._http import Answer
+from ._http import send
+from ._options import command
+from ._options import endpoints_named
+from ._output import printable
+from ._output import shortened
+from ._values import header
+from ._values import json_object
+from ._values import secret as secret_value
+from ._values import unix_time
+from ._values import url as url_value
 
-#: As much of an answer as is shown.
+#: Characters of an answer that are shown.
 SHOWN = 500
 
 
@@ -47,25 +47,25 @@ SHOWN = 500
     "--format",
     "format",
     type=click.Choice(list(FORMATS)),
-    help="Of the payload. Left out: prudra to a Prudra endpoint, signed with a secret,"
-    " v4 without one.",
+    help="Format of the payload. Default: prudra for a Prudra endpoint, signed with a"
+    " secret, v4 without a secret.",
 )
 @click.option(
     "--data", type=json_object, metavar="JSON", help="Values to set in the payload."
 )
-@click.option("--file", type=click.File("rb"), help="Send exactly these bytes.")
-@click.option("--count", type=click.IntRange(1), default=1, help="Different events.")
+@click.option("--file", type=click.File("rb"), help="Send the bytes of this file.")
+@click.option("--count", type=click.IntRange(1), default=1, help="Number of events.")
 @click.option("--repeat", type=click.IntRange(1), default=1, help="Copies of each.")
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
-    help="Seconds that an answer may take; the sender's own limit, if left out.",
+    help="Seconds to wait for an answer. Default: the sender's own timeout.",
 )
 @click.option(
     "--timestamp",
     type=unix_time,
     metavar="TIME",
-    help="Sign this time: Unix seconds, ISO 8601, or -400 for 400 s ago.",
+    help="Time to sign: Unix seconds, ISO 8601, or -400 for 400 s ago.",
 )
 @click.option(
     "--secret",
@@ -73,7 +73,7 @@ SHOWN = 500
     metavar="TEXT",
     envvar="PROCORE_WEBHOOK_TRIGGER_SECRET",
     show_envvar=True,
-    help="Sign with this instead of the app's.",
+    help="Sign with this secret instead of the app's.",
 )
 @click.option(
     "--authorization",
@@ -89,9 +89,12 @@ SHOWN = 500
     "headers",
     type=header,
     multiple=True,
-    help='"Name: value" to send too, or instead; "Name:" leaves one out.',
+    help='"Name: value" to add or replace; "Name:" leaves the header out.',
 )
-@click.option("--endpoint", help="Whose secret signs; the one at that path, if any.")
+@click.option(
+    "--endpoint",
+    help="The endpoint whose secret signs. Default: the one at the URL's path.",
+)
 @with_appcontext
 def trigger(
     type: str | None,
@@ -110,8 +113,8 @@ def trigger(
 ) -> None:
     """Send a signed sample of TYPE: resource.created, RFIs.update, payment.received.
 
-    The receiver may be this app, if it is running, or any other. The command fails
-    unless every answer is 2xx, in time.
+    The receiver is this app, if it is running, or any other. The command fails unless
+    every answer is 2xx and in time.
     """
     sender = _sender(url, format, secret, authorization, endpoint)
     stamp = None if timestamp is None else int(timestamp)
@@ -143,21 +146,21 @@ def _sender(
     authorization: bytes | None,
     name: str | None,
 ) -> Credentials:
-    """Who sends: what was given, else who the endpoint at ``url`` believes."""
+    """Credentials for signing: the options, else those of the endpoint at ``url``."""
     found = _endpoints_at(url, format, name)
     given = secret is not None or authorization is not None
     if len(found) != 1 and not given:
-        raise click.UsageError("Say with --endpoint whose secret is to sign.")
+        raise click.UsageError("Name the endpoint whose secret signs: --endpoint.")
     source = found[0].source if len(found) == 1 else PROCORE
     if given:
         sender = Credentials(source, secret, authorization)
     else:
-        sender = Credentials.of(found[0])
+        sender = Credentials.of(found[0].source, found[0].settings)
     return replace(sender, source=source_of(format)) if format else sender
 
 
 def _endpoints_at(url: str, format: str | None, name: str | None) -> list[Endpoint]:
-    """The endpoints that may be meant: of that name, else at that path."""
+    """The endpoints of that name and format, or the one at the URL's path."""
     found = endpoints_named(name)
     if len(found) > 1 and format:
         found = [each for each in found if each.source is source_of(format)] or found
@@ -175,7 +178,9 @@ def _bodies(
 ) -> Iterator[bytes]:
     if file is not None:
         if count > 1 or data is not None:
-            raise click.UsageError("--file is sent as it is: no --count, no --data.")
+            raise click.UsageError(
+                "--file is sent as it is: remove --count and --data."
+            )
         return iter([file.read()])
     if type is None:
         raise click.UsageError("Give a TYPE, such as RFIs.update, or a --file.")

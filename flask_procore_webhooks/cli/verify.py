@@ -1,4 +1,4 @@
-"""``verify``: say why a captured request is refused."""
+"""``verify``: check a captured request and name the reason of a refusal."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from werkzeug.datastructures import Headers
 from ..endpoint import Endpoint
 from ..errors import DeliveryError
 from ..errors import PayloadTooLarge
-from ..verify import is_timestamp
-from ..verify import verify
-from .options import command
-from .options import endpoints_named
-from .options import one_endpoint
-from .output import print_field
-from .output import printable
-from .values import header
-from .values import unix_time
+from ..signature import is_timestamp
+from ..signature import verify
+from ._options import command
+from ._options import endpoints_named
+from ._options import one_endpoint
+from ._output import print_field
+from ._output import printable
+from ._values import header
+from ._values import unix_time
 
-#: Fields of an event that say nothing about what was sent.
+#: Fields of an event that the sender did not send, or that are too long to show.
 OURS = ("endpoint", "source", "attempt", "data", "payload", "body")
 
 
@@ -48,7 +48,7 @@ OURS = ("endpoint", "source", "attempt", "data", "payload", "body")
     "--at",
     type=unix_time,
     metavar="TIME",
-    help="When it was received: Unix seconds or ISO 8601; now, if left out.",
+    help="Time of receipt: Unix seconds or ISO 8601. Default: now.",
 )
 @one_endpoint
 @with_appcontext
@@ -59,7 +59,7 @@ def verify_request(
     at: float | None,
     endpoint: str | None,
 ) -> None:
-    """Say why a captured request is refused: which check fails, and why.
+    """Check a captured request: which check refuses it, and why.
 
     BODY is a file with the exact bytes of the body, or - for standard input. The
     command fails when no endpoint of the app accepts the request.
@@ -99,7 +99,7 @@ def _refusal(
 def _hints(
     endpoint: Endpoint, headers: Headers, body: bytes, now: float
 ) -> Iterator[str]:
-    """What would make the same request pass."""
+    """Changes that would make the same request authentic."""
     stamp = headers.get(endpoint.source.timestamp_header, "")
     signed_at = float(stamp) if is_timestamp(stamp) else now
     whole = body.rstrip(b"\r\n")
@@ -123,7 +123,7 @@ def _print_event(endpoint: Endpoint, headers: Headers, body: bytes) -> None:
 
 
 def _read_headers(file: Iterator[str] | None) -> Iterator[tuple[str, str | None]]:
-    """The headers in a file, whatever stands around them: a request line, blanks."""
+    """The headers in a file; other lines, such as the request line, are skipped."""
     for line in file or ():
         name, colon, value = line.partition(":")
         if colon and " " not in name.strip():
@@ -131,7 +131,7 @@ def _read_headers(file: Iterator[str] | None) -> Iterator[tuple[str, str | None]
 
 
 def _joined(pairs: list[tuple[str, str | None]]) -> Headers:
-    """Headers as a server hands them on: repeated ones joined by a comma."""
+    """Headers as a server passes them on: repeated headers joined by a comma."""
     headers = Headers()
     for name, value in pairs:
         earlier = headers.get(name)

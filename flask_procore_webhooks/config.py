@@ -14,10 +14,10 @@ from typing import Any
 from .errors import ConfigError
 
 HALF_DAY = 12 * 3600.0
-#: A thousand years: a time that lies further ahead is no date any more.
+#: A thousand years: a time that lies further ahead is beyond the calendar.
 MOST = 1000 * 365 * 24 * 3600.0
 CONTROL = re.compile("[\x00-\x1f\x7f]")
-#: Lone surrogates, but for those that stand for bytes of the environment.
+#: Lone surrogates, except for the range that stands for bytes of the environment.
 NO_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 KEYS = (
@@ -43,7 +43,7 @@ DISPATCHES = ("background", "worker", "celery", "inline")
 
 @dataclass(frozen=True)
 class Settings:
-    """What one endpoint runs with. Secrets are left out of the repr."""
+    """The settings of one endpoint. The repr leaves secrets out."""
 
     #: The current secret first, then the fallbacks; UTF-8 bytes.
     secrets: tuple[bytes, ...] = field(default=(), repr=False)
@@ -60,7 +60,7 @@ class Settings:
     retention: float = 7 * 24 * 3600.0
     ignore_user_ids: frozenset[str] = frozenset()
     ignore_application_ids: frozenset[str] = frozenset()
-    #: May hold a password, so it is left out of the repr too.
+    #: May hold a password, so the repr leaves it out too.
     database_uri: str | None = field(default=None, repr=False)
 
 
@@ -74,8 +74,8 @@ def read_settings(
     """Read every key of ``prefix`` from ``config``, once.
 
     :param own_database: whether the endpoint has neither ``db=`` nor ``session=``, so
-        that ``DATABASE_URI`` has a meaning.
-    :param check_uri: raises ``ValueError`` for what is no URL of a database.
+        that ``DATABASE_URI`` applies.
+    :param check_uri: raises ``ValueError`` for an invalid database URL.
     :raises ConfigError: naming every key that is missing, malformed or misspelt.
     """
     reader = _Reader(config, prefix)
@@ -103,7 +103,7 @@ def read_settings(
 
 
 class _Reader:
-    """Reads values of one prefix and collects what is wrong with them."""
+    """Reads the values of one prefix and collects their problems."""
 
     def __init__(self, config: Mapping[str, Any], prefix: str) -> None:
         self.config = config
@@ -126,7 +126,7 @@ class _Reader:
             if text:
                 check(text)
         except ValueError:
-            # Without its text, which quotes the password.
+            # Without the error's text, which quotes the password.
             self.problem(key, "is not a database URL.")
         return text
 
@@ -139,7 +139,7 @@ class _Reader:
             self._checked(f"{key}_FALLBACKS[{i}]", value)
             for i, value in enumerate(fallbacks)
         )
-        # The environment hands over bytes that are not UTF-8 as lone surrogates.
+        # Bytes of the environment that are not UTF-8 become lone surrogates.
         texts = (current, *older)
         return tuple(t.encode("utf-8", "surrogateescape") for t in texts if t)
 
@@ -183,12 +183,12 @@ class _Reader:
     def dispatch(self) -> str:
         value = self.get("DISPATCH")
         if value is None:
-            # A test sees what its delivery did as soon as it is answered.
+            # A test sees the effects of its delivery as soon as it is answered.
             return "inline" if self.config.get("TESTING") else Settings.dispatch
         if value in DISPATCHES:
             return str(value)
         known = ", ".join(map(repr, DISPATCHES))
-        self.problem("DISPATCH", f"must be one of {known}.")
+        self.problem("DISPATCH", f"must be one of {known}, not {value!r}.")
         return Settings.dispatch
 
     def check_authentic(self) -> None:
@@ -196,7 +196,7 @@ class _Reader:
         if all(self.get(name) is None for name in names):
             either = " or ".join(self.prefix + name for name in names)
             self.problems.append(
-                f"Set {either}: without one of them nothing can be authentic."
+                f"Set {either}: without one of them no delivery can be authentic."
                 ' python -c "import secrets; print(secrets.token_urlsafe(32))" makes'
                 " a strong one."
             )
@@ -240,9 +240,9 @@ class _Reader:
         elif value != value.strip():
             self.problem(key, "has white space around it (a stray newline?).")
         elif CONTROL.search(value):
-            self.problem(key, "holds a control character, which no header can.")
+            self.problem(key, "holds a control character, which a header cannot hold.")
         elif NO_BYTES.search(value):
-            self.problem(key, "holds a lone surrogate, which stands for no bytes.")
+            self.problem(key, "holds a lone surrogate, which cannot be encoded.")
         else:
             return value
         return None
@@ -262,6 +262,6 @@ def _too_small(key: str, least: float) -> str:
     if key == "RETENTION":
         return (
             "must be at least 12 h (43200 s): Procore repeats a delivery that long,"
-            " and an event forgotten sooner would be handled twice."
+            " and an event that is removed earlier would be handled twice."
         )
     return f"must be at least {least:g} s." if least else "must be more than 0 s."

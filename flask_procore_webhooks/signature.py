@@ -1,4 +1,4 @@
-"""Bytes and headers in; authentic, or :class:`BadSignature`. No HTTP and no SQL.
+"""Signatures: sign a body, and verify that a delivery is authentic. No HTTP, no SQL.
 
 The signature is HMAC-SHA256 with the secret's UTF-8 bytes over the timestamp header as
 sent, a dot, and the raw body. Procore itself signs nothing: it sends the
@@ -14,25 +14,25 @@ from typing import Protocol
 
 from itsdangerous import HMACAlgorithm
 
+from .config import Settings
 from .errors import BadAuthorization
 from .errors import BadSignature
-from .settings import Settings
-from .sources import PROCORE
-from .sources import Source
+from .procore import PROCORE
+from .source import Source
 
 
-class _OneShot(HMACAlgorithm):
-    """The same digest by one call of OpenSSL, without an object for it."""
+class _OneCallHMAC(HMACAlgorithm):
+    """HMAC with one call of OpenSSL instead of a hash object for each digest."""
 
     def get_signature(self, key: bytes, value: bytes) -> bytes:
         return hmac.digest(key, value, "sha256")
 
 
-HMAC_SHA256 = _OneShot(hashlib.sha256)
+HMAC_SHA256 = _OneCallHMAC(hashlib.sha256)
 DIGEST_SIZE = hashlib.sha256().digest_size
-#: Digits of a timestamp.
+#: Digits of a timestamp at most.
 LONGEST_TIME = 16
-#: Unix seconds pass this in the year 5138; Unix milliseconds passed it in 1973.
+#: Unix seconds reach this number in the year 5138; Unix milliseconds did so in 1973.
 MILLISECONDS = 10**11
 
 
@@ -51,7 +51,7 @@ def sign(
 ) -> dict[str, str]:
     """Return the two headers that sign ``body`` as ``source`` does.
 
-    :param timestamp: Unix seconds; now, if left out.
+    :param timestamp: Unix seconds; by default the current time.
     """
     stamp = str(int(time.time()) if timestamp is None else timestamp)
     key = secret.encode() if isinstance(secret, str) else secret
@@ -73,7 +73,7 @@ def verify(
 
     A total function: for any bytes it returns or raises :class:`BadSignature`.
 
-    :param headers: as WSGI gives them, text that holds one byte a character.
+    :param headers: as WSGI gives them, text with one byte in each character.
     :param now: Unix seconds.
     :raises BadSignature: with a reason that names the check, never a value.
     :raises BadAuthorization: likewise, for the ``Authorization`` header.
@@ -95,7 +95,7 @@ def _verify_signature(
     timestamp = _timestamp(headers.get(source.timestamp_header), source)
     signed = timestamp.encode() + b"." + body
     matches = False
-    # Every secret is tried, so that the time taken does not tell which one it was.
+    # Every secret is tried, so that the time taken is the same for each of them.
     for secret in settings.secrets:
         matches |= HMAC_SHA256.verify_signature(secret, signed, digest)
     if not matches:
@@ -104,20 +104,20 @@ def _verify_signature(
 
 
 def is_timestamp(text: str) -> bool:
-    """Whether ``text`` may be a timestamp: digits, and not too many for a time."""
+    """Return whether ``text`` is a timestamp: digits, at most ``LONGEST_TIME``."""
     return text.isascii() and text.isdigit() and len(text) <= LONGEST_TIME
 
 
 def _digest(header: str | None, source: Source) -> bytes:
     if header is None:
         raise BadSignature(f"{source.signature_header} is missing")
-    # Servers join repeated headers with a comma, which is no hex digit either.
+    # Servers join repeated headers with a comma, which is no hex digit.
     digits = header.removeprefix("sha256=")
     try:
         digest = bytes.fromhex(digits)
     except ValueError:
         digest = b""
-    # Both: spaces between digits are passed over.
+    # Both lengths: fromhex() skips spaces between digits.
     if len(digest) != DIGEST_SIZE or len(digits) != 2 * DIGEST_SIZE:
         raise BadSignature(f"{source.signature_header} is not one SHA-256 in hex")
     return digest

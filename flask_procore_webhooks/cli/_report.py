@@ -1,4 +1,4 @@
-"""What ``check`` shows: the settings in force, without the secrets, and who works."""
+"""The report of ``check``: settings without secrets, subscribers, findings."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sqlalchemy import URL
 from ..database import Database
 from ..endpoint import Endpoint
 from ..signals import WORK_SIGNALS
-from ..store import explain
+from ..store import safe_message
 from ..subscribers import Subscriber
 
 
 class Report(TypedDict):
-    """All about one endpoint."""
+    """The report of one endpoint."""
 
     source: str
     path: str
@@ -31,8 +31,8 @@ def describe(endpoint: Endpoint, errors: list[str], warnings: list[str]) -> Repo
     return {
         "source": endpoint.source.name,
         "path": endpoint.path,
-        "database": _database(endpoint.inbox.database),
-        "tables": _tables(endpoint.inbox.database),
+        "database": _database(endpoint.store.database),
+        "tables": _tables(endpoint.store.database),
         "settings": _settings(endpoint),
         "subscribers": [
             {"name": subscriber.name, "to": events}
@@ -44,7 +44,7 @@ def describe(endpoint: Endpoint, errors: list[str], warnings: list[str]) -> Repo
 
 
 def subscriptions(endpoint: Endpoint) -> list[tuple[Subscriber, str]]:
-    """Everyone who can be run for the endpoint's events, in order, and for which."""
+    """The endpoint's subscribers in order, each with the events it subscribes to."""
     found = [(s, f"{s.resource_type} {s.reason}") for s in endpoint.subscribers]
     for signal in WORK_SIGNALS:
         found += [(s, signal.name) for s in signal.subscribers_for(endpoint.app)]
@@ -52,7 +52,7 @@ def subscriptions(endpoint: Endpoint) -> list[tuple[Subscriber, str]]:
 
 
 def _settings(endpoint: Endpoint) -> dict[str, str]:
-    """Under their keys in ``app.config``; secrets are masked."""
+    """Settings by their keys in ``app.config``; secrets are masked."""
     settings = endpoint.settings
     shown = {
         "SECRET": _masked(settings.secrets),
@@ -73,10 +73,10 @@ def _settings(endpoint: Endpoint) -> dict[str, str]:
 
 def _database(database: Database) -> str:
     try:
-        # Not database.engine: opening it fails when the database is down.
+        # The engine is not opened: that would fail while the database is down.
         return _without_password(database.url)
     except Exception as error:
-        return explain(error)
+        return safe_message(error)
 
 
 def _tables(database: Database) -> str:
@@ -88,7 +88,7 @@ def _tables(database: Database) -> str:
 
 
 def _without_password(url: URL) -> str:
-    # Drivers take passwords in the query too.
+    # Some drivers accept passwords in the query.
     shown = url.set(query={}).render_as_string(hide_password=True)
     return f"{shown}?…" if url.query else shown
 

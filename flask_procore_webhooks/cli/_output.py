@@ -1,4 +1,4 @@
-"""How the commands print."""
+"""Output of the commands."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from datetime import datetime
 import click
 
 NAME_WIDTH = 17
+#: Shown in the place of a type.
+UNREADABLE = "(unreadable)"
 
 
 def print_json(value: object) -> None:
-    """Print for machines: times as ISO 8601 in UTC."""
+    """Print JSON; times are ISO 8601 in UTC."""
     click.echo(json.dumps(value, indent=2, default=_iso_8601))
 
 
 def print_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print columns as wide as what is in them, under their names."""
+    """Print a table; each column is as wide as its widest cell."""
     table = [names, *([on_one_line(text(cell)) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
@@ -30,29 +32,29 @@ def print_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def print_field(name: str, value: object) -> None:
-    """Print a name and its value; further lines of the value stay under the first."""
+    """Print a name and its value; further lines of the value are indented."""
     lines = printable(text(value)).split("\n")
     indented = ("\n" + " " * NAME_WIDTH).join(lines)
     click.echo(f"{name:<{NAME_WIDTH}}{indented}")
 
 
 class Progress:
-    """Says on standard error, every second, how far a long command has come."""
+    """Prints the progress of a long command to standard error, once a second."""
 
     def __init__(self, what: str) -> None:
         self.count = 0
         self._what = what
-        self._said = time.monotonic()
+        self._printed_at = time.monotonic()
 
     def add(self, number: int) -> None:
         self.count += number
-        if time.monotonic() - self._said > 1:
-            self._said = time.monotonic()
+        if time.monotonic() - self._printed_at > 1:
+            self._printed_at = time.monotonic()
             click.echo(f"{self._what}: {self.count} so far", err=True)
 
 
 def text(value: object) -> str:
-    """Return a value of the inbox as people read it; times are in UTC."""
+    """Return a value of the inbox as text; times are in UTC."""
     if value is None:
         return "-"
     if isinstance(value, datetime):
@@ -65,12 +67,12 @@ def shortened(text: str, width: int) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """Like :func:`printable`, with the line breaks shown too."""
+    """Like :func:`printable`, with escaped line breaks."""
     return printable(text).replace("\n", "\\n")
 
 
 def printable(text: str) -> str:
-    """Keep what strangers wrote from steering or breaking the terminal."""
+    """Escape control characters and what the terminal's encoding lacks."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     safe = "".join(_printable(text))
     return safe.encode(encoding, "backslashreplace").decode(encoding)

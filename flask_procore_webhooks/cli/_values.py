@@ -1,4 +1,4 @@
-"""What the options take: each value is read once and refused in one sentence."""
+"""Types of option values; an invalid value is refused with one sentence."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 import click
 from werkzeug.urls import iri_to_uri
 
-from ..events import to_datetime
-from ..settings import CONTROL
-from .sender import check_url
+from ..config import CONTROL
+from ..payload import to_datetime
+from ._http import check_url
 
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def url(value: str) -> str:
-    """An http or https URL, made ASCII as browsers make it."""
+    """An http or https URL, encoded as ASCII like a browser does."""
     try:
         check_url(value)
         return iri_to_uri(value)
@@ -47,16 +47,16 @@ def secret(value: str) -> bytes:
 
 
 def header(value: str) -> tuple[str, str | None]:
-    """``Name: value`` to a pair; the value is ``None`` where none is given."""
+    """``Name: value`` as a pair; the value is ``None`` if it is empty."""
     name, colon, content = value.partition(":")
     if not colon or not HEADER_NAME.fullmatch(name) or CONTROL.search(content):
         raise click.BadParameter(f'{value!r} is not "Name: value".')
-    # As WSGI has it, one byte a character.
+    # Like WSGI: one byte in each character.
     return name, _to_bytes(content.strip()).decode("latin-1") or None
 
 
 def unix_time(value: str) -> float:
-    """Unix seconds, ISO 8601, or ``-400``: so many seconds from now."""
+    """Unix seconds, ISO 8601, or ``-400`` for 400 seconds ago."""
     try:
         seconds = float(value)
     except ValueError:
@@ -68,7 +68,7 @@ def unix_time(value: str) -> float:
 
 
 def date(value: str) -> datetime:
-    """The same, as a time that there is in a calendar."""
+    """Like :func:`unix_time`, as a datetime; refuses years outside 1 to 9999."""
     try:
         return datetime.fromtimestamp(unix_time(value), timezone.utc)
     except (ValueError, OverflowError, OSError):

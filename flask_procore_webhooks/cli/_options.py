@@ -1,4 +1,4 @@
-"""What the commands have in common."""
+"""Options and endpoint selection of the commands."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 import click
 from flask import current_app
 
-from ..browse import Filter
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
 from ..errors import ProcoreWebhooksError
-from ..states import Status
-from .values import date
+from ..queries import Filter
+from ..status import Status
+from ._values import date
 
 
 class Command(click.Command):
-    """A command that tells our errors in a sentence, without a traceback."""
+    """A command that shows the package's errors as a sentence, without a traceback."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -31,12 +31,12 @@ class Command(click.Command):
 
 command = partial(click.command, cls=Command)
 one_endpoint = click.option("--endpoint", help="Only the endpoint of this name.")
-all_events = click.option("--all", "every", is_flag=True, help="Every one there is.")
-as_json = click.option("--json", "as_json", is_flag=True, help="For machines.")
+all_events = click.option("--all", "every", is_flag=True, help="All of them.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def filters(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add options that say which events are meant; the function gets a ``wanted``."""
+    """Add the filter options; the function gets a :class:`Filter` as ``wanted``."""
 
     @functools.wraps(function)
     def with_filter(*arguments: Any, **options: Any) -> Any:
@@ -61,19 +61,13 @@ _FILTERS = (
         "--since",
         type=date,
         metavar="TIME",
-        help="Received then or later: Unix seconds, ISO 8601, -3600 for an hour ago.",
+        help="Received at this time or later: Unix seconds, ISO 8601, or -3600 for an"
+        " hour ago.",
     ),
-    click.option("--until", type=date, metavar="TIME", help="Received before."),
+    click.option(
+        "--until", type=date, metavar="TIME", help="Received before this time."
+    ),
 )
-
-
-def whole_endpoints(name: str | None, every: bool) -> list[Endpoint]:
-    """The endpoints to do something to; of several, one is named or all are meant."""
-    found = endpoints_named(name)
-    if len(found) > 1 and not every:
-        names = ", ".join(each.name for each in found)
-        raise click.UsageError(f"Name an --endpoint ({names}) or say --all.")
-    return found
 
 
 def endpoints_named(name: str | None) -> list[Endpoint]:
@@ -82,5 +76,7 @@ def endpoints_named(name: str | None) -> list[Endpoint]:
     found = [each for each in mounted if name in (None, each.name)]
     if not found:
         names = ", ".join(each.name for each in mounted)
-        raise click.ClickException(f"There is no endpoint {name!r}; there is: {names}.")
+        raise click.ClickException(
+            f"There is no endpoint {name!r}; the app has: {names}."
+        )
     return found

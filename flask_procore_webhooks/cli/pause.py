@@ -1,0 +1,60 @@
+"""``pause`` and ``resume``: stop and restart the runs of events."""
+
+from __future__ import annotations
+
+import click
+from flask.cli import with_appcontext
+
+from ..dispatch import notify_others
+from ..endpoint import Endpoint
+from ..operations import pause
+from ..operations import resume
+from ._actor import actor
+from ._options import all_events
+from ._options import command
+from ._options import endpoints_named
+from ._options import one_endpoint
+
+SOON = {
+    "background": "events run again within half a minute",
+    "worker": "events run again at the next look of a worker",
+    "celery": "the next sweep publishes the events that have waited",
+}
+
+
+@command("pause")
+@all_events
+@one_endpoint
+@with_appcontext
+def pause_events(every: bool, endpoint: str | None) -> None:
+    """Pause: events are recorded, and none runs until resume."""
+    for each in _pausable(endpoint, every):
+        pause(each.store, actor())
+        click.echo(f"{each.name}: paused; events are recorded and wait for resume")
+
+
+@command("resume")
+@all_events
+@one_endpoint
+@with_appcontext
+def resume_events(every: bool, endpoint: str | None) -> None:
+    """End a pause."""
+    for each in _pausable(endpoint, every):
+        resume(each.store, actor())
+        notify_others(each, each.dispatch, [])
+        click.echo(f"{each.name}: resumed; {SOON[each.dispatch]}")
+
+
+def _pausable(name: str | None, every: bool) -> list[Endpoint]:
+    """The endpoints to pause; of several, one is named or ``--all`` is given."""
+    found = endpoints_named(name)
+    if len(found) > 1 and not every:
+        names = ", ".join(each.name for each in found)
+        raise click.UsageError(f"Name an --endpoint ({names}) or give --all.")
+    inline = [each.name for each in found if each.dispatch == "inline"]
+    if inline:
+        raise click.ClickException(
+            f'{", ".join(inline)} runs events in its requests (DISPATCH is "inline"),'
+            " which cannot be paused."
+        )
+    return found

@@ -1,0 +1,73 @@
+"""``stats``: counts of the events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from flask.cli import with_appcontext
+
+from ..due import is_paused
+from ..endpoint import Endpoint
+from ..queries import counts
+from ..queries import totals
+from ._options import as_json as as_json_option
+from ._options import command
+from ._options import endpoints_named
+from ._options import one_endpoint
+from ._output import on_one_line
+from ._output import print_json
+from ._output import UNREADABLE
+
+
+@command()
+@one_endpoint
+@as_json_option
+@with_appcontext
+def stats(endpoint: str | None, as_json: bool) -> None:
+    """Count the events by status and type, and show the age of the oldest due one."""
+    shown = {each.name: _stats(each) for each in endpoints_named(endpoint)}
+    if as_json:
+        print_json(shown)
+        return
+    for name, numbers in shown.items():
+        click.secho(name, bold=True)
+        _print_stats(**numbers)
+
+
+def _stats(endpoint: Endpoint) -> dict[str, Any]:
+    store = endpoint.store
+    sums = totals(store)
+    oldest = sums["oldest_due"]
+    age = None
+    if oldest is not None:
+        age = (store.db_now() - oldest).total_seconds()
+        age = round(max(0.0, age), 1)
+    return {
+        "events": [
+            {"status": status, "type": type, "events": number}
+            for (status, type), number in sorted(counts(store).items())
+        ],
+        "attempts": int(sums["attempts"]),
+        "repeats": int(sums["repeats"]),
+        "conflicts": int(sums["conflicts"]),
+        "oldest_due_seconds": age,
+        "paused": is_paused(store),
+    }
+
+
+def _print_stats(
+    events: list[dict[str, Any]],
+    oldest_due_seconds: float | None,
+    paused: bool,
+    **sums: int,
+) -> None:
+    for count in events:
+        type = on_one_line(count["type"] or UNREADABLE)
+        click.echo(f"  {count['status']:<8} {type:<32} {count['events']:>8}")
+    for name, number in sums.items():
+        click.echo(f"  {name}: {number}")
+    unfinished = oldest_due_seconds is not None
+    click.echo(f"  oldest due: {f'{oldest_due_seconds} s ago' if unfinished else '-'}")
+    if paused:
+        click.secho("  paused: no event runs until resume", fg="yellow")

@@ -1,0 +1,208 @@
+"""Operations on the inbox: replay, prune, pause, and the journal that records them."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Set
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import and_
+from sqlalchemy import ColumnElement
+from sqlalchemy import Connection
+from sqlalchemy import Delete
+from sqlalchemy import delete
+from sqlalchemy import exists
+from sqlalchemy import func
+from sqlalchemy import insert
+from sqlalchemy import select
+from sqlalchemy import Update
+from sqlalchemy import update
+
+from .due import PAUSE
+from .due import RESUME
+from .status import FINISHED
+from .status import Status
+from .store import Store
+from .store import to_db_time
+
+#: Rows that one transaction changes.
+BATCH = 500
+#: The row of an event is kept this many times as long as its body, so that a late copy
+#: is still recognised as a repeat.
+IDS_KEPT = 4
+
+REPLAY = "replay"
+
+
+def pause(store: Store, actor: str) -> None:
+    """Pause the endpoint: events are recorded, and none runs until :func:`resume`."""
+    _note(store, PAUSE, actor)
+
+
+def resume(store: Store, actor: str) -> None:
+    """End a pause; workers notice it at their next poll at the latest."""
+    _note(store, RESUME, actor)
+
+
+def journal_of(store: Store, row_id: int) -> list[Mapping[str, Any]]:
+    """The journal entries of an event: ``action``, ``at``, ``actor``; oldest first."""
+    j = store.database.tables.journal.c
+    look = select(j.action, j.at, j.actor).where(j.event == row_id).order_by(j.id)
+    return [dict(row._mapping) for row in store.rows(look)]
+
+
+def replay(
+    store: Store, rows: list[int], actor: str, *, rerun_all: bool = False
+) -> int:
+    """Make finished events due now and reset their attempts.
+
+    Every subscriber of a done event runs again; of a dead event, the subscribers
+    without a receipt. An event whose body was pruned stays as it is. Safe to repeat.
+
+    :param rows: row ids, at most :data:`BATCH`.
+    :param rerun_all: run every subscriber of dead events again too.
+    :return: how many are due now.
+    """
+    return store.retry_transient(lambda: _replay(store, rows, actor, rerun_all))
+
+
+def _replay(store: Store, rows: list[int], actor: str, rerun_all: bool) -> int:
+    dead = {Status.DEAD.value}
+    others = {status.value for status in FINISHED} - dead
+    with store.transaction() as connection:
+        revived = _revive(store, connection, rows, dead)
+        finished = _revive(store, connection, rows, others)
+        receipt = store.database.tables.receipt
+        forgotten = finished + (revived if rerun_all else [])
+        connection.execute(delete(receipt).where(receipt.c.event.in_(forgotten)))
+        entries = [_entry(store, REPLAY, actor, row) for row in revived + finished]
+        if entries:
+            connection.execute(insert(store.database.tables.journal), entries)
+    return len(entries)
+
+
+def _revive(
+    store: Store, connection: Connection, rows: list[int], statuses: Set[str]
+) -> list[int]:
+    """Make the ``rows`` with such a status and a body pending; return their ids.
+
+    A token marks them: between a read and the update they could change.
+    """
+    c, token = store.columns, secrets.token_hex(16)
+    has_body = c.body.is_not(None)
+    mine = and_(c.id.in_(rows), c.endpoint == store.endpoint)
+    change = update(c.id.table).where(mine, c.status.in_(statuses), has_body)
+    connection.execute(
+        change.values(
+            status=Status.PENDING.value,
+            attempts=0,
+            due_at=store.db_now(),
+            finished_at=None,
+            lease=token,
+        )
+    )
+    marked = and_(mine, c.lease == token)
+    revived = list(connection.scalars(select(c.id).where(marked)))
+    connection.execute(update(c.id.table).where(marked).values(lease=None))
+    return revived
+
+
+def prune_bodies(store: Store, before: datetime, *, dead: bool) -> Iterator[int]:
+    """Remove the bodies of events that finished before then; yield counts of batches.
+
+    Their rows stay: a late copy of such an event is still a repeat.
+
+    :param dead: also of dead events, which cannot be replayed after that.
+    """
+    body = store.columns.body
+    old = and_(_is_old(store, before, dead), body.is_not(None))
+    for window in _windows(store, before):
+        change = update(body.table).where(_within(store.columns.id, window), old)
+        yield _execute(store, change.values(body=None))
+
+
+def prune_rows(store: Store, before: datetime, *, dead: bool) -> Iterator[int]:
+    """Remove events that finished before then, with receipts and journal entries.
+
+    A copy of such an event that is received later is a new event.
+
+    :return: yields counts of batches.
+    """
+    tables, c = store.database.tables, store.columns
+    old = _is_old(store, before, dead)
+    for window in _windows(store, before):
+        count = _execute(store, delete(tables.event).where(_within(c.id, window), old))
+        # By existing rows, so that the next prune completes one that was killed here.
+        for other in (tables.receipt, tables.journal):
+            orphaned = ~exists().where(c.id == other.c.event)
+            orphans = and_(_within(other.c.event, window), orphaned)
+            _execute(store, delete(other).where(orphans))
+        yield count
+
+
+def _execute(store: Store, change: Update | Delete) -> int:
+    """Execute a change in a transaction; return the number of rows."""
+
+    def execute() -> int:
+        # For its isolation level: under MariaDB's default, new events would wait.
+        with store.transaction() as connection:
+            return connection.execute(change).rowcount
+
+    return store.retry_transient(execute)
+
+
+def _is_old(store: Store, before: datetime, dead: bool) -> ColumnElement[bool]:
+    c = store.columns
+    statuses = [s.value for s in FINISHED if dead or s is not Status.DEAD]
+    return and_(
+        c.endpoint == store.endpoint,
+        c.status.in_(statuses),
+        c.finished_at < to_db_time(before),
+    )
+
+
+def _windows(store: Store, before: datetime) -> Iterator[tuple[int, int]]:
+    """Yield ranges of row ids with :data:`BATCH` rows each, oldest first.
+
+    They end at the first range whose events were all received after ``before``. Between
+    two ranges, the prune sleeps for as long as the first took.
+    """
+    c, last = store.columns, 0
+    while True:
+        start = time.monotonic()
+        rows = select(c.id, c.received_at).where(c.id > last).order_by(c.id)
+        part = rows.limit(BATCH).subquery()
+        look = select(func.max(part.c.id).label("end"), func.min(part.c.received_at))
+        ((end, oldest),) = store.rows(look)
+        if end is None or oldest >= to_db_time(before):
+            return
+        yield last, end
+        last = end
+        time.sleep(time.monotonic() - start)
+
+
+def _within(column: ColumnElement[int], window: tuple[int, int]) -> ColumnElement[bool]:
+    first, last = window
+    return and_(column > first, column <= last)
+
+
+def _note(store: Store, action: str, actor: str) -> None:
+    with store.connection() as connection:
+        entry = _entry(store, action, actor)
+        connection.execute(insert(store.database.tables.journal), entry)
+
+
+def _entry(
+    store: Store, action: str, actor: str, row_id: int | None = None
+) -> dict[str, Any]:
+    return {
+        "endpoint": store.endpoint,
+        "action": action,
+        "event": row_id,
+        "at": store.db_now(),
+        "actor": store.text(actor, 160),
+    }

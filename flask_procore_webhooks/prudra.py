@@ -1,0 +1,15 @@
+"""PRUDRA: the deliveries of Prudra, ``{type, eventId, payload}``."""
+
+from __future__ import annotations
+
+from .source import Shape
+from .source import Source
+
+PRUDRA = Source(
+    name="prudra",
+    signature_header="X-Prudra-Signature",
+    timestamp_header="X-Prudra-Timestamp",
+    signature_prefix="sha256=",
+    timeout=10.0,
+    shapes=(Shape(id=("eventId",), timestamp=None, data="payload", has_ids=False),),
+)

@@ -1,0 +1,63 @@
+"""Runtime: all that belongs to one app in one process. A forked child has its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from collections.abc import Hashable
+from typing import Any
+from typing import NoReturn
+from typing import TypeVar
+
+T = TypeVar("T")
+
+#: What belongs to a parent process. A child must neither close nor collect it: both
+#: would end connections that the parent still uses.
+_kept: list[object] = []
+
+
+class Runtime:
+    """The engines, connections, batches and threads of one app in one process.
+
+    Each part is made at its first use, never at import: a server may fork, or patch
+    locks for gevent, after the import.
+
+    :param is_forked: whether the app was set up in a parent of this process.
+    """
+
+    def __init__(self, *, is_forked: bool = False) -> None:
+        self.is_forked = is_forked
+        #: Every part that exists, by its key.
+        self.parts: dict[Hashable, Any] = {}
+        self._lock = threading.RLock()
+
+    def part(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return the part of that key; the first call makes it.
+
+        :param make: connects to nothing, because other threads wait meanwhile.
+        """
+        found: T | None = self.parts.get(key)
+        if found is None:
+            with self._lock:
+                found = self.parts.get(key)
+                if found is None:
+                    found = self.parts[key] = make()
+        return found
+
+
+def keep(inherited: object) -> None:
+    """Reference what belongs to a parent process until this process ends."""
+    _kept.append(inherited)
+
+
+def end_forked_child() -> NoReturn:
+    """End a process that a subscriber or receiver forked and that returned from it.
+
+    The child shares the parent's connections, so nothing is rolled back or closed. Its
+    exit code is that of a ``SystemExit``, 1 after another exception, else 0.
+    """
+    error = sys.exc_info()[1]
+    code = error.code if isinstance(error, SystemExit) else error and 1
+    os._exit(code if isinstance(code, int) else int(code is not None))
