@@ -31,6 +31,7 @@ from flask_wtf import CSRFProtect
 from sqlalchemy import orm
 from sqlalchemy.ext.automap import automap_base
 from support.values import SECRET
+from support.web import rows
 
 from flask_procore_webhooks import ConfigError
 from flask_procore_webhooks import Event
@@ -40,7 +41,6 @@ from flask_procore_webhooks import resource_event
 from flask_procore_webhooks.browse import find
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.testing import deliver
-from flask_procore_webhooks.testing import Deliveries
 from flask_procore_webhooks.testing import payload
 from flask_procore_webhooks.testing import sign
 
@@ -61,10 +61,6 @@ def receives(app: Flask, endpoint: str | None = None, **fields: Any) -> bool:
     return answer.json == {"received": True} and rows(app, endpoint)[0]["status"] == (
         "done"
     )
-
-
-def rows(app: Flask, endpoint: str | None = None) -> list[Any]:
-    return [dict(row) for row in Deliveries(app).events(endpoint)]
 
 
 def unauthentic(app: Flask, path: str = PATH) -> bool:
