@@ -15,7 +15,7 @@ from support.web import body_of
 from support.web import exact
 from support.web import LIMIT
 from support.web import post
-from support.web import rows
+from support.web import recorded
 from werkzeug.test import TestResponse
 
 from flask_procore_webhooks import Discard
@@ -38,7 +38,7 @@ def test_an_event_in_the_inbox_is_a_duplicate(app: Flask) -> None:
     deliver(app.test_client(), event)
     answer = deliver(app.test_client(), event)
     assert exact(answer) == (200, {"received": True, "duplicate": True}, None)
-    assert [row["repeats"] for row in rows(app)] == [1]
+    assert [row["repeats"] for row in recorded(app)] == [1]
 
 
 def test_another_body_under_the_same_id_is_a_conflict_and_the_first_one_stays(
@@ -48,7 +48,7 @@ def test_another_body_under_the_same_id_is_a_conflict_and_the_first_one_stays(
     deliver(app.test_client(), first)
     answer = deliver(app.test_client(), second)
     assert exact(answer) == (200, {"received": True, "duplicate": True}, None)
-    assert [row["conflicts"] for row in rows(app)] == [1]
+    assert [row["conflicts"] for row in recorded(app)] == [1]
     assert body_of(app, "evt_1") == to_bytes(first)
 
 
@@ -63,7 +63,7 @@ def test_an_ignored_event_is_received(make_app: MakeApp) -> None:
     app.register_blueprint(ProcoreWebhooks())
     answer = deliver(app.test_client(), payload("RFIs.create", user_id=7))
     assert exact(answer) == (200, {"received": True}, None)
-    assert [row["status"] for row in rows(app)] == ["ignored"]
+    assert [row["status"] for row in recorded(app)] == ["ignored"]
 
 
 GOOD = sign(BODY, SECRET)["X-Procore-Signature"]
@@ -88,7 +88,7 @@ def test_a_delivery_without_a_valid_signature_is_refused(app: Flask, case: str) 
     sent = {name: value for name, value in headers.items() if value is not None}
     answer = post(app, BODY, headers=sent)
     assert exact(answer) == (401, {"error": "Invalid signature"}, None)
-    assert rows(app) == []
+    assert recorded(app) == []
 
 
 @pytest.mark.parametrize("seconds", [-301, 301])
@@ -109,7 +109,7 @@ def test_a_delivery_without_the_authorization_is_refused(
     headers = {} if value is None else {"Authorization": value}
     answer = post(token_app, BODY, headers=headers)
     assert exact(answer) == (401, {"error": "Invalid authorization"}, None)
-    assert rows(token_app) == []
+    assert recorded(token_app) == []
 
 
 @pytest.mark.parametrize(

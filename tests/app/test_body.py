@@ -19,7 +19,7 @@ from support.web import CONTENT_TYPES
 from support.web import LIMIT
 from support.web import PATH
 from support.web import post
-from support.web import rows
+from support.web import recorded
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.samples import to_bytes
@@ -69,7 +69,7 @@ def test_a_body_that_was_gone_before_we_came_is_refused_with_a_reason(
     answer = deliver(token_app.test_client(), payload("RFIs.create"))
     assert answer.status_code == 401
     assert "did not arrive whole" in caplog.text
-    assert rows(token_app) == []
+    assert recorded(token_app) == []
 
 
 def test_hooks_of_the_host_are_all_run_for_a_body_that_is_refused(
@@ -107,7 +107,7 @@ def test_routes_that_the_host_adds_to_the_blueprint_keep_their_bodies(
 def test_the_limit_holds_to_the_byte(token_app: Flask, size: int, status: int) -> None:
     answer = deliver(token_app.test_client(), b"{}".ljust(size))
     assert answer.status_code == status
-    assert len(rows(token_app)) == (status == 200)
+    assert len(recorded(token_app)) == (status == 200)
 
 
 def test_the_limit_is_ours_and_not_the_one_of_the_host(make_app: MakeApp) -> None:
@@ -170,7 +170,7 @@ def test_a_body_of_another_length_than_announced_is_refused(
         environ_overrides={"CONTENT_LENGTH": length, "wsgi.input_terminated": True},
     )
     assert answer.status_code == 401
-    assert rows(token_app) == []
+    assert recorded(token_app) == []
 
 
 def test_a_length_with_leading_zeros_is_the_same_length(token_app: Flask) -> None:
@@ -193,7 +193,7 @@ def test_a_chunked_body_is_refused_where_the_server_does_not_pass_it_on(
         headers={"Transfer-Encoding": "chunked", "Authorization": AUTHORIZATION},
     )
     assert answer.status_code == 401
-    assert rows(token_app) == []
+    assert recorded(token_app) == []
 
 
 ODD_SPELLINGS = {
@@ -232,7 +232,7 @@ def test_one_changed_byte_is_refused(app: Flask, spelling: str, position: int) -
     headers = sign(bytes(body), SECRET)
     body[position] ^= 1
     assert post(app, bytes(body), headers=headers).status_code == 401
-    assert rows(app) == []
+    assert recorded(app) == []
 
 
 NOT_JSON = {
@@ -252,7 +252,7 @@ def test_an_authentic_body_that_cannot_be_read_is_kept_in_quarantine(
     body = NOT_JSON[content]
     answer = deliver(app.test_client(), body)
     assert answer.json == {"received": True, "quarantined": True}
-    (row,) = rows(app)
+    (row,) = recorded(app)
     assert row["status"] == "dead"
     assert body_of(app, row["event_id"]) == body
 
@@ -262,7 +262,7 @@ def test_an_unsigned_body_that_cannot_be_read_is_only_refused(
     app: Flask, content: str
 ) -> None:
     assert post(app, NOT_JSON[content]).status_code == 401
-    assert rows(app) == []
+    assert recorded(app) == []
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
@@ -274,5 +274,5 @@ def test_a_compressed_body_is_quarantined_and_never_inflated(
     header = {"Content-Encoding": encoding}
     answer = deliver(app.test_client(), body, headers=header)
     assert answer.json == {"received": True, "quarantined": True}
-    (row,) = rows(app)
+    (row,) = recorded(app)
     assert body_of(app, row["event_id"]) == body

@@ -31,7 +31,7 @@ from flask_wtf import CSRFProtect
 from sqlalchemy import orm
 from sqlalchemy.ext.automap import automap_base
 from support.values import SECRET
-from support.web import rows
+from support.web import recorded
 
 from flask_procore_webhooks import ConfigError
 from flask_procore_webhooks import Event
@@ -58,9 +58,9 @@ def receives(app: Flask, endpoint: str | None = None, **fields: Any) -> bool:
     """Whether a new event comes in at the endpoint and is worked on."""
     event = payload("RFIs.create", **fields)
     answer = deliver(app.test_client(), event, endpoint=endpoint)
-    return answer.json == {"received": True} and rows(app, endpoint)[0]["status"] == (
-        "done"
-    )
+    return answer.json == {"received": True} and recorded(app, endpoint)[0][
+        "status"
+    ] == ("done")
 
 
 def unauthentic(app: Flask, path: str = PATH) -> bool:
@@ -446,7 +446,7 @@ def test_procore_and_prudra_live_in_one_app(make_app: MakeApp) -> None:
     answer = deliver(app.test_client(), event, endpoint="prudra_webhooks")
     assert answer.json == {"received": True}
     assert receives(app, "procore_webhooks", id="evt_1")
-    seen = [rows(app, name)[0]["type"] for name in endpoints(app)]
+    seen = [recorded(app, name)[0]["type"] for name in endpoints(app)]
     assert seen == ["RFIs.create", "payment.received"]
 
 
@@ -481,7 +481,7 @@ def test_the_signature_of_one_tenant_is_refused_on_the_route_of_another(
     client = tenants.test_client()
     assert client.post("/b", data=body, headers=signed).status_code == 401
     assert client.post("/a", data=body, headers=signed).status_code == 200
-    assert (len(rows(tenants, "a")), len(rows(tenants, "b"))) == (1, 0)
+    assert (len(recorded(tenants, "a")), len(recorded(tenants, "b"))) == (1, 0)
 
 
 def test_the_same_id_at_two_endpoints_is_two_events(tenants: Flask) -> None:
@@ -510,7 +510,7 @@ def test_one_blueprint_serves_two_apps_and_each_has_its_own_secret(
     ]
     assert statuses == [200, 401]
     assert receives(second, id="evt_1")
-    assert [len(rows(app)) for app in (first, second)] == [1, 1]
+    assert [len(recorded(app)) for app in (first, second)] == [1, 1]
 
 
 def test_a_signal_of_one_app_does_not_reach_the_subscribers_of_another(

@@ -13,7 +13,7 @@ from support.values import SECRET
 from support.web import CONTENT_TYPES
 from support.web import PATH
 from support.web import post
-from support.web import rows
+from support.web import recorded
 
 from flask_procore_webhooks.samples import to_bytes
 from flask_procore_webhooks.testing import deliver
@@ -32,14 +32,14 @@ def test_a_slash_at_the_end_makes_no_difference(app: Flask, path: str) -> None:
 def test_a_probe_by_head_is_answered_and_told_nothing(app: Flask, path: str) -> None:
     answer = app.test_client().head(path)
     assert (answer.status_code, answer.data) == (204, b"")
-    assert rows(app) == []
+    assert recorded(app) == []
 
 
 def test_a_signed_head_request_is_no_delivery(app: Flask) -> None:
     body = to_bytes(payload("RFIs.create"))
     headers = sign(body, SECRET)
     assert app.test_client().head(PATH, data=body, headers=headers).status_code == 204
-    assert rows(app) == []
+    assert recorded(app) == []
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "TRACE"])
@@ -50,7 +50,7 @@ def test_other_methods_are_refused_and_told_nothing(app: Flask, method: str) -> 
     )
     assert answer.status_code == 405
     assert "procore" not in answer.text.lower()
-    assert rows(app) == []
+    assert recorded(app) == []
 
 
 def test_the_method_cannot_be_overridden_by_a_header(app: Flask) -> None:

@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from support.inboxes import by_id
+from support.inboxes import numbered
+from support.inboxes import record
 from support.outages import relay_to
 from support.sites import at_once
 from support.values import Clock
@@ -24,7 +27,6 @@ from support.waiting import PATIENCE
 from support.waiting import wait_until
 
 from flask_procore_webhooks import browse
-from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks.endpoint import Endpoint
@@ -59,23 +61,8 @@ def inbox(endpoint: Endpoint) -> Inbox:
     return endpoint.inbox
 
 
-def record(inbox: Inbox, *ids: str) -> list[int]:
-    events = [Event(id, "RFIs.update", body=b'{"id":"%b"}' % id.encode()) for id in ids]
-    return [inbox.record(event).row_id for event in events]
-
-
-def numbered(count: int) -> list[str]:
-    return [f"evt_{number}" for number in range(count)]
-
-
 def ids(claims: Iterable[Claim]) -> list[str]:
     return [claim.event_id for claim in claims]
-
-
-def rows(inbox: Inbox) -> dict[str, dict[str, Any]]:
-    """Every row, with its lease, by event id."""
-    found = inbox.rows(sa.select(*inbox.columns))
-    return {row.event_id: dict(row._mapping) for row in found}
 
 
 # Batches
@@ -104,7 +91,7 @@ def test_a_batch_holds_what_waits_for_nothing_and_nobody(
     ):
         inbox.settle(claim, status)
 
-    assert ids(inbox.claim_due(9, 600)) == ["evt_5"]
+    assert ids(inbox.claim_due(9, 600)) == ["evt_005"]
     clock.forward(31)
     assert ids(inbox.claim_due(9, 600)) == [failed.event_id]
     clock.forward(30)
@@ -141,8 +128,8 @@ def test_an_attempt_is_counted_with_the_claim(inbox: Inbox, clock: Clock) -> Non
     record(inbox, "evt_1", "evt_2")
     first, second = inbox.claim_due(2, 60)
     assert (first.attempt, second.attempt) == (1, 1)
-    assert {row["attempts"] for row in rows(inbox).values()} == {1}
-    assert {row["status"] for row in rows(inbox).values()} == {"running"}
+    assert {row["attempts"] for row in by_id(inbox).values()} == {1}
+    assert {row["status"] for row in by_id(inbox).values()} == {"running"}
 
     clock.forward(61)
     again = [*inbox.claim_due(2, 60), *inbox.claim_due(2, 60)]
@@ -196,7 +183,7 @@ def test_one_event_is_claimed_by_one_of_many(inbox: Inbox) -> None:
         record(inbox, id)
         claims = at_once(lambda number: len(inbox.claim_due(5, 600)), range(4))
         assert sum(claims) == 1
-        assert rows(inbox)[id]["attempts"] == 1
+        assert by_id(inbox)[id]["attempts"] == 1
 
 
 CLAIMER = """
@@ -292,11 +279,11 @@ def test_a_row_that_another_has_locked_is_passed_over(server_inbox: Inbox) -> No
 
     with inbox.transaction() as other:
         other.execute(sa.select(c.id).where(c.id == first).with_for_update())
-        assert ids(in_time(lambda: inbox.claim_due(2, 60))) == ["evt_1", "evt_2"]
-        assert ids(in_time(lambda: inbox.claim_due(9, 60))) == ["evt_3"]
+        assert ids(in_time(lambda: inbox.claim_due(2, 60))) == ["evt_001", "evt_002"]
+        assert ids(in_time(lambda: inbox.claim_due(9, 60))) == ["evt_003"]
         assert in_time(lambda: inbox.claim_due(9, 60)) == []
 
-    assert ids(inbox.claim_due(9, 60)) == ["evt_0"]
+    assert ids(inbox.claim_due(9, 60)) == ["evt_000"]
 
 
 def test_events_come_in_while_a_claim_is_open(server_inbox: Inbox) -> None:
@@ -421,7 +408,7 @@ def lost(inbox: Inbox, clock: Clock) -> Claim:
 def test_who_has_lost_the_lease_changes_nothing(
     inbox: Inbox, clock: Clock, lost: Claim
 ) -> None:
-    before = rows(inbox)
+    before = by_id(inbox)
     clock.forward(10)
 
     inbox.renew([lost], 3600)
@@ -429,20 +416,20 @@ def test_who_has_lost_the_lease_changes_nothing(
     for status in (Status.DONE, Status.DEAD, Status.PENDING):
         assert inbox.settle(lost, status, error="late") is False
 
-    assert rows(inbox) == before
+    assert by_id(inbox) == before
 
 
 def test_who_has_settled_holds_nothing(inbox: Inbox, clock: Clock) -> None:
     record(inbox, "evt_1")
     (claim,) = inbox.claim_due(1, 60)
     assert inbox.settle(claim, Status.PENDING, error="failed", wait=30)
-    before = rows(inbox)
+    before = by_id(inbox)
 
     inbox.renew([claim], 3600)
     inbox.give_back([claim])
     assert not inbox.settle(claim, Status.DONE)
 
-    assert rows(inbox) == before
+    assert by_id(inbox) == before
 
 
 def test_renewed_leases_are_those_still_held(inbox: Inbox, clock: Clock) -> None:
@@ -463,11 +450,11 @@ def test_renewed_leases_are_those_still_held(inbox: Inbox, clock: Clock) -> None
 
 def test_what_is_given_back_is_as_it_was_before_the_claim(inbox: Inbox) -> None:
     record(inbox, "evt_1", "evt_2", "evt_3")
-    before = rows(inbox)
+    before = by_id(inbox)
     first, second, third = inbox.claim_due(3, 600)
     inbox.give_back([first, second])
 
-    found = rows(inbox)
+    found = by_id(inbox)
     for id in ("evt_1", "evt_2"):
         assert {**found[id], "due_at": None} == {**before[id], "due_at": None}
     assert found["evt_3"]["status"] == "running"
@@ -498,24 +485,24 @@ def test_a_lease_is_renewed_until_it_is_let_go(inbox: Inbox) -> None:
 
     with keeping(inbox, [first, second], 3) as holding:
         assert holding.begin(first) and holding.begin(second)
-        ends = rows(inbox)["evt_1"]["due_at"]
-        wait_until(lambda: rows(inbox)["evt_1"]["due_at"] != ends)
-        assert rows(inbox)["evt_1"]["due_at"] == rows(inbox)["evt_2"]["due_at"]
+        ends = by_id(inbox)["evt_1"]["due_at"]
+        wait_until(lambda: by_id(inbox)["evt_1"]["due_at"] != ends)
+        assert by_id(inbox)["evt_1"]["due_at"] == by_id(inbox)["evt_2"]["due_at"]
         holding.drop(second)
         # A renewal that had begun may still be on its way.
         wait_until(lambda: _renewed_once_more(inbox, "evt_1"))
-        ends = rows(inbox)["evt_2"]["due_at"]
+        ends = by_id(inbox)["evt_2"]["due_at"]
         wait_until(lambda: _renewed_once_more(inbox, "evt_1"))
-        assert rows(inbox)["evt_2"]["due_at"] == ends
+        assert by_id(inbox)["evt_2"]["due_at"] == ends
 
     # Nobody else got them meanwhile, and anybody does now.
-    assert {row["lease"] for row in rows(inbox).values()} == {first.lease}
+    assert {row["lease"] for row in by_id(inbox).values()} == {first.lease}
     wait_until(lambda: inbox.claim_due(2, 60), 10 + PATIENCE)
 
 
 def _renewed_once_more(inbox: Inbox, id: str) -> bool:
-    ends = rows(inbox)[id]["due_at"]
-    wait_until(lambda: rows(inbox)[id]["due_at"] != ends)
+    ends = by_id(inbox)[id]["due_at"]
+    wait_until(lambda: by_id(inbox)[id]["due_at"] != ends)
     return True
 
 
@@ -532,8 +519,8 @@ def test_what_waits_too_long_for_its_turn_is_given_back(inbox: Inbox) -> None:
         assert not holding.begin(second)
 
     assert {claim.event_id for claim in taken} == {"evt_2", "evt_3"}
-    assert rows(inbox)["evt_1"]["lease"] == first.lease
-    assert {row["attempts"] for row in rows(inbox).values()} == {1}
+    assert by_id(inbox)["evt_1"]["lease"] == first.lease
+    assert {row["attempts"] for row in by_id(inbox).values()} == {1}
 
 
 def test_nothing_begins_whose_lease_is_over(inbox: Inbox, clock: Clock) -> None:
@@ -559,17 +546,17 @@ def test_nothing_begins_once_the_rest_is_given_back(inbox: Inbox) -> None:
 def test_a_short_lease_beside_a_long_one_is_renewed_in_time(inbox: Inbox) -> None:
     record(inbox, "evt_1", "evt_2")
     long, short = inbox.claim_due(2, 600)
-    before = rows(inbox)
+    before = by_id(inbox)
 
     with keeping(inbox, [long], 600):
         time.sleep(0.1)  # the thread is asleep, for long
         with keeping(inbox, [short], 1) as holding:
             holding.begin(short)
             wait_until(
-                lambda: rows(inbox)["evt_2"]["due_at"] != before["evt_2"]["due_at"]
+                lambda: by_id(inbox)["evt_2"]["due_at"] != before["evt_2"]["due_at"]
             )
 
-    assert rows(inbox)["evt_1"]["due_at"] == before["evt_1"]["due_at"]
+    assert by_id(inbox)["evt_1"]["due_at"] == before["evt_1"]["due_at"]
 
 
 @pytest.mark.parametrize("server", ["postgresql", "mariadb"])
@@ -605,7 +592,8 @@ from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.leases import keeping
-from test_leases import record, rows, wait_until
+from support.inboxes import by_id, record
+from support.waiting import wait_until
 
 config = json.loads(sys.stdin.readline())
 app = Flask("child")
@@ -617,8 +605,8 @@ record(inbox, "evt_1", "evt_2")
 first, second = inbox.claim_due(2, 600)
 
 def is_renewed(id, work=lambda: None):
-    before = rows(inbox)[id]["due_at"]
-    wait_until(lambda: rows(inbox)[id]["due_at"] != before, 30)
+    before = by_id(inbox)[id]["due_at"]
+    wait_until(lambda: by_id(inbox)[id]["due_at"] != before, 30)
 
 with keeping(inbox, [first], 1) as holding:
     holding.begin(first)

@@ -23,6 +23,7 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import testing
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.inbox import Inbox
 
 #: Flask-SQLAlchemy, with a session for each app context, and plain SQLAlchemy, with one
 #: for each thread.
@@ -46,6 +47,10 @@ class Host:
     def endpoint(self) -> Endpoint:
         (endpoint,) = endpoints(self.app).values()
         return endpoint
+
+    @property
+    def inbox(self) -> Inbox:
+        return self.endpoint.inbox
 
     def deliver(self, payload: dict[str, Any] | None = None) -> TestResponse:
         """Deliver ``payload``, or the one event that a test is about."""

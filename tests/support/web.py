@@ -26,7 +26,7 @@ BODY = b'{"id": "evt_1", "type": "RFIs.create"}'
 TABLES = ("procore_webhook_event", "procore_webhook_receipt")
 
 
-def rows(app: Flask, endpoint: str | None = None) -> list[Any]:
+def recorded(app: Flask, endpoint: str | None = None) -> list[Any]:
     """The recorded events of an endpoint, by default of the only one."""
     return [dict(row) for row in Deliveries(app).events(endpoint)]
 

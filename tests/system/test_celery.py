@@ -28,6 +28,8 @@ from support.brokers import disconnect
 from support.brokers import own_broker
 from support.hosts import Host
 from support.hosts import run_host
+from support.inboxes import counted
+from support.inboxes import numbered
 from support.outages import relay_to
 from support.values import Clock
 from support.values import SECRET
@@ -633,8 +635,7 @@ class Site:
             )
 
     def statuses(self) -> Counter[str]:
-        rows = browse.newest(self.host.endpoint.inbox, limit=10_000)
-        return Counter(row["status"] for row in rows)
+        return counted(self.host.inbox)
 
     def calls(self) -> list[str]:
         path = self.folder / "calls"
@@ -675,15 +676,11 @@ def large_site(
 only_redis = pytest.mark.parametrize("broker", ["redis"], indirect=True)
 
 
-def new_ids(prefix: str, count: int) -> list[str]:
-    return [f"evt_{prefix}_{number:03}" for number in range(count)]
-
-
 def test_every_event_is_done_and_has_its_effect_once(site: Site) -> None:
     """Whichever is first, Celery or the blueprint; with doubled messages, and retries
     that nobody sweeps."""
-    plain, failing = new_ids("plain", 15), new_ids("fails", 3)
-    postponed = new_ids("later", 3)
+    plain, failing = numbered(15, "evt_plain"), numbered(3, "evt_fails")
+    postponed = numbered(3, "evt_later")
     first = "true" if site.broker.url.startswith("redis") else "false"
     site.send(plain[:5])
     rows = site.host.endpoint.inbox.due(100)
@@ -719,7 +716,7 @@ def test_an_event_that_keeps_failing_is_dead_after_its_attempts(site: Site) -> N
 def test_a_broker_that_is_cut_off_in_mid_stream_loses_nothing(
     large_site: Site,
 ) -> None:
-    site, ids = large_site, new_ids("cut", 120)
+    site, ids = large_site, numbered(120, "evt_cut")
     with ExitStack() as stack:
         relay = stack.enter_context(relay_to(site.broker.url))
         site.app.extensions["celery"] = site.broker.celery(relay.url)
@@ -748,7 +745,7 @@ def test_a_broker_that_is_cut_off_in_mid_stream_loses_nothing(
 
 @pytest.mark.slow
 def test_messages_that_are_purged_are_swept_up(site: Site) -> None:
-    ids = new_ids("purged", 10)
+    ids = numbered(10, "evt_purged")
     site.send(ids)
     assert len(site.broker.take(10)) == 10
     with site.worker() as worker:
@@ -820,7 +817,7 @@ def test_beat_calls_the_sweep(site: Site) -> None:
 @only_redis
 @pytest.mark.parametrize("pool", ["solo", "threads", "gevent"])
 def test_other_pools_run_events_too(site: Site, pool: str) -> None:
-    ids = new_ids(pool, 5)
+    ids = numbered(5, f"evt_{pool}")
     with site.worker("-P", pool, "-c", "2") as worker:
         site.send(ids)
         site.wait_until_finished(worker, done=5)
