@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
 
 from flask_procore_webhooks import Event
+from flask_procore_webhooks.errors import InboxUnavailable
+from flask_procore_webhooks.inbox import Claim
 from flask_procore_webhooks.inbox import Inbox
 from flask_procore_webhooks.samples import payload
 from flask_procore_webhooks.samples import to_bytes
+from support.waiting import PATIENCE
 
 
 def numbered(count: int, prefix: str = "evt") -> list[str]:
@@ -69,3 +74,22 @@ def are_done(inbox: Inbox, *ids: str) -> bool:
 def all_done(inbox: Inbox, count: int) -> Callable[[], bool]:
     """A condition: the inbox has so many events, and they are done."""
     return lambda: counted(inbox) == {"done": count}
+
+
+def ids_of(claims: Iterable[Claim]) -> list[str]:
+    return [claim.event_id for claim in claims]
+
+
+def claim_all(inbox: Inbox, limit: int) -> list[str]:
+    """Claim batches until nothing is due; an inbox in use is asked again."""
+    mine: list[str] = []
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            claims = inbox.claim_due(limit, 600)
+            if not claims and not inbox.due():
+                return mine
+        except InboxUnavailable:
+            continue
+        mine += ids_of(claims)
+    raise AssertionError("there was no end to it")

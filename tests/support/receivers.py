@@ -7,6 +7,7 @@ import hmac
 import json
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,3 +77,11 @@ def hmac_sha256(key: str, got: Got, kind: str) -> str:
     """Computed apart from the package, as a receiver in another language would."""
     stamp = got.headers[f"X-{kind}-Timestamp"].encode()
     return hmac.new(key.encode(), stamp + b"." + got.body, hashlib.sha256).hexdigest()
+
+
+def dripping(handler: BaseHTTPRequestHandler) -> None:
+    """A byte now and then, the whole answer within 10 s."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+    for _ in range(100):
+        handler.wfile.write(b"x")
+        time.sleep(0.1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +13,9 @@ from pathlib import Path
 import pytest
 from flask import Flask
 from support.commands import run
+from support.receivers import dripping
+from support.receivers import Receiver
+from support.receivers import receiving
 from support.servers import serve
 from support.servers import Server
 from support.values import SECRET
@@ -116,3 +121,38 @@ def create_app():
     assert refused.returncode == 1
     assert refused.stdout.startswith("---") and "Traceback" not in refused.stderr
     assert shell("list").stdout == "No events.\n"
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """Of localhost, self-signed, with its key in the same file."""
+    if not shutil.which("openssl"):
+        pytest.skip("there is no openssl to make a certificate")
+    file = tmp_path / "localhost.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -days 2"
+    name = ["-addext", "subjectAltName=DNS:localhost"]
+    made = subprocess.run(
+        [*command.split(), *name, "-keyout", "-", "-out", "-"],
+        capture_output=True,
+        check=True,
+    )
+    file.write_bytes(made.stdout)
+    return file
+
+
+def test_https_needs_a_certificate_that_is_trusted(
+    app: Flask, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    with receiving(Receiver(body=b"safe"), tls) as receiver:
+        trigger = ["trigger", "a.b", "--url", receiver.url]
+        assert "self-signed certificate" in run(app, *trigger, ok=False).output.replace(
+            "self signed", "self-signed"
+        )
+        assert not receiver.got
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert "safe" in run(app, *trigger).output
+        receiver.answer = dripping
+        shown = run(app, *trigger, "--timeout", 0.4, ok=False).output
+        assert "not complete within 0.4 s" in shown

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import re
-import shutil
 import socket
-import ssl
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler
-from pathlib import Path
 
 import pytest
 from flask import Flask
 from support.commands import run
+from support.receivers import dripping
 from support.receivers import Receiver
-from support.receivers import receiving
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
@@ -83,14 +79,6 @@ def silent(handler: BaseHTTPRequestHandler) -> None:
     handler.rfile.read(1)  # ends when the client gives up
 
 
-def dripping(handler: BaseHTTPRequestHandler) -> None:
-    """A byte now and then, the whole answer within 10 s."""
-    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
-    for _ in range(100):
-        handler.wfile.write(b"x")
-        time.sleep(0.1)
-
-
 def dripping_headers(handler: BaseHTTPRequestHandler) -> None:
     for char in "HTTP/1.1 200 OK\r\nX-Filler: " + "x" * 70 + "\r\n\r\n":
         handler.wfile.write(char.encode())
@@ -150,38 +138,3 @@ def test_a_plain_port_asks_for_http(app: Flask, receiver: Receiver) -> None:
     url = receiver.url.replace("http:", "https:")
     shown = run(app, "trigger", "a.b", "--url", url, ok=False).output
     assert "does not speak TLS; does it want http://?" in shown
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """Of localhost, self-signed, with its key in the same file."""
-    if not shutil.which("openssl"):
-        pytest.skip("there is no openssl to make a certificate")
-    file = tmp_path / "localhost.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -days 2"
-    name = ["-addext", "subjectAltName=DNS:localhost"]
-    made = subprocess.run(
-        [*command.split(), *name, "-keyout", "-", "-out", "-"],
-        capture_output=True,
-        check=True,
-    )
-    file.write_bytes(made.stdout)
-    return file
-
-
-def test_https_needs_a_certificate_that_is_trusted(
-    app: Flask, certificate: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(certificate)
-    with receiving(Receiver(body=b"safe"), tls) as receiver:
-        trigger = ["trigger", "a.b", "--url", receiver.url]
-        assert "self-signed certificate" in run(app, *trigger, ok=False).output.replace(
-            "self signed", "self-signed"
-        )
-        assert not receiver.got
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        assert "safe" in run(app, *trigger).output
-        receiver.answer = dripping
-        shown = run(app, *trigger, "--timeout", 0.4, ok=False).output
-        assert "not complete within 0.4 s" in shown
