@@ -29,6 +29,7 @@ from support.servers import serve
 from support.servers import Server
 from support.values import SECRET
 from support.waiting import LARGE_BATCHES
+from support.waiting import wait_until
 
 from flask_procore_webhooks.background import GRACE
 from flask_procore_webhooks.samples import to_bytes
@@ -114,11 +115,7 @@ class Site:
         return path.read_text().split() if path.exists() else []
 
     def wait_for(self, condition: Callable[[], object], server: Server) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{self.statuses()}\n{server.output()}")
-            time.sleep(0.05)
+        wait_until(condition, PATIENCE, lambda: f"{self.statuses()}\n{server.output()}")
 
     def wait_until_done(self, ids: list[str], server: Server) -> None:
         def are_done() -> bool:
@@ -219,8 +216,8 @@ def test_every_event_is_done_and_has_its_effect_once(site: Site, name: str) -> N
 def end(server: Server, signal_: int = signal.SIGTERM) -> float:
     """Tell the server to end; return how long it took."""
     start = time.monotonic()
-    server.process.send_signal(signal_)
-    server.process.wait(PATIENCE)
+    server.send(signal_)
+    server.exit_code(PATIENCE)
     return time.monotonic() - start
 
 

@@ -23,7 +23,6 @@ from flask import Flask
 from support.brokers import as_env
 from support.brokers import Broker
 from support.brokers import celery_worker
-from support.brokers import CeleryWorker
 from support.brokers import disconnect
 from support.brokers import own_broker
 from support.hosts import Host
@@ -31,8 +30,10 @@ from support.hosts import run_host
 from support.inboxes import counted
 from support.inboxes import numbered
 from support.outages import relay_to
+from support.processes import Process
 from support.values import Clock
 from support.values import SECRET
+from support.waiting import wait_until
 
 from flask_procore_webhooks import browse
 from flask_procore_webhooks import celery
@@ -615,7 +616,7 @@ class Site:
     def app(self) -> Flask:
         return self.host.app
 
-    def worker(self, *options: str, **env: str) -> AbstractContextManager[CeleryWorker]:
+    def worker(self, *options: str, **env: str) -> AbstractContextManager[Process]:
         return celery_worker(
             "site_of_celery:celery_app",
             self.folder,
@@ -641,14 +642,10 @@ class Site:
         path = self.folder / "calls"
         return path.read_text().split() if path.exists() else []
 
-    def wait_for(self, condition: Callable[[], object], worker: CeleryWorker) -> None:
-        deadline = time.monotonic() + DEADLINE
-        while not condition():
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{self.statuses()}\n{worker.output()}")
-            time.sleep(0.05)
+    def wait_for(self, condition: Callable[[], object], worker: Process) -> None:
+        wait_until(condition, DEADLINE, lambda: f"{self.statuses()}\n{worker.output()}")
 
-    def wait_until_finished(self, worker: CeleryWorker, **statuses: int) -> None:
+    def wait_until_finished(self, worker: Process, **statuses: int) -> None:
         self.wait_for(lambda: self.statuses() == Counter(statuses), worker)
 
     def check_effects(self, ids: list[str]) -> None:

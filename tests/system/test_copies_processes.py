@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -19,7 +13,10 @@ from support.hosts import check_answers
 from support.hosts import deliver_at
 from support.hosts import Host
 from support.hosts import run_host
+from support.processes import run_at_once
+from support.processes import scripts
 from support.values import Clock
+from support.waiting import wait_until
 
 from flask_procore_webhooks import browse
 from flask_procore_webhooks.testing import payload
@@ -82,21 +79,10 @@ def test_copies_in_several_processes_are_one_event_and_one_run(
         "calls": str(calls),
         "events": [sent] * (COPIES // PROCESSES),
     }
-    children = [_child({**order, "number": number}) for number in range(PROCESSES)]
-    try:
-        for child in children:
-            assert child.stdout and child.stdout.readline() == "ready\n"
-        for child in children:
-            assert child.stdin
-            child.stdin.write("go\n")
-            child.stdin.flush()
-        answers = [child.communicate(timeout=120)[0] for child in children]
-    finally:
-        for child in children:
-            child.kill()
-            child.communicate()
+    orders = [{**order, "number": number} for number in range(PROCESSES)]
+    answers = run_at_once(CHILD, orders)
 
-    statuses = [each for answer in answers for each in json.loads(answer)]
+    statuses = [each for answer in answers for each in answer]
     assert len(statuses) == COPIES // PROCESSES * PROCESSES
     (row,) = browse.newest(host.endpoint.inbox)
     check_answers(statuses, row, host.endpoint)
@@ -137,9 +123,9 @@ def test_what_a_killed_process_left_is_resumed_when_its_lease_is_over(
         "secret": host.app.config["PROCORE_WEBHOOK_SECRET"],
         "event": sent,
     }
-    child = _child(order, KILLED)
-    child.communicate(timeout=60)
-    assert child.returncode == -9
+    with scripts(KILLED, [order]) as (child,):
+        child.rest()
+    assert child.process.returncode == -9
 
     host.webhooks.on(name="first")(lambda event: host.note("first again"))
     host.webhooks.on(name="second")(lambda event: host.note("second"))
@@ -161,20 +147,4 @@ def _wait_for_rollback(host: Host) -> None:
                 "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'"
                 " AND datname = current_database()"
             )
-            deadline = time.monotonic() + 10
-            while connection.scalar(busy) and time.monotonic() < deadline:
-                time.sleep(0.05)
-
-
-def _child(order: dict[str, Any], script: str = CHILD) -> subprocess.Popen[str]:
-    child = subprocess.Popen(
-        [sys.executable, "-c", script],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        text=True,
-    )
-    assert child.stdin
-    child.stdin.write(json.dumps(order) + "\n")
-    child.stdin.flush()
-    return child
+            wait_until(lambda: not connection.scalar(busy))

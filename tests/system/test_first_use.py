@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.processes import Child
 
 RACER = """
 import sys, threading
@@ -41,32 +40,23 @@ for folder in sys.stdin:
 @pytest.fixture
 def race() -> Iterator[Callable[[int, int, Path], list[str]]]:
     """Start processes of several threads, which all deliver to a new folder at once."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Child] = []
 
     def run(processes: int, threads: int, folder: Path) -> list[str]:
-        command = [sys.executable, "-c", RACER, str(threads)]
-        pipe = subprocess.PIPE
         while len(started) < processes:
-            racer = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+            racer = Child("-c", RACER, str(threads))
             started.append(racer)
             # Its first race, alone, is over when everything is imported.
-            _tell(racer, folder / f"alone{len(started)}")
-            assert racer.stdout is not None and racer.stdout.readline()
+            racer.tell(str(folder / f"alone{len(started)}"))
+            assert racer.line()
         for racer in started:
-            _tell(racer, folder / "race")
-        outputs = [racer.stdout.readline() for racer in started if racer.stdout]
-        return " ".join(outputs).split()
+            racer.tell(str(folder / "race"))
+        return " ".join(racer.line() for racer in started).split()
 
     yield run
     for racer in started:
-        racer.communicate()
-        assert racer.returncode == 0
-
-
-def _tell(racer: subprocess.Popen[str], folder: Path) -> None:
-    assert racer.stdin is not None
-    racer.stdin.write(f"{folder}\n")
-    racer.stdin.flush()
+        racer.rest()
+        assert racer.process.returncode == 0
 
 
 @pytest.mark.slow

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from flask import Flask
 from support.inboxes import numbered
 from support.inboxes import record
+from support.processes import run_at_once
+from support.processes import scripts
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import Endpoint
@@ -70,19 +67,7 @@ def test_processes_that_claim_at_once_never_get_the_same_event(
     keys = ("PROCORE_WEBHOOK_SECRET", "PROCORE_WEBHOOK_DATABASE_URI")
     config = {key: app.config[key] for key in keys}
     orders = [{"config": config, "limit": limit} for limit in (1, 5, 32)]
-    children = [_child(CLAIMER, order) for order in orders]
-    try:
-        for child in children:
-            assert child.stdout and child.stdout.readline() == "ready\n"
-        for child in children:
-            assert child.stdin
-            child.stdin.write("go\n")
-            child.stdin.flush()
-        found = [json.loads(child.communicate(timeout=120)[0]) for child in children]
-    finally:
-        for child in children:
-            child.kill()
-            child.communicate()
+    found = run_at_once(CLAIMER, orders)
 
     assert sorted(id for each in found for id in each) == sorted(numbered(200))
 
@@ -127,20 +112,6 @@ print(os.waitstatus_to_exitcode(status), flush=True)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_leases_are_renewed_in_a_forked_process_too(app: Flask, inbox: Inbox) -> None:
     keys = ("PROCORE_WEBHOOK_SECRET", "PROCORE_WEBHOOK_DATABASE_URI")
-    child = _child(FORKS, {key: app.config[key] for key in keys})
-    assert child.communicate(timeout=120)[0] == "7\n"
-
-
-def _child(script: str, order: dict[str, Any]) -> subprocess.Popen[str]:
-    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-    child = subprocess.Popen(
-        [sys.executable, "-c", script],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path},
-        text=True,
-    )
-    assert child.stdin
-    child.stdin.write(json.dumps(order) + "\n")
-    child.stdin.flush()
-    return child
+    config = {key: app.config[key] for key in keys}
+    with scripts(FORKS, [config]) as (child,):
+        assert child.rest() == "7\n"

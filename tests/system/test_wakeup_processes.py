@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -19,6 +16,9 @@ from flask import Flask
 from support.listeners import listeners
 from support.listeners import mounted
 from support.listeners import send
+from support.processes import environment
+from support.processes import Process
+from support.processes import running
 from support.waiting import wait_until
 
 from flask_procore_webhooks import Event
@@ -63,27 +63,20 @@ def notes(event):
 
 
 @contextmanager
-def process(folder: Path, endpoint: Endpoint, *options: str) -> Iterator[Any]:
+def process(folder: Path, endpoint: Endpoint, *options: str) -> Iterator[Process]:
     """The command ``worker``, waiting for something to do."""
     names = ("SECRET", "DATABASE_URI", "DISPATCH")
     keys = [f"PROCORE_WEBHOOK_{name}" for name in names]
     config = {key: endpoint.app.config[key] for key in keys}
     (folder / "waiting.py").write_text(APP.format(config=config))
     command = ["-m", "flask", "--app", "waiting", "procore-webhooks", "worker"]
-    path = os.pathsep.join([str(folder), *sys.path])
-    with subprocess.Popen(
-        [sys.executable, *command, *options],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        text=True,
+    env = environment(path=[folder])
+    with running(
+        [sys.executable, *command, *options], folder=folder, env=env
     ) as worker:
-        try:
-            wait_until(lambda: listeners(endpoint.inbox))
-            time.sleep(1)
-            yield worker
-        finally:
-            worker.kill()
+        wait_until(lambda: listeners(endpoint.inbox), report=worker.output)
+        time.sleep(1)
+        yield worker
 
 
 @pytest.mark.slow
@@ -93,15 +86,15 @@ def test_the_command_listens_on_one_connection_and_ends_at_once(
     endpoint, _ = site
     options = ("--poll", "600", "--concurrency", "4")
     with process(tmp_path, endpoint, *options) as worker:
-        assert "4 at a time" in worker.stdout.readline()
+        worker.wait_for_output("4 at a time")
         assert len(listeners(endpoint.inbox)) == 1
         for _ in range(3):
             start, new = time.monotonic(), send(endpoint)
-            assert worker.stdout.readline() == f"ran {new}\n"
+            worker.wait_for_output(f"ran {new}\n")
             assert time.monotonic() - start < SOON
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(SOON * 2) == 0
-        assert "Ended after 3 events." in worker.stdout.read()
+        worker.send(signal.SIGTERM)
+        assert worker.exit_code(SOON * 2) == 0
+        assert "Ended after 3 events." in worker.output()
     wait_until(lambda: not listeners(endpoint.inbox))
 
 
@@ -113,11 +106,10 @@ def test_what_an_operator_replays_or_resumes_is_run_at_once(
     run = endpoint.app.test_cli_runner().invoke
     endpoint.inbox.record(Event("evt_1", "a.b", body=b"{}"), Status.DEAD)
     with process(tmp_path, endpoint, "--poll", "600") as worker:
-        worker.stdout.readline()
         run(args=["procore-webhooks", "replay", "evt_1"], catch_exceptions=False)
-        assert worker.stdout.readline() == "ran evt_1\n"
+        worker.wait_for_output("ran evt_1\n")
         run(args=["procore-webhooks", "pause"], catch_exceptions=False)
         new = send(endpoint)
         time.sleep(0.5)
         run(args=["procore-webhooks", "resume"], catch_exceptions=False)
-        assert worker.stdout.readline() == f"ran {new}\n"
+        worker.wait_for_output(f"ran {new}\n")

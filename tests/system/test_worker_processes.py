@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +21,11 @@ from support.inboxes import counted
 from support.inboxes import numbered
 from support.inboxes import record
 from support.outages import relay_to
+from support.processes import environment
+from support.processes import Process
+from support.processes import start
 from support.values import SECRET
 from support.waiting import LARGE_BATCHES
-from support.waiting import PATIENCE
 from support.waiting import wait_until
 from support.workers import SETTINGS
 
@@ -89,7 +88,7 @@ class Shop:
         self.url = url
         self.folder = folder
         self.calls_file = folder / "calls"
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[Process] = []
 
     def open(self, subscribers: str, **config: Any) -> None:
         """Write the app that workers started from now on run."""
@@ -108,18 +107,14 @@ class Shop:
 
     def worker(self, *options: str) -> Process:
         command = ["-m", "flask", "--app", "workapp", "procore-webhooks", "worker"]
-        path = [str(self.folder), str(Path(__file__).parents[1]), *sys.path]
-        log = self.folder / f"worker{len(self.processes)}.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, *command, *options],
-                cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        self.processes.append(process)
-        return Process(process, log)
+        worker = start(
+            [sys.executable, *command, *options],
+            folder=self.folder,
+            env=environment(path=[self.folder]),
+            log=self.folder / f"worker{len(self.processes)}.log",
+        )
+        self.processes.append(worker)
+        return worker
 
     def go_on(self) -> None:
         (self.folder / "go on").touch()
@@ -134,28 +129,12 @@ class Shop:
         return any(call[0] == id for call in self.calls())
 
 
-@dataclass
-class Process:
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def send(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    def exit_code(self, seconds: float = PATIENCE) -> int:
-        return self.process.wait(seconds)
-
-    def output(self) -> str:
-        return self.log.read_text(errors="replace")
-
-
 @pytest.fixture
 def shop(host: Host, database_url: str, tmp_path: Path) -> Iterator[Shop]:
     shop = Shop(host, database_url, tmp_path)
     yield shop
     for process in shop.processes:
         process.kill()
-        process.wait(PATIENCE)
     for log in sorted(tmp_path.glob("worker*.log")):
         print(f"--- {log.name}\n{log.read_text(errors='replace')}")
 
@@ -301,7 +280,7 @@ def writer(event):
     assert counted(shop.host.inbox)["running"] > 1
     worker.send(number)
     time.sleep(1)
-    assert worker.process.poll() is None
+    assert worker.is_running
     shop.go_on()
 
     assert worker.exit_code() == 0, worker.output()
@@ -358,7 +337,7 @@ def test_a_second_signal_ends_a_worker_at_once(
     wait_until(lambda: shop.is_running("evt_1"))
     worker.send(signal.SIGTERM)
     time.sleep(1.5)
-    assert worker.process.poll() is None
+    assert worker.is_running
     worker.send(second)
     assert worker.exit_code(20) == -second
 
@@ -367,8 +346,8 @@ def test_a_second_signal_ends_a_worker_at_once(
 def test_processes_share_the_work_and_effects_are_made_once(shop: Shop) -> None:
     shop.open(WRITER.replace("host.note", "time.sleep(0.02); host.note"))
     workers = [shop.worker("--concurrency", "2", "--poll", "0.1") for _ in range(3)]
-    for start in range(0, 120, 20):
-        record(shop.host.inbox, *numbered(120)[start : start + 20])
+    for first in range(0, 120, 20):
+        record(shop.host.inbox, *numbered(120)[first : first + 20])
     wait_until(all_done(shop.host.inbox, 120))
     for worker in workers:
         worker.send(signal.SIGTERM)
@@ -508,7 +487,7 @@ def _run_until_it_ends(shop: Shop) -> int:
     worker = shop.worker("--poll", "0.1")
 
     def is_over() -> bool:
-        return worker.process.poll() is not None or counted(shop.host.inbox)["dead"] > 0
+        return not worker.is_running or counted(shop.host.inbox)["dead"] > 0
 
     wait_until(is_over)
     if counted(shop.host.inbox)["dead"]:
