@@ -9,7 +9,6 @@ import time
 import types
 from collections.abc import Callable
 from collections.abc import Iterator
-from contextlib import contextmanager
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +21,7 @@ from support.inboxes import statuses
 from support.outages import Relay
 from support.waiting import PATIENCE
 from support.waiting import wait_until
+from support.workers import running
 
 from flask_procore_webhooks import browse
 from flask_procore_webhooks import Event
@@ -289,24 +289,13 @@ def test_a_pause_holds_one_endpoint_and_a_resume_is_seen_at_the_next_look(
     wait_until(lambda: are_done(held.inbox, *statuses(held.inbox)))
 
 
-@contextmanager
-def working(worker: Worker) -> Iterator[threading.Thread]:
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    try:
-        yield thread
-    finally:
-        worker.stop()
-        thread.join(PATIENCE)
-
-
 def test_what_nobody_told_it_of_is_found_at_the_next_look(
     endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     """Another process recorded it, and was ended before it could run it."""
     webhooks.on()(lambda event: None)
     worker = Worker([endpoint], poll=0.1)
-    with working(worker) as thread:
+    with running(worker) as (thread,):
         record(endpoint.inbox, "evt_1")
         wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
         pause(endpoint.inbox, "test")
@@ -339,7 +328,7 @@ def test_a_worker_that_is_told_to_stop_gives_back_what_it_has_not_begun(
     for id in ids:
         record(endpoint.inbox, id)
     worker = Worker([endpoint], poll=30)
-    with working(worker) as thread:
+    with running(worker) as (thread,):
         assert begun.wait(PATIENCE)
         assert list(statuses(endpoint.inbox).values()).count("running") > 1
         worker.stop()

@@ -18,8 +18,8 @@ from support.listeners import LISTENING
 from support.listeners import mounted
 from support.listeners import send
 from support.values import SECRET
-from support.waiting import PATIENCE
 from support.waiting import wait_until
+from support.workers import running
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import wakeup
@@ -56,19 +56,13 @@ def site(make_app: MakeApp, database_url: str) -> Iterator[tuple[Endpoint, list[
 
 
 @contextmanager
-def working(inbox: Inbox, worker: Worker) -> Iterator[None]:
+def listening_worker(inbox: Inbox, worker: Worker) -> Iterator[None]:
     """A worker that listens, and that has found nothing to do."""
-    thread = threading.Thread(target=worker.run, daemon=True)
     with listening([inbox], worker.wake):
         wait_until(lambda: listeners(inbox))
-        thread.start()
-        time.sleep(0.5)
-        try:
+        with running(worker):
+            time.sleep(0.5)
             yield
-        finally:
-            worker.stop()
-            thread.join(PATIENCE)
-    assert not thread.is_alive()
 
 
 class Ear:
@@ -102,7 +96,7 @@ def test_a_worker_that_waits_runs_a_new_event_at_once(
     pytest.importorskip(driver)
     url = sa.make_url(database_url).set(drivername=f"postgresql+{driver}")
     with mounted(make_app, url.render_as_string(hide_password=False)) as (mine, ran):
-        with working(mine.inbox, Worker([mine], poll=HOUR)):
+        with listening_worker(mine.inbox, Worker([mine], poll=HOUR)):
             for _ in range(5):
                 new = send(mine)
                 wait_until(lambda new=new: ran[-1:] == [new], SOON)
@@ -113,7 +107,7 @@ def test_a_delivery_of_which_nobody_is_told_is_run_as_soon(
 ) -> None:
     monkeypatch.setattr(wakeup, "TELLING_INTERVAL", 5.0)
     endpoint, ran = site
-    with working(endpoint.inbox, Worker([endpoint], poll=HOUR)):
+    with listening_worker(endpoint.inbox, Worker([endpoint], poll=HOUR)):
         first = send(endpoint)
         wait_until(lambda: ran == [first])
         others = [send(endpoint) for _ in range(3)]
@@ -276,7 +270,7 @@ def test_a_worker_that_is_told_nothing_finds_new_events_at_its_poll(
 ) -> None:
     monkeypatch.setattr(wakeup, "RETRY", HOUR)
     endpoint, ran = site
-    with working(endpoint.inbox, Worker([endpoint], poll=0.5)):
+    with listening_worker(endpoint.inbox, Worker([endpoint], poll=0.5)):
         terminate(endpoint.inbox)
         new = send(endpoint)
         wait_until(lambda: ran == [new])

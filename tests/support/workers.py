@@ -20,19 +20,26 @@ SETTINGS = {
 
 
 @contextmanager
-def working(
-    *mounted: Endpoint, poll: float = 0.1, workers: int = 1
-) -> Iterator[list[Worker]]:
-    """Worker threads, ended at the end."""
-    crew = [Worker(mounted, poll=poll) for _ in range(workers)]
-    threads = [threading.Thread(target=worker.run, daemon=True) for worker in crew]
+def running(*workers: Worker) -> Iterator[list[threading.Thread]]:
+    """Run the loop of each worker in a thread; stop them at the end of the block."""
+    threads = [threading.Thread(target=worker.run, daemon=True) for worker in workers]
     for thread in threads:
         thread.start()
     try:
-        yield crew
+        yield threads
     finally:
-        for worker in crew:
+        for worker in workers:
             worker.stop()
         for thread in threads:
             thread.join(PATIENCE)
     assert not any(thread.is_alive() for thread in threads)
+
+
+@contextmanager
+def working(
+    *mounted: Endpoint, poll: float = 0.1, workers: int = 1
+) -> Iterator[list[Worker]]:
+    """Run so many workers of these endpoints, as :func:`running` does."""
+    crew = [Worker(mounted, poll=poll) for _ in range(workers)]
+    with running(*crew):
+        yield crew
