@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
@@ -263,38 +260,3 @@ def test_the_look_does_not_end_the_session_of_the_thread(
 
     assert get(app) == 200
     assert used[0] is used[1]
-
-
-FORKS = """
-import logging, os, sys
-from flask import Flask
-from flask_sqlalchemy import SQLAlchemy
-from flask_procore_webhooks import ProcoreWebhooks
-
-logging.basicConfig(level="WARNING", format="%(process)d %(message)s")
-app = Flask("host", instance_path=sys.argv[1])
-app.config.update(
-    TESTING=True,
-    PROCORE_WEBHOOK_SECRET="a secret of the test suite",
-    SQLALCHEMY_DATABASE_URI="sqlite:///host.db",
-)
-SQLAlchemy(app)
-app.register_blueprint(ProcoreWebhooks())
-app.test_client().get("/")
-child = os.fork()
-app.test_client().get("/")
-app.test_client().get("/")
-if child:
-    os.waitpid(child, 0)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_each_process_says_it_once(tmp_path: Path) -> None:
-    script = [sys.executable, "-c", FORKS, str(tmp_path)]
-    ended = subprocess.run(script, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 0, ended.stderr
-    said = [line for line in ended.stderr.splitlines() if WITHOUT_DB in line]
-    assert len(said) == 2
-    assert len({line.split()[0] for line in said}) == 2

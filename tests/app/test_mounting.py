@@ -6,12 +6,9 @@ import gc
 import logging
 import os
 import sqlite3
-import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Callable
-from collections.abc import Iterator
 from contextlib import closing
 from contextvars import ContextVar
 from pathlib import Path
@@ -31,6 +28,7 @@ from flask_wtf import CSRFProtect
 from sqlalchemy import orm
 from sqlalchemy.ext.automap import automap_base
 from support.values import SECRET
+from support.web import recorded
 
 from flask_procore_webhooks import ConfigError
 from flask_procore_webhooks import Event
@@ -40,7 +38,6 @@ from flask_procore_webhooks import resource_event
 from flask_procore_webhooks.browse import find
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.testing import deliver
-from flask_procore_webhooks.testing import Deliveries
 from flask_procore_webhooks.testing import payload
 from flask_procore_webhooks.testing import sign
 
@@ -58,13 +55,9 @@ def receives(app: Flask, endpoint: str | None = None, **fields: Any) -> bool:
     """Whether a new event comes in at the endpoint and is worked on."""
     event = payload("RFIs.create", **fields)
     answer = deliver(app.test_client(), event, endpoint=endpoint)
-    return answer.json == {"received": True} and rows(app, endpoint)[0]["status"] == (
-        "done"
-    )
-
-
-def rows(app: Flask, endpoint: str | None = None) -> list[Any]:
-    return [dict(row) for row in Deliveries(app).events(endpoint)]
+    return answer.json == {"received": True} and recorded(app, endpoint)[0][
+        "status"
+    ] == ("done")
 
 
 def unauthentic(app: Flask, path: str = PATH) -> bool:
@@ -358,82 +351,6 @@ def test_tables_are_created_on_first_use_on_any_database(
     engine.dispose()
 
 
-RACER = """
-import sys, threading
-from flask import Flask
-from flask_procore_webhooks import engines, ProcoreWebhooks
-from flask_procore_webhooks.testing import deliver, payload
-
-engines.SQLITE_PATIENCE = 30  # as long as a slow disk may take
-THREADS = int(sys.argv[1])
-for folder in sys.stdin:
-    app = Flask("host", instance_path=folder.strip())
-    app.config.update(TESTING=True, PROCORE_WEBHOOK_SECRET="a secret")
-    app.register_blueprint(ProcoreWebhooks())
-    start, statuses = threading.Barrier(THREADS), []
-
-    def race():
-        client = app.test_client()
-        start.wait()
-        statuses.append(deliver(client, payload("RFIs.create")).status_code)
-
-    threads = [threading.Thread(target=race) for _ in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    print(*statuses, flush=True)
-"""
-
-
-@pytest.fixture
-def race() -> Iterator[Callable[[int, int, Path], list[str]]]:
-    """Start processes of several threads, which all deliver to a new folder at once."""
-    started: list[subprocess.Popen[str]] = []
-
-    def run(processes: int, threads: int, folder: Path) -> list[str]:
-        command = [sys.executable, "-c", RACER, str(threads)]
-        pipe = subprocess.PIPE
-        while len(started) < processes:
-            racer = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
-            started.append(racer)
-            # Its first race, alone, is over when everything is imported.
-            _tell(racer, folder / f"alone{len(started)}")
-            assert racer.stdout is not None and racer.stdout.readline()
-        for racer in started:
-            _tell(racer, folder / "race")
-        outputs = [racer.stdout.readline() for racer in started if racer.stdout]
-        return " ".join(outputs).split()
-
-    yield run
-    for racer in started:
-        racer.communicate()
-        assert racer.returncode == 0
-
-
-def _tell(racer: subprocess.Popen[str], folder: Path) -> None:
-    assert racer.stdin is not None
-    racer.stdin.write(f"{folder}\n")
-    racer.stdin.flush()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("processes", "threads", "rounds"), [(1, 12, 5), (4, 1, 30), (2, 4, 10)]
-)
-def test_everybody_may_be_the_first_to_use_a_new_inbox(
-    race: Callable[[int, int, Path], list[str]],
-    tmp_path: Path,
-    processes: int,
-    threads: int,
-    rounds: int,
-) -> None:
-    """A new SQLite file is created, switched to WAL and given tables by all at once."""
-    for number in range(rounds):
-        statuses = race(processes, threads, tmp_path / f"{number}")
-        assert statuses == ["200"] * processes * threads
-
-
 # Several endpoints, several apps
 
 
@@ -450,7 +367,7 @@ def test_procore_and_prudra_live_in_one_app(make_app: MakeApp) -> None:
     answer = deliver(app.test_client(), event, endpoint="prudra_webhooks")
     assert answer.json == {"received": True}
     assert receives(app, "procore_webhooks", id="evt_1")
-    seen = [rows(app, name)[0]["type"] for name in endpoints(app)]
+    seen = [recorded(app, name)[0]["type"] for name in endpoints(app)]
     assert seen == ["RFIs.create", "payment.received"]
 
 
@@ -485,7 +402,7 @@ def test_the_signature_of_one_tenant_is_refused_on_the_route_of_another(
     client = tenants.test_client()
     assert client.post("/b", data=body, headers=signed).status_code == 401
     assert client.post("/a", data=body, headers=signed).status_code == 200
-    assert (len(rows(tenants, "a")), len(rows(tenants, "b"))) == (1, 0)
+    assert (len(recorded(tenants, "a")), len(recorded(tenants, "b"))) == (1, 0)
 
 
 def test_the_same_id_at_two_endpoints_is_two_events(tenants: Flask) -> None:
@@ -514,7 +431,7 @@ def test_one_blueprint_serves_two_apps_and_each_has_its_own_secret(
     ]
     assert statuses == [200, 401]
     assert receives(second, id="evt_1")
-    assert [len(rows(app)) for app in (first, second)] == [1, 1]
+    assert [len(recorded(app)) for app in (first, second)] == [1, 1]
 
 
 def test_a_signal_of_one_app_does_not_reach_the_subscribers_of_another(

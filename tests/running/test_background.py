@@ -9,16 +9,19 @@ import time
 import types
 from collections.abc import Callable
 from collections.abc import Iterator
-from contextlib import contextmanager
 from contextlib import suppress
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from support.inboxes import are_done
+from support.inboxes import record
+from support.inboxes import statuses
 from support.outages import Relay
 from support.waiting import PATIENCE
 from support.waiting import wait_until
+from support.workers import running
 
 from flask_procore_webhooks import browse
 from flask_procore_webhooks import Event
@@ -30,7 +33,6 @@ from flask_procore_webhooks.background import stop_all
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
-from flask_procore_webhooks.samples import to_bytes
 from flask_procore_webhooks.states import Status
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
@@ -54,22 +56,6 @@ def background_threads() -> list[threading.Thread]:
     return [each for each in threading.enumerate() if each.name == "procore webhooks"]
 
 
-def statuses(endpoint: Endpoint) -> dict[str, str]:
-    rows = browse.newest(endpoint.inbox, limit=1000)
-    return {row["event_id"]: row["status"] for row in rows}
-
-
-def are_done(endpoint: Endpoint, *ids: str) -> bool:
-    found = statuses(endpoint)
-    return {found.get(id) for id in ids} == {"done"}
-
-
-def record(endpoint: Endpoint, id: str, **fields: Any) -> int:
-    """Put an event into the inbox, as another process does."""
-    event = endpoint.read(to_bytes(payload("RFIs.update", id=id, **fields)))
-    return endpoint.inbox.record(event).row_id
-
-
 def send(app: Flask, id: str, endpoint: str | None = None) -> int:
     format = "prudra" if endpoint and "prudra" in endpoint else "signed"
     sent = payload("RFIs.update", format=format, id=id)
@@ -91,10 +77,10 @@ def test_the_answer_does_not_wait_for_the_subscribers(
 
     assert send(app, "evt_1") == 200
     wait_until(lambda: runs_in)
-    assert statuses(endpoint) == {"evt_1": "running"}
+    assert statuses(endpoint.inbox) == {"evt_1": "running"}
     answered.set()
 
-    wait_until(lambda: are_done(endpoint, "evt_1"))
+    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
     assert runs_in == background_threads()
     assert runs_in != [threading.current_thread()]
 
@@ -113,14 +99,14 @@ def test_any_first_request_starts_the_thread_and_it_runs_what_there_is(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks, request_: tuple[str, str]
 ) -> None:
     webhooks.on()(lambda event: None)
-    record(endpoint, "evt_1")
+    record(endpoint.inbox, "evt_1")
     with app.app_context():
         assert not background_threads()
 
     method, path = request_
     app.test_client().open(path, method=method)
 
-    wait_until(lambda: are_done(endpoint, "evt_1"))
+    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
     assert len(background_threads()) == 1
 
 
@@ -133,9 +119,9 @@ def test_a_host_that_answers_before_its_views_starts_the_thread_too(
     app.register_blueprint(webhooks)
     webhooks.on()(lambda event: None)
     (endpoint,) = endpoints(app).values()
-    record(endpoint, "evt_1")
+    record(endpoint.inbox, "evt_1")
     assert app.test_client().get("/").status_code == 401
-    wait_until(lambda: are_done(endpoint, "evt_1"))
+    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
 
 
 def test_many_requests_at_once_start_one_thread(
@@ -168,13 +154,13 @@ def test_where_others_run_the_events_no_thread_is_started(
     app.register_blueprint(webhooks)
     webhooks.on()(lambda event: None)
     (endpoint,) = endpoints(app).values()
-    record(endpoint, "evt_left")
+    record(endpoint.inbox, "evt_left")
     app.test_client().get("/")
     assert send(app, "evt_1") == 200
     assert not background_threads()
     # Inline runs what it was sent, and leaves the rest to its sender.
     done_now = "done" if config.get("TESTING") else "pending"
-    assert statuses(endpoint) == {"evt_left": "pending", "evt_1": done_now}
+    assert statuses(endpoint.inbox) == {"evt_left": "pending", "evt_1": done_now}
 
 
 # What is there to do
@@ -185,14 +171,14 @@ def test_what_a_crashed_process_left_is_run_when_its_lease_is_over(
 ) -> None:
     ran = []
     webhooks.on()(lambda event: ran.append((event.id, event.attempt)))
-    record(endpoint, "evt_1")
-    record(endpoint, "evt_2")
+    record(endpoint.inbox, "evt_1")
+    record(endpoint.inbox, "evt_2")
     assert len(endpoint.inbox.claim_due(2, 1.0)) == 2
-    record(endpoint, "evt_new")
+    record(endpoint.inbox, "evt_new")
 
     app.test_client().get("/page")
 
-    wait_until(lambda: are_done(endpoint, "evt_1", "evt_2", "evt_new"))
+    wait_until(lambda: are_done(endpoint.inbox, "evt_1", "evt_2", "evt_new"))
     assert sorted(ran) == [("evt_1", 2), ("evt_2", 2), ("evt_new", 1)]
     assert ran[0] == ("evt_new", 1)
 
@@ -211,7 +197,7 @@ def test_a_retry_runs_when_it_is_due_without_a_new_delivery(
             raise ValueError("the tracker is down")
 
     assert send(app, "evt_1") == 200
-    wait_until(lambda: are_done(endpoint, "evt_1"))
+    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
     assert len(times) == 3
     assert times[1] - times[0] > 0.6
 
@@ -225,7 +211,7 @@ def test_a_new_delivery_is_run_at_once_though_the_thread_sleeps(
     for number in range(5):
         Statements(endpoint).wait(0.2)
         assert send(app, f"evt_{number}") == 200
-        wait_until(lambda n=number: are_done(endpoint, f"evt_{n}"), 20)
+        wait_until(lambda n=number: are_done(endpoint.inbox, f"evt_{n}"), 20)
 
 
 class Statements:
@@ -252,18 +238,18 @@ def _nothing(endpoint: Endpoint) -> None: ...
 
 
 def _paused(endpoint: Endpoint) -> None:
-    record(endpoint, "evt_1")
+    record(endpoint.inbox, "evt_1")
     pause(endpoint.inbox, "test")
 
 
 def _due_later(endpoint: Endpoint) -> None:
-    record(endpoint, "evt_1")
+    record(endpoint.inbox, "evt_1")
     (claim,) = endpoint.inbox.claim_due(1, 60)
     endpoint.inbox.settle(claim, Status.PENDING, wait=3600)
 
 
 def _run_by_another(endpoint: Endpoint) -> None:
-    record(endpoint, "evt_1")
+    record(endpoint.inbox, "evt_1")
     endpoint.inbox.claim_due(1, 3600)
 
 
@@ -277,7 +263,7 @@ def test_while_nothing_is_due_the_database_is_left_in_peace(
     wait_until(lambda: statements.count)
     statements.wait(0.8)
     assert len(background_threads()) == 1
-    assert set(statuses(endpoint).values()) <= {"pending", "running"}
+    assert set(statuses(endpoint.inbox).values()) <= {"pending", "running"}
 
 
 def test_a_pause_holds_one_endpoint_and_a_resume_is_seen_at_the_next_look(
@@ -293,25 +279,14 @@ def test_a_pause_holds_one_endpoint_and_a_resume_is_seen_at_the_next_look(
     for number in range(3):
         assert send(app, f"evt_{number}", "procore_webhooks") == 200
         assert send(app, f"evt_{number}", "prudra_webhooks") == 200
-    ids = list(statuses(free))
+    ids = list(statuses(free.inbox))
 
-    wait_until(lambda: are_done(free, *ids))
-    assert set(statuses(held).values()) == {"pending"}
+    wait_until(lambda: are_done(free.inbox, *ids))
+    assert set(statuses(held.inbox).values()) == {"pending"}
     resume(held.inbox, "test")
     # As any request's delivery does.
     assert send(app, "evt_more", "prudra_webhooks") == 200
-    wait_until(lambda: are_done(held, *statuses(held)))
-
-
-@contextmanager
-def working(worker: Worker) -> Iterator[threading.Thread]:
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    try:
-        yield thread
-    finally:
-        worker.stop()
-        thread.join(PATIENCE)
+    wait_until(lambda: are_done(held.inbox, *statuses(held.inbox)))
 
 
 def test_what_nobody_told_it_of_is_found_at_the_next_look(
@@ -320,16 +295,16 @@ def test_what_nobody_told_it_of_is_found_at_the_next_look(
     """Another process recorded it, and was ended before it could run it."""
     webhooks.on()(lambda event: None)
     worker = Worker([endpoint], poll=0.1)
-    with working(worker) as thread:
-        record(endpoint, "evt_1")
-        wait_until(lambda: are_done(endpoint, "evt_1"))
+    with running(worker) as (thread,):
+        record(endpoint.inbox, "evt_1")
+        wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
         pause(endpoint.inbox, "test")
         time.sleep(0.3)
-        record(endpoint, "evt_2")
+        record(endpoint.inbox, "evt_2")
         time.sleep(0.3)
-        assert statuses(endpoint)["evt_2"] == "pending"
+        assert statuses(endpoint.inbox)["evt_2"] == "pending"
         resume(endpoint.inbox, "test")
-        wait_until(lambda: are_done(endpoint, "evt_2"))
+        wait_until(lambda: are_done(endpoint.inbox, "evt_2"))
     assert not thread.is_alive()
     assert worker.ran == 2
 
@@ -351,20 +326,20 @@ def test_a_worker_that_is_told_to_stop_gives_back_what_it_has_not_begun(
     # A batch holds twice as many as the one before: 1, 2, 4, 8.
     ids = [f"evt_{number:02}" for number in range(15)]
     for id in ids:
-        record(endpoint, id)
+        record(endpoint.inbox, id)
     worker = Worker([endpoint], poll=30)
-    with working(worker) as thread:
+    with running(worker) as (thread,):
         assert begun.wait(PATIENCE)
-        assert list(statuses(endpoint).values()).count("running") > 1
+        assert list(statuses(endpoint.inbox).values()).count("running") > 1
         worker.stop()
         go_on.set()
         thread.join(PATIENCE)
-    assert sorted(set(statuses(endpoint).values())) == ["done", "pending"]
-    assert are_done(endpoint, *ran)
+    assert sorted(set(statuses(endpoint.inbox).values())) == ["done", "pending"]
+    assert are_done(endpoint.inbox, *ran)
     begun_before = len(ran)
     assert begun_before < 15
     assert Worker([endpoint], poll=30).run_all() == 15 - begun_before
-    assert are_done(endpoint, *ids)
+    assert are_done(endpoint.inbox, *ids)
     assert sorted(ran) == ids
 
 
@@ -398,7 +373,9 @@ def test_what_ends_other_threads_ends_only_the_run(
     assert send(app, "evt_bad") == 200
     assert send(app, "evt_good") == 200
 
-    wait_until(lambda: statuses(endpoint) == {"evt_bad": "dead", "evt_good": "done"})
+    wait_until(
+        lambda: statuses(endpoint.inbox) == {"evt_bad": "dead", "evt_good": "done"}
+    )
     assert attempts == [1, 2, 3]
     assert len(background_threads()) == 1
     assert type(error).__name__ in caplog.text
@@ -421,12 +398,12 @@ def test_one_endpoint_runs_inline_beside_one_in_the_background(
 
         app.register_blueprint(webhooks)
     inline, background = endpoints(app).values()
-    left = record(inline, "evt_left")
+    (left,) = record(inline.inbox, "evt_left")
 
     assert send(app, "evt_1", "procore_webhooks") == 200
-    assert statuses(inline)["evt_1"] == "done"
+    assert statuses(inline.inbox)["evt_1"] == "done"
     assert send(app, "evt_2", "prudra_webhooks") == 200
-    wait_until(lambda: "done" in statuses(background).values())
+    wait_until(lambda: "done" in statuses(background.inbox).values())
 
     assert runs_in["procore_webhooks"] is threading.current_thread()
     assert [runs_in["prudra_webhooks"]] == background_threads()
@@ -453,10 +430,10 @@ def test_two_apps_of_a_process_have_a_thread_each(
         assert send(app, f"evt_{number}") == 200
         wait_until(lambda id=f"evt_{number}": id in runs_in)
     first, second = (next(iter(endpoints(app).values())) for app in apps)
-    wait_until(lambda: are_done(second, "evt_2"))
-    assert statuses(first) == {"evt_1": "running"}
+    wait_until(lambda: are_done(second.inbox, "evt_2"))
+    assert statuses(first.inbox) == {"evt_1": "running"}
     go_on.set()
-    wait_until(lambda: are_done(first, "evt_1"))
+    wait_until(lambda: are_done(first.inbox, "evt_1"))
     assert set(runs_in.values()) == set(background_threads())
     assert len(background_threads()) == 2
 
@@ -473,7 +450,7 @@ def test_a_subscriber_may_deliver_to_its_own_endpoint(
             answers.append(send(app, f"evt_{number + 1}"))
 
     assert send(app, "evt_1") == 200
-    wait_until(lambda: are_done(endpoint, "evt_1", "evt_2", "evt_3"))
+    wait_until(lambda: are_done(endpoint.inbox, "evt_1", "evt_2", "evt_3"))
     assert answers == [200, 200]
     assert len(background_threads()) == 1
 
@@ -496,7 +473,7 @@ def test_a_subscriber_may_start_threads(
             thread.join(PATIENCE)
 
     assert send(app, "evt_1") == 200
-    wait_until(lambda: are_done(endpoint, "evt_1"))
+    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
     assert found == ["running"] * 4
 
 
@@ -523,11 +500,11 @@ def test_where_no_thread_can_be_started_the_log_says_so(
     assert {each.levelname for each in said} == {"ERROR"}
     assert "(can't start new thread)" in said[0].getMessage()
     assert "flask procore-webhooks worker" in said[0].getMessage()
-    assert statuses(endpoint) == {"evt_1": "pending"}
+    assert statuses(endpoint.inbox) == {"evt_1": "pending"}
 
     # A moment later there may be room for one.
     assert send(app, "evt_2") == 200
-    wait_until(lambda: are_done(endpoint, "evt_1", "evt_2"))
+    wait_until(lambda: are_done(endpoint.inbox, "evt_1", "evt_2"))
 
 
 @pytest.mark.parametrize(
@@ -619,11 +596,11 @@ def test_the_thread_goes_on_by_itself_when_the_database_is_back(
 
     (endpoint,) = endpoints(distant).values()
     assert send(distant, "evt_1") == 200
-    wait_until(lambda: statuses(endpoint) == {"evt_1": "pending"} and ran)
+    wait_until(lambda: statuses(endpoint.inbox) == {"evt_1": "pending"} and ran)
     relay.cut()
     wait_until(lambda: "Looking again in 1 s" in caplog.text)
     relay.mend()
-    wait_until(lambda: are_done(endpoint, "evt_1"))
+    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
 
     assert ran == [1, 2]
     assert "the inbox of 'procore_webhooks' cannot be used" in caplog.text
@@ -654,7 +631,7 @@ def test_a_database_that_goes_away_in_a_run_gets_its_outcome_later(
     assert send(distant, "evt_1") == 200
     wait_until(lambda: "Looking again in" in caplog.text)
     relay.mend()
-    wait_until(lambda: are_done(endpoint, "evt_1"))
+    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
     assert ran == [1, 2]
 
 
@@ -667,7 +644,7 @@ def test_the_wait_for_the_database_doubles_up_to_a_limit(
 ) -> None:
     webhooks.on()(lambda event: None)
     (endpoint,) = endpoints(distant).values()
-    record(endpoint, "evt_1")
+    record(endpoint.inbox, "evt_1")
     relay.cut()
     distant.test_client().get("/")
 
@@ -680,7 +657,7 @@ def test_the_wait_for_the_database_doubles_up_to_a_limit(
     relay.mend()
     # A delivery shows that the database is back: the thread is not left to wait.
     assert send(distant, "evt_2") == 200
-    wait_until(lambda: are_done(endpoint, "evt_1", "evt_2"), 10)
+    wait_until(lambda: are_done(endpoint.inbox, "evt_1", "evt_2"), 10)
     assert len(background_threads()) == 1
 
 
@@ -688,7 +665,7 @@ def test_a_server_that_does_not_answer_holds_up_no_other_inbox(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks, make_app: MakeApp
 ) -> None:
     webhooks.on()(lambda event: None)
-    record(endpoint, "evt_1")
+    record(endpoint.inbox, "evt_1")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         url = f"postgresql+psycopg://127.0.0.1:{port}/x?connect_timeout=50"
@@ -704,7 +681,7 @@ def test_a_server_that_does_not_answer_holds_up_no_other_inbox(
         thread.start()
         client, _ = silent.accept()
         app.test_client().get("/page")
-        wait_until(lambda: are_done(endpoint, "evt_1"), 30)
+        wait_until(lambda: are_done(endpoint.inbox, "evt_1"), 30)
         assert thread.is_alive()
         client.close()
     thread.join(PATIENCE)
@@ -717,7 +694,7 @@ def test_a_locked_file_is_looked_at_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     webhooks.on()(lambda event: None)
-    record(endpoint, "evt_1")
+    record(endpoint.inbox, "evt_1")
     url = endpoint.inbox.database.url
     engine = sa.create_engine(url)
     with engine.connect() as connection:
@@ -726,7 +703,7 @@ def test_a_locked_file_is_looked_at_again(
         wait_until(lambda: "Looking again in 0.5 s" in caplog.text)
         assert "database is locked" in caplog.text
     engine.dispose()
-    wait_until(lambda: are_done(endpoint, "evt_1"))
+    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
 
 
 def test_tables_that_are_missing_are_said_and_looked_for_again(
@@ -743,8 +720,8 @@ def test_tables_that_are_missing_are_said_and_looked_for_again(
     wait_until(lambda: "Looking again" in caplog.text)
     assert "missing tables" in caplog.text
     endpoint.inbox.database.create_tables()
-    record(endpoint, "evt_1")
-    wait_until(lambda: are_done(endpoint, "evt_1"))
+    record(endpoint.inbox, "evt_1")
+    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
 
 
 # Leases
@@ -763,7 +740,7 @@ def test_the_end_of_a_process_gives_back_a_run_that_outlasts_the_grace(
     assert send(app, "evt_1") == 200
     assert begun.wait(PATIENCE)
     stop_all(grace=0.1)
-    assert statuses(endpoint) == {"evt_1": "pending"}
+    assert statuses(endpoint.inbox) == {"evt_1": "pending"}
     go_on.set()
 
 
@@ -777,7 +754,7 @@ def test_nothing_is_started_once_the_process_ends(
     before = set(threading.enumerate())
     assert send(app, "evt_1") == 200
     assert set(threading.enumerate()) <= before
-    assert (ran, statuses(endpoint)) == ([], {"evt_1": "pending"})
+    assert (ran, statuses(endpoint.inbox)) == ([], {"evt_1": "pending"})
 
 
 @pytest.fixture
@@ -816,7 +793,7 @@ def test_a_run_that_is_longer_than_its_lease_keeps_it(
         wait_until(lambda: "Leases are not renewed: the inbox" in caplog.text)
     engine.dispose()
     go_on.set()
-    wait_until(lambda: are_done(endpoint, "evt_1"))
+    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
     assert ran == [1]
 
 
@@ -839,4 +816,4 @@ def test_where_no_thread_can_be_started_runs_keep_their_first_lease(
     assert send(app, "evt_1") == 200
     assert "Leases are not renewed: can't start new thread" in caplog.text
     (endpoint,) = endpoints(app).values()
-    assert are_done(endpoint, "evt_1")
+    assert are_done(endpoint.inbox, "evt_1")

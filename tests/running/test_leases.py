@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
-from collections.abc import Iterable
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from support.inboxes import by_id
+from support.inboxes import claim_all
+from support.inboxes import ids_of
+from support.inboxes import numbered
+from support.inboxes import record
 from support.outages import relay_to
 from support.sites import at_once
 from support.values import Clock
@@ -24,7 +23,6 @@ from support.waiting import PATIENCE
 from support.waiting import wait_until
 
 from flask_procore_webhooks import browse
-from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks.endpoint import Endpoint
@@ -59,25 +57,6 @@ def inbox(endpoint: Endpoint) -> Inbox:
     return endpoint.inbox
 
 
-def record(inbox: Inbox, *ids: str) -> list[int]:
-    events = [Event(id, "RFIs.update", body=b'{"id":"%b"}' % id.encode()) for id in ids]
-    return [inbox.record(event).row_id for event in events]
-
-
-def numbered(count: int) -> list[str]:
-    return [f"evt_{number}" for number in range(count)]
-
-
-def ids(claims: Iterable[Claim]) -> list[str]:
-    return [claim.event_id for claim in claims]
-
-
-def rows(inbox: Inbox) -> dict[str, dict[str, Any]]:
-    """Every row, with its lease, by event id."""
-    found = inbox.rows(sa.select(*inbox.columns))
-    return {row.event_id: dict(row._mapping) for row in found}
-
-
 # Batches
 
 
@@ -88,8 +67,8 @@ def test_a_batch_is_of_what_is_due_the_longest_due_first(
         record(inbox, id)
         clock.forward(1)
 
-    assert ids(inbox.claim_due(3, 60)) == ["c", "a", "b"]
-    assert ids(inbox.claim_due(3, 60)) == ["d"]
+    assert ids_of(inbox.claim_due(3, 60)) == ["c", "a", "b"]
+    assert ids_of(inbox.claim_due(3, 60)) == ["d"]
     assert inbox.claim_due(3, 60) == []
 
 
@@ -104,11 +83,11 @@ def test_a_batch_holds_what_waits_for_nothing_and_nobody(
     ):
         inbox.settle(claim, status)
 
-    assert ids(inbox.claim_due(9, 600)) == ["evt_5"]
+    assert ids_of(inbox.claim_due(9, 600)) == ["evt_005"]
     clock.forward(31)
-    assert ids(inbox.claim_due(9, 600)) == [failed.event_id]
+    assert ids_of(inbox.claim_due(9, 600)) == [failed.event_id]
     clock.forward(30)
-    assert ids(inbox.claim_due(9, 600)) == [running.event_id]
+    assert ids_of(inbox.claim_due(9, 600)) == [running.event_id]
 
 
 def test_what_may_have_killed_its_process_is_taken_alone(
@@ -119,7 +98,7 @@ def test_what_may_have_killed_its_process_is_taken_alone(
     assert inbox.settle(first, Status.PENDING, error="failed", wait=30)
     clock.forward(61)
 
-    batches = [ids(inbox.claim_due(9, 600)) for _ in range(3)]
+    batches = [ids_of(inbox.claim_due(9, 600)) for _ in range(3)]
     assert batches == [["evt_3", "evt_1"], ["evt_2"], []]
 
 
@@ -133,16 +112,16 @@ def test_a_batch_is_of_one_endpoint(app: Flask, inbox: Inbox) -> None:
     record(inbox, "mine", "both")
     record(other, "yours", "both")
 
-    assert sorted(ids(other.claim_due(9, 60))) == ["both", "yours"]
-    assert sorted(ids(inbox.claim_due(9, 60))) == ["both", "mine"]
+    assert sorted(ids_of(other.claim_due(9, 60))) == ["both", "yours"]
+    assert sorted(ids_of(inbox.claim_due(9, 60))) == ["both", "mine"]
 
 
 def test_an_attempt_is_counted_with_the_claim(inbox: Inbox, clock: Clock) -> None:
     record(inbox, "evt_1", "evt_2")
     first, second = inbox.claim_due(2, 60)
     assert (first.attempt, second.attempt) == (1, 1)
-    assert {row["attempts"] for row in rows(inbox).values()} == {1}
-    assert {row["status"] for row in rows(inbox).values()} == {"running"}
+    assert {row["attempts"] for row in by_id(inbox).values()} == {1}
+    assert {row["status"] for row in by_id(inbox).values()} == {"running"}
 
     clock.forward(61)
     again = [*inbox.claim_due(2, 60), *inbox.claim_due(2, 60)]
@@ -167,21 +146,6 @@ def test_receipts_come_with_the_claim(inbox: Inbox, clock: Clock) -> None:
 # Many at once
 
 
-def claim_all(inbox: Inbox, limit: int) -> list[str]:
-    """Claim batches until nothing is due; an inbox in use is asked again."""
-    mine: list[str] = []
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        try:
-            claims = inbox.claim_due(limit, 600)
-            if not claims and not inbox.due():
-                return mine
-        except InboxUnavailable:
-            continue
-        mine += ids(claims)
-    raise AssertionError("there was no end to it")
-
-
 def test_threads_that_claim_at_once_never_get_the_same_event(inbox: Inbox) -> None:
     record(inbox, *numbered(150))
 
@@ -196,66 +160,7 @@ def test_one_event_is_claimed_by_one_of_many(inbox: Inbox) -> None:
         record(inbox, id)
         claims = at_once(lambda number: len(inbox.claim_due(5, 600)), range(4))
         assert sum(claims) == 1
-        assert rows(inbox)[id]["attempts"] == 1
-
-
-CLAIMER = """
-import json, sys
-from flask import Flask
-from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.endpoint import endpoints
-from test_leases import claim_all
-
-order = json.loads(sys.stdin.readline())
-app = Flask("child")
-app.config.update(order["config"])
-ProcoreWebhooks().init_app(app)
-(endpoint,) = endpoints(app).values()
-endpoint.inbox.due()
-print("ready", flush=True)
-sys.stdin.readline()
-print(json.dumps(claim_all(endpoint.inbox, order["limit"])), flush=True)
-"""
-
-
-@pytest.mark.slow
-def test_processes_that_claim_at_once_never_get_the_same_event(
-    app: Flask, inbox: Inbox
-) -> None:
-    record(inbox, *numbered(200))
-    keys = ("PROCORE_WEBHOOK_SECRET", "PROCORE_WEBHOOK_DATABASE_URI")
-    config = {key: app.config[key] for key in keys}
-    orders = [{"config": config, "limit": limit} for limit in (1, 5, 32)]
-    children = [_child(CLAIMER, order) for order in orders]
-    try:
-        for child in children:
-            assert child.stdout and child.stdout.readline() == "ready\n"
-        for child in children:
-            assert child.stdin
-            child.stdin.write("go\n")
-            child.stdin.flush()
-        found = [json.loads(child.communicate(timeout=120)[0]) for child in children]
-    finally:
-        for child in children:
-            child.kill()
-            child.communicate()
-
-    assert sorted(id for each in found for id in each) == sorted(numbered(200))
-
-
-def _child(script: str, order: dict[str, Any]) -> subprocess.Popen[str]:
-    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-    child = subprocess.Popen(
-        [sys.executable, "-c", script],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path},
-        text=True,
-    )
-    assert child.stdin
-    child.stdin.write(json.dumps(order) + "\n")
-    child.stdin.flush()
-    return child
+        assert by_id(inbox)[id]["attempts"] == 1
 
 
 # Locks
@@ -292,11 +197,11 @@ def test_a_row_that_another_has_locked_is_passed_over(server_inbox: Inbox) -> No
 
     with inbox.transaction() as other:
         other.execute(sa.select(c.id).where(c.id == first).with_for_update())
-        assert ids(in_time(lambda: inbox.claim_due(2, 60))) == ["evt_1", "evt_2"]
-        assert ids(in_time(lambda: inbox.claim_due(9, 60))) == ["evt_3"]
+        assert ids_of(in_time(lambda: inbox.claim_due(2, 60))) == ["evt_001", "evt_002"]
+        assert ids_of(in_time(lambda: inbox.claim_due(9, 60))) == ["evt_003"]
         assert in_time(lambda: inbox.claim_due(9, 60)) == []
 
-    assert ids(inbox.claim_due(9, 60)) == ["evt_0"]
+    assert ids_of(inbox.claim_due(9, 60)) == ["evt_000"]
 
 
 def test_events_come_in_while_a_claim_is_open(server_inbox: Inbox) -> None:
@@ -314,9 +219,14 @@ def test_events_come_in_while_a_claim_is_open(server_inbox: Inbox) -> None:
             for id in ("evt_a", "evt_c", "evt_e", "evt_g"):
                 came.append(in_time(lambda id=id: bool(record(inbox, id))))
 
-    assert ids(inbox.claim_due(2, 60)) == ["evt_d", "evt_f"]
+    assert ids_of(inbox.claim_due(2, 60)) == ["evt_d", "evt_f"]
     assert came == [False, True, True, True, True]
-    assert sorted(ids(inbox.claim_due(9, 60))) == ["evt_a", "evt_c", "evt_e", "evt_g"]
+    assert sorted(ids_of(inbox.claim_due(9, 60))) == [
+        "evt_a",
+        "evt_c",
+        "evt_e",
+        "evt_g",
+    ]
 
 
 def test_only_servers_that_can_are_asked_to_skip_locked_rows(inbox: Inbox) -> None:
@@ -328,7 +238,7 @@ def test_only_servers_that_can_are_asked_to_skip_locked_rows(inbox: Inbox) -> No
     def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         statements.append(statement)
 
-    assert ids(inbox.claim_due(1, 60)) == ["evt_1"]
+    assert ids_of(inbox.claim_due(1, 60)) == ["evt_1"]
     asked = any("FOR UPDATE SKIP LOCKED" in statement for statement in statements)
     assert asked == inbox.skips_locked == (engine.dialect.name != "sqlite")
 
@@ -421,7 +331,7 @@ def lost(inbox: Inbox, clock: Clock) -> Claim:
 def test_who_has_lost_the_lease_changes_nothing(
     inbox: Inbox, clock: Clock, lost: Claim
 ) -> None:
-    before = rows(inbox)
+    before = by_id(inbox)
     clock.forward(10)
 
     inbox.renew([lost], 3600)
@@ -429,20 +339,20 @@ def test_who_has_lost_the_lease_changes_nothing(
     for status in (Status.DONE, Status.DEAD, Status.PENDING):
         assert inbox.settle(lost, status, error="late") is False
 
-    assert rows(inbox) == before
+    assert by_id(inbox) == before
 
 
 def test_who_has_settled_holds_nothing(inbox: Inbox, clock: Clock) -> None:
     record(inbox, "evt_1")
     (claim,) = inbox.claim_due(1, 60)
     assert inbox.settle(claim, Status.PENDING, error="failed", wait=30)
-    before = rows(inbox)
+    before = by_id(inbox)
 
     inbox.renew([claim], 3600)
     inbox.give_back([claim])
     assert not inbox.settle(claim, Status.DONE)
 
-    assert rows(inbox) == before
+    assert by_id(inbox) == before
 
 
 def test_renewed_leases_are_those_still_held(inbox: Inbox, clock: Clock) -> None:
@@ -453,21 +363,21 @@ def test_renewed_leases_are_those_still_held(inbox: Inbox, clock: Clock) -> None
     inbox.renew([kept, settled], 60)
     clock.forward(20)
 
-    assert ids(inbox.claim_due(9, 600)) == ["evt_3"]
+    assert ids_of(inbox.claim_due(9, 600)) == ["evt_3"]
     inbox.renew([kept, settled, lost], 60)
     clock.forward(59)
     assert inbox.claim_due(9, 600) == []
     clock.forward(2)
-    assert ids(inbox.claim_due(9, 600)) == ["evt_1"]
+    assert ids_of(inbox.claim_due(9, 600)) == ["evt_1"]
 
 
 def test_what_is_given_back_is_as_it_was_before_the_claim(inbox: Inbox) -> None:
     record(inbox, "evt_1", "evt_2", "evt_3")
-    before = rows(inbox)
+    before = by_id(inbox)
     first, second, third = inbox.claim_due(3, 600)
     inbox.give_back([first, second])
 
-    found = rows(inbox)
+    found = by_id(inbox)
     for id in ("evt_1", "evt_2"):
         assert {**found[id], "due_at": None} == {**before[id], "due_at": None}
     assert found["evt_3"]["status"] == "running"
@@ -498,24 +408,24 @@ def test_a_lease_is_renewed_until_it_is_let_go(inbox: Inbox) -> None:
 
     with keeping(inbox, [first, second], 3) as holding:
         assert holding.begin(first) and holding.begin(second)
-        ends = rows(inbox)["evt_1"]["due_at"]
-        wait_until(lambda: rows(inbox)["evt_1"]["due_at"] != ends)
-        assert rows(inbox)["evt_1"]["due_at"] == rows(inbox)["evt_2"]["due_at"]
+        ends = by_id(inbox)["evt_1"]["due_at"]
+        wait_until(lambda: by_id(inbox)["evt_1"]["due_at"] != ends)
+        assert by_id(inbox)["evt_1"]["due_at"] == by_id(inbox)["evt_2"]["due_at"]
         holding.drop(second)
         # A renewal that had begun may still be on its way.
         wait_until(lambda: _renewed_once_more(inbox, "evt_1"))
-        ends = rows(inbox)["evt_2"]["due_at"]
+        ends = by_id(inbox)["evt_2"]["due_at"]
         wait_until(lambda: _renewed_once_more(inbox, "evt_1"))
-        assert rows(inbox)["evt_2"]["due_at"] == ends
+        assert by_id(inbox)["evt_2"]["due_at"] == ends
 
     # Nobody else got them meanwhile, and anybody does now.
-    assert {row["lease"] for row in rows(inbox).values()} == {first.lease}
+    assert {row["lease"] for row in by_id(inbox).values()} == {first.lease}
     wait_until(lambda: inbox.claim_due(2, 60), 10 + PATIENCE)
 
 
 def _renewed_once_more(inbox: Inbox, id: str) -> bool:
-    ends = rows(inbox)[id]["due_at"]
-    wait_until(lambda: rows(inbox)[id]["due_at"] != ends)
+    ends = by_id(inbox)[id]["due_at"]
+    wait_until(lambda: by_id(inbox)[id]["due_at"] != ends)
     return True
 
 
@@ -532,8 +442,8 @@ def test_what_waits_too_long_for_its_turn_is_given_back(inbox: Inbox) -> None:
         assert not holding.begin(second)
 
     assert {claim.event_id for claim in taken} == {"evt_2", "evt_3"}
-    assert rows(inbox)["evt_1"]["lease"] == first.lease
-    assert {row["attempts"] for row in rows(inbox).values()} == {1}
+    assert by_id(inbox)["evt_1"]["lease"] == first.lease
+    assert {row["attempts"] for row in by_id(inbox).values()} == {1}
 
 
 def test_nothing_begins_whose_lease_is_over(inbox: Inbox, clock: Clock) -> None:
@@ -559,17 +469,17 @@ def test_nothing_begins_once_the_rest_is_given_back(inbox: Inbox) -> None:
 def test_a_short_lease_beside_a_long_one_is_renewed_in_time(inbox: Inbox) -> None:
     record(inbox, "evt_1", "evt_2")
     long, short = inbox.claim_due(2, 600)
-    before = rows(inbox)
+    before = by_id(inbox)
 
     with keeping(inbox, [long], 600):
         time.sleep(0.1)  # the thread is asleep, for long
         with keeping(inbox, [short], 1) as holding:
             holding.begin(short)
             wait_until(
-                lambda: rows(inbox)["evt_2"]["due_at"] != before["evt_2"]["due_at"]
+                lambda: by_id(inbox)["evt_2"]["due_at"] != before["evt_2"]["due_at"]
             )
 
-    assert rows(inbox)["evt_1"]["due_at"] == before["evt_1"]["due_at"]
+    assert by_id(inbox)["evt_1"]["due_at"] == before["evt_1"]["due_at"]
 
 
 @pytest.mark.parametrize("server", ["postgresql", "mariadb"])
@@ -597,46 +507,3 @@ def test_renewal_goes_on_after_an_outage(
         assert browse.find(inbox, "evt_1") is not None
         inbox.columns.id.table.metadata.drop_all(inbox.database.engine)
         inbox.database.engine.dispose()
-
-
-FORKS = """
-import json, os, sys, time
-from flask import Flask
-from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.leases import keeping
-from test_leases import record, rows, wait_until
-
-config = json.loads(sys.stdin.readline())
-app = Flask("child")
-app.config.update(config)
-ProcoreWebhooks().init_app(app)
-(endpoint,) = endpoints(app).values()
-inbox = endpoint.inbox
-record(inbox, "evt_1", "evt_2")
-first, second = inbox.claim_due(2, 600)
-
-def is_renewed(id, work=lambda: None):
-    before = rows(inbox)[id]["due_at"]
-    wait_until(lambda: rows(inbox)[id]["due_at"] != before, 30)
-
-with keeping(inbox, [first], 1) as holding:
-    holding.begin(first)
-    is_renewed("evt_1")
-    if os.fork() == 0:
-        with keeping(inbox, [second], 1) as holding:
-            holding.begin(second)
-            is_renewed("evt_2")
-            os._exit(7)
-    _, status = os.wait()
-    is_renewed("evt_1")
-print(os.waitstatus_to_exitcode(status), flush=True)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_leases_are_renewed_in_a_forked_process_too(app: Flask, inbox: Inbox) -> None:
-    keys = ("PROCORE_WEBHOOK_SECRET", "PROCORE_WEBHOOK_DATABASE_URI")
-    child = _child(FORKS, {key: app.config[key] for key in keys})
-    assert child.communicate(timeout=120)[0] == "7\n"

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,24 +9,24 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from support.listeners import listeners
+from support.listeners import LISTENING
+from support.listeners import mounted
+from support.listeners import send
 from support.values import SECRET
-from support.waiting import PATIENCE
 from support.waiting import wait_until
+from support.workers import running
 
-from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import wakeup
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox import Inbox
 from flask_procore_webhooks.states import Status
-from flask_procore_webhooks.testing import deliver
-from flask_procore_webhooks.testing import payload
 from flask_procore_webhooks.testing import sign
 from flask_procore_webhooks.wakeup import listening
 from flask_procore_webhooks.wakeup import tell
@@ -41,11 +37,6 @@ MakeApp = Callable[..., Flask]
 #: Far less than any poll here, and far more than a call takes.
 SOON = 5.0
 HOUR = 3600.0
-
-LISTENING = """
-SELECT pid FROM pg_stat_activity
-WHERE datname = current_database() AND query = 'LISTEN procore_webhooks'
-"""
 
 
 @pytest.fixture
@@ -58,54 +49,20 @@ def database_url(postgresql_url: str) -> Iterator[str]:
     engine.dispose()
 
 
-@contextmanager
-def mounted(
-    make_app: MakeApp, url: str, dispatch: str = "worker"
-) -> Iterator[tuple[Endpoint, list[str]]]:
-    """An endpoint, and the ids of what its subscriber was run for."""
-    app = make_app(PROCORE_WEBHOOK_DATABASE_URI=url, PROCORE_WEBHOOK_DISPATCH=dispatch)
-    webhooks, ran = ProcoreWebhooks(), []
-    app.register_blueprint(webhooks)
-    webhooks.on(name="notes")(lambda event: ran.append(event.id))
-    (endpoint,) = endpoints(app).values()
-    endpoint.inbox.database.create_tables()
-    try:
-        yield endpoint, ran
-    finally:
-        endpoint.inbox.database.engine.dispose()
-
-
 @pytest.fixture
 def site(make_app: MakeApp, database_url: str) -> Iterator[tuple[Endpoint, list[str]]]:
     with mounted(make_app, database_url) as site:
         yield site
 
 
-def send(endpoint: Endpoint) -> str:
-    """Deliver a new event; return its id."""
-    new = payload("RFIs.update")
-    assert deliver(endpoint.app.test_client(), new).status_code == 200
-    return str(new["id"])
-
-
-def listeners(inbox: Inbox) -> set[int]:
-    return {row.pid for row in inbox.rows(sa.text(LISTENING))}
-
-
 @contextmanager
-def working(inbox: Inbox, worker: Worker) -> Iterator[None]:
+def listening_worker(inbox: Inbox, worker: Worker) -> Iterator[None]:
     """A worker that listens, and that has found nothing to do."""
-    thread = threading.Thread(target=worker.run, daemon=True)
     with listening([inbox], worker.wake):
         wait_until(lambda: listeners(inbox))
-        thread.start()
-        time.sleep(0.5)
-        try:
+        with running(worker):
+            time.sleep(0.5)
             yield
-        finally:
-            worker.stop()
-            thread.join(PATIENCE)
-    assert not thread.is_alive()
 
 
 class Ear:
@@ -139,7 +96,7 @@ def test_a_worker_that_waits_runs_a_new_event_at_once(
     pytest.importorskip(driver)
     url = sa.make_url(database_url).set(drivername=f"postgresql+{driver}")
     with mounted(make_app, url.render_as_string(hide_password=False)) as (mine, ran):
-        with working(mine.inbox, Worker([mine], poll=HOUR)):
+        with listening_worker(mine.inbox, Worker([mine], poll=HOUR)):
             for _ in range(5):
                 new = send(mine)
                 wait_until(lambda new=new: ran[-1:] == [new], SOON)
@@ -150,86 +107,12 @@ def test_a_delivery_of_which_nobody_is_told_is_run_as_soon(
 ) -> None:
     monkeypatch.setattr(wakeup, "TELLING_INTERVAL", 5.0)
     endpoint, ran = site
-    with working(endpoint.inbox, Worker([endpoint], poll=HOUR)):
+    with listening_worker(endpoint.inbox, Worker([endpoint], poll=HOUR)):
         first = send(endpoint)
         wait_until(lambda: ran == [first])
         others = [send(endpoint) for _ in range(3)]
         wait_until(lambda: set(ran) == {first, *others})
     assert ear.heard() == [endpoint.name]
-
-
-APP = """
-from flask import Flask
-from flask_procore_webhooks import ProcoreWebhooks
-app = Flask("waiting")
-app.config.update({config!r})
-webhooks = ProcoreWebhooks()
-app.register_blueprint(webhooks)
-@webhooks.on(name="notes")
-def notes(event):
-    print("ran", event.id, flush=True)
-"""
-
-
-@contextmanager
-def process(folder: Path, endpoint: Endpoint, *options: str) -> Iterator[Any]:
-    """The command ``worker``, waiting for something to do."""
-    names = ("SECRET", "DATABASE_URI", "DISPATCH")
-    keys = [f"PROCORE_WEBHOOK_{name}" for name in names]
-    config = {key: endpoint.app.config[key] for key in keys}
-    (folder / "waiting.py").write_text(APP.format(config=config))
-    command = ["-m", "flask", "--app", "waiting", "procore-webhooks", "worker"]
-    path = os.pathsep.join([str(folder), *sys.path])
-    with subprocess.Popen(
-        [sys.executable, *command, *options],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as worker:
-        try:
-            wait_until(lambda: listeners(endpoint.inbox))
-            time.sleep(1)
-            yield worker
-        finally:
-            worker.kill()
-
-
-@pytest.mark.slow
-def test_the_command_listens_on_one_connection_and_ends_at_once(
-    site: tuple[Endpoint, list[str]], tmp_path: Path
-) -> None:
-    endpoint, _ = site
-    options = ("--poll", "600", "--concurrency", "4")
-    with process(tmp_path, endpoint, *options) as worker:
-        assert "4 at a time" in worker.stdout.readline()
-        assert len(listeners(endpoint.inbox)) == 1
-        for _ in range(3):
-            start, new = time.monotonic(), send(endpoint)
-            assert worker.stdout.readline() == f"ran {new}\n"
-            assert time.monotonic() - start < SOON
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(SOON * 2) == 0
-        assert "Ended after 3 events." in worker.stdout.read()
-    wait_until(lambda: not listeners(endpoint.inbox))
-
-
-@pytest.mark.slow
-def test_what_an_operator_replays_or_resumes_is_run_at_once(
-    site: tuple[Endpoint, list[str]], tmp_path: Path
-) -> None:
-    endpoint, _ = site
-    run = endpoint.app.test_cli_runner().invoke
-    endpoint.inbox.record(Event("evt_1", "a.b", body=b"{}"), Status.DEAD)
-    with process(tmp_path, endpoint, "--poll", "600") as worker:
-        worker.stdout.readline()
-        run(args=["procore-webhooks", "replay", "evt_1"], catch_exceptions=False)
-        assert worker.stdout.readline() == "ran evt_1\n"
-        run(args=["procore-webhooks", "pause"], catch_exceptions=False)
-        new = send(endpoint)
-        time.sleep(0.5)
-        run(args=["procore-webhooks", "resume"], catch_exceptions=False)
-        assert worker.stdout.readline() == f"ran {new}\n"
 
 
 # What is told
@@ -387,7 +270,7 @@ def test_a_worker_that_is_told_nothing_finds_new_events_at_its_poll(
 ) -> None:
     monkeypatch.setattr(wakeup, "RETRY", HOUR)
     endpoint, ran = site
-    with working(endpoint.inbox, Worker([endpoint], poll=0.5)):
+    with listening_worker(endpoint.inbox, Worker([endpoint], poll=0.5)):
         terminate(endpoint.inbox)
         new = send(endpoint)
         wait_until(lambda: ran == [new])

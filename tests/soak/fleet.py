@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,23 +14,25 @@ from contextlib import contextmanager
 from contextlib import suppress
 from pathlib import Path
 
+from support.processes import environment
+from support.processes import Process
+from support.processes import start
 from support.servers import free_port
 
-TESTS = Path(__file__).parent.parent
 GUNICORN_WORKERS = 2
 WORKERS = 2
 
 
 class Service:
-    """A process with a group of its own, started again whenever it has ended."""
+    """A process of the app, started again whenever it has ended."""
 
     def __init__(self, command: list[str], env: dict[str, str], log: Path) -> None:
         self.command = command
-        self.env = {**os.environ, **env, "PYTHONPATH": _python_path()}
+        self.env = environment(env)
         self.log = log
         self.starts = 0
         self.was_killed = False
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @property
     def pid(self) -> int:
@@ -39,18 +40,10 @@ class Service:
 
     @property
     def is_running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        return self._process is not None and self._process.is_running
 
     def start(self) -> None:
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
-                self.command,
-                env=self.env,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self._process = start(self.command, env=self.env, log=self.log)
         self.starts += 1
         self.was_killed = False
 
@@ -58,9 +51,7 @@ class Service:
         """End it and its children at once, wherever they are."""
         self.was_killed = True
         if self._process:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(20)
+            self._process.kill()
 
     def children(self) -> list[int]:
         path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
@@ -199,8 +190,3 @@ def wait_until(condition: Callable[[], object], deadline: float, pause: float) -
             return False
         time.sleep(pause)
     return True
-
-
-def _python_path() -> str:
-    here = [str(TESTS)]
-    return os.pathsep.join(here + [p for p in [os.environ.get("PYTHONPATH")] if p])

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import json
 import os
-import signal
-import subprocess
 import sys
-import tempfile
 import time
 import uuid
 import warnings
@@ -25,6 +21,8 @@ from typing import Any
 from flask import Flask
 
 from flask_procore_webhooks.celery import EXTENSION
+from support.processes import Process
+from support.processes import running
 from support.services import missing
 from support.services import RABBITMQ
 from support.services import REDIS
@@ -141,49 +139,17 @@ def own_broker(name: str) -> Iterator[Broker]:
         forget_sockets()
 
 
-@dataclass
-class CeleryWorker:
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def output(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def kill(self) -> None:
-        """The worker and its children at once, as when the machine is gone."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(30)
-
-
 @contextmanager
 def celery_worker(
     module: str, folder: Path, env: Mapping[str, str], *options: str
-) -> Iterator[CeleryWorker]:
+) -> Iterator[Process]:
     """``celery -A module worker`` from ``folder`` until the end."""
-    log = Path(tempfile.mkstemp(suffix=".log")[1])
-    atexit.register(log.unlink, missing_ok=True)
     name = f"{uuid.uuid4().hex[:12]}@%h"
     quietly = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     command = [sys.executable, "-m", "celery", "-A", module, "worker", "-n", name]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, "-l", "info", *quietly, *options],
-            cwd=folder,
-            env={**os.environ, **env},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield CeleryWorker(process, log)
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(20)
+    command += ["-l", "info", *quietly, *options]
+    with running(command, folder=folder, env={**os.environ, **env}) as worker:
+        yield worker
 
 
 def as_env(config: Mapping[str, Any]) -> str:

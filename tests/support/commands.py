@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import getpass
+import inspect
+import json
 import socket
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
 from click.testing import Result
 from flask import Flask
+from flask.testing import FlaskCliRunner
 
 from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.testing import deliver
+from flask_procore_webhooks.testing import payload
+from support.sites import Site
+
+ME = f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def run(app: Flask, *arguments: object, ok: bool | None = True, **more: Any) -> Result:
@@ -37,3 +47,34 @@ def down(kind: str, tmp_path: Path) -> str:
         "sqlite": f"sqlite:///{tmp_path}/file/x.db",
         "no driver": "nosuch://x",
     }[kind]
+
+
+def run_apart(app: Flask, *command: object) -> Any:
+    """Run a command whose standard output and standard error are looked at apart."""
+    # Click did not keep them apart by itself before 8.2, and has no such option since.
+    older = "mix_stderr" in inspect.signature(CliRunner).parameters
+    runner = FlaskCliRunner(app, **({"mix_stderr": False} if older else {}))
+    return runner.invoke(args=["procore-webhooks", *map(str, command)])
+
+
+def stdout_of(app: Flask, *command: object) -> str:
+    """Without the progress of a command that took long, on a busy machine."""
+    result = run_apart(app, *command)
+    assert result.exit_code == 0, result.stderr
+    return str(result.stdout)
+
+
+def lines_of(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def listed(site: Site, *arguments: object) -> list[str]:
+    """The event ids that ``list`` shows, oldest first."""
+    rows = json.loads(run(site.app, "list", *arguments, "--json").output)
+    return [row["event_id"] for row in reversed(rows)]
+
+
+def send(app: Flask, type: str = "RFIs.update", **fields: Any) -> str:
+    made = payload(type, **fields)
+    deliver(app.test_client(), made)
+    return str(made["id"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import sqlalchemy as sa
+
+from support.processes import child
 
 PORTS = {"amqp": 5672, "mysql": 3306, "postgresql": 5432, "redis": 6379}
 
@@ -125,11 +125,6 @@ sys.stdin.read()
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Another process holds the file, as a long migration does."""
-    command = [sys.executable, "-c", LOCK, str(path)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
-        assert process.stdin and process.stdout
-        assert process.stdout.readline() == b"locked\n"
+    with child("-c", LOCK, str(path)) as process:
+        assert process.line() == "locked"
         yield
-        process.stdin.close()
-        process.wait(10)

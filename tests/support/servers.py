@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import signal
 import socket
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from collections.abc import Mapping
 from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from support.processes import Process
+from support.processes import start
+from support.waiting import wait_until
 
 SERVERS = ("gunicorn", "waitress", "flask")
 
 
 @dataclass
-class Server:
+class Server(Process):
     port: int
-    process: subprocess.Popen[bytes]
-    log: Path
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    def output(self) -> str:
-        return self.log.read_text(errors="replace")
 
 
 @contextmanager
@@ -44,24 +39,14 @@ def serve(
 ) -> Iterator[Server]:
     """Run ``app`` (``module:name``) under ``server`` from ``folder`` until the end."""
     port = free_port()
-    log = Path(tempfile.mkstemp(suffix=".log")[1])
-    # Tests read it after the server has ended.
-    atexit.register(log.unlink, missing_ok=True)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command(server, app, port, options),
-            cwd=folder,
-            env={**os.environ, **(env or {})},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    running = Server(port, process, log)
+    environ = {**os.environ, **(env or {})}
+    started = start(command(server, app, port, options), folder=folder, env=environ)
+    running = Server(started.process, started.log, port)
     try:
         wait_for(running)
         yield running
     finally:
-        stop(process)
+        running.end()
 
 
 def command(server: str, app: str, port: int, options: tuple[str, ...]) -> list[str]:
@@ -81,21 +66,13 @@ def free_port() -> int:
 
 
 def wait_for(server: Server, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and server.process.poll() is None:
-        try:
+    """Return when the server takes connections."""
+
+    def is_up() -> bool:
+        assert server.is_running, f"the server has ended:\n{server.output()}"
+        with suppress(OSError):
             socket.create_connection(("127.0.0.1", server.port), 1).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise AssertionError(f"the server did not start:\n{server.output()}")
+            return True
+        return False
 
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+    wait_until(is_up, seconds, server.output)

@@ -31,6 +31,8 @@ from flask_procore_webhooks.testing import payload
 from flask_procore_webhooks.worker import Worker
 from support.values import Clock
 
+DAY = 24 * 3600
+
 
 @dataclass
 class Site:

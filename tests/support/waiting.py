@@ -15,8 +15,16 @@ worker.BATCH_SECONDS = {PATIENCE}
 """
 
 
-def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+def wait_until(
+    condition: Callable[[], object],
+    seconds: float = PATIENCE,
+    report: Callable[[], object] = lambda: "",
+) -> None:
+    """Return when ``condition`` is true; fail if it is not true in time.
+
+    :param report: gives what the failure shows, such as the output of a process.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, f"not true after {seconds} s: {report()}"
         time.sleep(0.01)

@@ -22,12 +22,15 @@ import pytest
 from flask import Flask
 from support.hosts import Host
 from support.hosts import run_host
+from support.inboxes import numbered
+from support.inboxes import record
+from support.inboxes import statuses
 from support.servers import serve
 from support.servers import Server
 from support.values import SECRET
 from support.waiting import LARGE_BATCHES
+from support.waiting import wait_until
 
-from flask_procore_webhooks import browse
 from flask_procore_webhooks.background import GRACE
 from flask_procore_webhooks.samples import to_bytes
 from flask_procore_webhooks.testing import payload
@@ -102,23 +105,17 @@ class Site:
 
     def record(self, id: str, **fields: Any) -> None:
         """Put an event into the inbox, as a process that is gone did."""
-        sent = payload("RFIs.update", id=id, **fields)
-        self.inbox.record(self.host.endpoint.read(to_bytes(sent)))
+        record(self.inbox, id, **fields)
 
     def statuses(self) -> dict[str, str]:
-        rows = browse.newest(self.inbox, limit=1000)
-        return {row["event_id"]: row["status"] for row in rows}
+        return statuses(self.inbox)
 
     def calls(self) -> list[str]:
         path = self.folder / "calls"
         return path.read_text().split() if path.exists() else []
 
     def wait_for(self, condition: Callable[[], object], server: Server) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{self.statuses()}\n{server.output()}")
-            time.sleep(0.05)
+        wait_until(condition, PATIENCE, lambda: f"{self.statuses()}\n{server.output()}")
 
     def wait_until_done(self, ids: list[str], server: Server) -> None:
         def are_done() -> bool:
@@ -168,10 +165,6 @@ def send(server: Server, id: str, **fields: Any) -> float:
             time.sleep(0.1)
 
 
-def new_ids(count: int) -> list[str]:
-    return [f"evt_{number:03}" for number in range(count)]
-
-
 SERVERS = {
     "sync": ("gunicorn", "--workers=2"),
     "sync preload": ("gunicorn", "--workers=2", "--preload"),
@@ -196,7 +189,7 @@ RUNS = [
 
 @pytest.mark.parametrize(("site", "name"), RUNS, indirect=["site"])
 def test_every_event_is_done_and_has_its_effect_once(site: Site, name: str) -> None:
-    left, delivered = ["evt_left", "evt_claimed"], new_ids(20)
+    left, delivered = ["evt_left", "evt_claimed"], numbered(20)
     for id in reversed(left):
         site.record(id)
     # An earlier process was killed with one of them in its hands.
@@ -223,8 +216,8 @@ def test_every_event_is_done_and_has_its_effect_once(site: Site, name: str) -> N
 def end(server: Server, signal_: int = signal.SIGTERM) -> float:
     """Tell the server to end; return how long it took."""
     start = time.monotonic()
-    server.process.send_signal(signal_)
-    server.process.wait(PATIENCE)
+    server.send(signal_)
+    server.exit_code(PATIENCE)
     return time.monotonic() - start
 
 
@@ -233,11 +226,11 @@ def stalled_batch(site: Site, server: Server, seconds: float) -> None:
 
     A batch holds twice as many as the one before: 1, 2, 4, 8.
     """
-    for id in new_ids(30):
+    for id in numbered(30):
         fast = int(id[-3:]) < 7
         site.record(id, seconds=0 if fast else seconds)
     get(server)
-    fast = set(new_ids(7))
+    fast = set(numbered(7))
     site.wait_for(lambda: set(site.calls()) - fast, server)
     assert list(site.statuses().values()).count("running") > 1
 
@@ -292,7 +285,7 @@ def test_a_run_that_outlasts_the_grace_is_given_back_too(site: Site, name: str) 
 @on_both
 def test_what_a_killed_worker_had_begun_is_done_by_the_next(site: Site) -> None:
     lease = {"FLASK_PROCORE_WEBHOOK_LEASE": "2"}
-    ids = ["evt_slow", *new_ids(5)]
+    ids = ["evt_slow", *numbered(5)]
     with site.serve("gunicorn", **lease) as running:
         worker = int(get(running))
         # Longer than its lease, which is renewed meanwhile.
@@ -316,7 +309,7 @@ def _answers(server: Server) -> str | None:
 
 
 def test_a_reload_goes_on_with_what_is_pending(site: Site) -> None:
-    ids = new_ids(30)
+    ids = numbered(30)
     with site.serve("flask", "--reload") as running:
         stalled_batch(site, running, seconds=1)
         before = get(running)
@@ -335,7 +328,7 @@ def test_workers_share_no_connection_that_was_made_before_the_fork(site: Site) -
     """One on which the app factory has looked at the database, say."""
     made = "with app.app_context():\n    db.create_all()\n"
     site.module.write_text(HOST + made)
-    ids = new_ids(200)
+    ids = numbered(200)
     no_thread = {"FLASK_PROCORE_WEBHOOK_DISPATCH": "worker"}
     with site.serve("gunicorn", "--workers=4", "--preload", **no_thread) as it:
         with ThreadPoolExecutor(8) as pool:

@@ -23,14 +23,17 @@ from flask import Flask
 from support.brokers import as_env
 from support.brokers import Broker
 from support.brokers import celery_worker
-from support.brokers import CeleryWorker
 from support.brokers import disconnect
 from support.brokers import own_broker
 from support.hosts import Host
 from support.hosts import run_host
+from support.inboxes import counted
+from support.inboxes import numbered
 from support.outages import relay_to
+from support.processes import Process
 from support.values import Clock
 from support.values import SECRET
+from support.waiting import wait_until
 
 from flask_procore_webhooks import browse
 from flask_procore_webhooks import celery
@@ -613,7 +616,7 @@ class Site:
     def app(self) -> Flask:
         return self.host.app
 
-    def worker(self, *options: str, **env: str) -> AbstractContextManager[CeleryWorker]:
+    def worker(self, *options: str, **env: str) -> AbstractContextManager[Process]:
         return celery_worker(
             "site_of_celery:celery_app",
             self.folder,
@@ -633,21 +636,16 @@ class Site:
             )
 
     def statuses(self) -> Counter[str]:
-        rows = browse.newest(self.host.endpoint.inbox, limit=10_000)
-        return Counter(row["status"] for row in rows)
+        return counted(self.host.inbox)
 
     def calls(self) -> list[str]:
         path = self.folder / "calls"
         return path.read_text().split() if path.exists() else []
 
-    def wait_for(self, condition: Callable[[], object], worker: CeleryWorker) -> None:
-        deadline = time.monotonic() + DEADLINE
-        while not condition():
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{self.statuses()}\n{worker.output()}")
-            time.sleep(0.05)
+    def wait_for(self, condition: Callable[[], object], worker: Process) -> None:
+        wait_until(condition, DEADLINE, lambda: f"{self.statuses()}\n{worker.output()}")
 
-    def wait_until_finished(self, worker: CeleryWorker, **statuses: int) -> None:
+    def wait_until_finished(self, worker: Process, **statuses: int) -> None:
         self.wait_for(lambda: self.statuses() == Counter(statuses), worker)
 
     def check_effects(self, ids: list[str]) -> None:
@@ -675,15 +673,11 @@ def large_site(
 only_redis = pytest.mark.parametrize("broker", ["redis"], indirect=True)
 
 
-def new_ids(prefix: str, count: int) -> list[str]:
-    return [f"evt_{prefix}_{number:03}" for number in range(count)]
-
-
 def test_every_event_is_done_and_has_its_effect_once(site: Site) -> None:
     """Whichever is first, Celery or the blueprint; with doubled messages, and retries
     that nobody sweeps."""
-    plain, failing = new_ids("plain", 15), new_ids("fails", 3)
-    postponed = new_ids("later", 3)
+    plain, failing = numbered(15, "evt_plain"), numbered(3, "evt_fails")
+    postponed = numbered(3, "evt_later")
     first = "true" if site.broker.url.startswith("redis") else "false"
     site.send(plain[:5])
     rows = site.host.endpoint.inbox.due(100)
@@ -719,7 +713,7 @@ def test_an_event_that_keeps_failing_is_dead_after_its_attempts(site: Site) -> N
 def test_a_broker_that_is_cut_off_in_mid_stream_loses_nothing(
     large_site: Site,
 ) -> None:
-    site, ids = large_site, new_ids("cut", 120)
+    site, ids = large_site, numbered(120, "evt_cut")
     with ExitStack() as stack:
         relay = stack.enter_context(relay_to(site.broker.url))
         site.app.extensions["celery"] = site.broker.celery(relay.url)
@@ -748,7 +742,7 @@ def test_a_broker_that_is_cut_off_in_mid_stream_loses_nothing(
 
 @pytest.mark.slow
 def test_messages_that_are_purged_are_swept_up(site: Site) -> None:
-    ids = new_ids("purged", 10)
+    ids = numbered(10, "evt_purged")
     site.send(ids)
     assert len(site.broker.take(10)) == 10
     with site.worker() as worker:
@@ -820,7 +814,7 @@ def test_beat_calls_the_sweep(site: Site) -> None:
 @only_redis
 @pytest.mark.parametrize("pool", ["solo", "threads", "gevent"])
 def test_other_pools_run_events_too(site: Site, pool: str) -> None:
-    ids = new_ids(pool, 5)
+    ids = numbered(5, f"evt_{pool}")
     with site.worker("-P", pool, "-c", "2") as worker:
         site.send(ids)
         site.wait_until_finished(worker, done=5)

@@ -8,11 +8,8 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,7 +24,6 @@ from soak.app import environment
 from soak.app import LEASE
 from soak.app import SUBSCRIBERS
 from soak.audit import Auditor
-from soak.fleet import Service
 from soak.fleet import wait_until
 from soak.outages import Breakable
 from soak.outages import Locked
@@ -37,6 +33,7 @@ from soak.runs import Result
 from soak.steps import Step
 from soak.steps import STEPS
 from support.outages import relay_to
+from support.processes import child
 from support.values import Clock
 
 from flask_procore_webhooks import browse
@@ -90,37 +87,15 @@ def app(database_url: str) -> Iterator[Flask]:
         db.engine.dispose()
 
 
-@contextmanager
-def forker(url: str) -> Iterator[subprocess.Popen[str]]:
-    """A process whose children end at a step."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "soak.steps", url],
-        env=Service([], {}, Path()).env,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-        process.communicate(timeout=30)
-    finally:
-        process.kill()
-        process.communicate()
-
-
 @pytest.mark.slow
 def test_a_kill_at_any_step_leaves_what_the_next_worker_finishes(
     app: Flask, endpoint: Endpoint, database_url: str
 ) -> None:
-    with forker(database_url) as process:
+    with child("-m", "soak.steps", database_url) as forker:
         for number, step in enumerate(STEPS):
             event = payload("RFIs.update", id=f"evt_{number}")
-            assert process.stdin and process.stdout
-            order = {"step": number, "event": event}
-            process.stdin.write(json.dumps(order) + "\n")
-            process.stdin.flush()
-            assert process.stdout.readline() == "-9\n", step
+            forker.tell(json.dumps({"step": number, "event": event}))
+            assert forker.line() == "-9", step
             _check_left(endpoint, step, event)
             _finish(app, endpoint, step, event)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,13 +22,15 @@ import sqlalchemy as sa
 from flask import Flask
 from support.hosts import Host
 from support.hosts import run_host
+from support.processes import Process
+from support.processes import running
 from support.servers import free_port
-from support.servers import stop
 from support.sites import at_once
 from support.sites import open_site
 from support.sites import Site
 from support.values import Clock
 from support.values import SECRET
+from support.waiting import wait_until
 
 from flask_procore_webhooks import browse
 from flask_procore_webhooks import Event
@@ -92,12 +93,8 @@ def pgbouncer(program: str, url: sa.URL, port: int, folder: Path) -> Iterator[No
     file.write_text(CONFIG.format(target=target, listen_port=port))
     # It refuses to go on as root, and reads its file before it is somebody else.
     user = ["-u", "nobody"] if os.getuid() == 0 else []
-    with log.open("wb") as output, ExitStack() as stack:
-        process = subprocess.Popen(
-            [program, *user, str(file)], stdout=output, stderr=output
-        )
-        stack.callback(stop, process)
-        eventually(lambda: is_up(url, port), log)
+    with running([program, *user, str(file)], log=log) as process:
+        wait_until(lambda: is_up(url, port), report=process.output)
         yield
 
 
@@ -107,13 +104,6 @@ def is_up(url: sa.URL, port: int) -> bool:
     except psycopg.OperationalError:
         return False
     return True
-
-
-def eventually(condition: Callable[[], object], log: Path) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -273,16 +263,16 @@ def test_workers_find_what_comes_in_later(
 ) -> None:
     """They cannot listen through the pool, so this is by polling."""
     (tmp_path / "app.py").write_text(APP)
-    with worker_in(tmp_path, pooled_url + UNPREPARED_URL) as log:
-        eventually(lambda: "Running the events" in log.read_text(), log)
+    with worker_in(tmp_path, pooled_url + UNPREPARED_URL) as worker:
+        worker.wait_for_output("Running the events")
         for _ in range(3):
             site.send()
-            eventually(lambda: set(site.statuses()) == {"done"}, log)
+            wait_until(lambda: set(site.statuses()) == {"done"}, report=worker.output)
     assert site.statuses() == ["done"] * 3
 
 
 @contextmanager
-def worker_in(folder: Path, url: str) -> Iterator[Path]:
+def worker_in(folder: Path, url: str) -> Iterator[Process]:
     log = folder / "worker.log"
     env = {
         "FLASK_PROCORE_WEBHOOK_SECRET": SECRET,
@@ -290,16 +280,7 @@ def worker_in(folder: Path, url: str) -> Iterator[Path]:
         "FLASK_PROCORE_WEBHOOK_DATABASE_URI": url,
     }
     command = "flask --app app procore-webhooks worker --concurrency 4".split()
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=folder,
-            env={**os.environ, **env},
-            stdout=output,
-            stderr=output,
-        )
-        try:
-            yield log
-        finally:
-            stop(process)
-    assert process.returncode == 0, log.read_text()
+    command = [sys.executable, "-m", *command]
+    with running(command, folder=folder, env={**os.environ, **env}, log=log) as worker:
+        yield worker
+    assert worker.exit_code() == 0, worker.output()

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
+from support.inboxes import rows
 from support.values import SECRET
 
 from flask_procore_webhooks import Event
@@ -232,11 +232,6 @@ def on_database(
     endpoint.inbox.database.engine.dispose()
 
 
-def rows(endpoint: Endpoint) -> list[Any]:
-    table = endpoint.inbox.database.tables.event
-    return endpoint.inbox.rows(sa.select(table).order_by(table.c.id))
-
-
 # The shapes
 
 
@@ -281,7 +276,7 @@ def test_a_payload_reaches_a_subscriber_and_the_inbox_as_the_same_event(
     )
     assert event == expected
     assert event.id == EXPECTED[name].get("id", event.id)
-    (row,) = rows(endpoints(app)[blueprint.name])
+    (row,) = rows(endpoints(app)[blueprint.name].inbox)
     assert row.event_id == event.id
     assert row.body == sample(name)
     columns = ("type", "resource_type", "reason", *IDS)
@@ -513,7 +508,7 @@ def test_the_same_delivery_without_an_id_is_one_event(
     now = int(endpoint.inbox.now().timestamp())
     first, second = (deliver(client, body, timestamp=now) for _ in range(2))
     assert (first.status_code, second.status_code) == (200, 200)
-    (row,) = rows(endpoint)
+    (row,) = rows(endpoint.inbox)
     assert row.event_id == sha256(b"%d.%b" % (now, body))
     assert (row.repeats, row.conflicts) == (1, 0)
 
@@ -526,7 +521,7 @@ def test_equal_bodies_without_an_id_signed_at_different_times_are_two_events(
     for timestamp in (now, now - 1):
         answer = deliver(client, {"type": "test", "data": {}}, timestamp=timestamp)
         assert answer.json == {"received": True}
-    assert len(rows(endpoint)) == 2
+    assert len(rows(endpoint.inbox)) == 2
 
 
 def test_the_id_of_another_shape_is_not_taken_for_the_events_own() -> None:
@@ -649,7 +644,7 @@ def test_the_first_and_the_last_times_are_recorded_on_every_database(
     for number, sent in enumerate(edges):
         payload = {"id": number, "type": "a.b", "created": sent}
         assert deliver(client, payload).json == {"received": True}, sent
-    assert [row.event_at for row in rows(on_database)] == list(edges.values())
+    assert [row.event_at for row in rows(on_database.inbox)] == list(edges.values())
 
 
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.datetimes().map(str)))
@@ -685,8 +680,8 @@ def test_a_body_that_is_no_json_object_is_kept_dead_byte_by_byte(
         assert answer.status_code == 200
         assert answer.json == {"received": True, "quarantined": True}
     assert ran == []
-    assert {row.status for row in rows(endpoint)} == {"dead"}
-    row = rows(endpoint)[0]
+    assert {row.status for row in rows(endpoint.inbox)} == {"dead"}
+    row = rows(endpoint.inbox)[0]
     assert row.body == body
     assert reason in row.error
     assert row.finished_at is not None
@@ -700,7 +695,7 @@ def test_a_body_that_is_no_json_object_is_kept_on_every_database(
         answer = deliver(client, body)
         assert answer.json == {"received": True, "quarantined": True}
     for row, (body, reason) in zip(
-        rows(on_database), QUARANTINED.values(), strict=True
+        rows(on_database.inbox), QUARANTINED.values(), strict=True
     ):
         assert (row.status, row.body) == ("dead", body)
         assert reason in row.error
@@ -755,7 +750,7 @@ def test_any_depth_is_answered_200_and_never_left_between(
         assert answer.status_code == 200
         readable = {"received": True} | ({"quarantined": True} if depth > 100 else {})
         assert answer.json == readable
-    found = rows(endpoint)
+    found = rows(endpoint.inbox)
     assert {(row.status, row.error) for row in found if row.event_id not in ran} == {
         ("dead", "the JSON is nested too deeply")
     }
@@ -812,7 +807,7 @@ def test_strange_text_is_recorded_and_run_on_every_database(
         assert first.json == {"received": True}, case
         assert second.json == {"received": True, "duplicate": True}, case
 
-    found = rows(on_database)
+    found = rows(on_database.inbox)
     assert [event.resource_type for event in seen] == list(STRANGE_TEXTS.values())
     for event, row, text in zip(seen, found, STRANGE_TEXTS.values(), strict=True):
         assert event.payload[text] == event.project_id == text

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -228,74 +225,6 @@ def test_when_everybody_hangs_who_waits_is_told_so(
         (second,) = [each for each in others if each not in told]
         assert (first.result(30), second.result(30) in (2, 4, 6)) == (0, True)
     assert grouped(5) == 10
-
-
-GIVES_UP = """
-from gevent import monkey
-
-monkey.patch_all()
-
-import gevent, threading
-from flask_procore_webhooks.grouping import Grouped
-
-go = threading.Event()
-
-def work(items):
-    if 0 in items:
-        assert go.wait(30)
-    return items
-
-grouped = Grouped(work)
-first = gevent.spawn(grouped, 0)
-gevent.sleep(0.1)
-
-def impatient():
-    with gevent.Timeout(0.2, False):
-        grouped(1)
-
-gave_up = [gevent.spawn(impatient) for _ in range(3)]
-patient = gevent.spawn(grouped, 2)
-gevent.joinall(gave_up)
-go.set()
-gevent.joinall([first, patient], timeout=30, raise_error=True)
-assert [first.value, patient.value, grouped(3)] == [0, 2, 3]
-"""
-
-
-def test_nobody_counts_on_a_call_that_gave_up_waiting() -> None:
-    """Under gevent, hosts put timeouts around requests."""
-    command = [sys.executable, "-c", GIVES_UP]
-    ended = subprocess.run(command, timeout=60, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_child_does_not_wait_for_the_threads_of_its_parent() -> None:
-    code = """
-import os, threading, sys
-from flask_procore_webhooks.grouping import Grouped
-
-go, started = threading.Event(), threading.Event()
-def work(items):
-    if 0 in items:
-        started.set()
-        go.wait(30)
-    return items
-grouped = Grouped(work)
-thread = threading.Thread(target=grouped, args=(0,))
-thread.start()
-started.wait(30)
-child = os.fork()
-if child == 0:
-    os._exit(grouped(7))
-_, status = os.waitpid(child, 0)
-go.set()
-thread.join()
-sys.exit(os.waitstatus_to_exitcode(status))
-"""
-    # Python 3.12 warns of a fork beside threads, which is what this is about.
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    assert subprocess.run(command, timeout=60).returncode == 7
 
 
 # In the inbox

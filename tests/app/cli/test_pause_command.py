@@ -1,0 +1,63 @@
+"""The commands ``pause`` and ``resume``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from support.commands import lines_of
+from support.commands import ME
+from support.commands import run
+from support.sites import open_site
+from support.sites import Site
+
+from flask_procore_webhooks.upkeep import is_paused
+
+MakeApp = Callable[..., Flask]
+
+
+def test_pause_holds_the_workers_until_resume(site: Site) -> None:
+    site.subscribe_good_and_bad()
+    assert "paused; events come in" in run(site.app, "pause").output
+    site.send()
+    assert "Ended after 0 events" in run(site.app, "worker", "--once").output
+    assert "resumed" in run(site.app, "resume").output
+    assert "Ended after 1 events" in run(site.app, "worker", "--once").output
+    j = site.inbox.database.tables.journal.c
+    look = sa.select(j.action, j.actor, j.event).order_by(j.id)
+    assert [tuple(row) for row in site.inbox.rows(look)] == [
+        ("pause", ME, None),
+        ("resume", ME, None),
+    ]
+
+
+@pytest.mark.parametrize("command", ["pause", "resume"])
+def test_of_several_endpoints_one_is_named_or_all_are_meant(
+    two_sites: tuple[Site, Site], command: str
+) -> None:
+    site, other = two_sites
+    refused = run(site.app, command, ok=False)
+    assert refused.exit_code == 2
+    assert "Name an --endpoint (procore_webhooks, bolt) or say --all" in refused.output
+    assert site.count("journal") == 0
+    run(site.app, command, "--endpoint", "bolt")
+    assert is_paused(other.inbox) is (command == "pause")
+    assert not is_paused(site.inbox)
+    assert len(lines_of(run(site.app, command, "--all").output)) == 2
+    assert is_paused(site.inbox) is (command == "pause")
+
+
+@pytest.mark.parametrize("command", ["pause", "resume"])
+def test_who_runs_in_requests_cannot_be_paused(
+    make_app: MakeApp, tmp_path: Path, command: str
+) -> None:
+    url = f"sqlite:///{tmp_path}/test.db"
+    inline = {"PROCORE_WEBHOOK_DISPATCH": "inline"}
+    with open_site(make_app(), url, **inline) as site:
+        refused = run(site.app, command, ok=False)
+        assert "there is nobody to pause" in refused.output
+        assert refused.exit_code == 1
+        assert site.count("journal") == 0

@@ -1,0 +1,120 @@
+"""The command ``prune``."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Flask
+from support.commands import listed
+from support.commands import run_apart
+from support.commands import stdout_of
+from support.sites import add_finished
+from support.sites import DAY
+from support.sites import open_site
+from support.sites import Site
+
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.states import Status
+from flask_procore_webhooks.upkeep import IDS_KEPT
+
+MakeApp = Callable[..., Flask]
+
+
+def test_prune_keeps_bodies_for_retention_and_ids_four_times_as_long(
+    site: Site,
+) -> None:
+    assert IDS_KEPT == 4
+    ages = {"b": 7 * DAY, "i": 28 * DAY}
+    for name, age in ages.items():
+        add_finished(site, 1, age=age + 0.001, name=f"{name}-over")
+        add_finished(site, 1, age=age, name=f"{name}-at")
+    add_finished(site, 1, Status.DEAD, age=99 * DAY, name="dead")
+    shown = stdout_of(site.app, "prune")
+    assert shown == "procore_webhooks: removed 3 bodies and 1 events\n"
+    assert sorted(listed(site)) == ["b-at0", "b-over0", "dead0", "i-at0"]
+    c = site.events.c
+    bodies = sa.select(c.event_id).where(c.body.is_not(None)).order_by(c.id)
+    assert [row.event_id for row in site.inbox.rows(bodies)] == ["b-at0", "dead0"]
+    assert site.count("receipt") == 4
+    shown = stdout_of(site.app, "prune", "--dead", "--json")
+    assert json.loads(shown) == {"procore_webhooks": {"bodies": 1, "events": 1}}
+    assert json.loads(stdout_of(site.app, "prune", "--dead", "--json")) == {
+        "procore_webhooks": {"bodies": 0, "events": 0}
+    }
+
+
+def test_prune_goes_by_the_retention_of_each_endpoint(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/test.db"
+    bolts = {"SECRET": "x", "DATABASE_URI": url, "DISPATCH": "worker"}
+    app = make_app(
+        **{f"BOLT_{key}": value for key, value in bolts.items()},
+        BOLT_RETENTION=DAY,
+        PROCORE_WEBHOOK_RETENTION=2 * DAY,
+    )
+    with open_site(app, url) as site:
+        bolt = ProcoreWebhooks("bolt", url_prefix="/bolt", config_prefix="BOLT_")
+        app.register_blueprint(bolt)
+        other = Site(app, bolt, endpoints(app)["bolt"], site.clock)
+        for each in (site, other):
+            add_finished(each, 2, age=1.5 * DAY)
+        shown = stdout_of(app, "prune", "--endpoint", "procore_webhooks", "--json")
+        assert json.loads(shown) == {"procore_webhooks": {"bodies": 0, "events": 0}}
+        assert json.loads(stdout_of(app, "prune", "--json")) == {
+            "procore_webhooks": {"bodies": 0, "events": 0},
+            "bolt": {"bodies": 2, "events": 0},
+        }
+        other.inbox.database.engine.dispose()
+
+
+def test_a_long_prune_says_on_standard_error_how_far_it_is(
+    make_app: MakeApp, postgresql_url: str
+) -> None:
+    with open_site(make_app(), postgresql_url) as site:
+        try:
+            add_finished(site, 3, age=8 * DAY)
+            result = _prune_against_a_lock(site)
+        finally:
+            site.events.metadata.drop_all(site.inbox.database.engine)
+    assert result.stderr == "procore_webhooks, bodies removed: 3 so far\n"
+    assert json.loads(result.stdout)["procore_webhooks"]["bodies"] == 3
+
+
+def _prune_against_a_lock(site: Site) -> Any:
+    """Somebody holds the table until the command has waited for a while."""
+    held = threading.Event()
+    waiting = sa.text(
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND database ="
+        " (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+
+    def hold() -> None:
+        with site.inbox.transaction() as connection:
+            table = site.events.name
+            connection.execute(sa.text(f"LOCK TABLE {table} IN EXCLUSIVE MODE"))
+            held.set()
+            deadline = time.monotonic() + 60
+            while not connection.scalar(waiting) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(1.1)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert held.wait(30)
+        return run_apart(site.app, "prune", "--json")
+    finally:
+        thread.join()
+
+
+def test_a_short_prune_says_nothing_on_standard_error(local: Site) -> None:
+    add_finished(local, 3, age=8 * DAY)
+    assert run_apart(local.app, "prune").stderr == ""

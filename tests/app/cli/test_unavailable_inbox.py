@@ -1,0 +1,101 @@
+"""Every command where the inbox's database or its tables are missing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from support.commands import down
+from support.commands import mounted
+from support.commands import run
+from support.sites import open_site
+from support.sites import Site
+
+MakeApp = Callable[..., Flask]
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb", "sqlite", "no driver"])
+@pytest.mark.parametrize("command", ["check", "init-db", "list", "stats", "show 1"])
+def test_a_database_that_is_down_is_told_in_a_sentence(
+    make_app: MakeApp, tmp_path: Path, kind: str, command: str
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    uri = down(kind, tmp_path)
+    app = mounted(make_app(PROCORE_WEBHOOK_DATABASE_URI=uri))
+    shown = run(app, *command.split(), ok=False).output
+    assert re.search("refused|Can't connect|unable to open|Can't load plugin", shown)
+    assert "hunter2" not in shown and "Background on this error" not in shown
+    if command == "check" and kind != "no driver":
+        assert f"  database {uri.replace('hunter2', '***')}" in shown
+
+
+@pytest.mark.parametrize("command", ["list", "stats", "show 1"])
+def test_missing_tables_are_told_with_the_command_that_makes_them(
+    host: Flask, command: str
+) -> None:
+    shown = run(host, *command.split(), ok=False).output
+    assert "missing tables: procore_webhook_event" in shown and "init-db" in shown
+
+
+COMMANDS = [
+    "replay --all",
+    "replay evt_1",
+    "prune",
+    "pause",
+    "resume",
+    "list --reason update",
+    "show evt_1",
+    "stats",
+    "worker --once",
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb", "sqlite"])
+def test_without_a_database_a_command_ends_with_one_sentence(
+    make_app: MakeApp, tmp_path: Path, kind: str, command: str
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with open_site(make_app(), down(kind, tmp_path)) as site:
+        result = run(site.app, *command.split(), ok=False)
+    _check_sentence(result)
+    assert "hunter2" not in result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_without_its_tables_a_command_says_how_to_make_them(
+    site: Site, command: str
+) -> None:
+    site.send(id="evt_1")
+    tables = site.inbox.database.tables
+    tables.event.metadata.drop_all(site.inbox.database.engine)
+    result = run(site.app, *command.split(), ok=False)
+    _check_sentence(result)
+    assert "missing tables: procore_webhook_event" in result.output
+    assert "init-db" in result.output
+
+
+def test_without_the_journal_a_command_names_it(site: Site) -> None:
+    """As after an upgrade that was not followed by its migration."""
+    site.subscribe_good_and_bad()
+    row = site.send(id="evt_1")
+    site.work()
+    site.inbox.database.tables.journal.drop(site.inbox.database.engine)
+    for command in ("replay --all", "pause", "stats", "show evt_1", "worker --once"):
+        result = run(site.app, *command.split(), ok=False)
+        _check_sentence(result)
+        assert "missing tables: procore_webhook_journal;" in result.output, command
+    assert site.row(row)["status"] == "dead", "nothing is half replayed"
+
+
+def _check_sentence(result: Any) -> None:
+    errors = [line for line in result.output.splitlines() if line.startswith("Error")]
+    assert result.exit_code == 1
+    (error,) = errors
+    assert error.startswith("Error: the inbox of 'procore_webhooks' cannot be used")
+    assert "Traceback" not in result.output
+    assert "Background on this error" not in result.output

@@ -1,0 +1,278 @@
+"""The body of a delivery: whoever reads it first, its size, its bytes."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask import g
+from flask import request
+from support.values import AUTHORIZATION
+from support.values import SECRET
+from support.web import body_of
+from support.web import CONTENT_TYPES
+from support.web import LIMIT
+from support.web import PATH
+from support.web import post
+from support.web import recorded
+
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.samples import to_bytes
+from flask_procore_webhooks.testing import deliver
+from flask_procore_webhooks.testing import payload
+from flask_procore_webhooks.testing import sign
+
+MakeApp = Callable[..., Flask]
+CONSUMERS: dict[str, Callable[[], object]] = {
+    "form": lambda: request.form,
+    "files": lambda: request.files,
+    "values": lambda: request.values,
+    "get_json": lambda: request.get_json(silent=True),
+    "get_json of any type": lambda: request.get_json(force=True, silent=True),
+    "get_data without cache": lambda: request.get_data(cache=False),
+    "get_data after the form": lambda: request.get_data(parse_form_data=True),
+    "stream": lambda: request.stream.read(),
+}
+
+
+@pytest.mark.parametrize("content_type", CONTENT_TYPES)
+@pytest.mark.parametrize("consumer", CONSUMERS)
+def test_a_host_that_consumes_the_body_first_does_not_break_verification(
+    make_app: MakeApp, consumer: str, content_type: str
+) -> None:
+    app = make_app()
+    app.before_request(lambda: setattr(g, "consumed", CONSUMERS[consumer]()))
+    app.register_blueprint(ProcoreWebhooks())
+    body = to_bytes(payload("RFIs.create", id="evt_1"))
+    answer = deliver(app.test_client(), body, headers={"Content-Type": content_type})
+    assert answer.json == {"received": True}
+    assert body_of(app, "evt_1") == body
+
+
+def test_a_real_multipart_body_is_authentic_and_quarantined(app: Flask) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n'
+    header = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = deliver(app.test_client(), body, headers=header)
+    assert answer.json == {"received": True, "quarantined": True}
+
+
+def test_a_body_that_was_gone_before_we_came_is_refused_with_a_reason(
+    token_app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is left of it must not be taken for the delivery."""
+    token_app.url_value_preprocessor(lambda *_: print(request.get_data(cache=False)))
+    answer = deliver(token_app.test_client(), payload("RFIs.create"))
+    assert answer.status_code == 401
+    assert "did not arrive whole" in caplog.text
+    assert recorded(token_app) == []
+
+
+def test_hooks_of_the_host_are_all_run_for_a_body_that_is_refused(
+    make_app: MakeApp,
+) -> None:
+    app = make_app(PROCORE_WEBHOOK_MAX_BYTES=10)
+    app.before_request(lambda: setattr(g, "began", True))
+
+    @app.after_request
+    def report(response: Any) -> Any:
+        response.headers["X-Began"] = str(g.began)
+        return response
+
+    app.register_blueprint(ProcoreWebhooks())
+    answer = deliver(app.test_client(), b"x" * 11)
+    assert (answer.status_code, answer.headers["X-Began"]) == (413, "True")
+
+
+def test_routes_that_the_host_adds_to_the_blueprint_keep_their_bodies(
+    make_app: MakeApp,
+) -> None:
+    webhooks = ProcoreWebhooks()
+    webhooks.add_url_rule(
+        "/upload", "upload", lambda: str(len(request.get_data())), methods=["POST"]
+    )
+    app = make_app(PROCORE_WEBHOOK_MAX_BYTES=10)
+    app.register_blueprint(webhooks)
+    answer = app.test_client().post(f"{PATH}/upload", data=b"x" * 100)
+    assert answer.text == "100"
+
+
+@pytest.mark.parametrize(
+    ("size", "status"), [(LIMIT - 1, 200), (LIMIT, 200), (LIMIT + 1, 413)]
+)
+def test_the_limit_holds_to_the_byte(token_app: Flask, size: int, status: int) -> None:
+    answer = deliver(token_app.test_client(), b"{}".ljust(size))
+    assert answer.status_code == status
+    assert len(recorded(token_app)) == (status == 200)
+
+
+def test_the_limit_is_ours_and_not_the_one_of_the_host(make_app: MakeApp) -> None:
+    app = make_app(MAX_CONTENT_LENGTH=10, PROCORE_WEBHOOK_MAX_BYTES=1000)
+    app.register_blueprint(ProcoreWebhooks())
+    assert deliver(app.test_client(), b"{}".ljust(1000)).status_code == 200
+    assert deliver(app.test_client(), b"{}".ljust(1001)).status_code == 413
+
+
+class Endless(io.RawIOBase):
+    """A body that never ends and counts what was read of it."""
+
+    read_bytes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.read_bytes += len(buffer)
+        buffer[:] = b" " * len(buffer)
+        return len(buffer)
+
+
+def test_an_endless_body_is_read_up_to_the_limit_and_no_further(
+    token_app: Flask,
+) -> None:
+    body = Endless()
+    answer = token_app.test_client().post(
+        PATH,
+        headers={"Transfer-Encoding": "chunked", "Authorization": AUTHORIZATION},
+        environ_overrides={"wsgi.input": body, "wsgi.input_terminated": True},
+    )
+    assert (answer.status_code, body.read_bytes) == (413, LIMIT + 1)
+
+
+def test_a_body_that_is_announced_as_too_large_is_not_read_at_all(
+    token_app: Flask,
+) -> None:
+    body = Endless()
+    answer = token_app.test_client().post(
+        PATH,
+        environ_overrides={"wsgi.input": body, "CONTENT_LENGTH": str(LIMIT + 1)},
+    )
+    assert (answer.status_code, body.read_bytes) == (413, 0)
+
+
+@pytest.mark.parametrize(
+    "length",
+    ["1", "13", "14", "0", "-14", "+13", "1e1", "abc", "13, 13", "9" * 5000, "²"],
+)
+def test_a_body_of_another_length_than_announced_is_refused(
+    token_app: Flask, length: str
+) -> None:
+    """Servers differ in what they let through; a shortened body would be accepted."""
+    body = b'{"id": "evt"}' if length != "13" else b'{"id": "ev"}'
+    answer = token_app.test_client().post(
+        PATH,
+        input_stream=io.BytesIO(body[: int(length) - 1] if length == "1" else body),
+        headers={"Authorization": AUTHORIZATION},
+        environ_overrides={"CONTENT_LENGTH": length, "wsgi.input_terminated": True},
+    )
+    assert answer.status_code == 401
+    assert recorded(token_app) == []
+
+
+def test_a_length_with_leading_zeros_is_the_same_length(token_app: Flask) -> None:
+    answer = post(
+        token_app,
+        b"{}",
+        headers={"Authorization": AUTHORIZATION},
+        environ_overrides={"CONTENT_LENGTH": "002"},
+    )
+    assert answer.status_code == 200
+
+
+def test_a_chunked_body_is_refused_where_the_server_does_not_pass_it_on(
+    token_app: Flask,
+) -> None:
+    """Werkzeug then finds no body at all, which is not what was sent."""
+    answer = token_app.test_client().post(
+        PATH,
+        input_stream=io.BytesIO(b"{}"),
+        headers={"Transfer-Encoding": "chunked", "Authorization": AUTHORIZATION},
+    )
+    assert answer.status_code == 401
+    assert recorded(token_app) == []
+
+
+ODD_SPELLINGS = {
+    "spaces": b'{ "id" :\t"evt_1" ,\n"type": "a.b" }',
+    "escapes": rb'{"id": "\u0065vt_1", "type": "caf\u00e9.b"}',
+    "emoji": '{"id": "evt_1", "type": "\N{CONSTRUCTION WORKER}.b"}'.encode(),
+    "emoji as surrogates": rb'{"id": "evt_1", "type": "\ud83d\udc77.b"}',
+    "lone surrogate": rb'{"id": "evt_1", "type": "\ud83d.b"}',
+    "key order": b'{"type": "a.b", "z": 1, "id": "evt_1", "a": 2}',
+    "trailing newline": b'{"id": "evt_1", "type": "a.b"}\n',
+    "line ends": b'\r\n{"id": "evt_1",\r\n"type": "a.b"}\r\n',
+    "numbers": b'{"id": "evt_1", "type": "a.b", "n": [1.0, 1e2, 1E+2, -0]}',
+}
+
+
+@pytest.mark.parametrize("spelling", ODD_SPELLINGS)
+def test_a_body_is_verified_and_kept_as_the_bytes_that_were_sent(
+    app: Flask, spelling: str
+) -> None:
+    body = ODD_SPELLINGS[spelling]
+    assert deliver(app.test_client(), body).json == {"received": True}
+    assert body_of(app, "evt_1") == body
+
+
+@pytest.mark.parametrize("spelling", ODD_SPELLINGS)
+def test_the_same_json_in_other_bytes_is_refused(app: Flask, spelling: str) -> None:
+    body = ODD_SPELLINGS[spelling]
+    respelt = json.dumps(json.loads(body), indent=1).encode()
+    assert post(app, respelt, headers=sign(body, SECRET)).status_code == 401
+
+
+@pytest.mark.parametrize("position", [0, 7, -1])
+@pytest.mark.parametrize("spelling", ODD_SPELLINGS)
+def test_one_changed_byte_is_refused(app: Flask, spelling: str, position: int) -> None:
+    body = bytearray(ODD_SPELLINGS[spelling])
+    headers = sign(bytes(body), SECRET)
+    body[position] ^= 1
+    assert post(app, bytes(body), headers=headers).status_code == 401
+    assert recorded(app) == []
+
+
+NOT_JSON = {
+    "not UTF-8": b"\xff\xfe",
+    "UTF-8 cut in a letter": b'{"id": "caf\xc3',
+    "UTF-16": '{"id": "evt_1"}'.encode("utf-16"),
+    "NUL": b"\0",
+    "nothing": b"",
+    "a list": b"[]",
+}
+
+
+@pytest.mark.parametrize("content", NOT_JSON)
+def test_an_authentic_body_that_cannot_be_read_is_kept_in_quarantine(
+    app: Flask, content: str
+) -> None:
+    body = NOT_JSON[content]
+    answer = deliver(app.test_client(), body)
+    assert answer.json == {"received": True, "quarantined": True}
+    (row,) = recorded(app)
+    assert row["status"] == "dead"
+    assert body_of(app, row["event_id"]) == body
+
+
+@pytest.mark.parametrize("content", NOT_JSON)
+def test_an_unsigned_body_that_cannot_be_read_is_only_refused(
+    app: Flask, content: str
+) -> None:
+    assert post(app, NOT_JSON[content]).status_code == 401
+    assert recorded(app) == []
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
+def test_a_compressed_body_is_quarantined_and_never_inflated(
+    app: Flask, encoding: str
+) -> None:
+    """Inflated, this one would be larger than MAX_BYTES, and readable."""
+    body = gzip.compress(b'{"id": "evt_1"}'.ljust(2**24), mtime=0)
+    header = {"Content-Encoding": encoding}
+    answer = deliver(app.test_client(), body, headers=header)
+    assert answer.json == {"received": True, "quarantined": True}
+    (row,) = recorded(app)
+    assert body_of(app, row["event_id"]) == body

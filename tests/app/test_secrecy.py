@@ -1,0 +1,270 @@
+"""Secrets and bodies stay out of answers, logs, signals and reprs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from support.values import AUTHORIZATION
+from support.values import SECRET
+from support.web import drop
+from support.web import host_db
+from support.web import LIMIT
+from support.web import MARK
+from support.web import post
+from support.web import TABLES
+from werkzeug.test import TestResponse
+
+from flask_procore_webhooks import delivery_rejected
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks import RetryLater
+from flask_procore_webhooks.endpoint import Endpoint
+from flask_procore_webhooks.samples import Credentials
+from flask_procore_webhooks.samples import to_bytes
+from flask_procore_webhooks.testing import deliver
+from flask_procore_webhooks.testing import payload
+from flask_procore_webhooks.testing import sign
+
+MakeApp = Callable[..., Flask]
+ECHO: dict[str, Any] = {"SQLALCHEMY_ENGINE_OPTIONS": {"echo": True}}
+
+
+def failing_subscriber(app: Flask, db: SQLAlchemy) -> None:
+    @app.blueprints["procore_webhooks"].on()
+    def work(event: object) -> None:
+        raise ValueError("broken")
+
+
+def patient_subscriber(app: Flask, db: SQLAlchemy) -> None:
+    @app.blueprints["procore_webhooks"].on()
+    def work(event: object) -> None:
+        raise RetryLater
+
+
+def missing_tables(app: Flask, db: SQLAlchemy) -> None:
+    drop(db, app, *TABLES)
+
+
+def missing_receipts(app: Flask, db: SQLAlchemy) -> None:
+    failing_subscriber(app, db)
+    drop(db, app, TABLES[1])
+
+
+def _alter(db: SQLAlchemy, app: Flask, *statements: str) -> None:
+    """Run the statements that the database can run."""
+    with app.app_context():
+        dialect = db.engine.dialect.name
+        with db.engine.begin() as connection:
+            for statement in statements:
+                only, _, rest = statement.partition(": ")
+                if only in (dialect, "any"):
+                    connection.execute(sa.text(rest))
+
+
+def missing_column(app: Flask, db: SQLAlchemy) -> None:
+    _alter(db, app, "any: ALTER TABLE procore_webhook_event DROP COLUMN conflicts")
+
+
+def stranger_index(app: Flask, db: SQLAlchemy) -> None:
+    """An insert violates a constraint that is not ours."""
+    _alter(
+        db,
+        app,
+        "any: CREATE UNIQUE INDEX strange ON procore_webhook_event (company_id)",
+    )
+    deliver(app.test_client(), payload("RFIs.create"))
+
+
+def stranger_column(app: Flask, db: SQLAlchemy) -> None:
+    _alter(
+        db,
+        app,
+        "any: DROP TABLE procore_webhook_event",
+        "any: CREATE TABLE procore_webhook_event (id INTEGER)",
+    )
+
+
+def narrow_column(app: Flask, db: SQLAlchemy) -> None:
+    """What does not fit is part of some databases' messages."""
+    _alter(
+        db,
+        app,
+        "postgresql: ALTER TABLE procore_webhook_event ALTER reason TYPE varchar(1)",
+        "mysql: ALTER TABLE procore_webhook_event MODIFY body varbinary(10)",
+        "sqlite: CREATE TRIGGER no BEFORE INSERT ON procore_webhook_event"
+        " BEGIN SELECT RAISE(ABORT, 'no'); END",
+    )
+
+
+def wrong_type(app: Flask, db: SQLAlchemy) -> None:
+    _alter(
+        db,
+        app,
+        "postgresql: ALTER TABLE procore_webhook_event ALTER body TYPE int USING 0",
+        "mysql: ALTER TABLE procore_webhook_event MODIFY body int",
+        "sqlite: CREATE TRIGGER no BEFORE INSERT ON procore_webhook_event"
+        " BEGIN SELECT json(new.body || '\"'); END",
+    )
+
+
+def fails_late(app: Flask, db: SQLAlchemy) -> None:
+    """The event is recorded, and cannot be claimed."""
+    _alter(
+        db,
+        app,
+        "postgresql: ALTER TABLE procore_webhook_event ALTER lease TYPE varchar(1)",
+        "mysql: ALTER TABLE procore_webhook_event MODIFY lease varchar(1)",
+        "sqlite: CREATE TRIGGER no BEFORE UPDATE ON procore_webhook_event"
+        " BEGIN SELECT no_such_function(new.body); END",
+    )
+
+
+def nothing_wrong(app: Flask, db: SQLAlchemy) -> None:
+    pass
+
+
+MISHAPS = (
+    nothing_wrong,
+    failing_subscriber,
+    patient_subscriber,
+    missing_tables,
+    missing_receipts,
+    missing_column,
+    stranger_index,
+    stranger_column,
+    narrow_column,
+    wrong_type,
+    fails_late,
+)
+
+
+@pytest.fixture
+def guarded_app(
+    make_app: MakeApp, database_url: str
+) -> Iterator[tuple[Flask, SQLAlchemy]]:
+    """An app with everything that must not be told, and an engine that would."""
+    app = make_app(
+        PROCORE_WEBHOOK_SECRET_FALLBACKS=["an older secret of the suite"],
+        PROCORE_WEBHOOK_AUTHORIZATION=AUTHORIZATION,
+        PROCORE_WEBHOOK_MAX_BYTES=LIMIT,
+        **ECHO,
+    )
+    db = host_db(app, database_url)
+    with app.app_context():
+        db.create_all()
+    yield app, db
+    with app.app_context():
+        db.engine.dispose()
+
+
+def sendings() -> Iterator[tuple[bytes, dict[str, str]]]:
+    """Deliveries of every kind: good, not readable, and refused for each reason."""
+    body = to_bytes(payload("RFIs.create", id="evt_1", note=MARK, user_id=3))
+    good = {**sign(body, SECRET), "Authorization": AUTHORIZATION}
+    yield body, good
+    yield body, good
+    other = body.replace(b"}", b', "more": 1}')
+    yield other, good | sign(other, SECRET)
+    for odd in (f"[{MARK!r}".encode(), b"\xff" + MARK.encode()):
+        yield odd, good | sign(odd, SECRET)
+    yield MARK.encode() * LIMIT, good
+    yield body, good | {"X-Procore-Signature": "sha256=" + "5ecret" * 12}
+    yield body, good | {"X-Procore-Timestamp": f"5ecret{MARK}"}
+    yield body, good | {"X-Procore-Signature": "5" * 64}
+    yield body, good | {"Authorization": f"5ecret {MARK}"}
+    yield body, good | sign(body, SECRET, timestamp=1)
+    yield body, good | sign(body, SECRET, timestamp=99_999_999_999)
+    yield body, good | sign(body, SECRET, timestamp=1_900_000_000_000)
+    yield body, {}
+
+
+def forbidden(headers: dict[str, str]) -> list[str]:
+    told = [SECRET, "an older secret of the suite", AUTHORIZATION, MARK, "5ecret"]
+    return [*told, headers.get("X-Procore-Signature", "5" * 64)]
+
+
+def everything_told(
+    answer: TestResponse, records: list[logging.LogRecord], watched: list[object]
+) -> str:
+    formatter = logging.Formatter()
+    told = [formatter.format(record) for record in records]
+    told += [repr(record.__dict__) for record in records]
+    return "\n".join([answer.text, str(answer.headers), repr(watched), *told])
+
+
+@pytest.mark.parametrize("mishap", MISHAPS)
+def test_nothing_secret_is_logged_or_answered_whatever_fails(
+    guarded_app: tuple[Flask, SQLAlchemy],
+    mishap: Callable[[Flask, SQLAlchemy], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not even by the host's engine, which shows parameters and logs statements."""
+    app, db = guarded_app
+    mishap(app, db)
+    caplog.set_level(logging.DEBUG)
+    watched: list[object] = []
+
+    @delivery_rejected.connect
+    def watch(app: Flask, **fields: object) -> None:
+        watched.append(fields)
+
+    for body, headers in sendings():
+        caplog.clear()
+        watched.clear()
+        answer = post(app, body, headers=headers)
+        told = everything_told(answer, caplog.records, watched)
+        for word in forbidden(headers):
+            assert word not in told, (mishap.__name__, answer.status)
+
+
+def test_every_mishap_of_the_test_above_does_fail(
+    guarded_app: tuple[Flask, SQLAlchemy],
+) -> None:
+    app, db = guarded_app
+    statuses = {}
+    for mishap in MISHAPS[1:]:
+        with app.app_context():
+            db.drop_all()
+            db.create_all()
+        mishap(app, db)
+        body = to_bytes(payload("RFIs.create", note=MARK))
+        headers = {**sign(body, SECRET), "Authorization": AUTHORIZATION}
+        statuses[mishap.__name__] = post(app, body, headers=headers).status_code
+    expected = dict.fromkeys((mishap.__name__ for mishap in MISHAPS[3:]), 503)
+    expected |= {"failing_subscriber": 500, "patient_subscriber": 500}
+    assert statuses == expected
+
+
+def test_nothing_secret_is_in_the_repr_of_anything(
+    app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
+) -> None:
+    seen: list[object] = []
+    webhooks.on()(seen.append)
+    body = to_bytes(payload("RFIs.create", id="evt_1", note=MARK))
+    deliver(app.test_client(), body)
+    event: Any = seen[0]
+    inbox = endpoint.inbox
+    claim = inbox.claim(inbox.record(replace(event, id="evt_2")).row_id, 10)
+    objects = [
+        webhooks,
+        endpoint,
+        endpoint.settings,
+        event,
+        claim,
+        inbox,
+        inbox.database,
+        inbox.database.engine,
+        Credentials.of(endpoint),
+        app.extensions,
+    ]
+    told = repr(objects)
+    assert "evt_1" in told
+    for word in (SECRET, repr(SECRET.encode()), MARK):
+        assert word not in told

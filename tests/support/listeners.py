@@ -1,0 +1,51 @@
+"""Endpoints whose workers wait for notifications of PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+from flask import Flask
+
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.endpoint import Endpoint
+from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.inbox import Inbox
+from flask_procore_webhooks.testing import deliver
+from flask_procore_webhooks.testing import payload
+
+MakeApp = Callable[..., Flask]
+LISTENING = """
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND query = 'LISTEN procore_webhooks'
+"""
+
+
+@contextmanager
+def mounted(
+    make_app: MakeApp, url: str, dispatch: str = "worker"
+) -> Iterator[tuple[Endpoint, list[str]]]:
+    """An endpoint, and the ids of what its subscriber was run for."""
+    app = make_app(PROCORE_WEBHOOK_DATABASE_URI=url, PROCORE_WEBHOOK_DISPATCH=dispatch)
+    webhooks, ran = ProcoreWebhooks(), []
+    app.register_blueprint(webhooks)
+    webhooks.on(name="notes")(lambda event: ran.append(event.id))
+    (endpoint,) = endpoints(app).values()
+    endpoint.inbox.database.create_tables()
+    try:
+        yield endpoint, ran
+    finally:
+        endpoint.inbox.database.engine.dispose()
+
+
+def send(endpoint: Endpoint) -> str:
+    """Deliver a new event; return its id."""
+    new = payload("RFIs.update")
+    assert deliver(endpoint.app.test_client(), new).status_code == 200
+    return str(new["id"])
+
+
+def listeners(inbox: Inbox) -> set[int]:
+    return {row.pid for row in inbox.rows(sa.text(LISTENING))}

@@ -1,0 +1,76 @@
+"""The first use of a new inbox, by threads and processes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.processes import Child
+
+RACER = """
+import sys, threading
+from flask import Flask
+from flask_procore_webhooks import engines, ProcoreWebhooks
+from flask_procore_webhooks.testing import deliver, payload
+
+engines.SQLITE_PATIENCE = 30  # as long as a slow disk may take
+THREADS = int(sys.argv[1])
+for folder in sys.stdin:
+    app = Flask("host", instance_path=folder.strip())
+    app.config.update(TESTING=True, PROCORE_WEBHOOK_SECRET="a secret")
+    app.register_blueprint(ProcoreWebhooks())
+    start, statuses = threading.Barrier(THREADS), []
+
+    def race():
+        client = app.test_client()
+        start.wait()
+        statuses.append(deliver(client, payload("RFIs.create")).status_code)
+
+    threads = [threading.Thread(target=race) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(*statuses, flush=True)
+"""
+
+
+@pytest.fixture
+def race() -> Iterator[Callable[[int, int, Path], list[str]]]:
+    """Start processes of several threads, which all deliver to a new folder at once."""
+    started: list[Child] = []
+
+    def run(processes: int, threads: int, folder: Path) -> list[str]:
+        while len(started) < processes:
+            racer = Child("-c", RACER, str(threads))
+            started.append(racer)
+            # Its first race, alone, is over when everything is imported.
+            racer.tell(str(folder / f"alone{len(started)}"))
+            assert racer.line()
+        for racer in started:
+            racer.tell(str(folder / "race"))
+        return " ".join(racer.line() for racer in started).split()
+
+    yield run
+    for racer in started:
+        racer.rest()
+        assert racer.process.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("processes", "threads", "rounds"), [(1, 12, 5), (4, 1, 30), (2, 4, 10)]
+)
+def test_everybody_may_be_the_first_to_use_a_new_inbox(
+    race: Callable[[int, int, Path], list[str]],
+    tmp_path: Path,
+    processes: int,
+    threads: int,
+    rounds: int,
+) -> None:
+    """A new SQLite file is created, switched to WAL and given tables by all at once."""
+    for number in range(rounds):
+        statuses = race(processes, threads, tmp_path / f"{number}")
+        assert statuses == ["200"] * processes * threads

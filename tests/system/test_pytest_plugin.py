@@ -1,0 +1,157 @@
+"""The pytest plug-in in a project of a user's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from support.values import SECRET
+
+pytest_plugins = ["pytester"]
+PROJECT = {
+    "shop.py": f"""
+        from flask import Flask
+        from flask_procore_webhooks import ProcoreWebhooks
+        from flask_sqlalchemy import SQLAlchemy
+        from sqlalchemy.orm import Mapped, mapped_column
+
+        db = SQLAlchemy()
+        webhooks = ProcoreWebhooks(db=db)
+
+        class Rfi(db.Model):
+            id: Mapped[int] = mapped_column(primary_key=True)
+            updates: Mapped[int] = mapped_column(default=0)
+
+        @webhooks.on("RFIs", "update")
+        def sync_rfi(event):
+            rfi = db.session.get(Rfi, int(event.resource_id)) or Rfi(
+                id=int(event.resource_id), updates=0
+            )
+            rfi.updates += 1
+            db.session.add(rfi)
+            db.session.flush()
+            if event.data.get("poison") and event.attempt == 1:
+                raise RuntimeError("after it has written")
+
+        def create_app():
+            app = Flask(__name__)
+            app.config["PROCORE_WEBHOOK_SECRET"] = {SECRET!r}
+            app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
+            app.config["TESTING"] = True
+            db.init_app(app)
+            app.register_blueprint(webhooks)
+            return app
+    """,
+    "conftest.py": """
+        import pytest
+        from shop import create_app, db
+
+        @pytest.fixture
+        def app():
+            app = create_app()
+            with app.app_context():
+                db.create_all()
+                yield app
+                db.session.remove()
+                db.engine.dispose()
+    """,
+    "test_shop.py": """
+        from shop import db, Rfi
+        from sqlalchemy import select
+
+        def updates():
+            db.session.rollback()
+            return dict(db.session.execute(select(Rfi.id, Rfi.updates)).all())
+
+        def test_an_rfi_is_synced_once(procore_webhooks):
+            payload = procore_webhooks.payload("RFIs.update", resource_id=7)
+            for copy in range(3):
+                assert procore_webhooks.deliver(payload).status_code == 200
+            assert updates() == {7: 1}
+
+        def test_a_failed_run_leaves_nothing_and_is_repeated(procore_webhooks):
+            payload = procore_webhooks.payload("RFIs.update", resource_id=7, poison=1)
+            assert procore_webhooks.deliver(payload).status_code == 500
+            assert updates() == {}
+            assert procore_webhooks.drain(early=True) == 1
+            assert updates() == {7: 1}
+            assert procore_webhooks.events()[0]["status"] == "done"
+
+        def test_rows_of_the_test_are_seen_and_changed(procore_webhooks):
+            db.session.add(Rfi(id=7, updates=5))
+            db.session.commit()
+            mine = db.session.get(Rfi, 7)
+            payload = procore_webhooks.payload("RFIs.update", resource_id=7)
+            assert procore_webhooks.deliver(payload).status_code == 200
+            db.session.refresh(mine)
+            assert mine.updates == 6
+
+        def test_each_test_has_an_inbox_of_its_own(procore_webhooks):
+            assert procore_webhooks.events() == []
+
+        def test_beside_the_client_fixture(client, procore_webhooks):
+            assert client.post("/webhooks/procore").status_code == 401
+            procore_webhooks.deliver(procore_webhooks.payload("RFIs.update"))
+            assert updates() == {4001: 1}
+    """,
+}
+
+
+#: What a project without pytest-flask writes itself.
+CLIENT = """
+        @pytest.fixture
+        def client(app):
+            return app.test_client()
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A user's project: an app with Flask-SQLAlchemy in memory, and its tests."""
+    for name, text in PROJECT.items():
+        (pytester.path / name).write_text(textwrap.dedent(text))
+    return pytester
+
+
+def run(project: pytest.Pytester, *options: str) -> pytest.RunResult:
+    return project.runpytest_subprocess(
+        "-W", "error", "-p", "no:cacheprovider", *options
+    )
+
+
+def test_the_plug_in_is_found_and_works_in_memory_under_pytest_flask(
+    project: pytest.Pytester,
+) -> None:
+    """pytest-flask pushes a request context of its own around every test."""
+    run(project, "-p", "flask").assert_outcomes(passed=5)
+
+
+def test_the_plug_in_needs_no_other(project: pytest.Pytester) -> None:
+    with (project.path / "conftest.py").open("a") as conftest:
+        conftest.write(textwrap.dedent(CLIENT))
+    run(project, "-p", "no:flask").assert_outcomes(passed=5)
+
+
+def test_a_project_without_an_app_fixture_is_told_which_is_missing(
+    project: pytest.Pytester,
+) -> None:
+    (project.path / "conftest.py").write_text("")
+    result = run(project, "-p", "no:flask", "-k", "synced_once")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*fixture 'app' not found"])
+
+
+def test_the_plug_in_loads_the_helpers_only_when_they_are_used() -> None:
+    """Their imports, such as the test client's, are for tests that use them."""
+    script = """
+        import sys, flask_procore_webhooks
+        before = set(sys.modules)
+        import flask_procore_webhooks.pytest_plugin
+        loaded = set(sys.modules) - before
+        print(*(name for name in loaded if name.startswith("flask")))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ran.stdout == "flask_procore_webhooks.pytest_plugin\n"

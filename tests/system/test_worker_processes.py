@@ -1,0 +1,524 @@
+"""Real processes of the command ``worker``: signals, leases, crashes, outages."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from support.hosts import Host
+from support.hosts import run_host
+from support.inboxes import all_done
+from support.inboxes import attempts
+from support.inboxes import counted
+from support.inboxes import numbered
+from support.inboxes import record
+from support.outages import relay_to
+from support.processes import environment
+from support.processes import Process
+from support.processes import start
+from support.values import SECRET
+from support.waiting import LARGE_BATCHES
+from support.waiting import wait_until
+from support.workers import SETTINGS
+
+from flask_procore_webhooks import Event
+from flask_procore_webhooks.inbox import Inbox
+
+MakeApp = Callable[..., Flask]
+
+
+@pytest.fixture
+def host(make_app: MakeApp, database_url: str) -> Iterator[Host]:
+    with run_host(make_app(**SETTINGS), "flask_sqlalchemy", database_url) as host:
+        yield host
+
+
+APP = """
+import os, signal, sys, time
+from flask import Flask
+from support.hosts import run_host
+from flask_procore_webhooks import RetryLater
+
+app = Flask("child", instance_path={folder!r})
+app.config.update({config!r})
+scope = run_host(app, "flask_sqlalchemy", {url!r}, create=False)
+host = scope.__enter__()
+
+def say(event, text="runs"):
+    with open({calls!r}, "a") as calls:
+        calls.write(f"{{event.id}} {{event.attempt}} {{os.getpid()}} {{text}}\\n")
+
+def is_there(name):
+    return os.path.exists(os.path.join({folder!r}, name))
+
+{subscribers}
+"""
+WRITER = """
+@host.webhooks.on(name="writer")
+def writer(event):
+    say(event)
+    host.note(event.id)
+"""
+
+
+#: Runs until the test says so.
+WAITS = """
+@host.webhooks.on(name="writer")
+def writer(event):
+    say(event)
+    while not is_there("go on"):
+        time.sleep(0.02)
+    host.note(event.id)
+"""
+
+
+class Shop:
+    """Starts ``flask procore-webhooks worker`` in processes of their own."""
+
+    def __init__(self, host: Host, url: str, folder: Path) -> None:
+        self.host = host
+        self.url = url
+        self.folder = folder
+        self.calls_file = folder / "calls"
+        self.processes: list[Process] = []
+
+    def open(self, subscribers: str, **config: Any) -> None:
+        """Write the app that workers started from now on run."""
+        module = APP.format(
+            folder=str(self.folder),
+            config={
+                "PROCORE_WEBHOOK_SECRET": SECRET,
+                **SETTINGS,
+                **config,
+            },
+            url=self.url,
+            calls=str(self.calls_file),
+            subscribers=subscribers,
+        )
+        (self.folder / "workapp.py").write_text(module)
+
+    def worker(self, *options: str) -> Process:
+        command = ["-m", "flask", "--app", "workapp", "procore-webhooks", "worker"]
+        worker = start(
+            [sys.executable, *command, *options],
+            folder=self.folder,
+            env=environment(path=[self.folder]),
+            log=self.folder / f"worker{len(self.processes)}.log",
+        )
+        self.processes.append(worker)
+        return worker
+
+    def go_on(self) -> None:
+        (self.folder / "go on").touch()
+
+    def calls(self) -> list[list[str]]:
+        """Event id, attempt, process id and a word of each run so far."""
+        if not self.calls_file.exists():
+            return []
+        return [line.split() for line in self.calls_file.read_text().splitlines()]
+
+    def is_running(self, id: str) -> bool:
+        return any(call[0] == id for call in self.calls())
+
+
+@pytest.fixture
+def shop(host: Host, database_url: str, tmp_path: Path) -> Iterator[Shop]:
+    shop = Shop(host, database_url, tmp_path)
+    yield shop
+    for process in shop.processes:
+        process.kill()
+    for log in sorted(tmp_path.glob("worker*.log")):
+        print(f"--- {log.name}\n{log.read_text(errors='replace')}")
+
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+on_servers = pytest.mark.parametrize(
+    "database_url", ["postgresql", "mariadb"], indirect=True
+)
+
+
+@pytest.mark.slow
+def test_once_runs_all_that_is_due_in_several_threads(shop: Shop) -> None:
+    shop.open(
+        """
+@host.webhooks.on(name="writer")
+def writer(event):
+    say(event)
+    time.sleep(0.05)
+    host.note(event.id)
+"""
+    )
+    record(shop.host.inbox, *numbered(40))
+    worker = shop.worker("--once", "--concurrency", "4")
+
+    assert worker.exit_code() == 0, worker.output()
+    assert "4 at a time" in worker.output()
+    assert "Ended after 40 events." in worker.output()
+    assert counted(shop.host.inbox) == {"done": 40}
+    assert sorted(shop.host.notes()) == numbered(40)
+    assert {call[1] for call in shop.calls()} == {"1"}
+
+    assert shop.worker("--once").exit_code() == 0
+    assert len(shop.calls()) == 40
+
+
+@pytest.mark.slow
+def test_once_fails_when_the_database_is_away(
+    make_app: MakeApp, postgresql_url: str, tmp_path: Path
+) -> None:
+    with relay_to(_with_password(postgresql_url)) as relay:
+        url = relay.url
+        with run_host(make_app(**SETTINGS), "flask_sqlalchemy", postgresql_url) as host:
+            shop = Shop(host, url, tmp_path)
+            shop.open(WRITER)
+            record(host.inbox, "evt_1")
+            relay.cut()
+            worker = shop.worker("--once", "--concurrency", "3")
+            assert worker.exit_code() == 1
+            assert "Error: the inbox of 'procore_webhooks' cannot" in worker.output()
+            assert PASSWORD not in worker.output()
+            assert "Traceback" not in worker.output()
+
+            relay.mend()
+            assert shop.worker("--once").exit_code() == 0
+            assert host.notes() == ["evt_1"]
+
+
+PASSWORD = "a-password-of-the-test-suite"
+
+
+def _with_password(url: str) -> str:
+    made = sa.make_url(url).set(password=PASSWORD)
+    return made.render_as_string(hide_password=False)
+
+
+@pytest.mark.slow
+@on_sqlite
+def test_an_inbox_in_memory_is_refused(shop: Shop) -> None:
+    shop.url = "sqlite://"
+    shop.open(WRITER)
+    worker = shop.worker("--once")
+    assert worker.exit_code() == 1
+    assert "in the memory of the server's process" in worker.output()
+
+
+@pytest.mark.slow
+@on_sqlite
+def test_a_worker_may_be_of_one_endpoint(shop: Shop) -> None:
+    shop.open(
+        """
+from flask_procore_webhooks import PrudraWebhooks
+app.config["PRUDRA_WEBHOOK_SECRET"] = "another secret of the test suite"
+other = PrudraWebhooks(metadata=host.note_table.metadata, session=host.session)
+app.register_blueprint(other)
+other.on(name="other")(lambda event: say(event, "other"))
+host.webhooks.on(name="mine")(say)
+"""
+    )
+    record(shop.host.inbox, "evt_1")
+    mine = shop.host.endpoint.inbox
+    others = Inbox("prudra_webhooks", mine.database)
+    others.record(Event("evt_2", "payment.received", body=b"{}"))
+
+    assert shop.worker("--once", "--endpoint", "prudra_webhooks").exit_code() == 0
+    assert [call[3] for call in shop.calls()] == ["other"]
+    assert shop.worker("--once", "--endpoint", "procore_webhooks").exit_code() == 0
+    assert [call[3] for call in shop.calls()] == ["other", "runs"]
+    nobodys = shop.worker("--once", "--endpoint", "nobodys")
+    assert nobodys.exit_code() == 1
+    assert "There is no endpoint 'nobodys'" in nobodys.output()
+
+
+@pytest.mark.soak
+@on_sqlite
+def test_the_poll_is_when_new_events_are_seen(shop: Shop) -> None:
+    shop.open(WRITER)
+    worker = shop.worker("--poll", "0.05")
+    for number in range(3):
+        record(shop.host.inbox, f"evt_{number}")
+        wait_until(all_done(shop.host.inbox, number + 1))
+    worker.send(signal.SIGTERM)
+    assert worker.exit_code() == 0, worker.output()
+    assert "Ended after 3 events." in worker.output()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("database_url", "number"),
+    [
+        ("sqlite", signal.SIGTERM),
+        ("sqlite", signal.SIGINT),
+        ("postgresql", signal.SIGTERM),
+        ("mariadb", signal.SIGINT),
+    ],
+    indirect=["database_url"],
+)
+def test_a_signal_ends_a_worker_after_its_event(shop: Shop, number: int) -> None:
+    shop.open(
+        LARGE_BATCHES
+        + """
+@host.webhooks.on(name="writer")
+def writer(event):
+    while event.id == "slow" and not is_there("go on"):
+        say(event)
+        time.sleep(0.02)
+    host.note(event.id)
+"""
+    )
+    # Enough to make its batches large before it meets the slow one.
+    record(shop.host.inbox, *numbered(63), "slow", *(f"late_{n:02}" for n in range(40)))
+    worker = shop.worker()
+    wait_until(lambda: shop.is_running("slow"))
+    assert counted(shop.host.inbox)["running"] > 1
+    worker.send(number)
+    time.sleep(1)
+    assert worker.is_running
+    shop.go_on()
+
+    assert worker.exit_code() == 0, worker.output()
+    found = counted(shop.host.inbox)
+    assert (found["running"], found["dead"]) == (0, 0)
+    assert shop.host.row("slow")["status"] == "done"
+    assert found["pending"] >= 9
+    assert "slow" in shop.host.notes()
+    assert f"Ended after {found['done']} events." in worker.output()
+    assert sum(attempts(shop.host.inbox).values()) == found["done"]
+
+
+ASYNC_WAITS = """
+import asyncio
+
+@host.webhooks.on(name="writer")
+async def writer(event):
+    say(event)
+    await asyncio.sleep(3600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("subscribers", [WAITS, ASYNC_WAITS], ids=["plain", "async"])
+@on_sqlite
+def test_after_the_grace_a_run_is_given_back(shop: Shop, subscribers: str) -> None:
+    shop.open(subscribers)
+    record(shop.host.inbox, "evt_1", "evt_2")
+    worker = shop.worker("--grace", "0.5", "--concurrency", "2")
+    wait_until(lambda: shop.is_running("evt_1") and shop.is_running("evt_2"))
+    worker.send(signal.SIGTERM)
+
+    assert worker.exit_code(30) == 0, worker.output()
+    assert counted(shop.host.inbox) == {"pending": 2}
+    assert shop.host.notes() == []
+    assert {row["lease"] for row in _leases(shop.host)} == {None}
+
+
+def _leases(host: Host) -> list[Any]:
+    c = host.endpoint.inbox.columns
+    return [r._mapping for r in host.endpoint.inbox.rows(sa.select(c.lease))]
+
+
+@pytest.mark.slow
+@on_sqlite
+@pytest.mark.parametrize("subscribers", [WAITS, ASYNC_WAITS], ids=["plain", "async"])
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_a_worker_at_once(
+    shop: Shop, second: int, subscribers: str
+) -> None:
+    shop.open(subscribers)
+    record(shop.host.inbox, "evt_1")
+    worker = shop.worker("--grace", "3600")
+    wait_until(lambda: shop.is_running("evt_1"))
+    worker.send(signal.SIGTERM)
+    time.sleep(1.5)
+    assert worker.is_running
+    worker.send(second)
+    assert worker.exit_code(20) == -second
+
+
+@pytest.mark.soak
+def test_processes_share_the_work_and_effects_are_made_once(shop: Shop) -> None:
+    shop.open(WRITER.replace("host.note", "time.sleep(0.02); host.note"))
+    workers = [shop.worker("--concurrency", "2", "--poll", "0.1") for _ in range(3)]
+    for first in range(0, 120, 20):
+        record(shop.host.inbox, *numbered(120)[first : first + 20])
+    wait_until(all_done(shop.host.inbox, 120))
+    for worker in workers:
+        worker.send(signal.SIGTERM)
+
+    assert [worker.exit_code() for worker in workers] == [0, 0, 0]
+    assert sorted(shop.host.notes()) == numbered(120)
+    assert len(shop.calls()) == sum(attempts(shop.host.inbox).values())
+    if shop.host.engine.dialect.name != "sqlite":
+        assert {call[1] for call in shop.calls()} == {"1"}
+
+
+@pytest.mark.slow
+def test_a_run_that_outlasts_its_lease_is_left_to_its_worker(shop: Shop) -> None:
+    shop.open(WAITS, PROCORE_WEBHOOK_LEASE=6)
+    record(shop.host.inbox, "evt_1")
+    for _ in range(2):
+        shop.worker("--poll", "0.1")
+    wait_until(lambda: shop.is_running("evt_1"))
+    first_end = shop.host.row("evt_1")["due_at"]
+    wait_until(lambda: shop.host.endpoint.inbox.naive_now() > first_end)
+    time.sleep(1)
+    shop.go_on()
+    wait_until(all_done(shop.host.inbox, 1))
+
+    assert len(shop.calls()) == 1
+    assert shop.host.notes() == ["evt_1"]
+    assert attempts(shop.host.inbox) == {"evt_1": 1}
+
+
+#: Stops its process in the first run, before or, if it can be, after it has written.
+STALLS = """
+@host.webhooks.on(name="writer")
+def writer(event):
+    say(event)
+    if WRITES_FIRST:
+        host.note(f"run {event.attempt}")
+        host.session.flush()
+    if event.attempt == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        # Another thread may take the signal, and this one run on for a moment.
+        time.sleep(0.5)
+    if not WRITES_FIRST:
+        host.note(f"run {event.attempt}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("early", [False, True], ids=["writes late", "writes early"])
+def test_a_worker_that_stalls_has_no_effect_when_it_comes_back(
+    shop: Shop, early: bool
+) -> None:
+    if early and shop.host.engine.dialect.name == "sqlite":
+        pytest.skip("its lock keeps everybody else from running anything")
+    shop.open(STALLS.replace("WRITES_FIRST", str(early)), PROCORE_WEBHOOK_LEASE=1)
+    record(shop.host.inbox, "evt_1")
+    stalled = shop.worker("--poll", "0.1")
+    wait_until(lambda: shop.is_running("evt_1"))
+    shop.worker("--poll", "0.1")
+    wait_until(all_done(shop.host.inbox, 1))
+    assert shop.host.notes() == ["run 2"]
+    before = shop.host.row("evt_1")
+
+    stalled.send(signal.SIGCONT)
+    wait_until(lambda: "had finished" in stalled.output())
+    stalled.send(signal.SIGTERM)
+    assert stalled.exit_code() == 0, stalled.output()
+    assert shop.host.notes() == ["run 2"]
+    assert shop.host.row("evt_1") == before
+    assert [*shop.host.endpoint.inbox.receipts(before["id"])] == ["writer"]
+    assert [call[1] for call in shop.calls()] == ["1", "2"]
+
+
+@pytest.mark.slow
+def test_a_worker_that_stalls_leaves_the_rest_of_its_batch_to_others(
+    shop: Shop,
+) -> None:
+    shop.open(
+        LARGE_BATCHES
+        + """
+@host.webhooks.on(name="writer")
+def writer(event):
+    say(event)
+    # The first of the second batch, which is of two.
+    if event.id == "evt_001" and event.attempt == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(0.5)
+""",
+        # Of which what is not begun is given back after a third.
+        PROCORE_WEBHOOK_LEASE=6,
+    )
+    record(shop.host.inbox, *numbered(3))
+    stalled = shop.worker("--poll", "0.1", "--concurrency", "1")
+    wait_until(lambda: shop.is_running("evt_001"))
+    assert attempts(shop.host.inbox)["evt_002"] == 1
+    shop.worker("--poll", "0.1")
+    wait_until(all_done(shop.host.inbox, 3))
+
+    stalled.send(signal.SIGCONT)
+    time.sleep(2)
+    stalled.send(signal.SIGTERM)
+    assert stalled.exit_code() == 0, stalled.output()
+    ran = [call[0] for call in shop.calls()]
+    assert sorted(ran) == ["evt_000", "evt_001", "evt_001", "evt_002"]
+
+
+@pytest.mark.slow
+def test_an_event_that_kills_its_process_takes_no_other_with_it(shop: Shop) -> None:
+    shop.open(
+        """
+@host.webhooks.on(name="writer")
+def writer(event):
+    say(event)
+    host.note(event.id)
+    if event.id == "evt_020":
+        os._exit(9)
+""",
+        PROCORE_WEBHOOK_LEASE=1,
+        PROCORE_WEBHOOK_MAX_ATTEMPTS=2,
+    )
+    record(shop.host.inbox, *numbered(40))
+    codes = []
+    while counted(shop.host.inbox)["dead"] == 0 and len(codes) < 5:
+        codes.append(_run_until_it_ends(shop))
+    wait_until(lambda: counted(shop.host.inbox) == {"done": 39, "dead": 1})
+
+    assert codes == [9, 9, 9, 0]
+    found = attempts(shop.host.inbox)
+    assert found.pop("evt_020") == 4
+    # Those of its batch were claimed with it once, and never again.
+    assert {*found.values()} == {1, 2}
+    error = shop.host.row("evt_020")["error"]
+    assert error == "every attempt ended without an outcome"
+    assert sorted(shop.host.notes()) == sorted(found)
+
+
+def _run_until_it_ends(shop: Shop) -> int:
+    worker = shop.worker("--poll", "0.1")
+
+    def is_over() -> bool:
+        return not worker.is_running or counted(shop.host.inbox)["dead"] > 0
+
+    wait_until(is_over)
+    if counted(shop.host.inbox)["dead"]:
+        wait_until(lambda: counted(shop.host.inbox)["done"] == 39)
+        worker.send(signal.SIGTERM)
+    return worker.exit_code()
+
+
+@pytest.mark.slow
+@on_servers
+def test_a_worker_survives_that_its_database_goes_away(
+    shop: Shop, database_url: str
+) -> None:
+    url = database_url
+    if url.startswith("postgresql"):
+        url = _with_password(url)
+    with relay_to(url) as relay:
+        shop.url = relay.url
+        shop.open(WRITER.replace("host.note", "time.sleep(0.02); host.note"))
+        record(shop.host.inbox, *numbered(100))
+        worker = shop.worker("--concurrency", "2")
+        wait_until(lambda: len(shop.host.notes()) > 20)
+        relay.cut()
+        wait_until(lambda: worker.output().count("Looking again in") > 3)
+        assert counted(shop.host.inbox)["done"] < 100
+        relay.mend()
+        wait_until(all_done(shop.host.inbox, 100))
+        worker.send(signal.SIGTERM)
+        assert worker.exit_code() == 0, worker.output()
+
+    assert sorted(shop.host.notes()) == numbered(100)
+    assert "the inbox of 'procore_webhooks' cannot be used" in worker.output()
+    for secret in (PASSWORD, SECRET):
+        assert secret not in worker.output()
