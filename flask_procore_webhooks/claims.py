@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import ColumnElement
 from sqlalchemy import insert
 from sqlalchemy import literal_column
+from sqlalchemy import or_
 from sqlalchemy import select
 from sqlalchemy import Update
 from sqlalchemy import update
