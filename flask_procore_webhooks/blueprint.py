@@ -34,10 +34,10 @@ from .endpoint import EXTENSION
 from .engines import checked_url
 from .errors import ConfigError
 from .errors import DeliveryError
-from .payload import PLAIN_ID
-from .procore import PROCORE
-from .prudra import PRUDRA
-from .source import Source
+from .senders.payload import PLAIN_ID
+from .senders.procore import PROCORE
+from .senders.prudra import PRUDRA
+from .senders.source import Source
 from .subscribers import ANY
 from .subscribers import F
 from .subscribers import new_subscriber

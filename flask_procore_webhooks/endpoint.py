@@ -24,12 +24,12 @@ from .database import Database
 from .database import Mount
 from .errors import BadPayload
 from .event import Event
-from .payload import read_event
-from .payload import unreadable_event
 from .runtime import keep
 from .runtime import Runtime
+from .senders.payload import read_event
+from .senders.payload import unreadable_event
+from .senders.source import Source
 from .signals import work_signals
-from .source import Source
 from .store import Store
 from .subscribers import Subscriber
 from .subscribers import Subscribers

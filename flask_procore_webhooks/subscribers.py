@@ -24,7 +24,7 @@ from flask import Flask
 
 from .errors import ConfigError
 from .event import Event
-from .payload import SHORT_REASONS
+from .senders.payload import SHORT_REASONS
 
 F = TypeVar("F", bound=Callable[..., Any])
 

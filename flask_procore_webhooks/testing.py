@@ -17,13 +17,13 @@ from werkzeug.test import TestResponse
 from . import dispatch
 from .endpoint import Endpoint
 from .endpoint import endpoints
-from .procore import PROCORE
-from .prudra import PRUDRA
 from .queries import newest
-from .samples import Credentials
-from .samples import payload
-from .samples import to_bytes
-from .signature import sign
+from .senders.procore import PROCORE
+from .senders.prudra import PRUDRA
+from .senders.samples import Credentials
+from .senders.samples import payload
+from .senders.samples import to_bytes
+from .senders.signature import sign
 
 __all__ = ["PROCORE", "PRUDRA", "Deliveries", "deliver", "drain", "payload", "sign"]
 

@@ -27,11 +27,11 @@ from .errors import PayloadTooLarge
 from .event import Event
 from .record import record
 from .record import RecordResult
+from .senders.signature import verify
 from .signals import delivery_rejected
 from .signals import event_dead
 from .signals import event_recorded
 from .signals import event_repeated
-from .signature import verify
 from .status import Status
 
 log = logging.getLogger("flask_procore_webhooks")

@@ -14,7 +14,7 @@ import click
 from werkzeug.urls import iri_to_uri
 
 from ..config import CONTROL
-from ..payload import to_datetime
+from ..senders.payload import to_datetime
 from ._http import check_url
 
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

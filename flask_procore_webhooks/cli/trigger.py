@@ -16,12 +16,12 @@ from flask.cli import with_appcontext
 
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
-from ..procore import PROCORE
-from ..samples import Credentials
-from ..samples import FORMATS
-from ..samples import sample
-from ..samples import source_of
-from ..samples import to_bytes
+from ..senders.procore import PROCORE
+from ..senders.samples import Credentials
+from ..senders.samples import FORMATS
+from ..senders.samples import sample
+from ..senders.samples import source_of
+from ..senders.samples import to_bytes
 from ._http import Answer
 from ._http import send
 from ._options import command

@@ -14,8 +14,8 @@ from werkzeug.datastructures import Headers
 from ..endpoint import Endpoint
 from ..errors import DeliveryError
 from ..errors import PayloadTooLarge
-from ..signature import is_timestamp
-from ..signature import verify
+from ..senders.signature import is_timestamp
+from ..senders.signature import verify
 from ._options import command
 from ._options import endpoints_named
 from ._options import one_endpoint

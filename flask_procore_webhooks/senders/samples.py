@@ -13,7 +13,7 @@ from datetime import datetime
 from datetime import timezone
 from typing import Any
 
-from .config import Settings
+from ..config import Settings
 from .payload import SHORT_REASONS
 from .procore import PROCORE
 from .prudra import PRUDRA

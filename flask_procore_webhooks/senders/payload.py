@@ -11,8 +11,8 @@ from datetime import datetime
 from datetime import timezone
 from typing import Any
 
-from .errors import BadPayload
-from .event import Event
+from ..errors import BadPayload
+from ..event import Event
 from .source import Shape
 from .source import Source
 

@@ -14,9 +14,9 @@ from typing import Protocol
 
 from itsdangerous import HMACAlgorithm
 
-from .config import Settings
-from .errors import BadAuthorization
-from .errors import BadSignature
+from ..config import Settings
+from ..errors import BadAuthorization
+from ..errors import BadSignature
 from .procore import PROCORE
 from .source import Source
 

@@ -1,0 +1,1 @@
+"""What is sent, and what proves it authentic. No Flask, no SQLAlchemy."""
