@@ -9,16 +9,16 @@ from collections.abc import Iterable
 
 from .background import background_of
 from .celery import publish
-from .due import due_events
-from .due import status_of
 from .endpoint import Endpoint
 from .errors import EventBusy
 from .errors import SubscribersFailed
+from .inbox.due import due_events
+from .inbox.due import status_of
+from .inbox.record import RecordResult
+from .inbox.status import FINISHED
 from .notify import notify
-from .record import RecordResult
 from .run import process
 from .run import RunOutcome
-from .status import FINISHED
 
 log = logging.getLogger("flask_procore_webhooks")
 

@@ -19,18 +19,18 @@ from sqlalchemy import MetaData
 from sqlalchemy import Table
 
 from .config import Settings
-from .database import context_of
-from .database import Database
-from .database import Mount
 from .errors import BadPayload
 from .event import Event
+from .inbox.database import context_of
+from .inbox.database import Database
+from .inbox.database import Mount
+from .inbox.store import Store
 from .runtime import keep
 from .runtime import Runtime
 from .senders.payload import read_event
 from .senders.payload import unreadable_event
 from .senders.source import Source
 from .signals import work_signals
-from .store import Store
 from .subscribers import Subscriber
 from .subscribers import Subscribers
 

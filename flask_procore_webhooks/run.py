@@ -19,11 +19,6 @@ from threading import main_thread
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from . import claims
-from . import jobs
-from .claims import Claim
-from .claims import Settlement
-from .database import SessionSource
 from .endpoint import Endpoint
 from .errors import BadPayload
 from .errors import Discard
@@ -35,7 +30,14 @@ from .failures import error_text
 from .failures import Failure
 from .failures import hide_parameters
 from .failures import retry_text
-from .jobs import Receipt
+from .inbox import claims
+from .inbox import jobs
+from .inbox.claims import Claim
+from .inbox.claims import Settlement
+from .inbox.database import SessionSource
+from .inbox.jobs import Receipt
+from .inbox.status import ReceiptKind
+from .inbox.status import Status
 from .leases import renewing
 from .retry import backoff
 from .retry import wait_after
@@ -46,8 +48,6 @@ from .sessions import session_scope
 from .signals import event_dead
 from .signals import event_failed
 from .signals import event_processed
-from .status import ReceiptKind
-from .status import Status
 from .subscribers import run_to_end
 from .subscribers import Subscriber
 

@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 from . import dispatch
 from .endpoint import Endpoint
 from .endpoint import endpoints
-from .queries import newest
+from .inbox.queries import newest
 from .senders.procore import PROCORE
 from .senders.prudra import PRUDRA
 from .senders.samples import Credentials

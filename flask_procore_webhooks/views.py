@@ -25,14 +25,14 @@ from .errors import DeliveryError
 from .errors import InboxUnavailable
 from .errors import PayloadTooLarge
 from .event import Event
-from .record import record
-from .record import RecordResult
+from .inbox.record import record
+from .inbox.record import RecordResult
+from .inbox.status import Status
 from .senders.signature import verify
 from .signals import delivery_rejected
 from .signals import event_dead
 from .signals import event_recorded
 from .signals import event_repeated
-from .status import Status
 
 log = logging.getLogger("flask_procore_webhooks")
 

@@ -14,8 +14,8 @@ from flask import current_app
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
 from ..errors import ProcoreWebhooksError
-from ..queries import Filter
-from ..status import Status
+from ..inbox.queries import Filter
+from ..inbox.status import Status
 from ._values import date
 
 

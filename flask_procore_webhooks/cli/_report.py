@@ -6,10 +6,10 @@ from typing import TypedDict
 
 from sqlalchemy import URL
 
-from ..database import Database
 from ..endpoint import Endpoint
+from ..inbox.database import Database
+from ..inbox.store import safe_message
 from ..signals import WORK_SIGNALS
-from ..store import safe_message
 from ..subscribers import Subscriber
 
 

@@ -17,15 +17,15 @@ from flask.cli import with_appcontext
 from ..background import PROBE
 from ..celery import problems
 from ..config import KEYS
-from ..database import advice
 from ..endpoint import at_least_once_warnings
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
-from ..engines import is_in_memory
 from ..errors import BadAuthorization
 from ..errors import BadSignature
+from ..inbox.database import advice
+from ..inbox.engines import is_in_memory
+from ..inbox.store import safe_message
 from ..signals import delivery_rejected
-from ..store import safe_message
 from ._options import as_json as as_json_option
 from ._options import command
 from ._options import endpoints_named

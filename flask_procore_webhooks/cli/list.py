@@ -8,8 +8,8 @@ from typing import Any
 import click
 from flask.cli import with_appcontext
 
-from ..queries import Filter
-from ..queries import newest
+from ..inbox.queries import Filter
+from ..inbox.queries import newest
 from ._options import as_json as as_json_option
 from ._options import command
 from ._options import endpoints_named

@@ -7,8 +7,8 @@ from flask.cli import with_appcontext
 
 from ..dispatch import notify_others
 from ..endpoint import Endpoint
-from ..operations import pause
-from ..operations import resume
+from ..inbox.operations import pause
+from ..inbox.operations import resume
 from ._actor import actor
 from ._options import all_events
 from ._options import command

@@ -10,10 +10,10 @@ import click
 from flask.cli import with_appcontext
 
 from ..endpoint import Endpoint
-from ..operations import IDS_KEPT
-from ..operations import prune_bodies
-from ..operations import prune_rows
-from ..store import Store
+from ..inbox.operations import IDS_KEPT
+from ..inbox.operations import prune_bodies
+from ..inbox.operations import prune_rows
+from ..inbox.store import Store
 from ._options import as_json as as_json_option
 from ._options import command
 from ._options import endpoints_named

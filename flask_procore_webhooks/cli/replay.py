@@ -9,16 +9,16 @@ import click
 from flask.cli import with_appcontext
 
 from ..dispatch import notify_others
-from ..due import is_paused
 from ..endpoint import Endpoint
-from ..operations import BATCH
-from ..operations import replay
-from ..queries import EVERY_EVENT
-from ..queries import Filter
-from ..queries import find
-from ..queries import pages
+from ..inbox.due import is_paused
+from ..inbox.operations import BATCH
+from ..inbox.operations import replay
+from ..inbox.queries import EVERY_EVENT
+from ..inbox.queries import Filter
+from ..inbox.queries import find
+from ..inbox.queries import pages
+from ..inbox.status import Status
 from ..run import process
-from ..status import Status
 from ._actor import actor
 from ._options import all_events
 from ._options import as_json as as_json_option

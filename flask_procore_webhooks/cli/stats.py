@@ -7,10 +7,10 @@ from typing import Any
 import click
 from flask.cli import with_appcontext
 
-from ..due import is_paused
 from ..endpoint import Endpoint
-from ..queries import counts
-from ..queries import totals
+from ..inbox.due import is_paused
+from ..inbox.queries import counts
+from ..inbox.queries import totals
 from ._options import as_json as as_json_option
 from ._options import command
 from ._options import endpoints_named

@@ -9,10 +9,10 @@ import sys
 import click
 from flask.cli import with_appcontext
 
-from ..due import is_paused
 from ..endpoint import Endpoint
-from ..engines import is_in_memory
 from ..errors import InboxUnavailable
+from ..inbox.due import is_paused
+from ..inbox.engines import is_in_memory
 from ..notify import listening
 from ..worker import Worker
 from ..worker import WorkerPool

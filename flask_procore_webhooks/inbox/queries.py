@@ -16,8 +16,8 @@ from sqlalchemy import func
 from sqlalchemy import or_
 from sqlalchemy import select
 
-from .senders.payload import event_key
-from .senders.payload import PLAIN_ID
+from ..senders.payload import event_key
+from ..senders.payload import PLAIN_ID
 from .store import Store
 from .store import to_db_time
 

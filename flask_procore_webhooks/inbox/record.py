@@ -16,7 +16,7 @@ from sqlalchemy import select
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
-from .event import Event
+from ..event import Event
 from .group_commit import GroupCommit
 from .group_commit import LATE
 from .inserts import InsertNew

@@ -17,14 +17,14 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from .event import Event
+from ..event import Event
+from ..subscribers import ANY
+from ..subscribers import Subscriber
 from .record import TEXTS
 from .status import ReceiptKind
 from .status import Status
 from .store import Store
 from .store import to_db_time
-from .subscribers import ANY
-from .subscribers import Subscriber
 
 #: An event with one of these will run.
 _UNFINISHED = (Status.PENDING.value, Status.RUNNING.value)

@@ -22,11 +22,11 @@ from sqlalchemy.exc import InterfaceError
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import StatementError
 
+from ..errors import InboxUnavailable
 from .database import advice
 from .database import Database
 from .database import SessionSource
 from .database import Traits
-from .errors import InboxUnavailable
 
 T = TypeVar("T")
 

@@ -31,13 +31,13 @@ from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from ..runtime import keep
+from ..runtime import Runtime
 from .engines import HostEngine
 from .engines import is_in_memory
 from .engines import is_sqlite_file
 from .engines import own_engine
 from .engines import tune_sqlite
-from .runtime import keep
-from .runtime import Runtime
 from .tables import define_tables
 from .tables import Tables
 

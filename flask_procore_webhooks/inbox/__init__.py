@@ -1,0 +1,1 @@
+"""The inbox: the only SQL of the package."""
