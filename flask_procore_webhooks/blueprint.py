@@ -16,8 +16,6 @@ from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 from sqlalchemy.orm import sessionmaker
 
-from .background import warn_threads_disabled
-from .celery import register_tasks
 from .cli import WebhooksGroup
 from .config import read_settings
 from .config import Settings
@@ -35,6 +33,8 @@ from .inbox.database import session_mount
 from .inbox.database import SessionSource
 from .inbox.engines import checked_url
 from .inbox.tables import define_tables
+from .running.background import warn_threads_disabled
+from .running.celery import register_tasks
 from .senders.payload import PLAIN_ID
 from .senders.procore import PROCORE
 from .senders.prudra import PRUDRA

@@ -14,10 +14,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from . import dispatch
 from .endpoint import Endpoint
 from .endpoint import endpoints
 from .inbox.queries import newest
+from .running import dispatch
 from .senders.procore import PROCORE
 from .senders.prudra import PRUDRA
 from .senders.samples import Credentials

@@ -13,9 +13,6 @@ from flask import Request
 from flask import request
 from flask import Response
 
-from .background import background_of
-from .background import PROBE
-from .dispatch import dispatch
 from .endpoint import app_state
 from .endpoint import AppState
 from .endpoint import at_least_once_warnings
@@ -28,6 +25,9 @@ from .event import Event
 from .inbox.record import record
 from .inbox.record import RecordResult
 from .inbox.status import Status
+from .running.background import background_of
+from .running.background import PROBE
+from .running.dispatch import dispatch
 from .senders.signature import verify
 from .signals import delivery_rejected
 from .signals import event_dead

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 import click
 from flask.cli import with_appcontext
 
-from ..background import PROBE
-from ..celery import problems
 from ..config import KEYS
 from ..endpoint import at_least_once_warnings
 from ..endpoint import Endpoint
@@ -25,6 +23,8 @@ from ..errors import BadSignature
 from ..inbox.database import advice
 from ..inbox.engines import is_in_memory
 from ..inbox.store import safe_message
+from ..running.background import PROBE
+from ..running.celery import problems
 from ..signals import delivery_rejected
 from ._options import as_json as as_json_option
 from ._options import command

@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 from flask.cli import with_appcontext
 
-from ..dispatch import notify_others
 from ..endpoint import Endpoint
 from ..inbox.operations import pause
 from ..inbox.operations import resume
+from ..running.dispatch import notify_others
 from ._actor import actor
 from ._options import all_events
 from ._options import command

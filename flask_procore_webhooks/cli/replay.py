@@ -8,7 +8,6 @@ from dataclasses import replace
 import click
 from flask.cli import with_appcontext
 
-from ..dispatch import notify_others
 from ..endpoint import Endpoint
 from ..inbox.due import is_paused
 from ..inbox.operations import BATCH
@@ -18,7 +17,8 @@ from ..inbox.queries import Filter
 from ..inbox.queries import find
 from ..inbox.queries import pages
 from ..inbox.status import Status
-from ..run import process
+from ..running.dispatch import notify_others
+from ..running.run import process
 from ._actor import actor
 from ._options import all_events
 from ._options import as_json as as_json_option

@@ -13,9 +13,9 @@ from ..endpoint import Endpoint
 from ..errors import InboxUnavailable
 from ..inbox.due import is_paused
 from ..inbox.engines import is_in_memory
-from ..notify import listening
-from ..worker import Worker
-from ..worker import WorkerPool
+from ..running.notify import listening
+from ..running.worker import Worker
+from ..running.worker import WorkerPool
 from ._options import command
 from ._options import endpoints_named
 from ._options import one_endpoint

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field
 
-from .errors import InboxUnavailable
-from .inbox import claims
-from .inbox.claims import Claim
-from .inbox.store import Store
+from ..errors import InboxUnavailable
+from ..inbox import claims
+from ..inbox.claims import Claim
+from ..inbox.store import Store
 
 log = logging.getLogger("flask_procore_webhooks")
 

@@ -21,10 +21,10 @@ from sqlalchemy import func
 from sqlalchemy import select
 from sqlalchemy import URL
 
-from .inbox.claims import ASYNC_COMMIT
-from .inbox.database import Database
-from .inbox.store import safe_message
-from .inbox.store import Store
+from ..inbox.claims import ASYNC_COMMIT
+from ..inbox.database import Database
+from ..inbox.store import safe_message
+from ..inbox.store import Store
 
 log = logging.getLogger("flask_procore_webhooks")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy.exc import PendingRollbackError
 from sqlalchemy.exc import StatementError
 
-from .errors import RetryLater
-from .event import Event
+from ..errors import RetryLater
+from ..event import Event
 
 
 @dataclass(frozen=True)

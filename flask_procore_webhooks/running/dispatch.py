@@ -7,15 +7,15 @@ import time
 from collections.abc import Collection
 from collections.abc import Iterable
 
+from ..endpoint import Endpoint
+from ..errors import EventBusy
+from ..errors import SubscribersFailed
+from ..inbox.due import due_events
+from ..inbox.due import status_of
+from ..inbox.record import RecordResult
+from ..inbox.status import FINISHED
 from .background import background_of
 from .celery import publish
-from .endpoint import Endpoint
-from .errors import EventBusy
-from .errors import SubscribersFailed
-from .inbox.due import due_events
-from .inbox.due import status_of
-from .inbox.record import RecordResult
-from .inbox.status import FINISHED
 from .notify import notify
 from .run import process
 from .run import RunOutcome

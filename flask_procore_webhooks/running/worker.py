@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from contextlib import suppress
 from types import FrameType
 
-from .endpoint import Endpoint
-from .errors import InboxUnavailable
-from .inbox.claims import Claim
-from .inbox.claims import claim_due
-from .inbox.claims import release
-from .inbox.due import seconds_to_work
+from ..endpoint import Endpoint
+from ..errors import InboxUnavailable
+from ..inbox.claims import Claim
+from ..inbox.claims import claim_due
+from ..inbox.claims import release
+from ..inbox.due import seconds_to_work
 from .leases import HeldClaims
 from .leases import renewing
 from .run import interrupt

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from .inbox.database import SessionSource
+from ..inbox.database import SessionSource
 
 
 @contextmanager

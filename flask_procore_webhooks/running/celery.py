@@ -25,13 +25,13 @@ from flask import current_app
 from flask import Flask
 from flask import has_app_context
 
-from .endpoint import Endpoint
-from .endpoint import endpoints
-from .errors import ConfigError
-from .errors import InboxUnavailable
-from .inbox.due import due_events
-from .inbox.due import is_paused
-from .inbox.due import seconds_to
+from ..endpoint import Endpoint
+from ..endpoint import endpoints
+from ..errors import ConfigError
+from ..errors import InboxUnavailable
+from ..inbox.due import due_events
+from ..inbox.due import is_paused
+from ..inbox.due import seconds_to
 from .run import process
 from .run import RunOutcome
 

@@ -14,9 +14,9 @@ import threading
 import time
 from contextlib import suppress
 
-from .endpoint import AppState
-from .endpoint import Endpoint
-from .errors import InboxUnavailable
+from ..endpoint import AppState
+from ..endpoint import Endpoint
+from ..errors import InboxUnavailable
 from .worker import Worker
 
 log = logging.getLogger("flask_procore_webhooks")

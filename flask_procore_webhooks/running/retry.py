@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .config import Settings
+from ..config import Settings
 
 #: Seconds; no wait is longer, so that every database can store when it ends.
 LONGEST_WAIT = 366 * 24 * 3600.0

@@ -19,37 +19,37 @@ from threading import main_thread
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from .endpoint import Endpoint
-from .errors import BadPayload
-from .errors import Discard
-from .errors import InboxUnavailable
-from .errors import RetryLater
-from .event import Event
+from ..endpoint import Endpoint
+from ..errors import BadPayload
+from ..errors import Discard
+from ..errors import InboxUnavailable
+from ..errors import RetryLater
+from ..event import Event
+from ..inbox import claims
+from ..inbox import jobs
+from ..inbox.claims import Claim
+from ..inbox.claims import Settlement
+from ..inbox.database import SessionSource
+from ..inbox.jobs import Receipt
+from ..inbox.status import ReceiptKind
+from ..inbox.status import Status
+from ..runtime import end_forked_child
+from ..signals import event_dead
+from ..signals import event_failed
+from ..signals import event_processed
+from ..subscribers import run_to_end
+from ..subscribers import Subscriber
 from .failures import describe
 from .failures import error_text
 from .failures import Failure
 from .failures import hide_parameters
 from .failures import retry_text
-from .inbox import claims
-from .inbox import jobs
-from .inbox.claims import Claim
-from .inbox.claims import Settlement
-from .inbox.database import SessionSource
-from .inbox.jobs import Receipt
-from .inbox.status import ReceiptKind
-from .inbox.status import Status
 from .leases import renewing
 from .retry import backoff
 from .retry import wait_after
-from .runtime import end_forked_child
 from .sessions import end_session
 from .sessions import is_unused
 from .sessions import session_scope
-from .signals import event_dead
-from .signals import event_failed
-from .signals import event_processed
-from .subscribers import run_to_end
-from .subscribers import Subscriber
 
 log = logging.getLogger("flask_procore_webhooks")
 

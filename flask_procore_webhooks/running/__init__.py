@@ -1,0 +1,1 @@
+"""Running events: who runs an event, and when."""
