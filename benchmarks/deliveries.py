@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flask_procore_webhooks.samples import payload
-from flask_procore_webhooks.samples import to_bytes
+from flask_procore_webhooks.senders.samples import payload
+from flask_procore_webhooks.senders.samples import to_bytes
 
 SECRET = "a secret of the benchmarks"
 PATH = "/webhooks/procore"

@@ -19,7 +19,7 @@ from flask import Flask
 
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.worker import Worker
+from flask_procore_webhooks.running.worker import Worker
 
 from .candidates import ours
 from .databases import Databases
@@ -101,13 +101,13 @@ def _grow(
             # Or the disk would still be writing them when the measuring begins.
             os.sync()
             interleaved(inboxes, 1, lambda one: _measure(one, calls))
-            for inbox in inboxes:
-                for measured in inbox.measured.values():
+            for store in inboxes:
+                for measured in store.measured.values():
                     measured.forget()
             interleaved(inboxes, rounds, lambda one: _measure(one, calls))
-            for inbox in inboxes:
-                _check(inbox)
-    return [inbox.measured[cost] for cost in COSTS for inbox in inboxes]
+            for store in inboxes:
+                _check(store)
+    return [store.measured[cost] for cost in COSTS for store in inboxes]
 
 
 def require_space(folder: Path, rows: int) -> None:
@@ -134,16 +134,16 @@ def _where(kind: str, size: int) -> str:
     return f"{kind}, {size:,} rows"
 
 
-def _measure(inbox: Inbox, calls: int) -> None:
-    new, old = deliveries(calls), [*_repeats(inbox, calls)]
+def _measure(store: Inbox, calls: int) -> None:
+    new, old = deliveries(calls), [*_repeats(store, calls)]
     for cost, work in (
-        (RECEIVE, lambda: _deliver(inbox, new)),
-        (REPEAT, lambda: _deliver(inbox, old)),
-        (RUN, lambda: _run_each(inbox, calls)),
+        (RECEIVE, lambda: _deliver(store, new)),
+        (REPEAT, lambda: _deliver(store, old)),
+        (RUN, lambda: _run_each(store, calls)),
     ):
         seconds = _timed(work)
-        inbox.measured[cost].figures["time"].values.append(seconds / calls * 1e6)
-    inbox.received += calls
+        store.measured[cost].figures["time"].values.append(seconds / calls * 1e6)
+    store.received += calls
 
 
 def _timed(work: Callable[[], None]) -> float:
@@ -152,30 +152,30 @@ def _timed(work: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def _deliver(inbox: Inbox, played: Iterable[Delivery]) -> None:
-    statuses = answers(inbox.app, [delivery.environ() for delivery in played])
+def _deliver(store: Inbox, played: Iterable[Delivery]) -> None:
+    statuses = answers(store.app, [delivery.environ() for delivery in played])
     if set(statuses) != {"200 OK"}:
         raise WrongAnswer(f"answers were {set(statuses)}")
 
 
-def _run_each(inbox: Inbox, calls: int) -> None:
+def _run_each(store: Inbox, calls: int) -> None:
     for _ in range(calls):
         # A new one takes one event; later it would take several at once.
-        if Worker([inbox.endpoint], poll=1.0).run_due() != 1:
+        if Worker([store.endpoint], poll=1.0).run_due() != 1:
             raise WrongAnswer("a worker found nothing to run")
 
 
-def _repeats(inbox: Inbox, calls: int) -> Iterator[Delivery]:
-    c = inbox.endpoint.inbox.columns
-    ids = random.sample(range(1, inbox.count + 1), calls)
-    for row in inbox.endpoint.inbox.rows(sa.select(c.body).where(c.id.in_(ids))):
+def _repeats(store: Inbox, calls: int) -> Iterator[Delivery]:
+    c = store.endpoint.store.columns
+    ids = random.sample(range(1, store.count + 1), calls)
+    for row in store.endpoint.store.rows(sa.select(c.body).where(c.id.in_(ids))):
         yield signed(bytes(row.body))
 
 
-def _check(inbox: Inbox) -> None:
+def _check(store: Inbox) -> None:
     """Every new event is there and done, and no repeat is there twice."""
-    done = rows(inbox.url, "procore_webhook_event WHERE status = 'done'")
-    every = rows(inbox.url, "procore_webhook_event")
-    wanted = inbox.count + inbox.received
+    done = rows(store.url, "procore_webhook_event WHERE status = 'done'")
+    every = rows(store.url, "procore_webhook_event")
+    wanted = store.count + store.received
     if not every == done == wanted:
         raise WrongAnswer(f"{wanted} events, {every} rows, of which {done} are done")

@@ -21,6 +21,7 @@ from flask import Flask
 from flask.cli import ScriptInfo
 from sqlalchemy.orm import scoped_session
 from sqlalchemy.orm import sessionmaker
+from support.inboxes import due_rows
 
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
@@ -155,13 +156,13 @@ class OurCelery(OurWorker):
     dispatch = "celery"
 
     def fill(self) -> None:
-        from flask_procore_webhooks.celery import hand_over
+        from flask_procore_webhooks.running.celery import publish
 
         self.clear()
         super().fill()
         (endpoint,) = endpoints(self.app(lambda: None)).values()
-        due = endpoint.inbox.due(self.job.count)
-        if hand_over(endpoint, due) != self.job.count:
+        due = due_rows(endpoint.store, self.job.count)
+        if publish(endpoint, due) != self.job.count:
             raise Missing("not every message could be sent")
 
     def work(self, tally: Callable[[], None]) -> None:

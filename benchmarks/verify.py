@@ -11,9 +11,9 @@ from typing import Any
 
 from werkzeug.datastructures import EnvironHeaders
 
-from flask_procore_webhooks.settings import Settings
-from flask_procore_webhooks.sources import PROCORE
-from flask_procore_webhooks.verify import verify
+from flask_procore_webhooks.config import Settings
+from flask_procore_webhooks.senders.procore import PROCORE
+from flask_procore_webhooks.senders.signature import verify
 
 from .deliveries import deliveries
 from .deliveries import Delivery

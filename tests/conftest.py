@@ -18,9 +18,9 @@ from support.values import SECRET
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import signals
 from flask_procore_webhooks import subscribers
-from flask_procore_webhooks.background import stop_all
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.running.background import stop_all
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +79,7 @@ def endpoint(app: Flask) -> Endpoint:
 def clock(endpoint: Endpoint) -> Clock:
     """The clock of ``endpoint``, stopped at the start of the test."""
     clock = Clock()
-    endpoint.inbox.now = clock
+    endpoint.store.now = clock
     return clock
 
 

@@ -20,7 +20,7 @@ from werkzeug.test import TestResponse
 
 from flask_procore_webhooks import Discard
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.samples import to_bytes
+from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 from flask_procore_webhooks.testing import sign

@@ -22,7 +22,7 @@ from support.web import post
 from support.web import recorded
 
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.samples import to_bytes
+from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 from flask_procore_webhooks.testing import sign

@@ -35,8 +35,8 @@ from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks import resource_event
-from flask_procore_webhooks.browse import find
 from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.inbox.queries import find
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 from flask_procore_webhooks.testing import sign
@@ -346,8 +346,8 @@ def test_tables_are_created_on_first_use_on_any_database(
     app.register_blueprint(ProcoreWebhooks())
     assert receives(app)
     (endpoint,) = endpoints(app).values()
-    engine = endpoint.inbox.database.engine
-    endpoint.inbox.database.tables.event.metadata.drop_all(engine)
+    engine = endpoint.store.database.engine
+    endpoint.store.database.tables.event.metadata.drop_all(engine)
     engine.dispose()
 
 
@@ -510,7 +510,7 @@ def test_a_name_and_a_prefix_may_be_given_at_registration(
     assert app.test_client().post(PATH).status_code == 404
     assert receives(app, "renamed", id="evt_1")
     (endpoint,) = endpoints(app).values()
-    row = find(endpoint.inbox, "evt_1")
+    row = find(endpoint.store, "evt_1")
     assert row is not None and row["endpoint"] == "renamed"
 
 
@@ -865,7 +865,7 @@ def test_the_tables_may_be_in_a_schema(
         assert answer.status_code == 503
         (endpoint,) = endpoints(app).values()
         expected = [f"{schema}.{table}" for table in TABLES]
-        assert endpoint.inbox.database.missing_tables() == expected
+        assert endpoint.store.database.missing_tables() == expected
         metadata.create_all(engine)
         assert receives(app)
     finally:

@@ -116,15 +116,15 @@ class Receiver:
     def start(self) -> None:
         """Forget everything, so that an example means the same when it is repeated."""
         self.ran.clear()
-        database = self.endpoint.inbox.database
+        database = self.endpoint.store.database
         with database.connect() as connection:
             for table in database.tables:
                 connection.execute(sa.delete(table))
 
     def rows(self) -> list[Any]:
-        c = self.endpoint.inbox.columns
+        c = self.endpoint.store.columns
         look = sa.select(c.endpoint, c.event_id, c.status, c.body).order_by(c.id)
-        return self.endpoint.inbox.rows(look)
+        return self.endpoint.store.rows(look)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -149,8 +149,8 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
         app.register_blueprint(blueprint)
     engines = []
     for endpoint in endpoints(app).values():
-        endpoint.inbox.now = lambda: datetime.fromtimestamp(NOW, timezone.utc)
-        engines.append(endpoint.inbox.database.engine)
+        endpoint.store.now = lambda: datetime.fromtimestamp(NOW, timezone.utc)
+        engines.append(endpoint.store.database.engine)
         with engines[-1].connect() as connection:
             connection.exec_driver_sql("PRAGMA synchronous=OFF")
     yield receiver

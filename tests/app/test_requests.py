@@ -15,7 +15,7 @@ from support.web import PATH
 from support.web import post
 from support.web import recorded
 
-from flask_procore_webhooks.samples import to_bytes
+from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 from flask_procore_webhooks.testing import sign

@@ -26,8 +26,10 @@ from flask_procore_webhooks import delivery_rejected
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import RetryLater
 from flask_procore_webhooks.endpoint import Endpoint
-from flask_procore_webhooks.samples import Credentials
-from flask_procore_webhooks.samples import to_bytes
+from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox.record import record as record_event
+from flask_procore_webhooks.senders.samples import Credentials
+from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 from flask_procore_webhooks.testing import sign
@@ -250,17 +252,19 @@ def test_nothing_secret_is_in_the_repr_of_anything(
     body = to_bytes(payload("RFIs.create", id="evt_1", note=MARK))
     deliver(app.test_client(), body)
     event: Any = seen[0]
-    inbox = endpoint.inbox
-    claim = inbox.claim(inbox.record(replace(event, id="evt_2")).row_id, 10)
+    store = endpoint.store
+    claim = claims.claim(
+        store, record_event(store, replace(event, id="evt_2")).row_id, 10
+    )
     objects = [
         webhooks,
         endpoint,
         endpoint.settings,
         event,
         claim,
-        inbox,
-        inbox.database,
-        inbox.database.engine,
+        store,
+        store.database,
+        store.database.engine,
         Credentials.of(endpoint),
         app.extensions,
     ]

@@ -27,11 +27,11 @@ from support.senders import World
 from support.values import AUTHORIZATION
 from support.values import Clock
 
-from flask_procore_webhooks import browse
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.samples import to_bytes
+from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.testing import payload
 
 MakeApp = Callable[..., Flask]
@@ -63,7 +63,7 @@ class Scene:
         return stream
 
     def rows(self) -> dict[str, Any]:
-        found = browse.newest(self.host.endpoint.inbox, limit=1000)
+        found = queries.newest(self.host.endpoint.store, limit=1000)
         return {row["event_id"]: row for row in found}
 
     def check_nothing_is_lost(self) -> None:
@@ -107,7 +107,7 @@ def _scenes(make_app: MakeApp, url: str) -> Iterator[Callable[..., Scene]]:
         made.append(run_host(app, "flask_sqlalchemy", url))
         host = made[0].__enter__()
         do_not_sync(host.engine)
-        clock = host.endpoint.inbox.now = Clock()
+        clock = host.endpoint.store.now = Clock()
         world = World(app, clock, limit)
         world.runs(mode)
 
@@ -182,7 +182,7 @@ def test_a_body_that_is_no_json_is_kept_dead_and_stops_nothing(
     assert all(each.statuses == [200] for each in day.hook.delivered)
     (poison,) = (row for id, row in day.rows().items() if id not in day.tasks)
     assert (poison["status"], poison["attempts"]) == ("dead", 0)
-    kept = browse.find(day.host.endpoint.inbox, poison["event_id"])
+    kept = queries.find(day.host.endpoint.store, poison["event_id"])
     assert kept and kept["body"] == NO_JSON
 
 
@@ -364,11 +364,11 @@ def prudra(make_app: MakeApp) -> Callable[..., World]:
         app = make_app(**{f"PRUDRA_WEBHOOK_{key}": v for key, v in keys.items()})
         app.register_blueprint(PrudraWebhooks())
         (endpoint,) = endpoints(app).values()
-        clock = endpoint.inbox.now = Clock()
+        clock = endpoint.store.now = Clock()
         # Whatever part of a second it is: signatures hold whole seconds.
         clock.time = clock.time.replace(microsecond=0)
         # The tables, which an outage may take away at once.
-        endpoint.inbox.database.create_tables()
+        endpoint.store.database.create_tables()
         return World(app, clock)
 
     return prudra
@@ -394,7 +394,7 @@ def test_prudra_brings_an_event_after_an_outage_of_two_minutes(
 
     assert event.queued.statuses == [503] * 5 + [200]
     assert _offsets(event.queued) == [0, 5, 15, 35, 75, 155]
-    (row,) = browse.newest(world.endpoint.inbox)
+    (row,) = queries.newest(world.endpoint.store)
     assert row["status"] == "done"
 
 
@@ -411,7 +411,7 @@ def test_prudra_with_a_tolerance_below_its_retries_has_to_sign_anew(
     accepted = [200] if resigns else []
     assert event.queued.statuses == [503] * 4 + refused + accepted
     assert len(event.discarded) == (0 if resigns else 1)
-    assert len(browse.newest(world.endpoint.inbox)) == len(accepted)
+    assert len(queries.newest(world.endpoint.store)) == len(accepted)
 
 
 @pytest.mark.parametrize("resigns", [True, False], ids=["signed anew", "signed once"])
@@ -451,7 +451,7 @@ def test_prudra_gives_up_an_event_only_where_it_waits_for_the_subscriber(
     other = Prudra(world, NO_JSON, after=1.0)
     world.run_for(24 * HOUR)
 
-    (row,) = (r for r in browse.newest(world.endpoint.inbox) if r["type"])
+    (row,) = (r for r in queries.newest(world.endpoint.store) if r["type"])
     if mode == "inline":
         assert event.discarded == [event.queued]
         no_answers: list[Any] = [500] * 6 if task == "fails" else [None] + [503] * 5

@@ -19,9 +19,9 @@ from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks.endpoint import Endpoint
-from flask_procore_webhooks.events import read_event
-from flask_procore_webhooks.samples import FORMATS
-from flask_procore_webhooks.samples import source_of
+from flask_procore_webhooks.senders.payload import read_event
+from flask_procore_webhooks.senders.samples import FORMATS
+from flask_procore_webhooks.senders.samples import source_of
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import Deliveries
 from flask_procore_webhooks.testing import drain

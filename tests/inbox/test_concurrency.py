@@ -22,13 +22,15 @@ from support.hosts import send_until_accepted
 from support.sites import at_once
 from support.values import Clock
 
-from flask_procore_webhooks import browse
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.process import Outcome
-from flask_procore_webhooks.process import process
+from flask_procore_webhooks.inbox import jobs
+from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.inbox.record import record as record_event
+from flask_procore_webhooks.running.run import process
+from flask_procore_webhooks.running.run import RunOutcome
 from flask_procore_webhooks.testing import payload
 
 MakeApp = Callable[..., Flask]
@@ -44,7 +46,7 @@ def app(
     app.register_blueprint(webhooks)
     yield app
     (endpoint,) = endpoints(app).values()
-    endpoint.inbox.database.engine.dispose()
+    endpoint.store.database.engine.dispose()
 
 
 @pytest.fixture
@@ -65,12 +67,12 @@ def test_copies_that_arrive_at_once_are_one_event_and_one_run(
 
     statuses = at_once(lambda _: send_until_accepted(app, sent), range(COPIES))
 
-    (row,) = browse.newest(endpoint.inbox)
+    (row,) = queries.newest(endpoint.store)
     check_answers(statuses, row, endpoint)
     assert ran == [sent["id"]] * row["attempts"]
     assert (row["status"], row["conflicts"]) == ("done", 0)
     assert 0 < row["repeats"] < sum(map(len, statuses))
-    assert len(endpoint.inbox.receipts(row["id"])) == 1
+    assert len(jobs.receipts(endpoint.store, row["id"])) == 1
 
 
 @pytest.mark.slow
@@ -101,7 +103,7 @@ def test_every_event_among_many_copies_has_its_effect_once(host: Host) -> None:
     assert sorted(notes) == sorted(ids)
     if 500 not in statuses:
         assert calls == Counter(ids)
-    rows = browse.newest(host.endpoint.inbox, limit=100)
+    rows = queries.newest(host.endpoint.store, limit=100)
     assert {row["event_id"] for row in rows} == ids
     assert {row["status"] for row in rows} == {"done"}
 
@@ -117,9 +119,9 @@ def test_of_two_runs_at_once_one_finds_nothing_to_do(
     ids = [f"evt_{number}" for number in range(10)]
 
     for id in ids:
-        recorded = endpoint.inbox.record(Event(id, "RFIs.update", body=b"{}"))
+        recorded = record_event(endpoint.store, Event(id, "RFIs.update", body=b"{}"))
         outcomes = at_once(lambda row: process(endpoint, row), [recorded.row_id] * 2)
-        assert set(outcomes) == {Outcome.DONE, Outcome.NOT_CLAIMED}
+        assert set(outcomes) == {RunOutcome.DONE, RunOutcome.NOT_CLAIMED}
 
     assert ran == ids
 
@@ -127,7 +129,7 @@ def test_of_two_runs_at_once_one_finds_nothing_to_do(
 @pytest.fixture
 def host_clock(host: Host) -> Clock:
     clock = Clock()
-    host.endpoint.inbox.now = clock
+    host.endpoint.store.now = clock
     return clock
 
 

@@ -34,6 +34,7 @@ from sqlalchemy.schema import CreateIndex
 from sqlalchemy.schema import CreateTable
 from support.hosts import KINDS
 from support.hosts import run_host
+from support.inboxes import due_rows
 from support.outages import locked
 from support.outages import relay_to
 from support.services import MARIADB
@@ -42,19 +43,24 @@ from support.services import POSTGRESQL
 from support.values import Clock
 from werkzeug.test import TestResponse
 
-from flask_procore_webhooks import browse
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
-from flask_procore_webhooks.inbox import Claim
-from flask_procore_webhooks.inbox import Inbox
-from flask_procore_webhooks.states import Status
-from flask_procore_webhooks.tables import define_tables
+from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox import jobs
+from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.inbox.claims import Claim
+from flask_procore_webhooks.inbox.claims import Settlement
+from flask_procore_webhooks.inbox.jobs import Receipt
+from flask_procore_webhooks.inbox.record import record as record_event
+from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.inbox.store import Store
+from flask_procore_webhooks.inbox.tables import define_tables
+from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
-from flask_procore_webhooks.worker import Worker
 
 MakeApp = Callable[..., Flask]
 
@@ -71,21 +77,21 @@ def app(
 
 
 @pytest.fixture
-def inbox(endpoint: Endpoint) -> Inbox:
-    return endpoint.inbox
+def store(endpoint: Endpoint) -> Store:
+    return endpoint.store
 
 
 def _dispose(app: Flask) -> None:
     for endpoint in endpoints(app).values():
-        endpoint.inbox.database.engine.dispose()
+        endpoint.store.database.engine.dispose()
 
 
 def event(id: str = "evt_1", body: bytes = b"{}", **fields: Any) -> Event:
     return Event(id, fields.pop("type", "RFIs.update"), body=body, **fields)
 
 
-def row(inbox: Inbox, id: str = "evt_1") -> dict[str, Any]:
-    found = browse.find(inbox, id)
+def row(store: Store, id: str = "evt_1") -> dict[str, Any]:
+    found = queries.find(store, id)
     assert found is not None
     return dict(found)
 
@@ -93,28 +99,28 @@ def row(inbox: Inbox, id: str = "evt_1") -> dict[str, Any]:
 # Recorded once
 
 
-def test_an_event_is_recorded_once_and_its_repeats_are_counted(inbox: Inbox) -> None:
-    first = inbox.record(event())
-    again = [inbox.record(event()) for _ in range(3)]
-    other = inbox.record(event(body=b"[]"))
-    last = inbox.record(event())
+def test_an_event_is_recorded_once_and_its_repeats_are_counted(store: Store) -> None:
+    first = record_event(store, event())
+    again = [record_event(store, event()) for _ in range(3)]
+    other = record_event(store, event(body=b"[]"))
+    last = record_event(store, event())
 
-    assert (first.fresh, first.status, first.conflict) == (True, "pending", False)
-    assert all(not each.fresh and not each.conflict for each in [*again, last])
-    assert (other.fresh, other.conflict) == (False, True)
+    assert (first.is_new, first.status, first.is_conflict) == (True, "pending", False)
+    assert all(not each.is_new and not each.is_conflict for each in [*again, last])
+    assert (other.is_new, other.is_conflict) == (False, True)
     assert {each.row_id for each in [first, *again, other, last]} == {first.row_id}
-    kept = row(inbox)
+    kept = row(store)
     assert (kept["repeats"], kept["conflicts"], kept["body"]) == (5, 1, b"{}")
-    assert browse.counts(inbox) == {("pending", "RFIs.update"): 1}
-    totals = browse.totals(inbox)
+    assert queries.counts(store) == {("pending", "RFIs.update"): 1}
+    totals = queries.totals(store)
     assert (totals["repeats"], totals["conflicts"], totals["attempts"]) == (5, 1, 0)
 
 
 @pytest.mark.parametrize("body", [b"", b"{} ", b"\0", b"{}" * 50_000])
-def test_one_byte_more_or_less_is_a_conflict(inbox: Inbox, body: bytes) -> None:
-    inbox.record(event())
-    assert inbox.record(event(body=body)).conflict
-    assert row(inbox)["body"] == b"{}"
+def test_one_byte_more_or_less_is_a_conflict(store: Store, body: bytes) -> None:
+    record_event(store, event())
+    assert record_event(store, event(body=body)).is_conflict
+    assert row(store)["body"] == b"{}"
 
 
 STRANGE_IDS = [
@@ -159,7 +165,7 @@ STRANGE_IDS = [
 
 
 def test_ids_that_differ_at_all_are_different_events(
-    app: Flask, inbox: Inbox, webhooks: ProcoreWebhooks
+    app: Flask, store: Store, webhooks: ProcoreWebhooks
 ) -> None:
     """By case, by accents, by spaces at the end, by what no column can hold."""
     ran: list[bytes] = []
@@ -178,22 +184,22 @@ def test_ids_that_differ_at_all_are_different_events(
     assert len(ran) == len(set(ran)) == len(STRANGE_IDS)
 
     for id in STRANGE_IDS:
-        found = browse.find(inbox, id)
+        found = queries.find(store, id)
         assert found is not None, id
         assert json.loads(found["body"])["id"] == id
         assert (found["repeats"], found["conflicts"]) == (1, 0)
 
 
-def test_an_event_is_found_by_its_row_id_too(inbox: Inbox) -> None:
-    recorded = inbox.record(event("evt_1"))
+def test_an_event_is_found_by_its_row_id_too(store: Store) -> None:
+    recorded = record_event(store, event("evt_1"))
     number = str(recorded.row_id)
-    assert row(inbox, number)["event_id"] == "evt_1"
+    assert row(store, number)["event_id"] == "evt_1"
 
     # An id that looks like a row id comes first.
-    inbox.record(event(number))
-    assert row(inbox, number)["event_id"] == number
+    record_event(store, event(number))
+    assert row(store, number)["event_id"] == number
     for nobody in ("", "evt_2", "9" * 18, "9" * 40, "é", "\0", "\ud800", "²"):
-        assert browse.find(inbox, nobody) is None
+        assert queries.find(store, nobody) is None
 
 
 def test_events_of_two_endpoints_are_kept_apart(
@@ -206,7 +212,7 @@ def test_events_of_two_endpoints_are_kept_apart(
     )
     ProcoreWebhooks("one").init_app(app)
     ProcoreWebhooks("One", url_prefix="/two", config_prefix="SANDBOX_").init_app(app)
-    one, two = (endpoint.inbox for endpoint in endpoints(app).values())
+    one, two = (endpoint.store for endpoint in endpoints(app).values())
     client = app.test_client()
     sent = payload("RFIs.update", id="evt_1")
 
@@ -217,21 +223,21 @@ def test_events_of_two_endpoints_are_kept_apart(
 
     assert (row(one)["repeats"], row(two)["repeats"]) == (1, 0)
     assert row(one)["id"] != row(two)["id"]
-    assert [each["endpoint"] for each in browse.newest(one)] == ["one"]
-    assert browse.find(two, str(row(one)["id"])) is None
+    assert [each["endpoint"] for each in queries.newest(one)] == ["one"]
+    assert queries.find(two, str(row(one)["id"])) is None
     assert one.due(early=True) == []
     one.record(event("evt_2"))
     assert two.due(early=True) == []
     _dispose(app)
 
 
-def test_row_ids_are_never_given_twice(inbox: Inbox) -> None:
+def test_row_ids_are_never_given_twice(store: Store) -> None:
     """A receipt that is left behind must not be taken for one of another event."""
-    table = inbox.columns.id.table
+    table = store.columns.id.table
     given = []
     for _ in range(3):
-        given.append(inbox.record(event()).row_id)
-        with inbox.database.connect() as connection:
+        given.append(record_event(store, event()).row_id)
+        with store.database.connect() as connection:
             connection.execute(sa.delete(table))
 
     assert len(set(given)) == 3
@@ -241,57 +247,63 @@ def test_row_ids_are_never_given_twice(inbox: Inbox) -> None:
 
 
 def test_a_redelivery_revives_a_dead_event_with_new_attempts(
-    inbox: Inbox, clock: Clock
+    store: Store, clock: Clock
 ) -> None:
-    row_id = inbox.record(event()).row_id
+    row_id = record_event(store, event()).row_id
     for _ in range(3):
-        claim = _claim(inbox, row_id, early=True)
-        inbox.settle(claim, Status.PENDING, error="failed", wait=60)
-    inbox.settle(_claim(inbox, row_id, early=True), Status.DEAD, error="gave up")
-    assert row(inbox)["attempts"] == 4
-    assert inbox.claim(row_id, 60, early=True) is None
+        claim = _claim(store, row_id, early=True)
+        claims.settle(store, claim, Settlement(Status.PENDING, error="failed", wait=60))
+    claims.settle(
+        store,
+        _claim(store, row_id, early=True),
+        Settlement(Status.DEAD, error="gave up"),
+    )
+    assert row(store)["attempts"] == 4
+    assert claims.claim(store, row_id, 60, ignore_backoff=True) is None
 
     clock.forward(3600)
-    assert inbox.record(event()).status is Status.PENDING
+    assert record_event(store, event()).status is Status.PENDING
 
-    revived = row(inbox)
+    revived = row(store)
     assert (revived["status"], revived["attempts"]) == ("pending", 0)
     assert (revived["repeats"], revived["finished_at"]) == (1, None)
     assert revived["due_at"] == _naive(clock.time)
-    assert inbox.due() == [row_id]
-    assert _claim(inbox, row_id).attempt == 1
+    assert due_rows(store) == [row_id]
+    assert _claim(store, row_id).attempt == 1
 
 
 @pytest.mark.parametrize("status", [Status.DONE, Status.IGNORED])
-def test_a_redelivery_revives_nothing_else(inbox: Inbox, status: Status) -> None:
-    row_id = inbox.record(event()).row_id
-    inbox.settle(_claim(inbox, row_id), status)
-    before = row(inbox)
+def test_a_redelivery_revives_nothing_else(store: Store, status: Status) -> None:
+    row_id = record_event(store, event()).row_id
+    claims.settle(store, _claim(store, row_id), Settlement(status))
+    before = row(store)
 
-    assert inbox.record(event()).status is status
-    assert row(inbox) == {**before, "repeats": 1}
-    assert inbox.claim(row_id, 60, early=True) is None
+    assert record_event(store, event()).status is status
+    assert row(store) == {**before, "repeats": 1}
+    assert claims.claim(store, row_id, 60, ignore_backoff=True) is None
 
 
 @pytest.mark.parametrize("status", [Status.DEAD, Status.IGNORED])
 def test_a_redelivery_that_nobody_would_run_revives_nothing(
-    inbox: Inbox, status: Status
+    store: Store, status: Status
 ) -> None:
-    row_id = inbox.record(event()).row_id
-    inbox.settle(_claim(inbox, row_id), Status.DEAD, error="gave up")
-    before = row(inbox)
+    row_id = record_event(store, event()).row_id
+    claims.settle(
+        store, _claim(store, row_id), Settlement(Status.DEAD, error="gave up")
+    )
+    before = row(store)
 
-    assert inbox.record(event(), status).status is Status.DEAD
-    assert row(inbox) == {**before, "repeats": 1}
+    assert record_event(store, event(), status).status is Status.DEAD
+    assert row(store) == {**before, "repeats": 1}
 
 
-def test_a_running_event_is_left_alone_by_its_redelivery(inbox: Inbox) -> None:
-    claim = _claim(inbox, inbox.record(event()).row_id)
-    before = row(inbox)
+def test_a_running_event_is_left_alone_by_its_redelivery(store: Store) -> None:
+    claim = _claim(store, record_event(store, event()).row_id)
+    before = row(store)
 
-    assert inbox.record(event()).status is Status.RUNNING
-    assert row(inbox) == {**before, "repeats": 1}
-    assert inbox.settle(claim, Status.DONE)
+    assert record_event(store, event()).status is Status.RUNNING
+    assert row(store) == {**before, "repeats": 1}
+    assert claims.settle(store, claim, Settlement(Status.DONE))
 
 
 def test_what_cannot_be_read_stays_quarantined(
@@ -305,9 +317,9 @@ def test_what_cannot_be_read_stays_quarantined(
     assert [answer.json for answer in answers] == [
         {"received": True, "quarantined": True}
     ] * 3
-    (kept,) = browse.newest(endpoint.inbox)
+    (kept,) = queries.newest(endpoint.store)
     assert (kept["status"], kept["repeats"], kept["due_at"]) == ("dead", 2, None)
-    assert row(endpoint.inbox, kept["event_id"])["body"] == b"\xff{"
+    assert row(endpoint.store, kept["event_id"])["body"] == b"\xff{"
     assert ran == []
 
 
@@ -342,7 +354,7 @@ def test_our_own_changes_are_recorded_and_ignored(
         assert deliver(app.test_client(), sent).status_code == 200
 
     assert ran == ["theirs"]
-    kept = row(endpoint.inbox, "ours")
+    kept = row(endpoint.store, "ours")
     assert (kept["status"], kept["attempts"], kept["repeats"]) == ("ignored", 0, 1)
     assert kept["finished_at"] and kept["due_at"] is None
     _dispose(app)
@@ -351,103 +363,107 @@ def test_our_own_changes_are_recorded_and_ignored(
 # Claims and leases
 
 
-def _claim(inbox: Inbox, row_id: int, seconds: float = 60, **options: Any) -> Claim:
-    claim = inbox.claim(row_id, seconds, **options)
+def _claim(store: Store, row_id: int, seconds: float = 60, **options: Any) -> Claim:
+    claim = claims.claim(store, row_id, seconds, **options)
     assert claim is not None
     return claim
 
 
-def test_one_claim_holds_until_its_lease_is_over(inbox: Inbox, clock: Clock) -> None:
-    row_id = inbox.record(event(body=b"[7]")).row_id
-    first = _claim(inbox, row_id, 60)
+def test_one_claim_holds_until_its_lease_is_over(store: Store, clock: Clock) -> None:
+    row_id = record_event(store, event(body=b"[7]")).row_id
+    first = _claim(store, row_id, 60)
 
     assert (first.event_id, first.attempt, first.body) == ("evt_1", 1, b"[7]")
-    assert inbox.claim(row_id, 60) is None
-    assert inbox.claim(row_id, 60, early=True) is None
-    assert inbox.due() == inbox.due(early=True) == []
+    assert claims.claim(store, row_id, 60) is None
+    assert claims.claim(store, row_id, 60, ignore_backoff=True) is None
+    assert due_rows(store) == due_rows(store, ignore_backoff=True) == []
 
     clock.forward(59.9)
-    assert inbox.claim(row_id, 60) is None
+    assert claims.claim(store, row_id, 60) is None
     clock.forward(0.2)
-    assert inbox.due() == [row_id]
-    second = _claim(inbox, row_id, 60)
+    assert due_rows(store) == [row_id]
+    second = _claim(store, row_id, 60)
     assert second.attempt == 2
     assert second.lease != first.lease
 
 
 @pytest.mark.parametrize("status", list(Status))
 def test_who_has_lost_the_lease_cannot_settle(
-    inbox: Inbox, clock: Clock, status: Status
+    store: Store, clock: Clock, status: Status
 ) -> None:
-    row_id = inbox.record(event()).row_id
-    stale = _claim(inbox, row_id)
+    row_id = record_event(store, event()).row_id
+    stale = _claim(store, row_id)
     clock.forward(61)
-    current = _claim(inbox, row_id)
-    before = row(inbox)
+    current = _claim(store, row_id)
+    before = row(store)
 
-    assert not inbox.settle(stale, status, error="of the stale one")
-    assert row(inbox) == before
-    assert inbox.settle(current, Status.DONE)
-    assert not inbox.settle(current, Status.PENDING)
-    assert not inbox.settle(stale, Status.PENDING)
-    assert row(inbox)["status"] == "done"
+    assert not claims.settle(store, stale, Settlement(status, error="of the stale one"))
+    assert row(store) == before
+    assert claims.settle(store, current, Settlement(Status.DONE))
+    assert not claims.settle(store, current, Settlement(Status.PENDING))
+    assert not claims.settle(store, stale, Settlement(Status.PENDING))
+    assert row(store)["status"] == "done"
 
 
 def test_who_has_outlived_the_lease_alone_can_still_settle(
-    inbox: Inbox, clock: Clock
+    store: Store, clock: Clock
 ) -> None:
-    claim = _claim(inbox, inbox.record(event()).row_id)
+    claim = _claim(store, record_event(store, event()).row_id)
     clock.forward(3600)
-    assert inbox.settle(claim, Status.DONE)
+    assert claims.settle(store, claim, Settlement(Status.DONE))
 
 
 def test_a_pending_event_waits_unless_it_is_asked_for_early(
-    inbox: Inbox, clock: Clock
+    store: Store, clock: Clock
 ) -> None:
-    row_id = inbox.record(event()).row_id
-    inbox.settle(_claim(inbox, row_id), Status.PENDING, error="failed", wait=600)
+    row_id = record_event(store, event()).row_id
+    claims.settle(
+        store,
+        _claim(store, row_id),
+        Settlement(Status.PENDING, error="failed", wait=600),
+    )
 
-    kept = row(inbox)
+    kept = row(store)
     assert (kept["status"], kept["error"], kept["lease"]) == ("pending", "failed", None)
     assert kept["due_at"] == _naive(clock.time + timedelta(seconds=600))
-    assert inbox.claim(row_id, 60) is None
-    assert (inbox.due(), inbox.due(early=True)) == ([], [row_id])
+    assert claims.claim(store, row_id, 60) is None
+    assert (due_rows(store), due_rows(store, ignore_backoff=True)) == ([], [row_id])
     clock.forward(600)
-    assert inbox.due() == [row_id]
-    assert _claim(inbox, row_id).attempt == 2
+    assert due_rows(store) == [row_id]
+    assert _claim(store, row_id).attempt == 2
 
 
-def test_events_are_due_in_the_order_of_their_times(inbox: Inbox, clock: Clock) -> None:
+def test_events_are_due_in_the_order_of_their_times(store: Store, clock: Clock) -> None:
     rows = []
     for number in range(5):
-        rows.append(inbox.record(event(f"evt_{number}")).row_id)
+        rows.append(record_event(store, event(f"evt_{number}")).row_id)
         clock.forward(0.001)
-    waits = _claim(inbox, rows[0])
-    inbox.settle(waits, Status.PENDING, wait=1)
-    inbox.settle(_claim(inbox, rows[1]), Status.DONE)
-    _claim(inbox, rows[2])
+    waits = _claim(store, rows[0])
+    claims.settle(store, waits, Settlement(Status.PENDING, wait=1))
+    claims.settle(store, _claim(store, rows[1]), Settlement(Status.DONE))
+    _claim(store, rows[2])
 
-    assert inbox.due() == rows[3:]
-    assert inbox.due(limit=1) == rows[3:4]
+    assert due_rows(store) == rows[3:]
+    assert due_rows(store, limit=1) == rows[3:4]
     clock.forward(2)
-    assert inbox.due() == [*rows[3:], rows[0]]
+    assert due_rows(store) == [*rows[3:], rows[0]]
 
 
-def test_a_receipt_is_written_once(inbox: Inbox, clock: Clock) -> None:
-    row_id = inbox.record(event()).row_id
-    other = _claim(inbox, inbox.record(event("evt_2")).row_id)
-    claim = _claim(inbox, row_id)
-    inbox.commit_receipt(claim, "a:b")
+def test_a_receipt_is_written_once(store: Store, clock: Clock) -> None:
+    row_id = record_event(store, event()).row_id
+    other = _claim(store, record_event(store, event("evt_2")).row_id)
+    claim = _claim(store, row_id)
+    jobs.finish(store, claim.row_id, Receipt("a:b"))
     first = _naive(clock.time)
     clock.forward(60)
-    inbox.commit_receipt(claim, "a:b")
-    inbox.commit_receipt(claim, "A:B")
-    inbox.commit_receipt(other, "a:b")
+    jobs.finish(store, claim.row_id, Receipt("a:b"))
+    jobs.finish(store, claim.row_id, Receipt("A:B"))
+    jobs.finish(store, other.row_id, Receipt("a:b"))
 
     later = _naive(clock.time)
-    assert inbox.receipts(row_id) == {"a:b": first, "A:B": later}
-    assert inbox.receipts(other.row_id) == {"a:b": later}
-    assert inbox.receipts(999_999) == {}
+    assert jobs.receipts(store, row_id) == {"a:b": first, "A:B": later}
+    assert jobs.receipts(store, other.row_id) == {"a:b": later}
+    assert jobs.receipts(store, 999_999) == {}
 
 
 # What is kept
@@ -468,9 +484,9 @@ def test_a_body_of_one_mebibyte_is_kept_byte_for_byte(
     assert deliver(app.test_client(), unreadable).status_code == 200
     assert deliver(app.test_client(), readable).status_code == 200
 
-    (second, first) = browse.newest(endpoint.inbox)
-    assert row(endpoint.inbox, first["event_id"])["body"] == unreadable
-    assert row(endpoint.inbox, second["event_id"])["body"] == readable
+    (second, first) = queries.newest(endpoint.store)
+    assert row(endpoint.store, first["event_id"])["body"] == unreadable
+    assert row(endpoint.store, second["event_id"])["body"] == readable
     assert seen == [readable]
 
 
@@ -520,14 +536,14 @@ def test_text_that_the_database_does_not_take_is_kept_in_ascii(
         assert deliver(app.test_client(), sent).status_code == 200
     assert Worker([endpoint], poll=1).run_due() == 1
 
-    found = browse.find(endpoint.inbox, "evt_1")
+    found = queries.find(endpoint.store, "evt_1")
     assert found is not None
     # The subscribers read the body, which is kept byte for byte.
     assert calls == [type_] * 2
     assert found["type"].endswith(r" \U0001f600.update")
     assert found["status"] == "pending"
     assert found["error"].endswith(r" \U0001f600")
-    assert set(endpoint.inbox.receipts(found["id"])) == {"first", "last"}
+    assert set(jobs.receipts(endpoint.store, found["id"])) == {"first", "last"}
     _dispose(app)
 
 
@@ -548,7 +564,7 @@ def test_any_text_that_a_sender_writes_is_recorded(
     )
 
     assert deliver(app.test_client(), sent).status_code == 200
-    kept = row(endpoint.inbox)
+    kept = row(endpoint.store)
     (event,) = seen
     assert event.resource_type == text
     assert event.user_id == text
@@ -583,7 +599,7 @@ def test_any_time_that_a_sender_writes_is_recorded(
     delivered = payload("resource.updated", id="evt_1", created=sent)
 
     assert deliver(app.test_client(), delivered).status_code == 200
-    assert row(endpoint.inbox)["event_at"] == kept
+    assert row(endpoint.store)["event_at"] == kept
 
 
 def test_times_are_utc_on_a_machine_that_lives_elsewhere(
@@ -596,7 +612,7 @@ def test_times_are_utc_on_a_machine_that_lives_elsewhere(
         sent = payload("RFIs.update", id="evt_1", created=int(before.timestamp()))
         assert deliver(app.test_client(), sent).status_code == 200
         after = datetime.now(timezone.utc)
-        kept = row(endpoint.inbox)
+        kept = row(endpoint.store)
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -605,10 +621,10 @@ def test_times_are_utc_on_a_machine_that_lives_elsewhere(
     assert kept["event_at"] == _naive(before).replace(microsecond=0)
 
 
-def test_times_keep_their_microseconds(inbox: Inbox, clock: Clock) -> None:
+def test_times_keep_their_microseconds(store: Store, clock: Clock) -> None:
     clock.time = datetime(2026, 2, 3, 4, 5, 6, 789012, timezone.utc)
-    inbox.record(event(timestamp=clock.time))
-    kept = row(inbox)
+    record_event(store, event(timestamp=clock.time))
+    kept = row(store)
     assert kept["received_at"] == kept["due_at"] == _naive(clock.time)
     assert kept["event_at"] == _naive(clock.time)
 
@@ -620,25 +636,25 @@ def _naive(when: datetime) -> datetime:
 # Tables
 
 
-def _fails_in_a_transaction(inbox: Inbox) -> None:
-    table = inbox.columns.id.table
+def _fails_in_a_transaction(store: Store) -> None:
+    table = store.columns.id.table
     with pytest.raises(InboxUnavailable, match="on purpose"):
-        with inbox.transaction() as connection:
+        with store.transaction() as connection:
             connection.execute(sa.delete(table))
             raise RuntimeError("on purpose")
     with pytest.raises(IntegrityError):
-        with inbox.transaction() as connection:
+        with store.transaction() as connection:
             again = connection.execute(sa.select(table)).one()._asdict()
             connection.execute(sa.insert(table).values(again))
 
 
-def test_a_transaction_that_fails_is_over(inbox: Inbox) -> None:
-    inbox.record(event())
+def test_a_transaction_that_fails_is_over(store: Store) -> None:
+    record_event(store, event())
     for _ in range(2):
-        _fails_in_a_transaction(inbox)
-    assert inbox.record(event("evt_2")).fresh
-    inbox.database.engine.dispose()
-    assert row(inbox) and row(inbox, "evt_2")
+        _fails_in_a_transaction(store)
+    assert record_event(store, event("evt_2")).is_new
+    store.database.engine.dispose()
+    assert row(store) and row(store, "evt_2")
 
 
 def test_psycopg2_is_in_no_transaction_that_failed(
@@ -649,30 +665,30 @@ def test_psycopg2_is_in_no_transaction_that_failed(
     app = make_app(PROCORE_WEBHOOK_DATABASE_URI=url.render_as_string(False))
     app.register_blueprint(ProcoreWebhooks())
     (endpoint,) = endpoints(app).values()
-    inbox = endpoint.inbox
+    store = endpoint.store
     try:
-        inbox.record(event())
-        _fails_in_a_transaction(inbox)
-        assert inbox.record(event("evt_2")).fresh
-        inbox.database.engine.dispose()
-        assert row(inbox) and row(inbox, "evt_2")
+        record_event(store, event())
+        _fails_in_a_transaction(store)
+        assert record_event(store, event("evt_2")).is_new
+        store.database.engine.dispose()
+        assert row(store) and row(store, "evt_2")
     finally:
-        inbox.columns.id.table.metadata.drop_all(inbox.database.engine)
-        inbox.database.engine.dispose()
+        store.columns.id.table.metadata.drop_all(store.database.engine)
+        store.database.engine.dispose()
 
 
-def test_creating_tables_again_changes_nothing(inbox: Inbox) -> None:
-    assert sorted(inbox.database.create_tables()) == [
+def test_creating_tables_again_changes_nothing(store: Store) -> None:
+    assert sorted(store.database.create_tables()) == [
         "procore_webhook_event",
         "procore_webhook_journal",
         "procore_webhook_receipt",
     ]
-    inbox.record(event())
-    assert inbox.database.create_tables() == []
-    engine = inbox.database.engine
-    inbox.columns.id.table.metadata.create_all(engine)
-    inbox.columns.id.table.metadata.create_all(engine)
-    assert row(inbox)["status"] == "pending"
+    record_event(store, event())
+    assert store.database.create_tables() == []
+    engine = store.database.engine
+    store.columns.id.table.metadata.create_all(engine)
+    store.columns.id.table.metadata.create_all(engine)
+    assert row(store)["status"] == "pending"
 
 
 def test_many_may_create_the_tables_at_once(
@@ -700,13 +716,13 @@ def test_many_may_create_the_tables_at_once(
     assert 200 in statuses
     assert again == [200] * len(apps)
     (endpoint,) = endpoints(apps[0]).values()
-    assert row(endpoint.inbox)["attempts"] == 1
+    assert row(endpoint.store)["attempts"] == 1
     for app in apps:
         _dispose(app)
 
 
 def test_tables_that_another_creates_in_between_are_taken(
-    inbox: Inbox, database_url: str
+    store: Store, database_url: str
 ) -> None:
     """After we have looked for them, and before we create them."""
     other = sa.create_engine(database_url, poolclass=sa.NullPool)
@@ -715,12 +731,12 @@ def test_tables_that_another_creates_in_between_are_taken(
     def be_faster(table: sa.Table, connection: Any, **options: Any) -> None:
         theirs[table.name].create(other)
 
-    for table in inbox.database.tables:
+    for table in store.database.tables:
         sa.event.listen(table, "before_create", be_faster)
 
-    inbox.database.create_tables()
-    assert inbox.database.missing_tables() == []
-    assert inbox.record(event()).fresh
+    store.database.create_tables()
+    assert store.database.missing_tables() == []
+    assert record_event(store, event()).is_new
 
 
 DIALECTS = {
@@ -761,18 +777,18 @@ def test_defining_the_tables_twice_defines_them_once() -> None:
     ]
 
 
-def test_alembic_finds_nothing_to_migrate_in_tables_just_created(inbox: Inbox) -> None:
-    inbox.database.create_tables()
-    metadata = inbox.columns.id.table.metadata
-    engine = inbox.database.engine
+def test_alembic_finds_nothing_to_migrate_in_tables_just_created(store: Store) -> None:
+    store.database.create_tables()
+    metadata = store.columns.id.table.metadata
+    engine = store.database.engine
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
 
 
-def test_the_constraints_and_the_index_are_in_the_database(inbox: Inbox) -> None:
-    inbox.database.create_tables()
-    inspector = sa.inspect(inbox.database.engine)
+def test_the_constraints_and_the_index_are_in_the_database(store: Store) -> None:
+    store.database.create_tables()
+    inspector = sa.inspect(store.database.engine)
     table = "procore_webhook_event"
     unique = inspector.get_unique_constraints(table)
     indexes = {index["name"]: index for index in inspector.get_indexes(table)}
@@ -787,22 +803,22 @@ def test_the_constraints_and_the_index_are_in_the_database(inbox: Inbox) -> None
         for key, value in due.get("dialect_options", {}).items()
         if key.endswith("_where")
     }
-    if inbox.database.engine.dialect.name in ("sqlite", "postgresql"):
+    if store.database.engine.dialect.name in ("sqlite", "postgresql"):
         assert "due_at IS NOT NULL" in "".join(where.values())
     else:
         assert where == {}
 
 
 def test_what_is_due_is_found_through_the_index_of_live_rows(
-    inbox: Inbox, clock: Clock
+    store: Store, clock: Clock
 ) -> None:
     """Among many finished events, without looking at them."""
-    table = inbox.columns.id.table
-    first = inbox.record(event())
-    finished = {**row(inbox), "status": "done", "due_at": None}
+    table = store.columns.id.table
+    first = record_event(store, event())
+    finished = {**row(store), "status": "done", "due_at": None}
     del finished["id"]
     rows = [{**finished, "event_id": f"evt_{n}"} for n in range(2, 3000)]
-    with inbox.database.connect() as connection:
+    with store.database.connect() as connection:
         connection.execute(sa.insert(table), rows)
         name = connection.dialect.name
         if name != "sqlite":
@@ -814,13 +830,13 @@ def test_what_is_due_is_found_through_the_index_of_live_rows(
     def keep(connection: Any, cursor: Any, text: str, values: Any, *more: Any) -> None:
         statements.append((text, values))
 
-    sa.event.listen(inbox.database.engine, "before_cursor_execute", keep)
-    assert inbox.due() == [first.row_id]
-    sa.event.remove(inbox.database.engine, "before_cursor_execute", keep)
+    sa.event.listen(store.database.engine, "before_cursor_execute", keep)
+    assert due_rows(store) == [first.row_id]
+    sa.event.remove(store.database.engine, "before_cursor_execute", keep)
 
     ((text, values),) = statements
     explain = "EXPLAIN QUERY PLAN" if name == "sqlite" else "EXPLAIN"
-    with inbox.database.connect() as connection:
+    with store.database.connect() as connection:
         plan = connection.exec_driver_sql(f"{explain} {text}", values).all()
     assert "ix_procore_webhook_event_due" in str(plan)
 
@@ -846,7 +862,7 @@ def test_an_outage_is_answered_503_and_over_when_it_is_over(
     server: str,
 ) -> None:
     url = request.getfixturevalue(f"{server}_url")
-    with relay_to(url) as relay, _app_on(relay.url, kind, make_app) as (app, inbox):
+    with relay_to(url) as relay, _app_on(relay.url, kind, make_app) as (app, store):
         client = app.test_client()
         assert deliver(client, payload("RFIs.update")).status_code == 200
 
@@ -855,25 +871,25 @@ def test_an_outage_is_answered_503_and_over_when_it_is_over(
         assert all(_refused_for_now(deliver(client, sent)) for sent in lost)
         assert "cannot be used" in caplog.text
         with pytest.raises(InboxUnavailable):
-            inbox.due()
+            due_rows(store)
 
         relay.mend()
         for sent in lost:
             assert deliver(client, sent).json == {"received": True}
-            assert row(inbox, sent["id"])["status"] == "done"
+            assert row(store, sent["id"])["status"] == "done"
 
 
 @contextmanager
-def _app_on(url: str, kind: str, make_app: MakeApp) -> Iterator[tuple[Flask, Inbox]]:
+def _app_on(url: str, kind: str, make_app: MakeApp) -> Iterator[tuple[Flask, Store]]:
     if kind != "own":
         with run_host(make_app(), kind, url) as host:
-            yield host.app, host.endpoint.inbox
+            yield host.app, host.endpoint.store
         return
     app = make_app(PROCORE_WEBHOOK_DATABASE_URI=url)
     ProcoreWebhooks().init_app(app)
     (endpoint,) = endpoints(app).values()
-    yield app, endpoint.inbox
-    endpoint.inbox.columns.id.table.metadata.drop_all(endpoint.inbox.database.engine)
+    yield app, endpoint.store
+    endpoint.store.columns.id.table.metadata.drop_all(endpoint.store.database.engine)
     _dispose(app)
 
 
@@ -951,8 +967,8 @@ def test_a_missing_receipt_table_alone_is_named_too(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     webhooks.on()(lambda event: None)
-    endpoint.inbox.database.create_tables()
-    endpoint.inbox.database.tables.receipt.drop(endpoint.inbox.database.engine)
+    endpoint.store.database.create_tables()
+    endpoint.store.database.tables.receipt.drop(endpoint.store.database.engine)
 
     assert _refused_for_now(deliver(app.test_client(), payload("RFIs.update")))
     assert "missing tables: procore_webhook_receipt;" in caplog.text
@@ -970,9 +986,9 @@ def test_connections_that_the_server_has_closed_cost_no_delivery(
 ) -> None:
     """As it does with idle ones, at a restart, or when an administrator says so."""
     url = request.getfixturevalue(f"{server}_url")
-    with _app_on(url, kind, make_app) as (app, inbox):
+    with _app_on(url, kind, make_app) as (app, store):
         assert deliver(app.test_client(), payload("RFIs.update")).status_code == 200
-        idle = [inbox.database.engine.connect() for _ in range(connections)]
+        idle = [store.database.engine.connect() for _ in range(connections)]
         for connection in idle:
             connection.close()
         _close_all_others(url)
@@ -1005,7 +1021,7 @@ def test_a_locked_sqlite_file_is_not_waited_for_longer_than_the_sender_waits(
     make_app: MakeApp, tmp_path: Path, kind: str
 ) -> None:
     path = tmp_path / "inbox.db"
-    with _app_on(f"sqlite:///{path}", kind, make_app) as (app, inbox):
+    with _app_on(f"sqlite:///{path}", kind, make_app) as (app, store):
         client = app.test_client()
         assert deliver(client, payload("RFIs.update")).status_code == 200
         sent = [payload("RFIs.update") for _ in range(3)]
@@ -1026,7 +1042,7 @@ def test_who_reads_the_embedded_file_keeps_no_delivery_waiting(
     make_app: MakeApp, tmp_path: Path
 ) -> None:
     path = tmp_path / "inbox.db"
-    with _app_on(f"sqlite:///{path}", "own", make_app) as (app, inbox):
+    with _app_on(f"sqlite:///{path}", "own", make_app) as (app, store):
         assert deliver(app.test_client(), payload("RFIs.update")).status_code == 200
         with closing(sqlite3.connect(path, isolation_level=None)) as reader:
             reader.execute("BEGIN")
@@ -1041,7 +1057,7 @@ def test_a_sqlite_file_that_is_locked_from_the_start_is_opened_later(
     make_app: MakeApp, tmp_path: Path
 ) -> None:
     path = tmp_path / "inbox.db"
-    with _app_on(f"sqlite:///{path}", "own", make_app) as (app, inbox):
+    with _app_on(f"sqlite:///{path}", "own", make_app) as (app, store):
         sent = payload("RFIs.update")
         answers: list[TestResponse] = []
 

@@ -11,10 +11,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from flask_procore_webhooks import inserts
-from flask_procore_webhooks.inserts import InsertNew
-from flask_procore_webhooks.inserts import InsertOne
-from flask_procore_webhooks.tables import define_tables
+from flask_procore_webhooks.inbox import inserts
+from flask_procore_webhooks.inbox.inserts import InsertNew
+from flask_procore_webhooks.inbox.inserts import InsertOne
+from flask_procore_webhooks.inbox.tables import define_tables
 
 ROW: dict[str, Any] = {
     "endpoint": "procore_webhooks",

@@ -36,21 +36,23 @@ from hypothesis.stateful import run_state_machine_as_test
 from support.hosts import do_not_sync
 from support.hosts import Host
 from support.hosts import run_host
+from support.inboxes import due_rows
 from support.values import AUTHORIZATION
 from support.values import Clock
 
 from flask_procore_webhooks import Discard
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import RetryLater
-from flask_procore_webhooks import upkeep
 from flask_procore_webhooks.errors import InboxUnavailable
-from flask_procore_webhooks.inbox import Claim
-from flask_procore_webhooks.inbox import Inbox
-from flask_procore_webhooks.process import process
-from flask_procore_webhooks.process import run_claimed
-from flask_procore_webhooks.samples import to_bytes
+from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox import operations
+from flask_procore_webhooks.inbox.claims import Claim
+from flask_procore_webhooks.inbox.store import Store
+from flask_procore_webhooks.running.run import process
+from flask_procore_webhooks.running.run import run_claimed
+from flask_procore_webhooks.running.worker import Worker
+from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.testing import deliver
-from flask_procore_webhooks.worker import Worker
 
 SOAK = bool(os.environ.get("SOAK"))
 
@@ -257,7 +259,7 @@ class Model:
         bodies = [row for row in bodies if row.body is not None]
         for row in bodies:
             row.body = None
-        age = timedelta(seconds=upkeep.IDS_KEPT * RETENTION)
+        age = timedelta(seconds=operations.IDS_KEPT * RETENTION)
         gone = self._finished_before(now - age, dead)
         for row in gone:
             del self.rows[row.key]
@@ -298,7 +300,7 @@ class Parts:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.switch = Switch(host.endpoint.inbox.database.engine)
+        self.switch = Switch(host.endpoint.store.database.engine)
         self.moods: dict[str, str] = {}
         self.serial = 0
         for name in SUBSCRIBERS:
@@ -324,7 +326,7 @@ class Parts:
         return work
 
     def clear(self) -> None:
-        tables = self.host.endpoint.inbox.database.tables
+        tables = self.host.endpoint.store.database.tables
         with self.host.engine.begin() as connection:
             for table in (*tables, self.host.note_table):
                 connection.execute(sa.delete(table))
@@ -345,7 +347,7 @@ class Machine(RuleBasedStateMachine):
         self.host = parts.host
         self.endpoint = parts.host.endpoint
         self.clock = Clock()
-        self.inbox.now = self.clock
+        self.store.now = self.clock
         self.worker = Worker([self.endpoint], poll=1)
         self.model = Model()
         parts.moods = self.model.moods
@@ -354,12 +356,12 @@ class Machine(RuleBasedStateMachine):
         self.row_ids: dict[Row, int] = {}
 
     @property
-    def inbox(self) -> Inbox:
-        return self.endpoint.inbox
+    def store(self) -> Store:
+        return self.endpoint.store
 
     @property
     def now(self) -> datetime:
-        return self.inbox.naive_now()
+        return self.store.db_now()
 
     def row(self, number: int) -> Row:
         rows = list(self.model.rows.values())
@@ -375,8 +377,8 @@ class Machine(RuleBasedStateMachine):
 
     def stored(self) -> dict[int, Any]:
         """The rows of the event table."""
-        look = sa.select(self.inbox.columns.id.table)
-        return {row.id: row for row in self.inbox.rows(look)}
+        look = sa.select(self.store.columns.id.table)
+        return {row.id: row for row in self.store.rows(look)}
 
     @initialize(moods=moods, replays=st.booleans())
     def start(self, moods: tuple[str, ...], replays: bool) -> None:
@@ -548,7 +550,7 @@ class Machine(RuleBasedStateMachine):
     def crash_after_claim(self, number: int, after: float) -> None:
         self.clock.forward(after)
         row = self.likely_row(number)
-        claim = self.inbox.claim(self.row_ids[row], LEASE)
+        claim = claims.claim(self.store, self.row_ids[row], LEASE)
         assert (claim is not None) == row.can_be_claimed(self.now)
         if claim:
             hold = row.claim(self.now)
@@ -560,10 +562,10 @@ class Machine(RuleBasedStateMachine):
         """It has taken a batch."""
         self.clock.forward(after)
         due = self.model.due(self.now)
-        claims = self.inbox.claim_due(size, LEASE)
+        found = claims.claim_due(self.store, size, LEASE)
         taken = {self.row_ids[row]: row for row in self.taken(due, size)}
-        assert {claim.row_id for claim in claims} == {*taken}
-        for claim in claims:
+        assert {claim.row_id for claim in found} == {*taken}
+        for claim in found:
             hold = taken[claim.row_id].claim(self.now)
             self.check_claim(claim, hold)
             self.left.append((claim, hold))
@@ -578,7 +580,7 @@ class Machine(RuleBasedStateMachine):
         """The process was alive, and its lease is renewed."""
         self.clock.forward(1)
         claim, hold = self.left[number % len(self.left)]
-        self.inbox.renew([claim], LEASE)
+        claims.renew(self.store, [claim], LEASE)
         if hold.row.holder is hold:
             hold.row.due = self.now + timedelta(seconds=LEASE)
 
@@ -602,7 +604,7 @@ class Machine(RuleBasedStateMachine):
     def give_back(self) -> None:
         """A worker that was told to end returns what it had, and may still run it."""
         self.clock.forward(1)
-        self.inbox.give_back([claim for claim, _ in self.left])
+        claims.release(self.store, [claim for claim, _ in self.left])
         for _, hold in self.left:
             hold.row.give_back(hold, self.now)
 
@@ -613,8 +615,8 @@ class Machine(RuleBasedStateMachine):
     def replay(self, numbers: list[int], anew: bool) -> None:
         self.clock.forward(1)
         rows = {self.likely_row(number, finished=True) for number in numbers}
-        count = upkeep.replay(
-            self.inbox, [self.row_ids[row] for row in rows], "a test", anew=anew
+        count = operations.replay(
+            self.store, [self.row_ids[row] for row in rows], "a test", anew=anew
         )
         again = [r for r in rows if r.status in FINISHED and r.body is not None]
         assert count == len(again)
@@ -629,17 +631,17 @@ class Machine(RuleBasedStateMachine):
     def prune(self, dead: bool, days: int) -> None:
         self.clock.forward(days * DAY)
         retention = timedelta(seconds=RETENTION)
-        now = self.inbox.now()
-        bodies = sum(upkeep.prune_bodies(self.inbox, now - retention, dead=dead))
-        before = now - upkeep.IDS_KEPT * retention
-        rows = sum(upkeep.prune_rows(self.inbox, before, dead=dead))
+        now = self.store.now()
+        bodies = sum(operations.prune_bodies(self.store, now - retention, dead=dead))
+        before = now - operations.IDS_KEPT * retention
+        rows = sum(operations.prune_rows(self.store, before, dead=dead))
         assert (bodies, rows) == self.model.prune(self.now, dead)
 
     @rule(pause=st.booleans())
     def pause_or_resume(self, pause: bool) -> None:
-        (upkeep.pause if pause else upkeep.resume)(self.inbox, "a test")
+        (operations.pause if pause else operations.resume)(self.store, "a test")
         self.model.is_paused = pause
-        assert upkeep.is_paused(self.inbox) == pause
+        assert operations.is_paused(self.store) == pause
 
     # What holds after every step
 
@@ -667,8 +669,8 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def receipts_and_effects_are_as_the_model_says(self) -> None:
-        r = self.inbox.database.tables.receipt.c
-        found = self.inbox.rows(sa.select(r.event, r.subscriber, r.ending))
+        r = self.store.database.tables.receipt.c
+        found = self.store.rows(sa.select(r.event, r.subscriber, r.ending))
         assert Counter((row.event, row.subscriber, row.ending) for row in found) == {
             (self.row_ids[row], name, ending): 1
             for row in self.model.rows.values()
@@ -699,7 +701,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_past_its_time_can_be_claimed(self) -> None:
-        due = self.inbox.due(1000)
+        due = due_rows(self.store, 1000)
         assert {*due} == {self.row_ids[row] for row in self.model.due(self.now)}
 
     def teardown(self) -> None:
@@ -715,7 +717,7 @@ class Machine(RuleBasedStateMachine):
         for row in self.model.rows.values():
             if row.status == "done":
                 assert {*row.receipts} == {*SUBSCRIBERS}
-            actions = upkeep.journal_of(self.inbox, self.row_ids[row])
+            actions = operations.journal_of(self.store, self.row_ids[row])
             assert [each["action"] for each in actions] == ["replay"] * row.replays
 
 

@@ -13,10 +13,15 @@ from support.hosts import Host
 from support.hosts import run_host
 
 from flask_procore_webhooks import Event
-from flask_procore_webhooks.inbox import Claim
-from flask_procore_webhooks.inbox import Receipt
-from flask_procore_webhooks.states import Status
-from flask_procore_webhooks.worker import Worker
+from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox import due
+from flask_procore_webhooks.inbox import jobs
+from flask_procore_webhooks.inbox.claims import Claim
+from flask_procore_webhooks.inbox.claims import Settlement
+from flask_procore_webhooks.inbox.jobs import Receipt
+from flask_procore_webhooks.inbox.record import record as record_event
+from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.running.worker import Worker
 
 HURRIED = "synchronous_commit"
 
@@ -40,8 +45,8 @@ def statements(engine: sa.Engine) -> list[str]:
 
 
 def claimed(host: Host) -> Claim:
-    host.endpoint.inbox.record(Event("evt_1", "a.b", body=b"{}"))
-    (claim,) = host.endpoint.inbox.claim_due(1, 60)
+    record_event(host.endpoint.store, Event("evt_1", "a.b", body=b"{}"))
+    (claim,) = claims.claim_due(host.endpoint.store, 1, 60)
     return claim
 
 
@@ -50,7 +55,7 @@ def test_only_what_a_run_may_lose_does_not_wait_for_the_disk(host: Host) -> None
     def writer(event: Event) -> None:
         host.note(event.id)
 
-    ours = statements(host.endpoint.inbox.database.engine)
+    ours = statements(host.endpoint.store.database.engine)
     theirs = statements(host.engine)
     host.deliver()
     inserts = [text for text in ours if text.startswith("INSERT INTO")]
@@ -69,11 +74,11 @@ def test_only_what_a_run_may_lose_does_not_wait_for_the_disk(host: Host) -> None
 def test_the_next_transaction_waits_again(host: Host) -> None:
     if host.engine.dialect.name != "postgresql":
         pytest.skip("it has no such setting")
-    inbox = host.endpoint.inbox
+    store = host.endpoint.store
     claim = claimed(host)
-    inbox.commit_receipt(claim, "a:b")
-    assert inbox.settle(claim, Status.DONE, receipt=Receipt("c:d"))
-    ((setting,),) = inbox.rows(sa.text("SHOW synchronous_commit"))
+    jobs.finish(store, claim.row_id, Receipt("a:b"))
+    assert claims.settle(store, claim, Settlement(Status.DONE, receipt=Receipt("c:d")))
+    ((setting,),) = store.rows(sa.text("SHOW synchronous_commit"))
     assert setting == "on"
 
 
@@ -90,23 +95,25 @@ def test_an_unused_session_is_not_committed_and_one_with_hooks_is(host: Host) ->
     def hook(session: Any) -> None:
         commits.append("hook")
 
-    host.endpoint.inbox.record(Event("evt_2", "a.b", body=b"{}"))
+    record_event(host.endpoint.store, Event("evt_2", "a.b", body=b"{}"))
     Worker([host.endpoint], poll=1).run_due()
     assert commits == ["hook"]
     assert host.row("evt_2")["status"] == "done"
 
 
 def test_a_receipt_that_is_there_keeps_no_outcome_back(host: Host) -> None:
-    inbox, claim = host.endpoint.inbox, claimed(host)
-    inbox.commit_receipt(claim, "a:b")
-    assert inbox.settle(claim, Status.DONE, receipt=Receipt("a:b"))
-    assert inbox.status(claim.row_id) == Status.DONE
-    assert list(inbox.receipts(claim.row_id)) == ["a:b"]
+    store, claim = host.endpoint.store, claimed(host)
+    jobs.finish(store, claim.row_id, Receipt("a:b"))
+    assert claims.settle(store, claim, Settlement(Status.DONE, receipt=Receipt("a:b")))
+    assert due.status_of(store, claim.row_id) == Status.DONE
+    assert list(jobs.receipts(store, claim.row_id)) == ["a:b"]
 
 
 def test_a_receipt_stands_though_the_lease_has_passed_to_another(host: Host) -> None:
-    inbox, claim = host.endpoint.inbox, claimed(host)
-    inbox.give_back([claim])
-    assert not inbox.settle(claim, Status.DONE, receipt=Receipt("a:b"))
-    assert inbox.status(claim.row_id) == Status.PENDING
-    assert list(inbox.receipts(claim.row_id)) == ["a:b"]
+    store, claim = host.endpoint.store, claimed(host)
+    claims.release(store, [claim])
+    assert not claims.settle(
+        store, claim, Settlement(Status.DONE, receipt=Receipt("a:b"))
+    )
+    assert due.status_of(store, claim.row_id) == Status.PENDING
+    assert list(jobs.receipts(store, claim.row_id)) == ["a:b"]

@@ -21,24 +21,26 @@ from support.sites import at_once
 from support.sites import open_site
 from support.sites import Site
 
-from flask_procore_webhooks import browse
-from flask_procore_webhooks import engines
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
-from flask_procore_webhooks.states import Status
-from flask_procore_webhooks.store import naive
+from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox import engines
+from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.inbox.claims import Settlement
+from flask_procore_webhooks.inbox.due import is_paused
+from flask_procore_webhooks.inbox.operations import BATCH
+from flask_procore_webhooks.inbox.operations import journal_of
+from flask_procore_webhooks.inbox.operations import pause
+from flask_procore_webhooks.inbox.operations import prune_bodies
+from flask_procore_webhooks.inbox.operations import prune_rows
+from flask_procore_webhooks.inbox.operations import replay
+from flask_procore_webhooks.inbox.operations import resume
+from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.inbox.store import to_db_time
+from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import payload
-from flask_procore_webhooks.upkeep import BATCH
-from flask_procore_webhooks.upkeep import is_paused
-from flask_procore_webhooks.upkeep import journal_of
-from flask_procore_webhooks.upkeep import pause
-from flask_procore_webhooks.upkeep import prune_bodies
-from flask_procore_webhooks.upkeep import prune_rows
-from flask_procore_webhooks.upkeep import replay
-from flask_procore_webhooks.upkeep import resume
-from flask_procore_webhooks.worker import Worker
 
 MakeApp = Callable[..., Flask]
 ME = "me@here"
@@ -68,11 +70,11 @@ def test_of_a_dead_event_only_who_had_not_finished_is_run(site: Site) -> None:
     assert (site.row(row)["status"], site.receipts(row)) == ("dead", {"good": "done"})
 
     site.clock.forward(60)
-    assert replay(site.inbox, [row], ME) == 1
+    assert replay(site.store, [row], ME) == 1
 
     now = site.row(row)
     assert (now["status"], now["attempts"]) == ("pending", 0)
-    assert (now["due_at"], now["finished_at"]) == (naive(site.clock()), None)
+    assert (now["due_at"], now["finished_at"]) == (to_db_time(site.clock()), None)
     assert now["error"] == "bad: ValueError: broken", "until it is run"
     assert site.receipts(row) == {"good": "done"}
 
@@ -97,7 +99,7 @@ def test_a_replayed_event_has_all_its_attempts_before_it(
             assert site.work() == 0
             assert (site.row(row)["status"], site.row(row)["attempts"]) == ("dead", 3)
             assert [name for name, _ in site.calls].count("bad") == runs
-            assert replay(site.inbox, [row], ME) == 1
+            assert replay(site.store, [row], ME) == 1
 
 
 def test_of_a_done_event_every_subscriber_is_run_again(site: Site) -> None:
@@ -107,7 +109,7 @@ def test_of_a_done_event_every_subscriber_is_run_again(site: Site) -> None:
     site.work()
     site.calls.clear()
 
-    assert replay(site.inbox, [row], ME) == 1
+    assert replay(site.store, [row], ME) == 1
     assert site.receipts(row) == {}
     assert len(site.receipts(other)) == 2
     assert site.work() == 1
@@ -123,7 +125,7 @@ def test_anew_also_runs_who_had_finished_a_dead_event(site: Site, anew: bool) ->
     site.calls.clear()
     site.broken = False
 
-    assert replay(site.inbox, [row], ME, anew=anew) == 1
+    assert replay(site.store, [row], ME, anew=anew) == 1
     site.work()
     assert site.calls == ([("good", "1")] if anew else []) + [("bad", "1")]
 
@@ -136,7 +138,7 @@ def test_an_ignored_event_is_never_run_until_it_is_replayed(site: Site) -> None:
     assert (site.work(), site.calls) == (0, [])
     assert site.row(row)["status"] == "ignored"
 
-    assert replay(site.inbox, [row], ME) == 1
+    assert replay(site.store, [row], ME) == 1
     assert site.work() == 1
     assert site.calls == [("good", "1"), ("bad", "1")]
     assert site.row(row)["status"] == "done"
@@ -145,9 +147,9 @@ def test_an_ignored_event_is_never_run_until_it_is_replayed(site: Site) -> None:
 def test_a_quarantined_event_is_quarantined_again(site: Site) -> None:
     site.subscribe_good_and_bad()
     assert site.deliver(b"not JSON").status_code == 200
-    (row,) = [row["id"] for row in browse.newest(site.inbox)]
+    (row,) = [row["id"] for row in queries.newest(site.store)]
     before = site.row(row)
-    assert replay(site.inbox, [row], ME) == 1
+    assert replay(site.store, [row], ME) == 1
     assert site.work() == 1
     after = site.row(row)
     assert site.calls == []
@@ -157,10 +159,10 @@ def test_a_quarantined_event_is_quarantined_again(site: Site) -> None:
 
 def test_what_is_not_finished_is_left_alone(site: Site) -> None:
     pending, running = site.send(), site.send()
-    assert site.inbox.claim(running, 100)
+    assert claims.claim(site.store, running, 100)
     before = [site.row(pending), site.row(running)]
     site.clock.forward(1)
-    assert replay(site.inbox, [pending, running], ME, anew=True) == 0
+    assert replay(site.store, [pending, running], ME, anew=True) == 0
     assert [site.row(pending), site.row(running)] == before
     assert site.count("journal") == 0
 
@@ -169,13 +171,13 @@ def test_replaying_twice_is_replaying_once(site: Site) -> None:
     site.subscribe_good_and_bad()
     row = site.send()
     site.work()
-    assert [replay(site.inbox, [row, row], ME) for _ in range(2)] == [1, 0]
-    assert len(journal_of(site.inbox, row)) == 1
+    assert [replay(site.store, [row, row], ME) for _ in range(2)] == [1, 0]
+    assert len(journal_of(site.store, row)) == 1
 
 
 def test_replaying_nothing_does_nothing(site: Site) -> None:
-    assert replay(site.inbox, [], ME) == 0
-    assert replay(site.inbox, [12345], ME) == 0
+    assert replay(site.store, [], ME) == 0
+    assert replay(site.store, [12345], ME) == 0
     assert site.count("journal") == 0
 
 
@@ -183,14 +185,14 @@ def test_replaying_nothing_does_nothing(site: Site) -> None:
 def test_an_event_without_its_body_is_not_replayed(site: Site, status: Status) -> None:
     site.subscribe_good_and_bad()
     old, young = add_finished(site, 2, status)
-    with site.inbox.connection() as connection:
+    with site.store.connection() as connection:
         where = site.events.c.id == old
         connection.execute(sa.update(site.events).where(where).values(body=None))
     before = site.row(old)
-    assert replay(site.inbox, [old, young], ME, anew=True) == 1
+    assert replay(site.store, [old, young], ME, anew=True) == 1
     assert site.row(old) == before
     assert site.receipts(old) == {"good": "done"}
-    assert journal_of(site.inbox, old) == []
+    assert journal_of(site.store, old) == []
 
 
 @pytest.fixture
@@ -203,7 +205,7 @@ def two_sites(make_app: MakeApp, database_url: str) -> Iterator[tuple[Site, Site
         site.app.register_blueprint(bolt)
         other = Site(site.app, bolt, endpoints(site.app)["bolt"], site.clock)
         yield site, other
-        other.inbox.database.engine.dispose()
+        other.store.database.engine.dispose()
 
 
 def test_the_events_of_another_endpoint_are_not_touched(
@@ -213,7 +215,7 @@ def test_the_events_of_another_endpoint_are_not_touched(
     mine, theirs = site.send(), other.send()
     assert (site.work(), other.work()) == (1, 1)
     before = other.row(theirs)
-    assert replay(site.inbox, [mine, theirs], ME) == 1
+    assert replay(site.store, [mine, theirs], ME) == 1
     assert other.row(theirs) == before
 
     other.webhooks.on(name="theirs")(lambda event: None)
@@ -222,7 +224,7 @@ def test_the_events_of_another_endpoint_are_not_touched(
     site.work()
     site.clock.forward(1000)
     for removed in (prune_bodies, prune_rows):
-        assert sum(removed(site.inbox, site.clock(), dead=True)) == 1
+        assert sum(removed(site.store, site.clock(), dead=True)) == 1
     assert other.statuses() == ["done", "done"]
     assert other.row(theirs)["body"]
     assert other.receipts(theirs) == {"theirs": "done"}
@@ -239,10 +241,10 @@ def test_of_replays_at_once_each_event_has_one_winner(site: Site) -> None:
     def work(number: int) -> int:
         mine = rows[:]
         random.Random(number).shuffle(mine)
-        return replay(site.inbox, mine, f"operator {number}")
+        return replay(site.store, mine, f"operator {number}")
 
     assert sum(at_once(work, range(4))) == len(rows)
-    assert all(len(journal_of(site.inbox, row)) == 1 for row in rows)
+    assert all(len(journal_of(site.store, row)) == 1 for row in rows)
     assert site.work() == len(rows)
     assert set(site.statuses()) == {"done"}
     calls = Counter(site.calls)
@@ -280,7 +282,7 @@ def _replay_while_it_is_run(site: Site) -> None:
 
     def repeated_replay(number: int) -> int:
         try:
-            return replay(site.inbox, rows, f"{number}")
+            return replay(site.store, rows, f"{number}")
         except InboxUnavailable as unavailable:
             # MariaDB, which ends one of two that wait for each other; nothing was done.
             assert "Deadlock" in unavailable.reason
@@ -324,7 +326,7 @@ def _replay_while_it_is_run(site: Site) -> None:
     assert sum(ran.values()) == len(rows) + total
     assert site.count("journal") == total
     for row, each in zip(rows, sent, strict=True):
-        assert len(journal_of(site.inbox, row)) == ran[each["id"]] - 1
+        assert len(journal_of(site.store, row)) == ran[each["id"]] - 1
     assert set(site.statuses()) == {"done"}
 
 
@@ -341,7 +343,7 @@ def test_a_replay_and_a_redelivery_revive_a_dead_event_once(site: Site) -> None:
             if again:
                 assert site.deliver(each).status_code == 200
             else:
-                replay(site.inbox, [row], ME)
+                replay(site.store, [row], ME)
         return 0
 
     at_once(revive, [True, False])
@@ -358,7 +360,7 @@ def test_a_copy_meets_no_deadlock_with_who_holds_its_row_and_wants_its_key(
         try:
             _deliver_against_a_lock(site)
         finally:
-            site.events.metadata.drop_all(site.inbox.database.engine)
+            site.events.metadata.drop_all(site.store.database.engine)
 
 
 def _deliver_against_a_lock(site: Site) -> None:
@@ -378,17 +380,17 @@ def _deliver_against_a_lock(site: Site) -> None:
     )
     deadlocks = []
 
-    @sa.event.listens_for(site.inbox.database.engine, "handle_error")
+    @sa.event.listens_for(site.store.database.engine, "handle_error")
     def note(context: sa.engine.ExceptionContext) -> None:
         if "Deadlock" in str(context.original_exception):
             deadlocks.append(context.statement)
 
-    with ThreadPoolExecutor(1) as pool, site.inbox.transaction() as other:
+    with ThreadPoolExecutor(1) as pool, site.store.transaction() as other:
         other.execute(heavier.values(repeats=7))
         other.execute(by_row)
         answer = pool.submit(site.deliver, sent)
         deadline = time.monotonic() + 60
-        with site.inbox.connection() as look:
+        with site.store.connection() as look:
             while not look.scalar(waiting) and time.monotonic() < deadline:
                 # The server makes that table anew after 0.1 s without a look.
                 time.sleep(0.25)
@@ -407,9 +409,9 @@ def test_the_journal_tells_who_did_what_and_when(site: Site) -> None:
     for number in range(3):
         site.work()
         site.clock.forward(60)
-        times.append(naive(site.clock()))
-        assert replay(site.inbox, [row], f"operator {number}") == 1
-    assert journal_of(site.inbox, row) == [
+        times.append(to_db_time(site.clock()))
+        assert replay(site.store, [row], f"operator {number}") == 1
+    assert journal_of(site.store, row) == [
         {"action": "replay", "at": time, "actor": f"operator {number}"}
         for number, time in enumerate(times)
     ]
@@ -417,8 +419,8 @@ def test_the_journal_tells_who_did_what_and_when(site: Site) -> None:
 
 def test_any_name_of_an_operator_can_be_noted(site: Site) -> None:
     (row,) = add_finished(site, 1)
-    assert replay(site.inbox, [row], "\0\ud800ü\N{PILE OF POO}" + "x" * 500) == 1
-    (entry,) = journal_of(site.inbox, row)
+    assert replay(site.store, [row], "\0\ud800ü\N{PILE OF POO}" + "x" * 500) == 1
+    (entry,) = journal_of(site.store, row)
     action, actor = entry["action"], entry["actor"]
     assert action == "replay" and actor.endswith("x") and len(actor) == 160
 
@@ -435,7 +437,7 @@ every_prune = pytest.mark.parametrize("prune", PRUNES.values(), ids=PRUNES)
 
 def is_there(site: Site, row: int, prune: object) -> bool:
     c = site.events.c
-    found = site.inbox.rows(sa.select(c.body).where(c.id == row))
+    found = site.store.rows(sa.select(c.body).where(c.id == row))
     return bool(found) and (prune is prune_rows or found[0].body is not None)
 
 
@@ -448,10 +450,10 @@ def test_what_was_finished_at_that_time_is_kept(
         name: add_finished(site, 1, age=age, name=name)[0] for name, age in ages.items()
     }
     before = site.clock() - timedelta(seconds=100)
-    assert sum(prune(site.inbox, before, dead=False)) == 1
+    assert sum(prune(site.store, before, dead=False)) == 1
     there = {name: is_there(site, row, prune) for name, row in rows.items()}
     assert there == {"before": False, "then": True, "after": True}
-    assert sum(prune(site.inbox, before, dead=False)) == 0
+    assert sum(prune(site.store, before, dead=False)) == 0
 
 
 @every_prune
@@ -463,9 +465,9 @@ def test_the_end_counts_and_not_the_beginning(
     site.clock.forward(10_000)
     late = site.clock()
     site.work()
-    assert sum(prune(site.inbox, late, dead=True)) == 0
+    assert sum(prune(site.store, late, dead=True)) == 0
     site.clock.forward(1)
-    assert sum(prune(site.inbox, site.clock(), dead=True)) == 1
+    assert sum(prune(site.store, site.clock(), dead=True)) == 1
     assert not is_there(site, row, prune)
 
 
@@ -476,9 +478,9 @@ def test_dead_events_are_kept_unless_asked(
 ) -> None:
     for status in (Status.DONE, Status.DEAD, Status.IGNORED):
         add_finished(site, 2, status, age=100, name=status.value)
-    assert sum(prune(site.inbox, site.clock(), dead=dead)) == (6 if dead else 4)
+    assert sum(prune(site.store, site.clock(), dead=dead)) == (6 if dead else 4)
     c = site.events.c
-    left = site.inbox.rows(sa.select(c.status).where(c.body.is_not(None)))
+    left = site.store.rows(sa.select(c.status).where(c.body.is_not(None)))
     assert [row.status for row in left] == ([] if dead else ["dead"] * 2)
 
 
@@ -489,13 +491,15 @@ def test_what_is_not_finished_is_never_pruned(
     site.subscribe_good_and_bad()
     site.broken = False
     pending, running, revived = site.send(), site.send(), site.send()
-    assert site.inbox.claim(revived, 1)
-    assert site.inbox.settle(
-        site.inbox.claim(running, 1) or pytest.fail("free"), Status.PENDING, wait=50
+    assert claims.claim(site.store, revived, 1)
+    assert claims.settle(
+        site.store,
+        claims.claim(site.store, running, 1) or pytest.fail("free"),
+        Settlement(Status.PENDING, wait=50),
     )
-    assert site.inbox.claim(running, 10**6, early=True)
+    assert claims.claim(site.store, running, 10**6, ignore_backoff=True)
     site.clock.forward(10**6)
-    assert sum(prune(site.inbox, site.clock(), dead=True)) == 0
+    assert sum(prune(site.store, site.clock(), dead=True)) == 0
     assert all(is_there(site, row, prune) for row in (pending, running, revived))
     assert site.work() == 3
 
@@ -505,49 +509,49 @@ def test_receipts_and_journal_go_with_their_event(site: Site) -> None:
     site.broken = False
     old = site.send()
     site.work()
-    replay(site.inbox, [old], ME)
-    pause(site.inbox, ME)
-    resume(site.inbox, ME)
+    replay(site.store, [old], ME)
+    pause(site.store, ME)
+    resume(site.store, ME)
     site.work()
     site.clock.forward(1000)
     then = site.clock()
     young = site.send()
     site.work()
-    replay(site.inbox, [young], ME)
+    replay(site.store, [young], ME)
     site.work()
 
-    assert sum(prune_rows(site.inbox, then, dead=False)) == 1
-    assert [row["id"] for row in browse.newest(site.inbox)] == [young]
-    assert (site.receipts(old), journal_of(site.inbox, old)) == ({}, [])
+    assert sum(prune_rows(site.store, then, dead=False)) == 1
+    assert [row["id"] for row in queries.newest(site.store)] == [young]
+    assert (site.receipts(old), journal_of(site.store, old)) == ({}, [])
     assert site.receipts(young) == {"good": "done", "bad": "done"}
-    assert len(journal_of(site.inbox, young)) == 1
+    assert len(journal_of(site.store, young)) == 1
     assert site.count("receipt") == 2
     assert site.count("journal") == 3, "the pause and the resume are still known"
 
 
 def test_what_a_killed_prune_left_goes_with_the_next(site: Site) -> None:
     rows = add_finished(site, BATCH + 10, age=100)
-    replay(site.inbox, rows[:3], ME)
+    replay(site.store, rows[:3], ME)
     site.work()
     site.clock.forward(100)
     young = add_finished(site, 5, name="young")
     # It was killed between its statements, and in another batch.
     for part in (rows[:10], rows[-1:]):
-        with site.inbox.connection() as connection:
+        with site.store.connection() as connection:
             where = site.events.c.id.in_(part)
             connection.execute(sa.delete(site.events).where(where))
     before = site.clock() - timedelta(seconds=50)
-    assert sum(prune_rows(site.inbox, before, dead=False)) == BATCH - 1
+    assert sum(prune_rows(site.store, before, dead=False)) == BATCH - 1
     assert (site.count("receipt"), site.count("journal")) == (5, 0)
     assert all(site.receipts(row) for row in young)
 
 
 def test_a_prune_that_is_left_midway_can_be_repeated(site: Site) -> None:
     add_finished(site, 2 * BATCH, age=100)
-    with closing(prune_rows(site.inbox, site.clock(), dead=False)) as some:
+    with closing(prune_rows(site.store, site.clock(), dead=False)) as some:
         assert next(some) == BATCH
     assert site.count("event") == BATCH
-    assert sum(prune_rows(site.inbox, site.clock(), dead=False)) == BATCH
+    assert sum(prune_rows(site.store, site.clock(), dead=False)) == BATCH
     assert (site.count("event"), site.count("receipt")) == (0, 0)
 
 
@@ -558,11 +562,11 @@ def test_a_copy_of_a_pruned_event_is_still_a_duplicate(site: Site) -> None:
     assert site.deliver(sent).json == {"received": True}
     site.work()
     site.clock.forward(100)
-    assert sum(prune_bodies(site.inbox, site.clock(), dead=True)) == 1
+    assert sum(prune_bodies(site.store, site.clock(), dead=True)) == 1
 
     again = site.deliver({**sent, "more": "another body"})
     assert again.json == {"received": True, "duplicate": True}
-    (row,) = browse.newest(site.inbox)
+    (row,) = queries.newest(site.store)
     assert (row["status"], row["repeats"], row["conflicts"]) == ("done", 1, 0)
     assert site.row(row["id"])["body"] is None
     assert site.work() == 0
@@ -575,13 +579,13 @@ def test_a_copy_of_a_dead_event_brings_its_body_back(site: Site) -> None:
     site.deliver(sent)
     site.work()
     site.clock.forward(100)
-    assert sum(prune_bodies(site.inbox, site.clock(), dead=True)) == 1
+    assert sum(prune_bodies(site.store, site.clock(), dead=True)) == 1
 
     site.broken = False
     site.calls.clear()
     site.clock.forward(100)
     assert site.deliver(sent).json == {"received": True, "duplicate": True}
-    (row,) = browse.newest(site.inbox)
+    (row,) = queries.newest(site.store)
     assert (row["status"], row["repeats"], row["conflicts"]) == ("pending", 1, 0)
     assert b'"resource_id":7' in site.row(row["id"])["body"]
     assert site.work() == 1
@@ -597,7 +601,7 @@ def test_a_copy_of_an_event_whose_row_is_gone_is_a_new_event(site: Site) -> None
         assert site.deliver(sent).json == {"received": True}
         assert site.work() == 1
         site.clock.forward(100)
-        assert sum(prune_rows(site.inbox, site.clock(), dead=False)) == 1
+        assert sum(prune_rows(site.store, site.clock(), dead=False)) == 1
     assert site.calls == [("good", "1"), ("bad", "1")] * 2
 
 
@@ -605,7 +609,7 @@ def test_a_copy_of_an_event_whose_row_is_gone_is_a_new_event(site: Site) -> None
 def test_pruning_an_empty_inbox_removes_nothing(
     site: Site, prune: Callable[..., Iterator[int]]
 ) -> None:
-    assert sum(prune(site.inbox, site.clock(), dead=True)) == 0
+    assert sum(prune(site.store, site.clock(), dead=True)) == 0
 
 
 @pytest.mark.slow
@@ -642,7 +646,7 @@ def test_deliveries_come_in_while_thousands_are_pruned(
 
     def remove(_: str) -> int:
         try:
-            return sum(prune(site.inbox, before, dead=False))
+            return sum(prune(site.store, before, dead=False))
         finally:
             pruned.set()
 
@@ -670,10 +674,10 @@ def test_a_copy_that_comes_as_its_row_is_removed_is_accepted(site: Site) -> None
     site.work()
     removed = []
 
-    @sa.event.listens_for(site.inbox.database.engine, "handle_error")
+    @sa.event.listens_for(site.store.database.engine, "handle_error")
     def remove(context: sa.engine.ExceptionContext) -> None:
         if isinstance(context.sqlalchemy_exception, sa.exc.IntegrityError):
-            removed.append(sum(prune_rows(site.inbox, later, dead=False)))
+            removed.append(sum(prune_rows(site.store, later, dead=False)))
 
     later = site.clock() + timedelta(seconds=1)
     assert site.deliver(sent).json == {"received": True}
@@ -692,18 +696,18 @@ def test_a_paused_endpoint_takes_events_in_and_runs_none(
     for each in two_sites:
         each.webhooks.on(name="counts")(lambda event, each=each: each.calls.append(1))
     worker = Worker([site.endpoint, other.endpoint], poll=1)
-    assert not is_paused(site.inbox)
+    assert not is_paused(site.store)
 
-    pause(site.inbox, ME)
-    assert (is_paused(site.inbox), is_paused(other.inbox)) == (True, False)
+    pause(site.store, ME)
+    assert (is_paused(site.store), is_paused(other.store)) == (True, False)
     site.send()
     other.send()
     assert worker.run_all() == 1
     assert (site.calls, other.calls) == ([], [1])
     assert (site.statuses(), other.statuses()) == (["pending"], ["done"])
 
-    resume(site.inbox, ME)
-    assert not is_paused(site.inbox)
+    resume(site.store, ME)
+    assert not is_paused(site.store)
     assert worker.run_all() == 1
     assert site.statuses() == ["done"]
 
@@ -711,14 +715,14 @@ def test_a_paused_endpoint_takes_events_in_and_runs_none(
 def test_a_pause_is_over_after_one_resume(site: Site) -> None:
     for _ in range(2):
         for _ in range(3):
-            pause(site.inbox, ME)
-        assert is_paused(site.inbox)
-        resume(site.inbox, ME)
-        assert not is_paused(site.inbox)
-    resume(site.inbox, ME)
-    assert not is_paused(site.inbox)
-    journal = site.inbox.database.tables.journal
-    rows = site.inbox.rows(sa.select(journal).order_by(journal.c.id))
+            pause(site.store, ME)
+        assert is_paused(site.store)
+        resume(site.store, ME)
+        assert not is_paused(site.store)
+    resume(site.store, ME)
+    assert not is_paused(site.store)
+    journal = site.store.database.tables.journal
+    rows = site.store.rows(sa.select(journal).order_by(journal.c.id))
     assert [row.action for row in rows] == [*["pause"] * 3, "resume"] * 2 + ["resume"]
     assert {(row.event, row.actor) for row in rows} == {(None, ME)}
 
@@ -726,9 +730,9 @@ def test_a_pause_is_over_after_one_resume(site: Site) -> None:
 def test_a_replay_does_not_end_a_pause(site: Site) -> None:
     row = site.send()
     site.work()
-    pause(site.inbox, ME)
-    replay(site.inbox, [row], ME)
-    assert is_paused(site.inbox)
+    pause(site.store, ME)
+    replay(site.store, [row], ME)
+    assert is_paused(site.store)
     assert site.work() == 0
 
 
@@ -737,7 +741,7 @@ def test_an_event_that_is_being_run_when_a_pause_begins_is_finished(
 ) -> None:
     @site.webhooks.on(name="pauses")
     def pauses(event: Event) -> None:
-        pause(site.inbox, ME)
+        pause(site.store, ME)
 
     site.send()
     site.work()
@@ -774,10 +778,10 @@ def test_the_apps_own_changes_are_kept_and_never_run(
         assert site.work() == 1
         assert site.statuses() == ["ignored", "done"]
         assert len(site.calls) == 2
-        row, _ = browse.newest(site.inbox)[::-1]
+        row, _ = queries.newest(site.store)[::-1]
         assert (row["attempts"], row["due_at"], row["repeats"]) == (0, None, 1)
 
-        assert replay(site.inbox, [row["id"]], ME) == 1
+        assert replay(site.store, [row["id"]], ME) == 1
         # A copy that comes now does not take it back.
         assert site.deliver(own).status_code == 200
         assert site.work() == 1

@@ -23,22 +23,25 @@ from support.waiting import PATIENCE
 from support.waiting import wait_until
 from support.workers import running
 
-from flask_procore_webhooks import browse
 from flask_procore_webhooks import Event
-from flask_procore_webhooks import leases
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks import RetryLater
-from flask_procore_webhooks.background import stop_all
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
-from flask_procore_webhooks.states import Status
+from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox import due
+from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.inbox.claims import Settlement
+from flask_procore_webhooks.inbox.operations import pause
+from flask_procore_webhooks.inbox.operations import resume
+from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.running import leases
+from flask_procore_webhooks.running.background import stop_all
+from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
-from flask_procore_webhooks.upkeep import pause
-from flask_procore_webhooks.upkeep import resume
-from flask_procore_webhooks.worker import Worker
 
 MakeApp = Callable[..., Flask]
 
@@ -77,10 +80,10 @@ def test_the_answer_does_not_wait_for_the_subscribers(
 
     assert send(app, "evt_1") == 200
     wait_until(lambda: runs_in)
-    assert statuses(endpoint.inbox) == {"evt_1": "running"}
+    assert statuses(endpoint.store) == {"evt_1": "running"}
     answered.set()
 
-    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
+    wait_until(lambda: are_done(endpoint.store, "evt_1"))
     assert runs_in == background_threads()
     assert runs_in != [threading.current_thread()]
 
@@ -99,14 +102,14 @@ def test_any_first_request_starts_the_thread_and_it_runs_what_there_is(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks, request_: tuple[str, str]
 ) -> None:
     webhooks.on()(lambda event: None)
-    record(endpoint.inbox, "evt_1")
+    record(endpoint.store, "evt_1")
     with app.app_context():
         assert not background_threads()
 
     method, path = request_
     app.test_client().open(path, method=method)
 
-    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
+    wait_until(lambda: are_done(endpoint.store, "evt_1"))
     assert len(background_threads()) == 1
 
 
@@ -119,9 +122,9 @@ def test_a_host_that_answers_before_its_views_starts_the_thread_too(
     app.register_blueprint(webhooks)
     webhooks.on()(lambda event: None)
     (endpoint,) = endpoints(app).values()
-    record(endpoint.inbox, "evt_1")
+    record(endpoint.store, "evt_1")
     assert app.test_client().get("/").status_code == 401
-    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
+    wait_until(lambda: are_done(endpoint.store, "evt_1"))
 
 
 def test_many_requests_at_once_start_one_thread(
@@ -154,13 +157,13 @@ def test_where_others_run_the_events_no_thread_is_started(
     app.register_blueprint(webhooks)
     webhooks.on()(lambda event: None)
     (endpoint,) = endpoints(app).values()
-    record(endpoint.inbox, "evt_left")
+    record(endpoint.store, "evt_left")
     app.test_client().get("/")
     assert send(app, "evt_1") == 200
     assert not background_threads()
     # Inline runs what it was sent, and leaves the rest to its sender.
     done_now = "done" if config.get("TESTING") else "pending"
-    assert statuses(endpoint.inbox) == {"evt_left": "pending", "evt_1": done_now}
+    assert statuses(endpoint.store) == {"evt_left": "pending", "evt_1": done_now}
 
 
 # What is there to do
@@ -171,14 +174,14 @@ def test_what_a_crashed_process_left_is_run_when_its_lease_is_over(
 ) -> None:
     ran = []
     webhooks.on()(lambda event: ran.append((event.id, event.attempt)))
-    record(endpoint.inbox, "evt_1")
-    record(endpoint.inbox, "evt_2")
-    assert len(endpoint.inbox.claim_due(2, 1.0)) == 2
-    record(endpoint.inbox, "evt_new")
+    record(endpoint.store, "evt_1")
+    record(endpoint.store, "evt_2")
+    assert len(claims.claim_due(endpoint.store, 2, 1.0)) == 2
+    record(endpoint.store, "evt_new")
 
     app.test_client().get("/page")
 
-    wait_until(lambda: are_done(endpoint.inbox, "evt_1", "evt_2", "evt_new"))
+    wait_until(lambda: are_done(endpoint.store, "evt_1", "evt_2", "evt_new"))
     assert sorted(ran) == [("evt_1", 2), ("evt_2", 2), ("evt_new", 1)]
     assert ran[0] == ("evt_new", 1)
 
@@ -197,7 +200,7 @@ def test_a_retry_runs_when_it_is_due_without_a_new_delivery(
             raise ValueError("the tracker is down")
 
     assert send(app, "evt_1") == 200
-    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
+    wait_until(lambda: are_done(endpoint.store, "evt_1"))
     assert len(times) == 3
     assert times[1] - times[0] > 0.6
 
@@ -211,7 +214,7 @@ def test_a_new_delivery_is_run_at_once_though_the_thread_sleeps(
     for number in range(5):
         Statements(endpoint).wait(0.2)
         assert send(app, f"evt_{number}") == 200
-        wait_until(lambda n=number: are_done(endpoint.inbox, f"evt_{n}"), 20)
+        wait_until(lambda n=number: are_done(endpoint.store, f"evt_{n}"), 20)
 
 
 class Statements:
@@ -219,7 +222,7 @@ class Statements:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.count = 0
-        engine = endpoint.inbox.database.engine
+        engine = endpoint.store.database.engine
         sa.event.listen(engine, "before_cursor_execute", self._add)
 
     def _add(self, *_: object) -> None:
@@ -238,19 +241,19 @@ def _nothing(endpoint: Endpoint) -> None: ...
 
 
 def _paused(endpoint: Endpoint) -> None:
-    record(endpoint.inbox, "evt_1")
-    pause(endpoint.inbox, "test")
+    record(endpoint.store, "evt_1")
+    pause(endpoint.store, "test")
 
 
 def _due_later(endpoint: Endpoint) -> None:
-    record(endpoint.inbox, "evt_1")
-    (claim,) = endpoint.inbox.claim_due(1, 60)
-    endpoint.inbox.settle(claim, Status.PENDING, wait=3600)
+    record(endpoint.store, "evt_1")
+    (claim,) = claims.claim_due(endpoint.store, 1, 60)
+    claims.settle(endpoint.store, claim, Settlement(Status.PENDING, wait=3600))
 
 
 def _run_by_another(endpoint: Endpoint) -> None:
-    record(endpoint.inbox, "evt_1")
-    endpoint.inbox.claim_due(1, 3600)
+    record(endpoint.store, "evt_1")
+    claims.claim_due(endpoint.store, 1, 3600)
 
 
 @pytest.mark.parametrize("prepare", [_nothing, _paused, _due_later, _run_by_another])
@@ -263,7 +266,7 @@ def test_while_nothing_is_due_the_database_is_left_in_peace(
     wait_until(lambda: statements.count)
     statements.wait(0.8)
     assert len(background_threads()) == 1
-    assert set(statuses(endpoint.inbox).values()) <= {"pending", "running"}
+    assert set(statuses(endpoint.store).values()) <= {"pending", "running"}
 
 
 def test_a_pause_holds_one_endpoint_and_a_resume_is_seen_at_the_next_look(
@@ -275,18 +278,18 @@ def test_a_pause_holds_one_endpoint_and_a_resume_is_seen_at_the_next_look(
         webhooks.on(name=webhooks.name)(lambda event: None)
         app.register_blueprint(webhooks)
     held, free = endpoints(app).values()
-    pause(held.inbox, "test")
+    pause(held.store, "test")
     for number in range(3):
         assert send(app, f"evt_{number}", "procore_webhooks") == 200
         assert send(app, f"evt_{number}", "prudra_webhooks") == 200
-    ids = list(statuses(free.inbox))
+    ids = list(statuses(free.store))
 
-    wait_until(lambda: are_done(free.inbox, *ids))
-    assert set(statuses(held.inbox).values()) == {"pending"}
-    resume(held.inbox, "test")
+    wait_until(lambda: are_done(free.store, *ids))
+    assert set(statuses(held.store).values()) == {"pending"}
+    resume(held.store, "test")
     # As any request's delivery does.
     assert send(app, "evt_more", "prudra_webhooks") == 200
-    wait_until(lambda: are_done(held.inbox, *statuses(held.inbox)))
+    wait_until(lambda: are_done(held.store, *statuses(held.store)))
 
 
 def test_what_nobody_told_it_of_is_found_at_the_next_look(
@@ -296,15 +299,15 @@ def test_what_nobody_told_it_of_is_found_at_the_next_look(
     webhooks.on()(lambda event: None)
     worker = Worker([endpoint], poll=0.1)
     with running(worker) as (thread,):
-        record(endpoint.inbox, "evt_1")
-        wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
-        pause(endpoint.inbox, "test")
+        record(endpoint.store, "evt_1")
+        wait_until(lambda: are_done(endpoint.store, "evt_1"))
+        pause(endpoint.store, "test")
         time.sleep(0.3)
-        record(endpoint.inbox, "evt_2")
+        record(endpoint.store, "evt_2")
         time.sleep(0.3)
-        assert statuses(endpoint.inbox)["evt_2"] == "pending"
-        resume(endpoint.inbox, "test")
-        wait_until(lambda: are_done(endpoint.inbox, "evt_2"))
+        assert statuses(endpoint.store)["evt_2"] == "pending"
+        resume(endpoint.store, "test")
+        wait_until(lambda: are_done(endpoint.store, "evt_2"))
     assert not thread.is_alive()
     assert worker.ran == 2
 
@@ -312,7 +315,7 @@ def test_what_nobody_told_it_of_is_found_at_the_next_look(
 def test_a_worker_that_is_told_to_stop_gives_back_what_it_has_not_begun(
     endpoint: Endpoint, webhooks: ProcoreWebhooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flask_procore_webhooks.worker.BATCH_SECONDS", PATIENCE)
+    monkeypatch.setattr("flask_procore_webhooks.running.worker.BATCH_SECONDS", PATIENCE)
     begun, go_on = threading.Event(), threading.Event()
     ran = []
 
@@ -326,20 +329,20 @@ def test_a_worker_that_is_told_to_stop_gives_back_what_it_has_not_begun(
     # A batch holds twice as many as the one before: 1, 2, 4, 8.
     ids = [f"evt_{number:02}" for number in range(15)]
     for id in ids:
-        record(endpoint.inbox, id)
+        record(endpoint.store, id)
     worker = Worker([endpoint], poll=30)
     with running(worker) as (thread,):
         assert begun.wait(PATIENCE)
-        assert list(statuses(endpoint.inbox).values()).count("running") > 1
+        assert list(statuses(endpoint.store).values()).count("running") > 1
         worker.stop()
         go_on.set()
         thread.join(PATIENCE)
-    assert sorted(set(statuses(endpoint.inbox).values())) == ["done", "pending"]
-    assert are_done(endpoint.inbox, *ran)
+    assert sorted(set(statuses(endpoint.store).values())) == ["done", "pending"]
+    assert are_done(endpoint.store, *ran)
     begun_before = len(ran)
     assert begun_before < 15
     assert Worker([endpoint], poll=30).run_all() == 15 - begun_before
-    assert are_done(endpoint.inbox, *ids)
+    assert are_done(endpoint.store, *ids)
     assert sorted(ran) == ids
 
 
@@ -374,7 +377,7 @@ def test_what_ends_other_threads_ends_only_the_run(
     assert send(app, "evt_good") == 200
 
     wait_until(
-        lambda: statuses(endpoint.inbox) == {"evt_bad": "dead", "evt_good": "done"}
+        lambda: statuses(endpoint.store) == {"evt_bad": "dead", "evt_good": "done"}
     )
     assert attempts == [1, 2, 3]
     assert len(background_threads()) == 1
@@ -398,17 +401,17 @@ def test_one_endpoint_runs_inline_beside_one_in_the_background(
 
         app.register_blueprint(webhooks)
     inline, background = endpoints(app).values()
-    (left,) = record(inline.inbox, "evt_left")
+    (left,) = record(inline.store, "evt_left")
 
     assert send(app, "evt_1", "procore_webhooks") == 200
-    assert statuses(inline.inbox)["evt_1"] == "done"
+    assert statuses(inline.store)["evt_1"] == "done"
     assert send(app, "evt_2", "prudra_webhooks") == 200
-    wait_until(lambda: "done" in statuses(background.inbox).values())
+    wait_until(lambda: "done" in statuses(background.store).values())
 
     assert runs_in["procore_webhooks"] is threading.current_thread()
     assert [runs_in["prudra_webhooks"]] == background_threads()
     # Its sender sees to it, so the thread leaves it alone.
-    assert inline.inbox.status(left) == "pending"
+    assert due.status_of(inline.store, left) == "pending"
 
 
 def test_two_apps_of_a_process_have_a_thread_each(
@@ -430,10 +433,10 @@ def test_two_apps_of_a_process_have_a_thread_each(
         assert send(app, f"evt_{number}") == 200
         wait_until(lambda id=f"evt_{number}": id in runs_in)
     first, second = (next(iter(endpoints(app).values())) for app in apps)
-    wait_until(lambda: are_done(second.inbox, "evt_2"))
-    assert statuses(first.inbox) == {"evt_1": "running"}
+    wait_until(lambda: are_done(second.store, "evt_2"))
+    assert statuses(first.store) == {"evt_1": "running"}
     go_on.set()
-    wait_until(lambda: are_done(first.inbox, "evt_1"))
+    wait_until(lambda: are_done(first.store, "evt_1"))
     assert set(runs_in.values()) == set(background_threads())
     assert len(background_threads()) == 2
 
@@ -450,7 +453,7 @@ def test_a_subscriber_may_deliver_to_its_own_endpoint(
             answers.append(send(app, f"evt_{number + 1}"))
 
     assert send(app, "evt_1") == 200
-    wait_until(lambda: are_done(endpoint.inbox, "evt_1", "evt_2", "evt_3"))
+    wait_until(lambda: are_done(endpoint.store, "evt_1", "evt_2", "evt_3"))
     assert answers == [200, 200]
     assert len(background_threads()) == 1
 
@@ -464,7 +467,7 @@ def test_a_subscriber_may_start_threads(
     def starts_threads(event: Event) -> None:
         def work() -> None:
             with app.app_context():
-                found.append(endpoint.inbox.status(1))
+                found.append(due.status_of(endpoint.store, 1))
 
         threads = [threading.Thread(target=work) for _ in range(4)]
         for thread in threads:
@@ -473,7 +476,7 @@ def test_a_subscriber_may_start_threads(
             thread.join(PATIENCE)
 
     assert send(app, "evt_1") == 200
-    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
+    wait_until(lambda: are_done(endpoint.store, "evt_1"))
     assert found == ["running"] * 4
 
 
@@ -500,11 +503,11 @@ def test_where_no_thread_can_be_started_the_log_says_so(
     assert {each.levelname for each in said} == {"ERROR"}
     assert "(can't start new thread)" in said[0].getMessage()
     assert "flask procore-webhooks worker" in said[0].getMessage()
-    assert statuses(endpoint.inbox) == {"evt_1": "pending"}
+    assert statuses(endpoint.store) == {"evt_1": "pending"}
 
     # A moment later there may be room for one.
     assert send(app, "evt_2") == 200
-    wait_until(lambda: are_done(endpoint.inbox, "evt_1", "evt_2"))
+    wait_until(lambda: are_done(endpoint.store, "evt_1", "evt_2"))
 
 
 @pytest.mark.parametrize(
@@ -577,7 +580,7 @@ def distant(
     yield app
     stop_all()
     (endpoint,) = endpoints(app).values()
-    endpoint.inbox.database.engine.dispose()
+    endpoint.store.database.engine.dispose()
 
 
 def test_the_thread_goes_on_by_itself_when_the_database_is_back(
@@ -596,11 +599,11 @@ def test_the_thread_goes_on_by_itself_when_the_database_is_back(
 
     (endpoint,) = endpoints(distant).values()
     assert send(distant, "evt_1") == 200
-    wait_until(lambda: statuses(endpoint.inbox) == {"evt_1": "pending"} and ran)
+    wait_until(lambda: statuses(endpoint.store) == {"evt_1": "pending"} and ran)
     relay.cut()
     wait_until(lambda: "Looking again in 1 s" in caplog.text)
     relay.mend()
-    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
+    wait_until(lambda: are_done(endpoint.store, "evt_1"))
 
     assert ran == [1, 2]
     assert "the inbox of 'procore_webhooks' cannot be used" in caplog.text
@@ -631,7 +634,7 @@ def test_a_database_that_goes_away_in_a_run_gets_its_outcome_later(
     assert send(distant, "evt_1") == 200
     wait_until(lambda: "Looking again in" in caplog.text)
     relay.mend()
-    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
+    wait_until(lambda: are_done(endpoint.store, "evt_1"))
     assert ran == [1, 2]
 
 
@@ -644,7 +647,7 @@ def test_the_wait_for_the_database_doubles_up_to_a_limit(
 ) -> None:
     webhooks.on()(lambda event: None)
     (endpoint,) = endpoints(distant).values()
-    record(endpoint.inbox, "evt_1")
+    record(endpoint.store, "evt_1")
     relay.cut()
     distant.test_client().get("/")
 
@@ -657,7 +660,7 @@ def test_the_wait_for_the_database_doubles_up_to_a_limit(
     relay.mend()
     # A delivery shows that the database is back: the thread is not left to wait.
     assert send(distant, "evt_2") == 200
-    wait_until(lambda: are_done(endpoint.inbox, "evt_1", "evt_2"), 10)
+    wait_until(lambda: are_done(endpoint.store, "evt_1", "evt_2"), 10)
     assert len(background_threads()) == 1
 
 
@@ -665,7 +668,7 @@ def test_a_server_that_does_not_answer_holds_up_no_other_inbox(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks, make_app: MakeApp
 ) -> None:
     webhooks.on()(lambda event: None)
-    record(endpoint.inbox, "evt_1")
+    record(endpoint.store, "evt_1")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         url = f"postgresql+psycopg://127.0.0.1:{port}/x?connect_timeout=50"
@@ -675,13 +678,13 @@ def test_a_server_that_does_not_answer_holds_up_no_other_inbox(
 
         def claim() -> None:
             with suppress(InboxUnavailable):
-                hanging.inbox.claim_due(1, 1)
+                claims.claim_due(hanging.store, 1, 1)
 
         thread = threading.Thread(target=claim)
         thread.start()
         client, _ = silent.accept()
         app.test_client().get("/page")
-        wait_until(lambda: are_done(endpoint.inbox, "evt_1"), 30)
+        wait_until(lambda: are_done(endpoint.store, "evt_1"), 30)
         assert thread.is_alive()
         client.close()
     thread.join(PATIENCE)
@@ -694,8 +697,8 @@ def test_a_locked_file_is_looked_at_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     webhooks.on()(lambda event: None)
-    record(endpoint.inbox, "evt_1")
-    url = endpoint.inbox.database.url
+    record(endpoint.store, "evt_1")
+    url = endpoint.store.database.url
     engine = sa.create_engine(url)
     with engine.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -703,7 +706,7 @@ def test_a_locked_file_is_looked_at_again(
         wait_until(lambda: "Looking again in 0.5 s" in caplog.text)
         assert "database is locked" in caplog.text
     engine.dispose()
-    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
+    wait_until(lambda: are_done(endpoint.store, "evt_1"))
 
 
 def test_tables_that_are_missing_are_said_and_looked_for_again(
@@ -713,15 +716,15 @@ def test_tables_that_are_missing_are_said_and_looked_for_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     webhooks.on()(lambda event: None)
-    tables = endpoint.inbox.database.tables
+    tables = endpoint.store.database.tables
     for table in tables:
-        table.drop(endpoint.inbox.database.engine)
+        table.drop(endpoint.store.database.engine)
     app.test_client().get("/page")
     wait_until(lambda: "Looking again" in caplog.text)
     assert "missing tables" in caplog.text
-    endpoint.inbox.database.create_tables()
-    record(endpoint.inbox, "evt_1")
-    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
+    endpoint.store.database.create_tables()
+    record(endpoint.store, "evt_1")
+    wait_until(lambda: are_done(endpoint.store, "evt_1"))
 
 
 # Leases
@@ -740,7 +743,7 @@ def test_the_end_of_a_process_gives_back_a_run_that_outlasts_the_grace(
     assert send(app, "evt_1") == 200
     assert begun.wait(PATIENCE)
     stop_all(grace=0.1)
-    assert statuses(endpoint.inbox) == {"evt_1": "pending"}
+    assert statuses(endpoint.store) == {"evt_1": "pending"}
     go_on.set()
 
 
@@ -754,7 +757,7 @@ def test_nothing_is_started_once_the_process_ends(
     before = set(threading.enumerate())
     assert send(app, "evt_1") == 200
     assert set(threading.enumerate()) <= before
-    assert (ran, statuses(endpoint.inbox)) == ([], {"evt_1": "pending"})
+    assert (ran, statuses(endpoint.store)) == ([], {"evt_1": "pending"})
 
 
 @pytest.fixture
@@ -777,23 +780,23 @@ def test_a_run_that_is_longer_than_its_lease_keeps_it(
     (endpoint,) = endpoints(short_lease).values()
     assert send(short_lease, "evt_1") == 200
     wait_until(lambda: ran)
-    found = browse.find(endpoint.inbox, "evt_1")
+    found = queries.find(endpoint.store, "evt_1")
     assert found
     first_end = found["due_at"]
 
     def is_renewed() -> bool:
-        row = browse.find(endpoint.inbox, "evt_1")
+        row = queries.find(endpoint.store, "evt_1")
         return row is not None and (row["due_at"] - first_end).total_seconds() > 1
 
     wait_until(is_renewed)
     # While the file is locked it is not; the next time it may be.
-    engine = sa.create_engine(endpoint.inbox.database.url)
+    engine = sa.create_engine(endpoint.store.database.url)
     with engine.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         wait_until(lambda: "Leases are not renewed: the inbox" in caplog.text)
     engine.dispose()
     go_on.set()
-    wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
+    wait_until(lambda: are_done(endpoint.store, "evt_1"))
     assert ran == [1]
 
 
@@ -816,4 +819,4 @@ def test_where_no_thread_can_be_started_runs_keep_their_first_lease(
     assert send(app, "evt_1") == 200
     assert "Leases are not renewed: can't start new thread" in caplog.text
     (endpoint,) = endpoints(app).values()
-    assert are_done(endpoint.inbox, "evt_1")
+    assert are_done(endpoint.store, "evt_1")

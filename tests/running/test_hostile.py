@@ -22,10 +22,10 @@ from support.hosts import KINDS
 from support.hosts import run_host
 
 from flask_procore_webhooks import Event
+from flask_procore_webhooks.inbox.due import seconds_to_work
+from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
-from flask_procore_webhooks.upkeep import seconds_to_work
-from flask_procore_webhooks.worker import Worker
 
 MakeApp = Callable[..., Flask]
 Hostility = Callable[[Host], object]
@@ -55,7 +55,7 @@ def work(host: Host) -> None:
     worker = Worker([host.endpoint], poll=0.05)
     for _ in range(600):
         worker.run_due()
-        wait = seconds_to_work(host.endpoint.inbox)
+        wait = seconds_to_work(host.endpoint.store)
         if wait is None:
             return
         threading.Event().wait(min(wait, 0.1))

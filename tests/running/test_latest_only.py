@@ -22,12 +22,13 @@ from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import RetryLater
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.process import process
-from flask_procore_webhooks.samples import to_bytes
-from flask_procore_webhooks.states import Status
-from flask_procore_webhooks.store import naive
+from flask_procore_webhooks.inbox.operations import replay
+from flask_procore_webhooks.inbox.record import new_row
+from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.inbox.store import to_db_time
+from flask_procore_webhooks.running.run import process
+from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.testing import payload
-from flask_procore_webhooks.upkeep import replay
 
 MakeApp = Callable[..., Flask]
 THEN = 1_700_000_000
@@ -128,10 +129,10 @@ def test_two_thousand_changes_cost_one_fetch(anywhere: Site) -> None:
         payload("RFIs.update", id=f"{n}", created=THEN + n % 60) for n in range(2000)
     ]
     rows = [
-        site.inbox._row(site.endpoint.read(to_bytes(event)), Status.PENDING, None)
+        new_row(site.store, site.endpoint.read(to_bytes(event)), Status.PENDING, None)
         for event in events
     ]
-    with site.inbox.transaction() as connection:
+    with site.store.transaction() as connection:
         connection.execute(sa.insert(site.events), rows)
     start = time.monotonic()
     assert site.work() == 2000
@@ -139,9 +140,9 @@ def test_two_thousand_changes_cost_one_fetch(anywhere: Site) -> None:
     assert time.monotonic() - start < 240
     # Of the last second, the one that came last.
     assert site.calls == [f"{2000 // 60 * 60 - 1}"]
-    receipt = site.inbox.database.tables.receipt.c
+    receipt = site.store.database.tables.receipt.c
     counted = sa.select(receipt.ending, sa.func.count()).group_by(receipt.ending)
-    found = {row.ending: row[1] for row in site.inbox.rows(counted)}
+    found = {row.ending: row[1] for row in site.store.rows(counted)}
     assert found == {"superseded": 1999, "done": 1}
 
 
@@ -201,7 +202,7 @@ def test_of_events_of_the_same_time_the_last_to_arrive_is_run(
     subscribe(site, "RFIs")
     rows = [site.send(id=f"{n}", created=when) for n, when in enumerate(created)]
     assert site.row(rows[0])["event_at"] == (
-        created[0] and naive(datetime.fromtimestamp(THEN, timezone.utc))
+        created[0] and to_db_time(datetime.fromtimestamp(THEN, timezone.utc))
     )
     site.work()
     assert site.calls == ["2"]
@@ -286,7 +287,7 @@ def test_events_of_another_endpoint_are_not_looked_at(
         other.send(id="theirs", created=THEN + 1)
         site.work()
         assert site.calls == ["mine"]
-        other.inbox.database.engine.dispose()
+        other.store.database.engine.dispose()
 
 
 # Which newer events do the work
@@ -299,7 +300,7 @@ def test_a_newer_event_that_is_ignored_does_no_work(site: Site) -> None:
     site.work()
     assert site.calls == ["older"]
     # Once somebody has it run, it does.
-    replay(site.inbox, [own], "me")
+    replay(site.store, [own], "me")
     site.work()
     site.send(id="late", created=THEN)
     site.work()
@@ -426,7 +427,7 @@ def test_a_replay_of_the_newest_runs_it_again(site: Site) -> None:
     subscribe(site)
     rows = [site.send(id=f"{n}", created=THEN + n) for n in range(3)]
     site.work()
-    replay(site.inbox, rows, "me")
+    replay(site.store, rows, "me")
     site.work()
     assert site.calls == ["2", "2"]
     assert endings(site, *rows) == ["superseded", "superseded", "done"]

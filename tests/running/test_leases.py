@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from flask import Flask
 from support.inboxes import by_id
 from support.inboxes import claim_all
+from support.inboxes import due_rows
 from support.inboxes import ids_of
 from support.inboxes import numbered
 from support.inboxes import record
@@ -22,17 +23,21 @@ from support.values import Clock
 from support.waiting import PATIENCE
 from support.waiting import wait_until
 
-from flask_procore_webhooks import browse
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
-from flask_procore_webhooks.inbox import Claim
-from flask_procore_webhooks.inbox import Inbox
-from flask_procore_webhooks.leases import Holding
-from flask_procore_webhooks.leases import keeping
-from flask_procore_webhooks.states import Status
+from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox import jobs
+from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.inbox.claims import Claim
+from flask_procore_webhooks.inbox.claims import Settlement
+from flask_procore_webhooks.inbox.jobs import Receipt
+from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.inbox.store import Store
+from flask_procore_webhooks.running.leases import HeldClaims
+from flask_procore_webhooks.running.leases import renewing
 
 MakeApp = Callable[..., Flask]
 #: As much as a busy machine may need; tests end as soon as what they wait for is there.
@@ -49,96 +54,98 @@ def app(
     app.register_blueprint(webhooks)
     yield app
     for endpoint in endpoints(app).values():
-        endpoint.inbox.database.engine.dispose()
+        endpoint.store.database.engine.dispose()
 
 
 @pytest.fixture
-def inbox(endpoint: Endpoint) -> Inbox:
-    return endpoint.inbox
+def store(endpoint: Endpoint) -> Store:
+    return endpoint.store
 
 
 # Batches
 
 
 def test_a_batch_is_of_what_is_due_the_longest_due_first(
-    inbox: Inbox, clock: Clock
+    store: Store, clock: Clock
 ) -> None:
     for id in ("c", "a", "b", "d"):
-        record(inbox, id)
+        record(store, id)
         clock.forward(1)
 
-    assert ids_of(inbox.claim_due(3, 60)) == ["c", "a", "b"]
-    assert ids_of(inbox.claim_due(3, 60)) == ["d"]
-    assert inbox.claim_due(3, 60) == []
+    assert ids_of(claims.claim_due(store, 3, 60)) == ["c", "a", "b"]
+    assert ids_of(claims.claim_due(store, 3, 60)) == ["d"]
+    assert claims.claim_due(store, 3, 60) == []
 
 
 def test_a_batch_holds_what_waits_for_nothing_and_nobody(
-    inbox: Inbox, clock: Clock
+    store: Store, clock: Clock
 ) -> None:
-    record(inbox, *numbered(6))
-    failed, running, *finished = inbox.claim_due(5, 60)
-    inbox.settle(failed, Status.PENDING, error="failed", wait=30)
+    record(store, *numbered(6))
+    failed, running, *finished = claims.claim_due(store, 5, 60)
+    claims.settle(store, failed, Settlement(Status.PENDING, error="failed", wait=30))
     for claim, status in zip(
         finished, (Status.DONE, Status.DEAD, Status.IGNORED), strict=True
     ):
-        inbox.settle(claim, status)
+        claims.settle(store, claim, Settlement(status))
 
-    assert ids_of(inbox.claim_due(9, 600)) == ["evt_005"]
+    assert ids_of(claims.claim_due(store, 9, 600)) == ["evt_005"]
     clock.forward(31)
-    assert ids_of(inbox.claim_due(9, 600)) == [failed.event_id]
+    assert ids_of(claims.claim_due(store, 9, 600)) == [failed.event_id]
     clock.forward(30)
-    assert ids_of(inbox.claim_due(9, 600)) == [running.event_id]
+    assert ids_of(claims.claim_due(store, 9, 600)) == [running.event_id]
 
 
 def test_what_may_have_killed_its_process_is_taken_alone(
-    inbox: Inbox, clock: Clock
+    store: Store, clock: Clock
 ) -> None:
-    record(inbox, "evt_1", "evt_2", "evt_3")
-    first, _ = inbox.claim_due(2, 60)
-    assert inbox.settle(first, Status.PENDING, error="failed", wait=30)
+    record(store, "evt_1", "evt_2", "evt_3")
+    first, _ = claims.claim_due(store, 2, 60)
+    assert claims.settle(
+        store, first, Settlement(Status.PENDING, error="failed", wait=30)
+    )
     clock.forward(61)
 
-    batches = [ids_of(inbox.claim_due(9, 600)) for _ in range(3)]
+    batches = [ids_of(claims.claim_due(store, 9, 600)) for _ in range(3)]
     assert batches == [["evt_3", "evt_1"], ["evt_2"], []]
 
 
-def test_a_batch_is_of_one_endpoint(app: Flask, inbox: Inbox) -> None:
+def test_a_batch_is_of_one_endpoint(app: Flask, store: Store) -> None:
     app.config.update(
         PRUDRA_WEBHOOK_SECRET="another secret of the test suite",
         PRUDRA_WEBHOOK_DATABASE_URI=app.config["PROCORE_WEBHOOK_DATABASE_URI"],
     )
     app.register_blueprint(PrudraWebhooks())
-    other = endpoints(app)["prudra_webhooks"].inbox
-    record(inbox, "mine", "both")
+    other = endpoints(app)["prudra_webhooks"].store
+    record(store, "mine", "both")
     record(other, "yours", "both")
 
     assert sorted(ids_of(other.claim_due(9, 60))) == ["both", "yours"]
-    assert sorted(ids_of(inbox.claim_due(9, 60))) == ["both", "mine"]
+    assert sorted(ids_of(claims.claim_due(store, 9, 60))) == ["both", "mine"]
 
 
-def test_an_attempt_is_counted_with_the_claim(inbox: Inbox, clock: Clock) -> None:
-    record(inbox, "evt_1", "evt_2")
-    first, second = inbox.claim_due(2, 60)
+def test_an_attempt_is_counted_with_the_claim(store: Store, clock: Clock) -> None:
+    record(store, "evt_1", "evt_2")
+    first, second = claims.claim_due(store, 2, 60)
     assert (first.attempt, second.attempt) == (1, 1)
-    assert {row["attempts"] for row in by_id(inbox).values()} == {1}
-    assert {row["status"] for row in by_id(inbox).values()} == {"running"}
+    assert {row["attempts"] for row in by_id(store).values()} == {1}
+    assert {row["status"] for row in by_id(store).values()} == {"running"}
 
     clock.forward(61)
-    again = [*inbox.claim_due(2, 60), *inbox.claim_due(2, 60)]
+    again = [*claims.claim_due(store, 2, 60), *claims.claim_due(store, 2, 60)]
     assert {claim.event_id: claim.attempt for claim in again} == {
         "evt_1": 2,
         "evt_2": 2,
     }
 
 
-def test_receipts_come_with_the_claim(inbox: Inbox, clock: Clock) -> None:
-    record(inbox, "evt_1", "evt_2", "evt_3")
-    first, second, third = inbox.claim_due(3, 60)
+def test_receipts_come_with_the_claim(store: Store, clock: Clock) -> None:
+    record(store, "evt_1", "evt_2", "evt_3")
+    first, second, third = claims.claim_due(store, 3, 60)
     for claim, name in ((first, "a:b"), (first, "c:d"), (third, "a:b")):
-        inbox.commit_receipt(claim, name)
+        jobs.finish(store, claim.row_id, Receipt(name))
 
-    inbox.give_back([first, second, third])
-    found = {claim.event_id: claim.finished for claim in inbox.claim_due(3, 60)}
+    claims.release(store, [first, second, third])
+    found = {claim.event_id: claim.finished for claim in claims.claim_due(store, 3, 60)}
 
     assert found == {"evt_1": {"a:b", "c:d"}, "evt_2": set(), "evt_3": {"a:b"}}
 
@@ -146,21 +153,21 @@ def test_receipts_come_with_the_claim(inbox: Inbox, clock: Clock) -> None:
 # Many at once
 
 
-def test_threads_that_claim_at_once_never_get_the_same_event(inbox: Inbox) -> None:
-    record(inbox, *numbered(150))
+def test_threads_that_claim_at_once_never_get_the_same_event(store: Store) -> None:
+    record(store, *numbered(150))
 
-    found = at_once(lambda number: claim_all(inbox, 1 + number % 7), range(10))
+    found = at_once(lambda number: claim_all(store, 1 + number % 7), range(10))
 
     everything = [id for each in found for id in each]
     assert sorted(everything) == sorted(numbered(150))
 
 
-def test_one_event_is_claimed_by_one_of_many(inbox: Inbox) -> None:
+def test_one_event_is_claimed_by_one_of_many(store: Store) -> None:
     for id in numbered(12):
-        record(inbox, id)
-        claims = at_once(lambda number: len(inbox.claim_due(5, 600)), range(4))
-        assert sum(claims) == 1
-        assert by_id(inbox)[id]["attempts"] == 1
+        record(store, id)
+        found = at_once(lambda number: len(claims.claim_due(store, 5, 600)), range(4))
+        assert sum(found) == 1
+        assert by_id(store)[id]["attempts"] == 1
 
 
 # Locks
@@ -169,16 +176,16 @@ def test_one_event_is_claimed_by_one_of_many(inbox: Inbox) -> None:
 @pytest.fixture(params=["postgresql", "mariadb"])
 def server_inbox(
     request: pytest.FixtureRequest, make_app: MakeApp, webhooks: ProcoreWebhooks
-) -> Iterator[Inbox]:
+) -> Iterator[Store]:
     """An inbox on a database that locks rows."""
     url = request.getfixturevalue(f"{request.param}_url")
     app = make_app(PROCORE_WEBHOOK_DATABASE_URI=url)
     app.register_blueprint(webhooks)
     (endpoint,) = endpoints(app).values()
-    inbox = endpoint.inbox
-    yield inbox
-    inbox.columns.id.table.metadata.drop_all(inbox.database.engine)
-    inbox.database.engine.dispose()
+    store = endpoint.store
+    yield store
+    store.columns.id.table.metadata.drop_all(store.database.engine)
+    store.database.engine.dispose()
 
 
 def in_time(work: Callable[[], Any]) -> Any:
@@ -191,25 +198,28 @@ def in_time(work: Callable[[], Any]) -> Any:
     return answers[0]
 
 
-def test_a_row_that_another_has_locked_is_passed_over(server_inbox: Inbox) -> None:
-    inbox, c = server_inbox, server_inbox.columns
-    first, *_ = record(inbox, *numbered(4))
+def test_a_row_that_another_has_locked_is_passed_over(server_inbox: Store) -> None:
+    store, c = server_inbox, server_inbox.columns
+    first, *_ = record(store, *numbered(4))
 
-    with inbox.transaction() as other:
+    with store.transaction() as other:
         other.execute(sa.select(c.id).where(c.id == first).with_for_update())
-        assert ids_of(in_time(lambda: inbox.claim_due(2, 60))) == ["evt_001", "evt_002"]
-        assert ids_of(in_time(lambda: inbox.claim_due(9, 60))) == ["evt_003"]
-        assert in_time(lambda: inbox.claim_due(9, 60)) == []
+        assert ids_of(in_time(lambda: claims.claim_due(store, 2, 60))) == [
+            "evt_001",
+            "evt_002",
+        ]
+        assert ids_of(in_time(lambda: claims.claim_due(store, 9, 60))) == ["evt_003"]
+        assert in_time(lambda: claims.claim_due(store, 9, 60)) == []
 
-    assert ids_of(inbox.claim_due(9, 60)) == ["evt_000"]
+    assert ids_of(claims.claim_due(store, 9, 60)) == ["evt_000"]
 
 
-def test_events_come_in_while_a_claim_is_open(server_inbox: Inbox) -> None:
+def test_events_come_in_while_a_claim_is_open(server_inbox: Store) -> None:
     """Before the first row, between rows, after the last, and known ones too."""
-    inbox = server_inbox
-    record(inbox, "evt_b", "evt_d", "evt_f")
-    inbox.claim_due(1, 60)
-    engine = inbox.database.engine
+    store = server_inbox
+    record(store, "evt_b", "evt_d", "evt_f")
+    claims.claim_due(store, 1, 60)
+    engine = store.database.engine
     came: list[bool] = []
 
     @sa.event.listens_for(engine, "before_cursor_execute")
@@ -217,11 +227,11 @@ def test_events_come_in_while_a_claim_is_open(server_inbox: Inbox) -> None:
         if statement == "COMMIT" and not came:
             came.append(False)
             for id in ("evt_a", "evt_c", "evt_e", "evt_g"):
-                came.append(in_time(lambda id=id: bool(record(inbox, id))))
+                came.append(in_time(lambda id=id: bool(record(store, id))))
 
-    assert ids_of(inbox.claim_due(2, 60)) == ["evt_d", "evt_f"]
+    assert ids_of(claims.claim_due(store, 2, 60)) == ["evt_d", "evt_f"]
     assert came == [False, True, True, True, True]
-    assert sorted(ids_of(inbox.claim_due(9, 60))) == [
+    assert sorted(ids_of(claims.claim_due(store, 9, 60))) == [
         "evt_a",
         "evt_c",
         "evt_e",
@@ -229,18 +239,18 @@ def test_events_come_in_while_a_claim_is_open(server_inbox: Inbox) -> None:
     ]
 
 
-def test_only_servers_that_can_are_asked_to_skip_locked_rows(inbox: Inbox) -> None:
+def test_only_servers_that_can_are_asked_to_skip_locked_rows(store: Store) -> None:
     statements: list[str] = []
-    record(inbox, "evt_1")
-    engine = inbox.database.engine
+    record(store, "evt_1")
+    engine = store.database.engine
 
     @sa.event.listens_for(engine, "before_cursor_execute")
     def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         statements.append(statement)
 
-    assert ids_of(inbox.claim_due(1, 60)) == ["evt_1"]
+    assert ids_of(claims.claim_due(store, 1, 60)) == ["evt_1"]
     asked = any("FOR UPDATE SKIP LOCKED" in statement for statement in statements)
-    assert asked == inbox.skips_locked == (engine.dialect.name != "sqlite")
+    assert asked == store.traits().skips_locked == (engine.dialect.name != "sqlite")
 
 
 @pytest.mark.parametrize(
@@ -265,13 +275,13 @@ def test_rows_are_skipped_from_the_version_on_that_can(
     app = make_app(PROCORE_WEBHOOK_DATABASE_URI=mariadb_url)
     ProcoreWebhooks().init_app(app)
     (endpoint,) = endpoints(app).values()
-    engine = endpoint.inbox.database.engine
+    engine = endpoint.store.database.engine
     dialect: Any = engine.dialect
     engine.connect().close()
     dialect.is_mariadb, dialect.server_version_info = is_mariadb, version
 
-    assert endpoint.inbox.skips_locked is skips
-    endpoint.inbox.columns.id.table.metadata.drop_all(engine)
+    assert endpoint.store.traits().skips_locked is skips
+    endpoint.store.columns.id.table.metadata.drop_all(engine)
     engine.dispose()
 
 
@@ -281,25 +291,25 @@ def test_an_older_server_gives_each_event_to_one_too(
     app = make_app(PROCORE_WEBHOOK_DATABASE_URI=mariadb_url)
     ProcoreWebhooks().init_app(app)
     (endpoint,) = endpoints(app).values()
-    inbox, engine = endpoint.inbox, endpoint.inbox.database.engine
+    store, engine = endpoint.store, endpoint.store.database.engine
     dialect: Any = engine.dialect
     engine.connect().close()
     dialect.is_mariadb, dialect.server_version_info = True, (10, 5, 29)
-    assert not inbox.skips_locked
-    record(inbox, *numbered(60))
+    assert not store.traits().skips_locked
+    record(store, *numbered(60))
 
-    found = at_once(lambda number: claim_all(inbox, 1 + number % 7), range(6))
+    found = at_once(lambda number: claim_all(store, 1 + number % 7), range(6))
 
     assert sorted(id for each in found for id in each) == sorted(numbered(60))
-    inbox.columns.id.table.metadata.drop_all(engine)
+    store.columns.id.table.metadata.drop_all(engine)
     engine.dispose()
 
 
 @pytest.mark.parametrize("failing", range(4))
-def test_a_claim_that_fails_half_way_holds_nothing(inbox: Inbox, failing: int) -> None:
-    record(inbox, "evt_1", "evt_2")
-    assert inbox.skips_locked is not None
-    engine = inbox.database.engine
+def test_a_claim_that_fails_half_way_holds_nothing(store: Store, failing: int) -> None:
+    record(store, "evt_1", "evt_2")
+    assert store.traits().skips_locked is not None
+    engine = store.database.engine
     seen: list[str] = []
 
     @sa.event.listens_for(engine, "before_cursor_execute")
@@ -310,78 +320,80 @@ def test_a_claim_that_fails_half_way_holds_nothing(inbox: Inbox, failing: int) -
                 connection.connection.dbapi_connection.close()
 
     with pytest.raises(InboxUnavailable):
-        inbox.claim_due(2, 60)
+        claims.claim_due(store, 2, 60)
     assert len(seen) == failing + 1
-    wait_until(lambda: len(inbox.claim_due(2, 60)) == 2, 5)
+    wait_until(lambda: len(claims.claim_due(store, 2, 60)) == 2, 5)
 
 
 # Only the holder
 
 
 @pytest.fixture
-def lost(inbox: Inbox, clock: Clock) -> Claim:
+def lost(store: Store, clock: Clock) -> Claim:
     """A claim whose event another has taken when its lease was over."""
-    record(inbox, "evt_1")
-    (claim,) = inbox.claim_due(1, 60)
+    record(store, "evt_1")
+    (claim,) = claims.claim_due(store, 1, 60)
     clock.forward(61)
-    assert len(inbox.claim_due(1, 60)) == 1
+    assert len(claims.claim_due(store, 1, 60)) == 1
     return claim
 
 
 def test_who_has_lost_the_lease_changes_nothing(
-    inbox: Inbox, clock: Clock, lost: Claim
+    store: Store, clock: Clock, lost: Claim
 ) -> None:
-    before = by_id(inbox)
+    before = by_id(store)
     clock.forward(10)
 
-    inbox.renew([lost], 3600)
-    inbox.give_back([lost])
+    claims.renew(store, [lost], 3600)
+    claims.release(store, [lost])
     for status in (Status.DONE, Status.DEAD, Status.PENDING):
-        assert inbox.settle(lost, status, error="late") is False
+        assert claims.settle(store, lost, Settlement(status, error="late")) is False
 
-    assert by_id(inbox) == before
-
-
-def test_who_has_settled_holds_nothing(inbox: Inbox, clock: Clock) -> None:
-    record(inbox, "evt_1")
-    (claim,) = inbox.claim_due(1, 60)
-    assert inbox.settle(claim, Status.PENDING, error="failed", wait=30)
-    before = by_id(inbox)
-
-    inbox.renew([claim], 3600)
-    inbox.give_back([claim])
-    assert not inbox.settle(claim, Status.DONE)
-
-    assert by_id(inbox) == before
+    assert by_id(store) == before
 
 
-def test_renewed_leases_are_those_still_held(inbox: Inbox, clock: Clock) -> None:
-    record(inbox, "evt_1", "evt_2", "evt_3")
-    kept, settled, lost = inbox.claim_due(3, 60)
-    inbox.settle(settled, Status.DONE)
+def test_who_has_settled_holds_nothing(store: Store, clock: Clock) -> None:
+    record(store, "evt_1")
+    (claim,) = claims.claim_due(store, 1, 60)
+    assert claims.settle(
+        store, claim, Settlement(Status.PENDING, error="failed", wait=30)
+    )
+    before = by_id(store)
+
+    claims.renew(store, [claim], 3600)
+    claims.release(store, [claim])
+    assert not claims.settle(store, claim, Settlement(Status.DONE))
+
+    assert by_id(store) == before
+
+
+def test_renewed_leases_are_those_still_held(store: Store, clock: Clock) -> None:
+    record(store, "evt_1", "evt_2", "evt_3")
+    kept, settled, lost = claims.claim_due(store, 3, 60)
+    claims.settle(store, settled, Settlement(Status.DONE))
     clock.forward(50)
-    inbox.renew([kept, settled], 60)
+    claims.renew(store, [kept, settled], 60)
     clock.forward(20)
 
-    assert ids_of(inbox.claim_due(9, 600)) == ["evt_3"]
-    inbox.renew([kept, settled, lost], 60)
+    assert ids_of(claims.claim_due(store, 9, 600)) == ["evt_3"]
+    claims.renew(store, [kept, settled, lost], 60)
     clock.forward(59)
-    assert inbox.claim_due(9, 600) == []
+    assert claims.claim_due(store, 9, 600) == []
     clock.forward(2)
-    assert ids_of(inbox.claim_due(9, 600)) == ["evt_1"]
+    assert ids_of(claims.claim_due(store, 9, 600)) == ["evt_1"]
 
 
-def test_what_is_given_back_is_as_it_was_before_the_claim(inbox: Inbox) -> None:
-    record(inbox, "evt_1", "evt_2", "evt_3")
-    before = by_id(inbox)
-    first, second, third = inbox.claim_due(3, 600)
-    inbox.give_back([first, second])
+def test_what_is_given_back_is_as_it_was_before_the_claim(store: Store) -> None:
+    record(store, "evt_1", "evt_2", "evt_3")
+    before = by_id(store)
+    first, second, third = claims.claim_due(store, 3, 600)
+    claims.release(store, [first, second])
 
-    found = by_id(inbox)
+    found = by_id(store)
     for id in ("evt_1", "evt_2"):
         assert {**found[id], "due_at": None} == {**before[id], "due_at": None}
     assert found["evt_3"]["status"] == "running"
-    again = inbox.claim_due(9, 600)
+    again = claims.claim_due(store, 9, 600)
     assert {each.event_id: each.attempt for each in again} == {"evt_1": 1, "evt_2": 1}
 
 
@@ -393,93 +405,95 @@ def test_nothing_to_change_needs_no_database(
         ProcoreWebhooks().init_app(app)
         (endpoint,) = endpoints(app).values()
         relay.cut()
-        endpoint.inbox.give_back([])
-        endpoint.inbox.renew([], 60)
+        claims.release(endpoint.store, [])
+        claims.renew(endpoint.store, [], 60)
         with pytest.raises(InboxUnavailable):
-            endpoint.inbox.due()
+            due_rows(endpoint.store)
 
 
 # Renewal
 
 
-def test_a_lease_is_renewed_until_it_is_let_go(inbox: Inbox) -> None:
-    record(inbox, "evt_1", "evt_2")
-    first, second = inbox.claim_due(2, 30)
+def test_a_lease_is_renewed_until_it_is_let_go(store: Store) -> None:
+    record(store, "evt_1", "evt_2")
+    first, second = claims.claim_due(store, 2, 30)
 
-    with keeping(inbox, [first, second], 3) as holding:
+    with renewing(store, [first, second], 3) as holding:
         assert holding.begin(first) and holding.begin(second)
-        ends = by_id(inbox)["evt_1"]["due_at"]
-        wait_until(lambda: by_id(inbox)["evt_1"]["due_at"] != ends)
-        assert by_id(inbox)["evt_1"]["due_at"] == by_id(inbox)["evt_2"]["due_at"]
+        ends = by_id(store)["evt_1"]["due_at"]
+        wait_until(lambda: by_id(store)["evt_1"]["due_at"] != ends)
+        assert by_id(store)["evt_1"]["due_at"] == by_id(store)["evt_2"]["due_at"]
         holding.drop(second)
         # A renewal that had begun may still be on its way.
-        wait_until(lambda: _renewed_once_more(inbox, "evt_1"))
-        ends = by_id(inbox)["evt_2"]["due_at"]
-        wait_until(lambda: _renewed_once_more(inbox, "evt_1"))
-        assert by_id(inbox)["evt_2"]["due_at"] == ends
+        wait_until(lambda: _renewed_once_more(store, "evt_1"))
+        ends = by_id(store)["evt_2"]["due_at"]
+        wait_until(lambda: _renewed_once_more(store, "evt_1"))
+        assert by_id(store)["evt_2"]["due_at"] == ends
 
     # Nobody else got them meanwhile, and anybody does now.
-    assert {row["lease"] for row in by_id(inbox).values()} == {first.lease}
-    wait_until(lambda: inbox.claim_due(2, 60), 10 + PATIENCE)
+    assert {row["lease"] for row in by_id(store).values()} == {first.lease}
+    wait_until(lambda: claims.claim_due(store, 2, 60), 10 + PATIENCE)
 
 
-def _renewed_once_more(inbox: Inbox, id: str) -> bool:
-    ends = by_id(inbox)[id]["due_at"]
-    wait_until(lambda: by_id(inbox)[id]["due_at"] != ends)
+def _renewed_once_more(store: Store, id: str) -> bool:
+    ends = by_id(store)[id]["due_at"]
+    wait_until(lambda: by_id(store)[id]["due_at"] != ends)
     return True
 
 
-def test_what_waits_too_long_for_its_turn_is_given_back(inbox: Inbox) -> None:
+def test_what_waits_too_long_for_its_turn_is_given_back(store: Store) -> None:
     """A run of an hour keeps its lease, and the rest of its batch from nobody."""
-    record(inbox, "evt_1", "evt_2", "evt_3")
-    first, second, third = inbox.claim_due(3, 600)
+    record(store, "evt_1", "evt_2", "evt_3")
+    first, second, third = claims.claim_due(store, 3, 600)
 
-    with keeping(inbox, [first, second, third], 1) as holding:
+    with renewing(store, [first, second, third], 1) as holding:
         assert holding.begin(first)
         taken: list[Claim] = []
-        wait_until(lambda: taken.extend(inbox.claim_due(3, 600)) or len(taken) == 2)
+        wait_until(
+            lambda: taken.extend(claims.claim_due(store, 3, 600)) or len(taken) == 2
+        )
         wait_until(lambda: set(holding.claims) == {first.row_id})
         assert not holding.begin(second)
 
     assert {claim.event_id for claim in taken} == {"evt_2", "evt_3"}
-    assert by_id(inbox)["evt_1"]["lease"] == first.lease
-    assert {row["attempts"] for row in by_id(inbox).values()} == {1}
+    assert by_id(store)["evt_1"]["lease"] == first.lease
+    assert {row["attempts"] for row in by_id(store).values()} == {1}
 
 
-def test_nothing_begins_whose_lease_is_over(inbox: Inbox, clock: Clock) -> None:
+def test_nothing_begins_whose_lease_is_over(store: Store, clock: Clock) -> None:
     """In a process that was stopped for a while, whichever thread goes on first."""
-    record(inbox, "evt_1")
-    (claim,) = inbox.claim_due(1, 60)
-    holding = Holding(inbox, 60, {claim.row_id: claim}, time.monotonic() + 20)
+    record(store, "evt_1")
+    (claim,) = claims.claim_due(store, 1, 60)
+    holding = HeldClaims(store, 60, {claim.row_id: claim}, time.monotonic() + 20)
     clock.forward(61)
     assert not holding.begin(claim)
     assert holding.not_begun() == [claim]
 
 
-def test_nothing_begins_once_the_rest_is_given_back(inbox: Inbox) -> None:
-    record(inbox, "evt_1", "evt_2")
-    first, second = inbox.claim_due(2, 60)
-    with keeping(inbox, [first, second], 60) as holding:
+def test_nothing_begins_once_the_rest_is_given_back(store: Store) -> None:
+    record(store, "evt_1", "evt_2")
+    first, second = claims.claim_due(store, 2, 60)
+    with renewing(store, [first, second], 60) as holding:
         assert holding.begin(first)
         holding.close()
         assert not holding.begin(second)
         assert (holding.begun(), holding.not_begun()) == ([first], [second])
 
 
-def test_a_short_lease_beside_a_long_one_is_renewed_in_time(inbox: Inbox) -> None:
-    record(inbox, "evt_1", "evt_2")
-    long, short = inbox.claim_due(2, 600)
-    before = by_id(inbox)
+def test_a_short_lease_beside_a_long_one_is_renewed_in_time(store: Store) -> None:
+    record(store, "evt_1", "evt_2")
+    long, short = claims.claim_due(store, 2, 600)
+    before = by_id(store)
 
-    with keeping(inbox, [long], 600):
+    with renewing(store, [long], 600):
         time.sleep(0.1)  # the thread is asleep, for long
-        with keeping(inbox, [short], 1) as holding:
+        with renewing(store, [short], 1) as holding:
             holding.begin(short)
             wait_until(
-                lambda: by_id(inbox)["evt_2"]["due_at"] != before["evt_2"]["due_at"]
+                lambda: by_id(store)["evt_2"]["due_at"] != before["evt_2"]["due_at"]
             )
 
-    assert by_id(inbox)["evt_1"]["due_at"] == before["evt_1"]["due_at"]
+    assert by_id(store)["evt_1"]["due_at"] == before["evt_1"]["due_at"]
 
 
 @pytest.mark.parametrize("server", ["postgresql", "mariadb"])
@@ -493,17 +507,17 @@ def test_renewal_goes_on_after_an_outage(
         app = make_app(PROCORE_WEBHOOK_DATABASE_URI=relay.url)
         ProcoreWebhooks().init_app(app)
         (endpoint,) = endpoints(app).values()
-        inbox = endpoint.inbox
-        record(inbox, "evt_1")
-        (claim,) = inbox.claim_due(1, 600)
+        store = endpoint.store
+        record(store, "evt_1")
+        (claim,) = claims.claim_due(store, 1, 600)
 
-        with keeping(inbox, [claim], 1) as holding:
+        with renewing(store, [claim], 1) as holding:
             holding.begin(claim)
             relay.cut()
             wait_until(lambda: "Leases are not renewed: the inbox of" in caplog.text)
             relay.mend()
-            assert _renewed_once_more(inbox, "evt_1")
+            assert _renewed_once_more(store, "evt_1")
 
-        assert browse.find(inbox, "evt_1") is not None
-        inbox.columns.id.table.metadata.drop_all(inbox.database.engine)
-        inbox.database.engine.dispose()
+        assert queries.find(store, "evt_1") is not None
+        store.columns.id.table.metadata.drop_all(store.database.engine)
+        store.database.engine.dispose()

@@ -23,19 +23,23 @@ from sqlalchemy.exc import IntegrityError
 from support.hosts import Host
 from support.hosts import run_host
 
-from flask_procore_webhooks import browse
 from flask_procore_webhooks import Discard
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import event_recorded
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import resource_created
 from flask_procore_webhooks import RetryLater
-from flask_procore_webhooks.dispatch import drain
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.process import Outcome
-from flask_procore_webhooks.process import process
-from flask_procore_webhooks.samples import to_bytes
+from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox import jobs
+from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.inbox.jobs import Receipt
+from flask_procore_webhooks.inbox.record import record as record_event
+from flask_procore_webhooks.running.dispatch import drain
+from flask_procore_webhooks.running.run import process
+from flask_procore_webhooks.running.run import RunOutcome
+from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import Deliveries
 from flask_procore_webhooks.testing import payload
@@ -313,12 +317,12 @@ def test_an_event_that_ends_its_process_each_time_runs_out_of_attempts(
     def unused(event: Event) -> None:
         ran.append(event.attempt)
 
-    endpoint, inbox = sqlite_host.endpoint, sqlite_host.endpoint.inbox
+    endpoint, store = sqlite_host.endpoint, sqlite_host.endpoint.store
     sqlite_host.payload = payload("RFIs.create")
-    recorded = inbox.record(endpoint.read(to_bytes(sqlite_host.payload)))
+    recorded = record_event(store, endpoint.read(to_bytes(sqlite_host.payload)))
     for _ in range(endpoint.settings.max_attempts + 1):
         # A run of which nothing but the claim was left, and its lease is over.
-        assert inbox.claim(recorded.row_id, seconds=-1)
+        assert claims.claim(store, recorded.row_id, seconds=-1)
 
     assert sqlite_host.deliver().status_code == 200
     row = sqlite_host.row()
@@ -337,15 +341,15 @@ def test_an_event_is_done_whose_last_run_finished_everything_but_itself(
     def writer(event: Event) -> None:
         ran.append(event.attempt)
 
-    endpoint, inbox = sqlite_host.endpoint, sqlite_host.endpoint.inbox
+    endpoint, store = sqlite_host.endpoint, sqlite_host.endpoint.store
     sqlite_host.payload = payload("RFIs.create")
-    recorded = inbox.record(endpoint.read(to_bytes(sqlite_host.payload)))
+    recorded = record_event(store, endpoint.read(to_bytes(sqlite_host.payload)))
     for _ in range(endpoint.settings.max_attempts + 1):
-        claim = inbox.claim(recorded.row_id, seconds=-1)
+        claim = claims.claim(store, recorded.row_id, seconds=-1)
     assert claim
-    inbox.commit_receipt(claim, "writer")
+    jobs.finish(store, claim.row_id, Receipt("writer"))
 
-    assert process(endpoint, recorded.row_id) is Outcome.DONE
+    assert process(endpoint, recorded.row_id) is RunOutcome.DONE
     assert ran == []
     assert (sqlite_host.row()["status"], sqlite_host.row()["error"]) == ("done", None)
 
@@ -362,7 +366,7 @@ def test_backoff_does_not_overflow_after_very_many_attempts(
             raise ValueError(str(event.attempt))
 
         host.deliver()
-        event = host.endpoint.inbox.columns.id.table
+        event = host.endpoint.store.columns.id.table
         with host.engine.begin() as connection:
             connection.execute(sa.update(event).values(attempts=5_000))
 
@@ -692,7 +696,7 @@ def test_a_stop_in_a_subscriber_stops_the_process_and_gives_the_event_back(
 def test_a_stop_is_not_replaced_by_the_database_being_gone(sqlite_host: Host) -> None:
     @sqlite_host.webhooks.on()
     def stops(event: Event) -> None:
-        sqlite_host.endpoint.inbox.columns.id.table.drop(sqlite_host.engine)
+        sqlite_host.endpoint.store.columns.id.table.drop(sqlite_host.engine)
         raise SystemExit(3)
 
     with pytest.raises(SystemExit):
@@ -824,7 +828,7 @@ def test_a_subscriber_that_deletes_its_row_takes_no_event_with_it(
     host: Host, on: On
 ) -> None:
     """The next event must not find the receipts that were written for that row."""
-    table = host.endpoint.inbox.columns.id.table
+    table = host.endpoint.store.columns.id.table
 
     @on(name="deletes")
     def deletes(event: Event) -> None:
@@ -946,7 +950,7 @@ def app(make_app: MakeApp, webhooks: ProcoreWebhooks, database_url: str) -> Any:
     app.register_blueprint(webhooks)
     yield app
     (endpoint,) = endpoints(app).values()
-    endpoint.inbox.database.engine.dispose()
+    endpoint.store.database.engine.dispose()
 
 
 def test_without_a_session_each_subscriber_still_finishes_once(
@@ -976,10 +980,14 @@ def test_without_a_session_each_subscriber_still_finishes_once(
     assert deliver(client, event).status_code == 200
     assert deliver(client, event).status_code == 200
     assert calls == ["works", "discards", "fails", "fails"]
-    row = browse.find(endpoint.inbox, event["id"])
+    row = queries.find(endpoint.store, event["id"])
     assert row is not None
     assert row["status"] == "done"
-    assert sorted(endpoint.inbox.receipts(row["id"])) == ["discards", "fails", "works"]
+    assert sorted(jobs.receipts(endpoint.store, row["id"])) == [
+        "discards",
+        "fails",
+        "works",
+    ]
 
 
 def test_without_a_session_a_stop_gives_the_event_back(
@@ -1015,7 +1023,7 @@ def test_drain_runs_every_event_once_however_many_fail(
 
         for id in ids:
             body = to_bytes(payload("RFIs.create", id=id))
-            host.endpoint.inbox.record(host.endpoint.read(body))
+            record_event(host.endpoint.store, host.endpoint.read(body))
 
         assert drain(host.endpoint) == 130
         assert drain(host.endpoint) == 0
@@ -1031,15 +1039,17 @@ def test_process_says_how_the_run_ended(
         if event.attempt < 3:
             raise ValueError("not yet")
 
-    recorded = endpoint.inbox.record(endpoint.read(to_bytes(payload("RFIs.create"))))
+    recorded = record_event(
+        endpoint.store, endpoint.read(to_bytes(payload("RFIs.create")))
+    )
     row_id = recorded.row_id
 
-    assert process(endpoint, row_id) is Outcome.RETRY
-    assert process(endpoint, row_id) is Outcome.NOT_CLAIMED
-    assert process(endpoint, row_id, early=True) is Outcome.RETRY
-    assert process(endpoint, row_id, early=True) is Outcome.DONE
-    assert process(endpoint, row_id, early=True) is Outcome.NOT_CLAIMED
-    assert process(endpoint, 999_999) is Outcome.NOT_CLAIMED
+    assert process(endpoint, row_id) is RunOutcome.RETRY
+    assert process(endpoint, row_id) is RunOutcome.NOT_CLAIMED
+    assert process(endpoint, row_id, early=True) is RunOutcome.RETRY
+    assert process(endpoint, row_id, early=True) is RunOutcome.DONE
+    assert process(endpoint, row_id, early=True) is RunOutcome.NOT_CLAIMED
+    assert process(endpoint, 999_999) is RunOutcome.NOT_CLAIMED
 
 
 def _note_class(host: Host) -> Any:

@@ -22,15 +22,15 @@ from support.waiting import wait_until
 from support.workers import running
 
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks import wakeup
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox import Inbox
-from flask_procore_webhooks.states import Status
+from flask_procore_webhooks.inbox import due
+from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.inbox.store import Store
+from flask_procore_webhooks.running import notify
+from flask_procore_webhooks.running.notify import listening
+from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import sign
-from flask_procore_webhooks.wakeup import listening
-from flask_procore_webhooks.wakeup import tell
-from flask_procore_webhooks.worker import Worker
 
 MakeApp = Callable[..., Flask]
 #: As much as a busy machine may need; tests end as soon as what they wait for is there.
@@ -56,10 +56,10 @@ def site(make_app: MakeApp, database_url: str) -> Iterator[tuple[Endpoint, list[
 
 
 @contextmanager
-def listening_worker(inbox: Inbox, worker: Worker) -> Iterator[None]:
+def listening_worker(store: Store, worker: Worker) -> Iterator[None]:
     """A worker that listens, and that has found nothing to do."""
-    with listening([inbox], worker.wake):
-        wait_until(lambda: listeners(inbox))
+    with listening([store], worker.wake):
+        wait_until(lambda: listeners(store))
         with running(worker):
             time.sleep(0.5)
             yield
@@ -96,7 +96,7 @@ def test_a_worker_that_waits_runs_a_new_event_at_once(
     pytest.importorskip(driver)
     url = sa.make_url(database_url).set(drivername=f"postgresql+{driver}")
     with mounted(make_app, url.render_as_string(hide_password=False)) as (mine, ran):
-        with listening_worker(mine.inbox, Worker([mine], poll=HOUR)):
+        with listening_worker(mine.store, Worker([mine], poll=HOUR)):
             for _ in range(5):
                 new = send(mine)
                 wait_until(lambda new=new: ran[-1:] == [new], SOON)
@@ -105,9 +105,9 @@ def test_a_worker_that_waits_runs_a_new_event_at_once(
 def test_a_delivery_of_which_nobody_is_told_is_run_as_soon(
     site: tuple[Endpoint, list[str]], ear: Ear, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wakeup, "TELLING_INTERVAL", 5.0)
+    monkeypatch.setattr(notify, "TELLING_INTERVAL", 5.0)
     endpoint, ran = site
-    with listening_worker(endpoint.inbox, Worker([endpoint], poll=HOUR)):
+    with listening_worker(endpoint.store, Worker([endpoint], poll=HOUR)):
         first = send(endpoint)
         wait_until(lambda: ran == [first])
         others = [send(endpoint) for _ in range(3)]
@@ -136,10 +136,10 @@ def test_nobody_waits_for_somebody_who_is_telling(
 ) -> None:
     endpoint, _ = site
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(tell, [endpoint.inbox] * 40))
+        list(pool.map(notify, [endpoint.store] * 40))
     assert 1 <= len(ear.heard()) < 40
-    time.sleep(wakeup.TELLING_INTERVAL)
-    tell(endpoint.inbox)
+    time.sleep(notify.TELLING_INTERVAL)
+    notify(endpoint.store)
     assert len(ear.heard()) == 1
 
 
@@ -166,7 +166,7 @@ def test_other_databases_are_told_nothing(
         url = request.getfixturevalue("mariadb_url")
     with mounted(make_app, url) as (endpoint, _):
         told: list[str] = []
-        engine = endpoint.inbox.database.engine
+        engine = endpoint.store.database.engine
         sa.event.listen(
             engine, "before_cursor_execute", lambda *args: told.append(args[2])
         )
@@ -174,9 +174,9 @@ def test_other_databases_are_told_nothing(
         assert [text for text in told if "INSERT INTO" in text]
         assert not [text for text in told if "notify" in text.lower()]
         threads = set(threading.enumerate())
-        with listening([endpoint.inbox], lambda: None):
+        with listening([endpoint.store], lambda: None):
             assert set(threading.enumerate()) <= threads
-        metadata = endpoint.inbox.database.tables.event.metadata
+        metadata = endpoint.store.database.tables.event.metadata
         metadata.drop_all(engine)
     assert not caplog.messages
 
@@ -193,14 +193,14 @@ def test_a_delivery_is_accepted_when_nobody_can_be_told(
     first = {"options": "-csearch_path=public,pg_catalog"}
     url = sa.make_url(database_url).update_query_dict(first)
     with mounted(make_app, url.render_as_string(hide_password=False)) as (endpoint, _):
-        with endpoint.inbox.connection() as connection:
+        with endpoint.store.connection() as connection:
             connection.execute(sa.text(BROKEN))
         try:
             send(endpoint)
         finally:
-            with endpoint.inbox.connection() as connection:
+            with endpoint.store.connection() as connection:
                 connection.execute(sa.text("DROP FUNCTION public.pg_notify"))
-        assert endpoint.inbox.status(1) == Status.PENDING
+        assert due.status_of(endpoint.store, 1) == Status.PENDING
     assert "Workers find new events at their poll" in caplog.text
 
 
@@ -208,11 +208,11 @@ def test_a_delivery_is_accepted_when_nobody_can_be_told(
 
 
 @contextmanager
-def hearing(inbox: Inbox) -> Iterator[list[float]]:
+def hearing(store: Store) -> Iterator[list[float]]:
     """The times at which a listener called, after the one when it began to listen."""
     calls: list[float] = []
-    with listening([inbox], lambda: calls.append(time.monotonic())):
-        wait_until(lambda: calls and listeners(inbox))
+    with listening([store], lambda: calls.append(time.monotonic())):
+        wait_until(lambda: calls and listeners(store))
         calls.clear()
         yield calls
 
@@ -220,31 +220,31 @@ def hearing(inbox: Inbox) -> Iterator[list[float]]:
 def test_each_call_is_followed_by_another_for_what_nobody_told(
     site: tuple[Endpoint, list[str]],
 ) -> None:
-    inbox = site[0].inbox
-    with hearing(inbox) as calls:
-        tell(inbox)
+    store = site[0].store
+    with hearing(store) as calls:
+        notify(store)
         wait_until(lambda: len(calls) == 2)
-        assert calls[1] - calls[0] >= wakeup.TELLING_INTERVAL
+        assert calls[1] - calls[0] >= notify.TELLING_INTERVAL
         time.sleep(0.3)
         assert len(calls) == 2
 
 
 def test_what_is_told_of_others_is_not_heard(site: tuple[Endpoint, list[str]]) -> None:
-    inbox = site[0].inbox
-    with hearing(inbox) as calls:
-        tell(Inbox("another", inbox.database))
+    store = site[0].store
+    with hearing(store) as calls:
+        notify(Store("another", store.database))
         time.sleep(0.3)
         assert not calls
-        tell(inbox)
+        notify(store)
         wait_until(lambda: calls)
 
 
-def terminate(inbox: Inbox) -> set[int]:
+def terminate(store: Store) -> set[int]:
     """Cut the listening connections; return which they were."""
-    found = listeners(inbox)
+    found = listeners(store)
     for pid in found:
-        inbox.rows(sa.text(f"SELECT pg_terminate_backend({pid})"))
-    wait_until(lambda: not found & listeners(inbox))
+        store.rows(sa.text(f"SELECT pg_terminate_backend({pid})"))
+    wait_until(lambda: not found & listeners(store))
     return found
 
 
@@ -253,14 +253,14 @@ def test_a_listener_that_was_cut_off_listens_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(wakeup, "RETRY", 0.1)
-    inbox = site[0].inbox
-    with hearing(inbox) as calls:
-        assert len(terminate(inbox)) == 1
+    monkeypatch.setattr(notify, "RETRY", 0.1)
+    store = site[0].store
+    with hearing(store) as calls:
+        assert len(terminate(store)) == 1
         # It calls by itself, as somebody may have told meanwhile.
-        wait_until(lambda: calls and listeners(inbox))
+        wait_until(lambda: calls and listeners(store))
         calls.clear()
-        tell(inbox)
+        notify(store)
         wait_until(lambda: calls)
     assert caplog.text.count("New events wait for the next poll") == 1
 
@@ -268,34 +268,34 @@ def test_a_listener_that_was_cut_off_listens_again(
 def test_a_worker_that_is_told_nothing_finds_new_events_at_its_poll(
     site: tuple[Endpoint, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wakeup, "RETRY", HOUR)
+    monkeypatch.setattr(notify, "RETRY", HOUR)
     endpoint, ran = site
-    with listening_worker(endpoint.inbox, Worker([endpoint], poll=0.5)):
-        terminate(endpoint.inbox)
+    with listening_worker(endpoint.store, Worker([endpoint], poll=0.5)):
+        terminate(endpoint.store)
         new = send(endpoint)
         wait_until(lambda: ran == [new])
-        assert not listeners(endpoint.inbox)
+        assert not listeners(endpoint.store)
 
 
 def test_a_connection_that_is_silent_is_looked_after(
     site: tuple[Endpoint, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wakeup, "SILENCE", 0.1)
-    inbox = site[0].inbox
+    monkeypatch.setattr(notify, "SILENCE", 0.1)
+    store = site[0].store
     looks = sa.text(LISTENING.replace("LISTEN procore_webhooks", "SELECT 1"))
-    with listening([inbox], lambda: None):
-        wait_until(lambda: inbox.rows(looks))
+    with listening([store], lambda: None):
+        wait_until(lambda: store.rows(looks))
 
 
 def test_listening_ends_at_once_and_leaves_no_connection(
     site: tuple[Endpoint, list[str]],
 ) -> None:
-    inbox = site[0].inbox
-    with hearing(inbox):
+    store = site[0].store
+    with hearing(store):
         start = time.monotonic()
     assert time.monotonic() - start < SOON
-    wait_until(lambda: not listeners(inbox))
-    assert inbox.database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    wait_until(lambda: not listeners(store))
+    assert store.database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
 def test_listening_ends_while_there_is_no_database(
@@ -306,7 +306,7 @@ def test_listening_ends_while_there_is_no_database(
     )
     app.register_blueprint(ProcoreWebhooks())
     (endpoint,) = endpoints(app).values()
-    with listening([endpoint.inbox], lambda: None):
+    with listening([endpoint.store], lambda: None):
         wait_until(lambda: caplog.messages)
         start = time.monotonic()
     assert time.monotonic() - start < SOON

@@ -30,19 +30,23 @@ from support.waiting import wait_until
 from support.workers import SETTINGS
 from support.workers import working
 
-from flask_procore_webhooks import browse
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import event_dead
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks import RetryLater
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox import Inbox
-from flask_procore_webhooks.states import Status
-from flask_procore_webhooks.upkeep import pause
-from flask_procore_webhooks.upkeep import replay
-from flask_procore_webhooks.upkeep import resume
-from flask_procore_webhooks.worker import Worker
+from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox import due
+from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.inbox.claims import Settlement
+from flask_procore_webhooks.inbox.operations import pause
+from flask_procore_webhooks.inbox.operations import replay
+from flask_procore_webhooks.inbox.operations import resume
+from flask_procore_webhooks.inbox.record import record as record_event
+from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.inbox.store import Store
+from flask_procore_webhooks.running.worker import Worker
 
 MakeApp = Callable[..., Flask]
 
@@ -77,10 +81,10 @@ def test_an_endpoint_whose_database_is_away_holds_no_other_up(
         blueprint.on(name="any")(lambda event: ran.append(event.id))
     first, second = endpoints(app).values()
     for each in (first, second):
-        each.inbox.record(Event(f"evt of {each.name}", "a.b", body=b"{}"))
+        record_event(each.store, Event(f"evt of {each.name}", "a.b", body=b"{}"))
     (tmp_path / "procore.db").rename(tmp_path / "away.db")
     (tmp_path / "procore.db").mkdir()
-    first.inbox.database.engine.dispose()
+    first.store.database.engine.dispose()
 
     with working(first, second):
         wait_until(lambda: len(ran) == 1)
@@ -88,9 +92,11 @@ def test_an_endpoint_whose_database_is_away_holds_no_other_up(
         (tmp_path / "procore.db").rmdir()
         (tmp_path / "away.db").rename(tmp_path / "procore.db")
         wait_until(lambda: len(ran) == 2)
-    assert [each.inbox.status(1) for each in (first, second)] == [Status.DONE] * 2
+    assert [due.status_of(each.store, 1) for each in (first, second)] == [
+        Status.DONE
+    ] * 2
     for each in (first, second):
-        each.inbox.database.engine.dispose()
+        each.store.database.engine.dispose()
 
 
 def test_what_is_due_is_run_and_new_events_at_the_next_look(host: Host) -> None:
@@ -98,23 +104,23 @@ def test_what_is_due_is_run_and_new_events_at_the_next_look(host: Host) -> None:
     def writer(event: Event) -> None:
         host.note(event.id)
 
-    record(host.inbox, *numbered(5))
+    record(host.store, *numbered(5))
     with working(host.endpoint) as (worker,):
-        wait_until(all_done(host.inbox, 5))
-        record(host.inbox, "evt_new")
-        wait_until(all_done(host.inbox, 6))
+        wait_until(all_done(host.store, 5))
+        record(host.store, "evt_new")
+        wait_until(all_done(host.store, 6))
         wait_until(lambda: worker.ran == 6)
 
     assert sorted(host.notes()) == sorted([*numbered(5), "evt_new"])
-    assert set(attempts(host.inbox).values()) == {1}
+    assert set(attempts(host.store).values()) == {1}
 
 
 def test_a_call_ends_the_wait(sqlite_host: Host) -> None:
     with working(sqlite_host.endpoint, poll=3600) as (worker,):
         for number in range(20):
-            record(sqlite_host.inbox, f"evt_{number}")
+            record(sqlite_host.store, f"evt_{number}")
             worker.wake()
-            wait_until(all_done(sqlite_host.inbox, number + 1))
+            wait_until(all_done(sqlite_host.store, number + 1))
 
 
 def test_an_event_is_run_when_its_wait_is_over_not_at_the_poll(host: Host) -> None:
@@ -123,10 +129,10 @@ def test_an_event_is_run_when_its_wait_is_over_not_at_the_poll(host: Host) -> No
         if event.attempt == 1:
             raise RetryLater(0.5)
 
-    record(host.inbox, "evt_1")
+    record(host.store, "evt_1")
     with working(host.endpoint, poll=3600):
-        wait_until(all_done(host.inbox, 1))
-    assert attempts(host.inbox) == {"evt_1": 2}
+        wait_until(all_done(host.store, 1))
+    assert attempts(host.store) == {"evt_1": 2}
 
 
 class StopsFirst(threading.Event):
@@ -153,7 +159,7 @@ def test_no_call_to_stop_is_missed(sqlite_host: Host) -> None:
 def test_stopped_workers_give_back_what_they_have_not_begun(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flask_procore_webhooks.worker.BATCH_SECONDS", PATIENCE)
+    monkeypatch.setattr("flask_procore_webhooks.running.worker.BATCH_SECONDS", PATIENCE)
     begun, go_on = threading.Event(), threading.Event()
     slow = False
 
@@ -165,29 +171,29 @@ def test_stopped_workers_give_back_what_they_have_not_begun(
         host.note(event.id)
 
     # As many as make batches large.
-    record(host.inbox, *numbered(64))
+    record(host.store, *numbered(64))
     worker = Worker([host.endpoint], poll=3600)
     thread = threading.Thread(target=worker.run, daemon=True)
     thread.start()
-    wait_until(all_done(host.inbox, 64))
+    wait_until(all_done(host.store, 64))
 
     slow = True
-    pause(host.endpoint.inbox, "somebody")
-    record(host.inbox, *(f"new_{number:03}" for number in range(20)))
-    resume(host.endpoint.inbox, "somebody")
+    pause(host.endpoint.store, "somebody")
+    record(host.store, *(f"new_{number:03}" for number in range(20)))
+    resume(host.endpoint.store, "somebody")
     worker.wake()
     assert begun.wait(PATIENCE)
-    assert counted(host.inbox)["running"] > 1
+    assert counted(host.store)["running"] > 1
     worker.stop()
     go_on.set()
     thread.join(PATIENCE)
 
     assert not thread.is_alive()
-    found = counted(host.inbox)
+    found = counted(host.store)
     assert found["running"] == 0
     assert found["done"] == 65
     assert found["pending"] == 19
-    assert sum(attempts(host.inbox).values()) == 65
+    assert sum(attempts(host.store).values()) == 65
 
 
 # What it costs to wait
@@ -196,9 +202,9 @@ def test_stopped_workers_give_back_what_they_have_not_begun(
 class Statements:
     """Counts those that the inbox's engine is given."""
 
-    def __init__(self, inbox: Inbox) -> None:
+    def __init__(self, store: Store) -> None:
         self.count = 0
-        sa.event.listen(inbox.database.engine, "before_cursor_execute", self._note)
+        sa.event.listen(store.database.engine, "before_cursor_execute", self._note)
 
     def _note(self, *_: Any) -> None:
         self.count += 1
@@ -211,23 +217,23 @@ class Statements:
 
 @pytest.mark.parametrize("case", ["nothing", "waiting", "running", "paused", "skewed"])
 def test_a_worker_without_work_asks_now_and_then(host: Host, case: str) -> None:
-    inbox = host.endpoint.inbox
-    record(host.inbox, "evt_1")
-    (claim,) = inbox.claim_due(1, 3600)
+    store = host.endpoint.store
+    record(host.store, "evt_1")
+    (claim,) = claims.claim_due(store, 1, 3600)
     if case == "nothing":
-        inbox.settle(claim, Status.DONE)
+        claims.settle(store, claim, Settlement(Status.DONE))
     elif case == "waiting":
-        inbox.settle(claim, Status.PENDING, wait=3600)
+        claims.settle(store, claim, Settlement(Status.PENDING, wait=3600))
     elif case == "paused":
-        inbox.give_back([claim])
-        pause(inbox, "somebody")
+        claims.release(store, [claim])
+        pause(store, "somebody")
     elif case == "skewed":
         # A host whose clock is an hour ahead has put it off.
-        real = inbox.now
-        inbox.now = lambda: real() + timedelta(hours=1)
-        inbox.give_back([claim])
-        inbox.now = real
-    statements = Statements(inbox)
+        real = store.now
+        store.now = lambda: real() + timedelta(hours=1)
+        claims.release(store, [claim])
+        store.now = real
+    statements = Statements(store)
 
     with working(host.endpoint, poll=0.5):
         wait_until(lambda: statements.count)
@@ -241,12 +247,12 @@ def test_a_worker_without_work_asks_now_and_then(host: Host, case: str) -> None:
 def test_an_event_that_somebody_has_locked_makes_no_busy_loop(
     host: Host,
 ) -> None:
-    inbox, c = host.endpoint.inbox, host.endpoint.inbox.columns
-    if not inbox.skips_locked:
+    store, c = host.endpoint.store, host.endpoint.store.columns
+    if not store.traits().skips_locked:
         pytest.skip("no row can be locked")
-    record(host.inbox, "evt_1")
-    statements = Statements(inbox)
-    with inbox.transaction() as other:
+    record(host.store, "evt_1")
+    statements = Statements(store)
+    with store.transaction() as other:
         other.execute(sa.select(c.id).with_for_update())
         with working(host.endpoint, poll=0.5):
             count = statements.during(2.0)
@@ -265,16 +271,16 @@ def test_a_pause_is_seen_by_running_workers_and_is_of_one_endpoint(
     other = PrudraWebhooks(metadata=host.note_table.metadata, session=host.session)
     host.app.register_blueprint(other)
     mounted = endpoints(host.app)
-    mine, others = host_inboxes = [each.inbox for each in mounted.values()]
-    assert [inbox.endpoint for inbox in host_inboxes] == [*mounted]
+    mine, others = host_inboxes = [each.store for each in mounted.values()]
+    assert [store.endpoint for store in host_inboxes] == [*mounted]
 
     with working(*mounted.values(), workers=2):
         pause(mine, "somebody")
         time.sleep(0.5)  # a look that had begun may not have seen it
         for number in range(10):
-            for inbox in host_inboxes:
+            for store in host_inboxes:
                 body = b'{"id": "evt_%d"}' % number
-                inbox.record(Event(f"evt_{number}", "RFIs.update", body=body))
+                record_event(store, Event(f"evt_{number}", "RFIs.update", body=body))
         wait_until(lambda: {*statuses(others).values()} == {"done"})
         assert {*statuses(mine).values()} == {"pending"}
         assert {*attempts(mine).values()} == {0}
@@ -298,22 +304,22 @@ def test_slow_events_are_shared_and_fast_ones_taken_by_the_batch(host: Host) -> 
 
     @host.webhooks.on(name="writer")
     def writer(event: Event) -> None:
-        held.append(counted(host.inbox)["running"])
+        held.append(counted(host.store)["running"])
         by[threading.get_ident()] += 1
         time.sleep(seconds)
 
-    record(host.inbox, *numbered(150))
+    record(host.store, *numbered(150))
     with working(host.endpoint):
-        wait_until(all_done(host.inbox, 150))
+        wait_until(all_done(host.store, 150))
     assert held[0] == 1
     assert 1 < max(held) <= 32
 
     held.clear()
     by.clear()
     seconds = 0.7
-    record(host.inbox, *(f"slow_{number}" for number in range(8)))
+    record(host.store, *(f"slow_{number}" for number in range(8)))
     with working(host.endpoint, workers=2):
-        wait_until(all_done(host.inbox, 158))
+        wait_until(all_done(host.store, 158))
     assert max(held) <= 4
     assert set(by.values()) <= {3, 4, 5}
 
@@ -329,18 +335,18 @@ def test_events_that_turn_out_slow_are_left_to_idle_workers(host: Host) -> None:
         by[threading.get_ident()] += 1
         time.sleep(seconds)
 
-    record(host.inbox, *numbered(100))
+    record(host.store, *numbered(100))
     with working(host.endpoint):
-        wait_until(all_done(host.inbox, 100))
-        pause(host.endpoint.inbox, "somebody")
+        wait_until(all_done(host.store, 100))
+        pause(host.endpoint.store, "somebody")
         time.sleep(0.5)  # a look that had begun may not have seen it
         by.clear()
         seconds = 0.6
-        record(host.inbox, *(f"slow_{number}" for number in range(8)))
-        resume(host.endpoint.inbox, "somebody")
+        record(host.store, *(f"slow_{number}" for number in range(8)))
+        resume(host.endpoint.store, "somebody")
         wait_until(lambda: by)
         with working(host.endpoint):
-            wait_until(all_done(host.inbox, 108))
+            wait_until(all_done(host.store, 108))
 
     assert len(by) == 2
     assert min(by.values()) >= 2
@@ -368,17 +374,17 @@ def test_no_exception_of_a_subscriber_ends_a_worker(
     dead: list[str] = []
     others: list[str] = []
     event_dead.connect(lambda app, event, error: dead.append(event.id))
-    record(host.inbox, *numbered(3))
+    record(host.store, *numbered(3))
     with working(host.endpoint):
-        wait_until(lambda: counted(host.inbox) == {"done": 2, "dead": 1})
+        wait_until(lambda: counted(host.store) == {"done": 2, "dead": 1})
         wait_until(lambda: dead)
-        record(host.inbox, "evt_003")
-        wait_until(lambda: counted(host.inbox) == {"done": 3, "dead": 1})
+        record(host.store, "evt_003")
+        wait_until(lambda: counted(host.store) == {"done": 3, "dead": 1})
 
     assert dead == ["evt_001"]
     assert sorted(host.notes()) == ["evt_000 1", "evt_002 1", "evt_003 1"]
-    assert attempts(host.inbox)["evt_001"] == 3
-    found = browse.find(host.endpoint.inbox, "evt_001")
+    assert attempts(host.store)["evt_001"] == 3
+    found = queries.find(host.endpoint.store, "evt_001")
     assert found is not None
     assert type(error).__name__ in found["error"]
     # Nor the run of a subscriber after it.
@@ -387,28 +393,28 @@ def test_no_exception_of_a_subscriber_ends_a_worker(
 
 @pytest.mark.parametrize("body", [None, b"", b"\xff\0garbage", b"[1]", b"{}" * 9])
 def test_a_corrupt_row_is_dead_and_stops_nobody(host: Host, body: bytes | None) -> None:
-    inbox, c = host.endpoint.inbox, host.endpoint.inbox.columns
-    record(host.inbox, *numbered(3))
-    with inbox.connection() as connection:
+    store, c = host.endpoint.store, host.endpoint.store.columns
+    record(host.store, *numbered(3))
+    with store.connection() as connection:
         broken = sa.update(c.id.table).where(c.event_id == "evt_001")
         connection.execute(broken.values(body=body))
 
     with working(host.endpoint):
-        wait_until(lambda: counted(host.inbox) == {"done": 2, "dead": 1})
-    found = browse.find(inbox, "evt_001")
+        wait_until(lambda: counted(host.store) == {"done": 2, "dead": 1})
+    found = queries.find(store, "evt_001")
     assert found is not None and found["status"] == "dead"
     assert (found["body"], found["attempts"]) == (body, 1)
 
 
 def test_a_quarantined_event_that_is_replayed_is_dead_again(host: Host) -> None:
-    inbox = host.endpoint.inbox
+    store = host.endpoint.store
     event = Event("evt_1", "", body=b"not JSON")
-    recorded = inbox.record(event, Status.DEAD, "is not JSON")
-    record(host.inbox, "evt_2")
-    assert replay(inbox, [recorded.row_id], "somebody") == 1
+    recorded = record_event(store, event, Status.DEAD, "is not JSON")
+    record(host.store, "evt_2")
+    assert replay(store, [recorded.row_id], "somebody") == 1
 
     with working(host.endpoint):
-        wait_until(lambda: counted(host.inbox) == {"done": 1, "dead": 1})
+        wait_until(lambda: counted(host.store) == {"done": 1, "dead": 1})
     assert host.row("evt_1")["status"] == "dead"
     assert host.row("evt_1")["body"] == b"not JSON"
 
@@ -435,17 +441,17 @@ def test_an_outage_is_survived_and_effects_are_made_once(
             host.note(f"{event.id}")
             time.sleep(0.01)
 
-        record(host.inbox, *numbered(120))
+        record(host.store, *numbered(120))
         with working(host.endpoint, workers=2):
             wait_until(lambda: len(host.notes()) > 20)
             relay.cut()
             wait_until(lambda: caplog.text.count("Looking again in") > 3)
             relay.mend()
-            wait_until(all_done(host.inbox, 120))
+            wait_until(all_done(host.store, 120))
 
         assert sorted(host.notes()) == numbered(120)
         assert "the inbox of 'procore_webhooks' cannot be used" in caplog.text
-        assert max(attempts(host.inbox).values()) <= 2
+        assert max(attempts(host.store).values()) <= 2
 
 
 @pytest.mark.slow
@@ -462,12 +468,12 @@ def test_a_locked_file_is_waited_for(
             host.note(f"{event.id}")
             time.sleep(0.01)
 
-        record(host.inbox, *numbered(60))
+        record(host.store, *numbered(60))
         with working(host.endpoint, workers=2):
             wait_until(lambda: len(host.notes()) > 10)
             with locked(path):
                 wait_until(lambda: "Looking again in" in caplog.text)
-            wait_until(all_done(host.inbox, 60))
+            wait_until(all_done(host.store, 60))
 
         assert sorted(host.notes()) == numbered(60)
         assert "database is locked" in caplog.text

@@ -9,8 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from flask_procore_webhooks.tables import EVENT_TABLE
-from flask_procore_webhooks.tables import RECEIPT_TABLE
+from flask_procore_webhooks.inbox.tables import EVENT_TABLE
+from flask_procore_webhooks.inbox.tables import RECEIPT_TABLE
 
 from .app import create_app
 from .app import db

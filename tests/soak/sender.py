@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from flask_procore_webhooks.samples import to_bytes
+from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.testing import payload
 from flask_procore_webhooks.testing import sign
 

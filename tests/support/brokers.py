@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask
-
 from flask_procore_webhooks.celery import EXTENSION
+
 from support.processes import Process
 from support.processes import running
 from support.services import missing

@@ -18,12 +18,13 @@ from sqlalchemy.orm import scoped_session
 from sqlalchemy.orm import sessionmaker
 from werkzeug.test import TestResponse
 
-from flask_procore_webhooks import browse
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import testing
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox import Inbox
+from flask_procore_webhooks.inbox import jobs
+from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.inbox.store import Store
 from support.values import Clock
 
 #: Flask-SQLAlchemy, with a session for each app context, and plain SQLAlchemy, with one
@@ -50,8 +51,8 @@ class Host:
         return endpoint
 
     @property
-    def inbox(self) -> Inbox:
-        return self.endpoint.inbox
+    def store(self) -> Store:
+        return self.endpoint.store
 
     def deliver(self, payload: dict[str, Any] | None = None) -> TestResponse:
         """Deliver ``payload``, or the one event that a test is about."""
@@ -69,12 +70,12 @@ class Host:
             return list(connection.scalars(look))
 
     def row(self, event_id: str | None = None) -> dict[str, Any]:
-        found = browse.find(self.endpoint.inbox, event_id or self.payload["id"])
+        found = queries.find(self.endpoint.store, event_id or self.payload["id"])
         assert found is not None
         return dict(found)
 
     def receipts(self) -> list[str]:
-        return sorted(self.endpoint.inbox.receipts(self.row()["id"]))
+        return sorted(jobs.receipts(self.endpoint.store, self.row()["id"]))
 
 
 def do_not_sync(engine: sa.Engine) -> None:
@@ -164,7 +165,7 @@ def check_answers(statuses: list[list[int]], row: Any, endpoint: Endpoint) -> No
     """Every copy was accepted in the end, and one run was enough."""
     given = {status for each in statuses for status in each}
     assert all(each[-1] == 200 for each in statuses)
-    if endpoint.inbox.database.url.get_backend_name() == "sqlite" and 500 in given:
+    if endpoint.store.database.url.get_backend_name() == "sqlite" and 500 in given:
         # On a slow machine a run may wait in vain for the file's only lock.
         return
     assert given <= {200, 503}

@@ -12,10 +12,13 @@ import sqlalchemy as sa
 
 from flask_procore_webhooks import Event
 from flask_procore_webhooks.errors import InboxUnavailable
-from flask_procore_webhooks.inbox import Claim
-from flask_procore_webhooks.inbox import Inbox
-from flask_procore_webhooks.samples import payload
-from flask_procore_webhooks.samples import to_bytes
+from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox.claims import Claim
+from flask_procore_webhooks.inbox.due import due_events
+from flask_procore_webhooks.inbox.record import record as record_event
+from flask_procore_webhooks.inbox.store import Store
+from flask_procore_webhooks.senders.samples import payload
+from flask_procore_webhooks.senders.samples import to_bytes
 from support.waiting import PATIENCE
 
 
@@ -24,72 +27,77 @@ def numbered(count: int, prefix: str = "evt") -> list[str]:
     return [f"{prefix}_{number:03}" for number in range(count)]
 
 
-def record(inbox: Inbox, *ids: str, **fields: Any) -> list[int]:
+def record(store: Store, *ids: str, **fields: Any) -> list[int]:
     """Put events into the inbox as another process does; return their row ids."""
     bodies = [to_bytes(payload("RFIs.update", id=id, **fields)) for id in ids]
     events = [
         Event(id, "RFIs.update", body=body)
         for id, body in zip(ids, bodies, strict=True)
     ]
-    return [inbox.record(event).row_id for event in events]
+    return [record_event(store, event).row_id for event in events]
 
 
-def rows(inbox: Inbox) -> list[sa.Row[Any]]:
+def rows(store: Store) -> list[sa.Row[Any]]:
     """All events of the inbox's table, oldest first, with all columns."""
-    c = inbox.columns
-    return list(inbox.rows(sa.select(*c).order_by(c.id)))
+    c = store.columns
+    return list(store.rows(sa.select(*c).order_by(c.id)))
 
 
-def own_rows(inbox: Inbox) -> list[dict[str, Any]]:
+def own_rows(store: Store) -> list[dict[str, Any]]:
     """The events of the inbox's endpoint, oldest first."""
-    found = [dict(row._mapping) for row in rows(inbox)]
-    return [row for row in found if row["endpoint"] == inbox.endpoint]
+    found = [dict(row._mapping) for row in rows(store)]
+    return [row for row in found if row["endpoint"] == store.endpoint]
 
 
-def by_id(inbox: Inbox) -> dict[str, dict[str, Any]]:
+def by_id(store: Store) -> dict[str, dict[str, Any]]:
     """The same by event id."""
-    return {row["event_id"]: row for row in own_rows(inbox)}
+    return {row["event_id"]: row for row in own_rows(store)}
 
 
-def statuses(inbox: Inbox) -> dict[str, str]:
+def statuses(store: Store) -> dict[str, str]:
     """The status of each event, by event id."""
-    return {id: str(row["status"]) for id, row in by_id(inbox).items()}
+    return {id: str(row["status"]) for id, row in by_id(store).items()}
 
 
-def attempts(inbox: Inbox) -> dict[str, int]:
+def attempts(store: Store) -> dict[str, int]:
     """The attempts of each event, by event id."""
-    return {id: row["attempts"] for id, row in by_id(inbox).items()}
+    return {id: row["attempts"] for id, row in by_id(store).items()}
 
 
-def counted(inbox: Inbox) -> Counter[str]:
+def counted(store: Store) -> Counter[str]:
     """How many events have each status."""
-    return Counter(statuses(inbox).values())
+    return Counter(statuses(store).values())
 
 
-def are_done(inbox: Inbox, *ids: str) -> bool:
-    found = statuses(inbox)
+def are_done(store: Store, *ids: str) -> bool:
+    found = statuses(store)
     return {found.get(id) for id in ids} == {"done"}
 
 
-def all_done(inbox: Inbox, count: int) -> Callable[[], bool]:
+def all_done(store: Store, count: int) -> Callable[[], bool]:
     """A condition: the inbox has so many events, and they are done."""
-    return lambda: counted(inbox) == {"done": count}
+    return lambda: counted(store) == {"done": count}
 
 
 def ids_of(claims: Iterable[Claim]) -> list[str]:
     return [claim.event_id for claim in claims]
 
 
-def claim_all(inbox: Inbox, limit: int) -> list[str]:
+def claim_all(store: Store, limit: int) -> list[str]:
     """Claim batches until nothing is due; an inbox in use is asked again."""
     mine: list[str] = []
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
-            claims = inbox.claim_due(limit, 600)
-            if not claims and not inbox.due():
+            found = claims.claim_due(store, limit, 600)
+            if not found and not due_rows(store):
                 return mine
         except InboxUnavailable:
             continue
-        mine += ids_of(claims)
+        mine += ids_of(found)
     raise AssertionError("there was no end to it")
+
+
+def due_rows(store: Store, limit: int = 100, **options: Any) -> list[int]:
+    """Row ids of the due events of one endpoint, longest due first."""
+    return [row_id for _, row_id in due_events([store], limit, **options)]

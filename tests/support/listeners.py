@@ -12,7 +12,7 @@ from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox import Inbox
+from flask_procore_webhooks.inbox.store import Store
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 
@@ -33,11 +33,11 @@ def mounted(
     app.register_blueprint(webhooks)
     webhooks.on(name="notes")(lambda event: ran.append(event.id))
     (endpoint,) = endpoints(app).values()
-    endpoint.inbox.database.create_tables()
+    endpoint.store.database.create_tables()
     try:
         yield endpoint, ran
     finally:
-        endpoint.inbox.database.engine.dispose()
+        endpoint.store.database.engine.dispose()
 
 
 def send(endpoint: Endpoint) -> str:
@@ -47,5 +47,5 @@ def send(endpoint: Endpoint) -> str:
     return str(new["id"])
 
 
-def listeners(inbox: Inbox) -> set[int]:
-    return {row.pid for row in inbox.rows(sa.text(LISTENING))}
+def listeners(store: Store) -> set[int]:
+    return {row.pid for row in store.rows(sa.text(LISTENING))}

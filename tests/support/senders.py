@@ -35,16 +35,16 @@ from datetime import datetime
 from datetime import timedelta
 
 from flask import Flask
+from flask_procore_webhooks.leases import _keepers
 
-from flask_procore_webhooks.background import POLL
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
-from flask_procore_webhooks.leases import _keepers
-from flask_procore_webhooks.leases import RENEWALS
-from flask_procore_webhooks.samples import Credentials
-from flask_procore_webhooks.upkeep import seconds_to_work
-from flask_procore_webhooks.worker import LONGEST_OUTAGE_WAIT
-from flask_procore_webhooks.worker import Worker
+from flask_procore_webhooks.inbox.due import seconds_to_work
+from flask_procore_webhooks.running.background import POLL
+from flask_procore_webhooks.running.leases import RENEWALS
+from flask_procore_webhooks.running.worker import LONGEST_OUTAGE_WAIT
+from flask_procore_webhooks.running.worker import Worker
+from flask_procore_webhooks.senders.samples import Credentials
 from support.values import Clock
 
 HOUR = 3600.0
@@ -170,7 +170,7 @@ class Runner(Actor):
         self._is_running, self._looks_at = True, None
         try:
             self.worker.run_due()
-            wait = seconds_to_work(self.world.endpoint.inbox)
+            wait = seconds_to_work(self.world.endpoint.store)
         except InboxUnavailable:
             wait = None
         finally:
@@ -411,7 +411,7 @@ class Outage(Actor):
     def act(self) -> None:
         self._times.popleft()
         away = bool(self._times)
-        database = self.world.endpoint.inbox.database
+        database = self.world.endpoint.store.database
         table = database.tables.event.name
         names = (table, f"{table}_away") if away else (f"{table}_away", table)
         with database.engine.connect() as connection:

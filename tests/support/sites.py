@@ -18,17 +18,18 @@ from flask import Flask
 from sqlalchemy import Table
 from werkzeug.test import TestResponse
 
-from flask_procore_webhooks import browse
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox import Inbox
-from flask_procore_webhooks.states import Status
-from flask_procore_webhooks.store import naive
+from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.inbox.record import new_row
+from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.inbox.store import Store
+from flask_procore_webhooks.inbox.store import to_db_time
+from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
-from flask_procore_webhooks.worker import Worker
 from support.values import Clock
 
 DAY = 24 * 3600
@@ -47,15 +48,15 @@ class Site:
     broken: bool = True
 
     def __post_init__(self) -> None:
-        self.inbox.now = self.clock
+        self.store.now = self.clock
 
     @property
-    def inbox(self) -> Inbox:
-        return self.endpoint.inbox
+    def store(self) -> Store:
+        return self.endpoint.store
 
     @property
     def events(self) -> Table:
-        return self.inbox.database.tables.event
+        return self.store.database.tables.event
 
     def subscribe_good_and_bad(self) -> None:
         @self.webhooks.on(name="good")
@@ -81,7 +82,7 @@ class Site:
         """Deliver an event, which has to be accepted; return its row id."""
         sent = payload(type, **fields)
         assert self.deliver(sent).status_code == 200
-        row = browse.find(self.inbox, sent["id"])
+        row = queries.find(self.store, sent["id"])
         assert row
         return int(row["id"])
 
@@ -90,23 +91,23 @@ class Site:
         return Worker([self.endpoint], poll=1).run_all()
 
     def row(self, row_id: int) -> dict[str, Any]:
-        (row,) = self.inbox.rows(sa.select(self.events).filter_by(id=row_id))
+        (row,) = self.store.rows(sa.select(self.events).filter_by(id=row_id))
         return dict(row._mapping)
 
     def statuses(self) -> list[str]:
         """Of all events of the endpoint, oldest first."""
-        rows = browse.newest(self.inbox, limit=10_000)
+        rows = queries.newest(self.store, limit=10_000)
         return [row["status"] for row in reversed(rows)]
 
     def receipts(self, row_id: int) -> dict[str, str]:
         """The endings of the subscribers that have finished."""
-        found = browse.receipts_of(self.inbox, row_id)
+        found = queries.receipts_of(self.store, row_id)
         return {each["subscriber"]: each["ending"] for each in found}
 
     def count(self, table: str) -> int:
         """All rows of ``event``, ``receipt`` or ``journal``."""
-        of = getattr(self.inbox.database.tables, table)
-        return int(self.inbox.rows(sa.select(sa.func.count()).select_from(of))[0][0])
+        of = getattr(self.store.database.tables, table)
+        return int(self.store.rows(sa.select(sa.func.count()).select_from(of))[0][0])
 
 
 @contextmanager
@@ -123,7 +124,7 @@ def open_site(app: Flask, url: str, **config: Any) -> Iterator[Site]:
         yield Site(app, webhooks, endpoint)
     finally:
         # Without the attempt to make its tables.
-        endpoint.inbox.database._found_engine.dispose()
+        endpoint.store.database._found_engine.dispose()
 
 
 def add_finished(
@@ -138,21 +139,21 @@ def add_finished(
 
     :param age: seconds since they were finished.
     """
-    when = naive(site.clock() - timedelta(seconds=age))
+    when = to_db_time(site.clock() - timedelta(seconds=age))
     rows = []
     for index in range(number):
         body = f'{{"id": "{name}{index}"}}'.encode()
         event = Event(f"{name}{index}", "RFIs.update", body=body)
-        row = site.inbox._row(event, status, None)
+        row = new_row(site.store, event, status, None)
         rows.append({**row, "received_at": when, "finished_at": when})
     names = [row["event_id"] for row in rows]
     c = site.events.c
-    with site.inbox.transaction() as connection:
+    with site.store.transaction() as connection:
         connection.execute(sa.insert(site.events), rows)
         mine = sa.and_(c.endpoint == site.endpoint.name, c.event_id.in_(names))
         look = sa.select(c.id).where(mine).order_by(c.id)
         ids = list(connection.scalars(look))
-        receipt = site.inbox.database.tables.receipt
+        receipt = site.store.database.tables.receipt
         connection.execute(
             sa.insert(receipt),
             [

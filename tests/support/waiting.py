@@ -10,7 +10,7 @@ PATIENCE = 60.0
 #: For apps that run in processes of their own: batches of workers grow (1, 2, 4, 8 …)
 #: even while the machine is slow.
 LARGE_BATCHES = f"""
-from flask_procore_webhooks import worker
+from flask_procore_webhooks.running import worker
 worker.BATCH_SECONDS = {PATIENCE}
 """
 

@@ -10,8 +10,8 @@ from flask_sqlalchemy import SQLAlchemy
 from werkzeug.test import TestResponse
 
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.browse import find
 from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.inbox.queries import find
 from flask_procore_webhooks.testing import Deliveries
 
 PATH = "/webhooks/procore"
@@ -33,7 +33,7 @@ def recorded(app: Flask, endpoint: str | None = None) -> list[Any]:
 
 def body_of(app: Flask, event_id: str) -> bytes:
     (endpoint,) = endpoints(app).values()
-    row = find(endpoint.inbox, event_id)
+    row = find(endpoint.store, event_id)
     assert row is not None
     return bytes(row["body"])
 

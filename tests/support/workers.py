@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flask_procore_webhooks.endpoint import Endpoint
-from flask_procore_webhooks.worker import Worker
+from flask_procore_webhooks.running.worker import Worker
 from support.waiting import PATIENCE
 
 #: As much as a busy machine may need; tests end as soon as what they wait for is there.

@@ -31,8 +31,9 @@ from support.values import SECRET
 from support.waiting import LARGE_BATCHES
 from support.waiting import wait_until
 
-from flask_procore_webhooks.background import GRACE
-from flask_procore_webhooks.samples import to_bytes
+from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.running.background import GRACE
+from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.testing import payload
 from flask_procore_webhooks.testing import sign
 
@@ -85,7 +86,7 @@ class Site:
     def __init__(self, folder: Path, host: Host, url: str) -> None:
         self.folder = folder
         self.host = host
-        self.inbox = host.endpoint.inbox
+        self.store = host.endpoint.store
         self.env = {
             "FLASK_SQLALCHEMY_DATABASE_URI": url,
             "FLASK_PROCORE_WEBHOOK_SECRET": SECRET,
@@ -105,10 +106,10 @@ class Site:
 
     def record(self, id: str, **fields: Any) -> None:
         """Put an event into the inbox, as a process that is gone did."""
-        record(self.inbox, id, **fields)
+        record(self.store, id, **fields)
 
     def statuses(self) -> dict[str, str]:
-        return statuses(self.inbox)
+        return statuses(self.store)
 
     def calls(self) -> list[str]:
         path = self.folder / "calls"
@@ -193,7 +194,7 @@ def test_every_event_is_done_and_has_its_effect_once(site: Site, name: str) -> N
     for id in reversed(left):
         site.record(id)
     # An earlier process was killed with one of them in its hands.
-    (claim,) = site.inbox.claim_due(1, 1)
+    (claim,) = claims.claim_due(site.store, 1, 1)
     assert claim.event_id == "evt_claimed"
 
     with site.serve(*SERVERS[name]) as running:
@@ -345,7 +346,7 @@ import faulthandler, os, signal, sys, threading, time
 import sqlalchemy as sa
 from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks import browse
+from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.testing import deliver, payload
 
@@ -376,14 +377,14 @@ def send(id):
 
 def wait_until_done(ids):
     while True:
-        rows = browse.newest(endpoint.inbox, limit=1000)
+        rows = browse.newest(endpoint.store, limit=1000)
         if ids <= {row["event_id"] for row in rows if row["status"] == "done"}:
             return
         time.sleep(0.05)
 
 def wait_until_idle():
     before = -1
-    pool = endpoint.inbox.database.engine.pool
+    pool = endpoint.store.database.engine.pool
     while before != len(statements) or pool.checkedout():
         before = len(statements)
         time.sleep(0.4)
@@ -391,7 +392,7 @@ def wait_until_idle():
 ids = set()
 statements = []
 sa.event.listen(
-    endpoint.inbox.database.engine,
+    endpoint.store.database.engine,
     "before_cursor_execute",
     lambda *_: statements.append(1),
 )
@@ -415,7 +416,7 @@ for fork in range(FORKS):
             send(f"evt_{fork}_child")
             wait_until_done({f"evt_{fork}_child"})
             # As the end of a process does, which a child by fork has to do itself.
-            from flask_procore_webhooks.background import stop_all
+            from flask_procore_webhooks.running.background import stop_all
             stop_all()
         except BaseException:
             import traceback

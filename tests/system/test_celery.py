@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from flask_procore_webhooks.celery import EXTENSION
 from support.brokers import as_env
 from support.brokers import Broker
 from support.brokers import celery_worker
@@ -28,6 +29,7 @@ from support.brokers import own_broker
 from support.hosts import Host
 from support.hosts import run_host
 from support.inboxes import counted
+from support.inboxes import due_rows
 from support.inboxes import numbered
 from support.outages import relay_to
 from support.processes import Process
@@ -35,26 +37,26 @@ from support.values import Clock
 from support.values import SECRET
 from support.waiting import wait_until
 
-from flask_procore_webhooks import browse
-from flask_procore_webhooks import celery
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks import RetryLater
-from flask_procore_webhooks.celery import EXTENSION
-from flask_procore_webhooks.celery import hand_over
-from flask_procore_webhooks.celery import LONGEST_COUNTDOWN
-from flask_procore_webhooks.celery import PATIENCE
-from flask_procore_webhooks.celery import QUIET
-from flask_procore_webhooks.celery import RUN
-from flask_procore_webhooks.celery import SWEEP
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import ConfigError
+from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox import due
+from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.inbox.operations import pause
+from flask_procore_webhooks.inbox.operations import resume
+from flask_procore_webhooks.running import celery
+from flask_procore_webhooks.running.celery import LONGEST_COUNTDOWN
+from flask_procore_webhooks.running.celery import PATIENCE
+from flask_procore_webhooks.running.celery import publish
+from flask_procore_webhooks.running.celery import RUN
+from flask_procore_webhooks.running.celery import SWEEP
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
-from flask_procore_webhooks.upkeep import pause
-from flask_procore_webhooks.upkeep import resume
 
 MakeApp = Callable[..., Flask]
 
@@ -114,7 +116,7 @@ def send(app: Flask, **fields: Any) -> int:
     answer = deliver(app.test_client(), sent, endpoint="procore_webhooks")
     assert answer.status_code == 200
     assert time.monotonic() - start < SENDER_WAITS
-    row = browse.find(endpoint_of(app).inbox, sent["id"])
+    row = queries.find(endpoint_of(app).store, sent["id"])
     assert row
     return int(row["id"])
 
@@ -129,7 +131,7 @@ def call(app: Flask, task: str, *arguments: Any, **options: Any) -> Any:
 
 
 def status(app: Flask, row_id: int) -> str:
-    return str(endpoint_of(app).inbox.status(row_id))
+    return str(due.status_of(endpoint_of(app).store, row_id))
 
 
 def speak(app: Flask) -> None:
@@ -235,7 +237,7 @@ def test_a_run_that_failed_is_a_message_for_later(
     call(app, RUN, "procore_webhooks", row)
     (message,) = redis.take()
     assert message["args"] == ["procore_webhooks", row]
-    due_at = browse.find(endpoint_of(app).inbox, str(row))["due_at"]  # type: ignore[index]
+    due_at = queries.find(endpoint_of(app).store, str(row))["due_at"]  # type: ignore[index]
     eta = datetime.fromisoformat(message["eta"])
     early = (eta - due_at.replace(tzinfo=timezone.utc)).total_seconds()
     assert 0 < early < 30, "not before it can be claimed, and not long after"
@@ -252,7 +254,7 @@ def test_a_long_wait_is_left_to_the_sweep(app: Flask, redis: Broker) -> None:
     redis.take()
     call(app, RUN, "procore_webhooks", row)
     assert redis.take() == []
-    endpoint.inbox.now = clock
+    endpoint.store.now = clock
     assert call(app, SWEEP) == 0
     clock.forward(LONGEST_COUNTDOWN + 120)
     assert call(app, SWEEP) == 1
@@ -277,14 +279,14 @@ def test_a_dead_event_is_no_message(make_app: MakeApp, redis: Broker) -> None:
 def test_while_paused_nothing_is_run_and_the_sweep_goes_on_afterwards(
     app: Flask, redis: Broker, calls: list[str]
 ) -> None:
-    inbox = endpoint_of(app).inbox
+    store = endpoint_of(app).store
     row = send(app)
     redis.take()
-    pause(inbox, "test")
+    pause(store, "test")
     call(app, RUN, "procore_webhooks", row)
     assert call(app, SWEEP, overdue=0) == 0
     assert calls == [] and redis.take() == []
-    resume(inbox, "test")
+    resume(store, "test")
     assert call(app, SWEEP, overdue=0) == 1
     call(app, RUN, "procore_webhooks", redis.taken_rows()[0])
     assert status(app, row) == "done"
@@ -323,8 +325,8 @@ def test_without_the_database_an_event_is_left_to_the_sweep(
     app: Flask, caplog: pytest.LogCaptureFixture
 ) -> None:
     row = send(app)
-    file = Path(str(endpoint_of(app).inbox.database.url.database))
-    endpoint_of(app).inbox.database._found_engine.dispose()
+    file = Path(str(endpoint_of(app).store.database.url.database))
+    endpoint_of(app).store.database._found_engine.dispose()
     away = file.rename(file.with_suffix(".away"))
     file.mkdir()
     call(app, RUN, "procore_webhooks", row)
@@ -343,7 +345,7 @@ def test_the_sweep_hands_over_what_has_been_due_for_a_while(
     app: Flask, redis: Broker
 ) -> None:
     endpoint, clock = endpoint_of(app), Clock()
-    endpoint.inbox.now = clock
+    endpoint.store.now = clock
     rows = []
     for _ in range(5):
         rows.append(send(app))
@@ -359,10 +361,10 @@ def test_the_sweep_finds_the_run_of_a_worker_that_was_killed(
     app: Flask, redis: Broker
 ) -> None:
     endpoint, clock = endpoint_of(app), Clock()
-    endpoint.inbox.now = clock
+    endpoint.store.now = clock
     row = send(app)
     redis.take()
-    assert endpoint.inbox.claim(row, 300)
+    assert claims.claim(endpoint.store, row, 300)
     assert call(app, SWEEP, overdue=0) == 0
     clock.forward(301)
     assert call(app, SWEEP, overdue=0) == 1
@@ -408,7 +410,7 @@ def test_a_broker_that_refuses_costs_no_time_and_one_line(
         relay.cut()
         app.extensions["celery"] = broker.celery(relay.url)
         rows = [send(app) for _ in range(10)]
-        assert caplog.text.count(f"No messages are sent for {QUIET:g} s") == 1
+        assert caplog.text.count(f"No messages are sent for {BREAKER_SECONDS:g} s") == 1
         relay.mend()
         # As soon as it is asked again.
         speak(app)
@@ -636,7 +638,7 @@ class Site:
             )
 
     def statuses(self) -> Counter[str]:
-        return counted(self.host.inbox)
+        return counted(self.host.store)
 
     def calls(self) -> list[str]:
         path = self.folder / "calls"
@@ -680,14 +682,14 @@ def test_every_event_is_done_and_has_its_effect_once(site: Site) -> None:
     postponed = numbered(3, "evt_later")
     first = "true" if site.broker.url.startswith("redis") else "false"
     site.send(plain[:5])
-    rows = site.host.endpoint.inbox.due(100)
-    assert hand_over(site.host.endpoint, rows) == 5
+    rows = due_rows(site.host.endpoint.store, 100)
+    assert publish(site.host.endpoint, rows) == 5
     with site.worker(FLASK_CELERY_FIRST=first) as worker:
         site.send(failing, fails=2)
         site.send(postponed, postponed=2)
         site.send(plain[5:])
         site.wait_until_finished(worker, done=21)
-        assert hand_over(site.host.endpoint, rows) == 5
+        assert publish(site.host.endpoint, rows) == 5
         site.send(["evt_last"])
         site.wait_until_finished(worker, done=22)
     everything = [*plain, *failing, *postponed, "evt_last"]
@@ -830,11 +832,11 @@ def test_a_forked_process_has_connections_of_its_own(
     child = os.fork()
     if not child:
         try:
-            os._exit(0 if hand_over(endpoint_of(app), [7]) else 1)
+            os._exit(0 if publish(endpoint_of(app), [7]) else 1)
         finally:
             os._exit(2)
     assert os.waitpid(child, 0)[1] == 0
-    assert hand_over(endpoint_of(app), [8]) == 1
+    assert publish(endpoint_of(app), [8]) == 1
     assert sorted(broker.taken_rows(3)) == sorted([first, 7, 8])
 
 

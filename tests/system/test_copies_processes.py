@@ -18,7 +18,7 @@ from support.processes import scripts
 from support.values import Clock
 from support.waiting import wait_until
 
-from flask_procore_webhooks import browse
+from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.testing import payload
 
 MakeApp = Callable[..., Flask]
@@ -35,7 +35,7 @@ def host(make_app: MakeApp, database_url: str) -> Iterator[Host]:
 @pytest.fixture
 def host_clock(host: Host) -> Clock:
     clock = Clock()
-    host.endpoint.inbox.now = clock
+    host.endpoint.store.now = clock
     return clock
 
 
@@ -84,7 +84,7 @@ def test_copies_in_several_processes_are_one_event_and_one_run(
 
     statuses = [each for answer in answers for each in answer]
     assert len(statuses) == COPIES // PROCESSES * PROCESSES
-    (row,) = browse.newest(host.endpoint.inbox)
+    (row,) = queries.newest(host.endpoint.store)
     check_answers(statuses, row, host.endpoint)
     assert calls.read_text().split() == [sent["id"]] * row["attempts"]
     assert len(host.notes()) == 1

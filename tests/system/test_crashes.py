@@ -36,11 +36,12 @@ from support.outages import relay_to
 from support.processes import child
 from support.values import Clock
 
-from flask_procore_webhooks import browse
 from flask_procore_webhooks.endpoint import Endpoint
+from flask_procore_webhooks.inbox import jobs
+from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
-from flask_procore_webhooks.worker import Worker
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_a_kill_at_any_step_leaves_what_the_next_worker_finishes(
 
 def _check_left(endpoint: Endpoint, step: Step, event: dict[str, Any]) -> None:
     """It was killed where it should be."""
-    row = browse.find(endpoint.inbox, event["id"])
+    row = queries.find(endpoint.store, event["id"])
     status, attempts = (row["status"], row["attempts"]) if row else ("absent", 0)
     if step.status != "any":
         assert (status, attempts) == (step.status, step.attempts), step
@@ -117,27 +118,29 @@ def _finish(app: Flask, endpoint: Endpoint, step: Step, event: dict[str, Any]) -
 
     clock = Clock()
     clock.forward(LEASE + 1)
-    now, endpoint.inbox.now = endpoint.inbox.now, clock
+    now, endpoint.store.now = endpoint.store.now, clock
     try:
         # The server may need a moment to see that the child is gone.
         done = wait_until(lambda: _run(endpoint, event), time.monotonic() + 30, 0.1)
     finally:
-        endpoint.inbox.now = now
+        endpoint.store.now = now
     assert done, step
     assert _effects(endpoint, event) == sorted(SUBSCRIBERS), step
-    row = browse.find(endpoint.inbox, event["id"])
-    assert row and sorted(endpoint.inbox.receipts(row["id"])) == sorted(SUBSCRIBERS)
+    row = queries.find(endpoint.store, event["id"])
+    assert row and sorted(jobs.receipts(endpoint.store, row["id"])) == sorted(
+        SUBSCRIBERS
+    )
 
 
 def _run(endpoint: Endpoint, event: dict[str, Any]) -> bool:
     Worker([endpoint], poll=1).run_all()
-    row = browse.find(endpoint.inbox, event["id"])
+    row = queries.find(endpoint.store, event["id"])
     return row is not None and row["status"] == "done"
 
 
 def _effects(endpoint: Endpoint, event: dict[str, Any]) -> list[str]:
     look = sa.select(effect.c.subscriber).where(effect.c.event_id == event["id"])
-    return sorted(row.subscriber for row in endpoint.inbox.rows(look))
+    return sorted(row.subscriber for row in endpoint.store.rows(look))
 
 
 # The database goes away
@@ -185,9 +188,9 @@ def test_the_audit_finds_what_is_lost_and_what_is_doubled(
     again = {"event_id": ids[0], "subscriber": "last", "pid": 0}
     stray = {"event_id": "evt_stray", "subscriber": "first", "pid": 0}
     gone = sa.delete(effect).where(c.event_id == ids[1], c.subscriber == "first")
-    events = endpoint.inbox.database.tables.event
+    events = endpoint.store.database.tables.event
     undone = sa.update(events).where(events.c.event_id == ids[2]).values(status="dead")
-    with endpoint.inbox.connection() as connection:
+    with endpoint.store.connection() as connection:
         connection.execute(sa.insert(effect), [again, stray])
         connection.execute(gone)
         connection.execute(undone)

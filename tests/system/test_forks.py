@@ -15,7 +15,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import gevent, threading
-from flask_procore_webhooks.grouping import Grouped
+from flask_procore_webhooks.inbox.group_commit import GroupCommit
 
 go = threading.Event()
 
@@ -52,7 +52,7 @@ def test_nobody_counts_on_a_call_that_gave_up_waiting() -> None:
 def test_a_child_does_not_wait_for_the_threads_of_its_parent() -> None:
     code = """
 import os, threading, sys
-from flask_procore_webhooks.grouping import Grouped
+from flask_procore_webhooks.inbox.group_commit import GroupCommit
 
 go, started = threading.Event(), threading.Event()
 def work(items):

@@ -16,7 +16,7 @@ from support.processes import scripts
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox import Inbox
+from flask_procore_webhooks.inbox.store import Store
 
 MakeApp = Callable[..., Flask]
 
@@ -32,12 +32,12 @@ def app(
     app.register_blueprint(webhooks)
     yield app
     for endpoint in endpoints(app).values():
-        endpoint.inbox.database.engine.dispose()
+        endpoint.store.database.engine.dispose()
 
 
 @pytest.fixture
-def inbox(endpoint: Endpoint) -> Inbox:
-    return endpoint.inbox
+def store(endpoint: Endpoint) -> Store:
+    return endpoint.store
 
 
 CLAIMER = """
@@ -52,18 +52,18 @@ app = Flask("child")
 app.config.update(order["config"])
 ProcoreWebhooks().init_app(app)
 (endpoint,) = endpoints(app).values()
-endpoint.inbox.due()
+endpoint.store.due()
 print("ready", flush=True)
 sys.stdin.readline()
-print(json.dumps(claim_all(endpoint.inbox, order["limit"])), flush=True)
+print(json.dumps(claim_all(endpoint.store, order["limit"])), flush=True)
 """
 
 
 @pytest.mark.slow
 def test_processes_that_claim_at_once_never_get_the_same_event(
-    app: Flask, inbox: Inbox
+    app: Flask, store: Store
 ) -> None:
-    record(inbox, *numbered(200))
+    record(store, *numbered(200))
     keys = ("PROCORE_WEBHOOK_SECRET", "PROCORE_WEBHOOK_DATABASE_URI")
     config = {key: app.config[key] for key in keys}
     orders = [{"config": config, "limit": limit} for limit in (1, 5, 32)]
@@ -77,7 +77,7 @@ import json, os, sys, time
 from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.leases import keeping
+from flask_procore_webhooks.running.leases import renewing
 from support.inboxes import by_id, record
 from support.waiting import wait_until
 
@@ -86,7 +86,7 @@ app = Flask("child")
 app.config.update(config)
 ProcoreWebhooks().init_app(app)
 (endpoint,) = endpoints(app).values()
-inbox = endpoint.inbox
+inbox = endpoint.store
 record(inbox, "evt_1", "evt_2")
 first, second = inbox.claim_due(2, 600)
 
@@ -110,7 +110,7 @@ print(os.waitstatus_to_exitcode(status), flush=True)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_leases_are_renewed_in_a_forked_process_too(app: Flask, inbox: Inbox) -> None:
+def test_leases_are_renewed_in_a_forked_process_too(app: Flask, store: Store) -> None:
     keys = ("PROCORE_WEBHOOK_SECRET", "PROCORE_WEBHOOK_DATABASE_URI")
     config = {key: app.config[key] for key in keys}
     with scripts(FORKS, [config]) as (child,):

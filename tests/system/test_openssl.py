@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 
-from flask_procore_webhooks.settings import Settings
-from flask_procore_webhooks.sources import PROCORE
-from flask_procore_webhooks.verify import verify
+from flask_procore_webhooks.config import Settings
+from flask_procore_webhooks.senders.procore import PROCORE
+from flask_procore_webhooks.senders.signature import verify
 
 BODY = b'{"id":"1","type":"resource.created","data":{}}'
 NOW = 1_767_225_600

@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from flask import Flask
 from support.hosts import Host
 from support.hosts import run_host
+from support.inboxes import due_rows
 from support.processes import Process
 from support.processes import running
 from support.servers import free_port
@@ -32,17 +33,19 @@ from support.values import Clock
 from support.values import SECRET
 from support.waiting import wait_until
 
-from flask_procore_webhooks import browse
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import testing
-from flask_procore_webhooks import upkeep
-from flask_procore_webhooks.engines import own_engine
 from flask_procore_webhooks.errors import InboxUnavailable
-from flask_procore_webhooks.states import Status
+from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox import operations
+from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.inbox.claims import Settlement
+from flask_procore_webhooks.inbox.engines import own_engine
+from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.running.notify import listening
+from flask_procore_webhooks.running.notify import NO_LISTENING
+from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import payload
-from flask_procore_webhooks.wakeup import listening
-from flask_procore_webhooks.wakeup import NO_LISTENING
-from flask_procore_webhooks.worker import Worker
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 #: Of a host's engine: before 1.21, pgbouncer knows nothing of what psycopg prepares.
@@ -121,7 +124,7 @@ def site(pooled_url: str, make_app: Callable[..., Flask]) -> Iterator[Site]:
     """An app that has left the engine to the package."""
     with open_site(make_app(), pooled_url + UNPREPARED_URL) as site:
         yield site
-        site.inbox.database.tables.event.metadata.drop_all(site.inbox.database.engine)
+        site.store.database.tables.event.metadata.drop_all(site.store.database.engine)
 
 
 def test_the_pool_changes_sessions_between_transactions(pooled_url: str) -> None:
@@ -166,7 +169,7 @@ def test_each_event_is_run_once(host: Host) -> None:
     ran = at_once(lambda _: Worker([host.endpoint], poll=1).run_all(), range(4))
     assert sum(ran) == 40
     assert sorted(host.notes()) == sorted(event["id"] for event in events)
-    counts = browse.newest(host.endpoint.inbox, limit=100)
+    counts = queries.newest(host.endpoint.store, limit=100)
     assert {row["status"] for row in counts} == {"done"}
     assert sum(row["repeats"] for row in counts) == 20
 
@@ -187,7 +190,7 @@ def test_a_failure_is_rolled_back_and_run_again(host: Host) -> None:
             raise ValueError("broken")
 
     host.deliver()
-    clock = host.endpoint.inbox.now = Clock()
+    clock = host.endpoint.store.now = Clock()
     assert Worker([host.endpoint], poll=1).run_all() == 1
     assert (host.notes(), host.row()["status"]) == ([], "pending")
     broken = False
@@ -198,7 +201,7 @@ def test_a_failure_is_rolled_back_and_run_again(host: Host) -> None:
 
 def test_a_transaction_keeps_its_session_to_itself(site: Site) -> None:
     look = sa.text("SELECT pg_backend_pid()")
-    with site.inbox.transaction() as one, site.inbox.transaction() as two:
+    with site.store.transaction() as one, site.store.transaction() as two:
         seen = {(one.scalar(look), two.scalar(look)) for _ in range(5)}
     ((first, second),) = seen
     assert first != second
@@ -208,18 +211,18 @@ def test_a_transaction_that_fails_is_rolled_back(site: Site) -> None:
     rows = [site.send() for _ in range(3)]
     for _ in range(3):
         with pytest.raises(InboxUnavailable, match="on purpose"):
-            with site.inbox.transaction() as connection:
+            with site.store.transaction() as connection:
                 connection.execute(sa.delete(site.events))
                 raise RuntimeError("on purpose")
     assert site.statuses() == ["pending"] * 3
-    assert site.inbox.due() == rows
+    assert due_rows(site.store) == rows
 
 
 def test_nobody_listens_through_a_pooler(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It would hand what is told to whoever has the connection next."""
-    with listening([site.inbox], lambda: None):
+    with listening([site.store], lambda: None):
         deadline = time.monotonic() + 10
         while "pooler" not in caplog.text and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -229,32 +232,32 @@ def test_nobody_listens_through_a_pooler(
 def test_operators_replay_pause_and_prune(site: Site) -> None:
     site.subscribe_good_and_bad()
     rows = [site.send() for _ in range(8)]
-    upkeep.pause(site.inbox, "tests")
+    operations.pause(site.store, "tests")
     assert site.work() == 0
-    upkeep.resume(site.inbox, "tests")
+    operations.resume(site.store, "tests")
     assert site.work() == 8
     site.broken = False
-    assert upkeep.replay(site.inbox, rows, "tests") == 8
+    assert operations.replay(site.store, rows, "tests") == 8
     assert site.work() == 8
     assert site.statuses() == ["done"] * 8
     site.clock.forward(10)
-    bodies = upkeep.prune_bodies(site.inbox, site.clock(), dead=False)
+    bodies = operations.prune_bodies(site.store, site.clock(), dead=False)
     assert sum(bodies) == 8
-    assert sum(upkeep.prune_rows(site.inbox, site.clock(), dead=False)) == 8
+    assert sum(operations.prune_rows(site.store, site.clock(), dead=False)) == 8
     assert site.count("event") == site.count("receipt") == 0
 
 
 def test_a_lease_is_renewed_and_ends(site: Site) -> None:
     site.send()
-    (held,) = site.inbox.claim_due(1, seconds=10)
+    (held,) = claims.claim_due(site.store, 1, seconds=10)
     site.clock.forward(9)
-    site.inbox.renew([held], 10)
+    claims.renew(site.store, [held], 10)
     site.clock.forward(9)
-    assert site.inbox.claim_due(1, seconds=10) == []
+    assert claims.claim_due(site.store, 1, seconds=10) == []
     site.clock.forward(2)
-    (taken,) = site.inbox.claim_due(1, seconds=10)
-    assert not site.inbox.settle(held, Status.DONE)
-    assert site.inbox.settle(taken, Status.DONE)
+    (taken,) = claims.claim_due(site.store, 1, seconds=10)
+    assert not claims.settle(site.store, held, Settlement(Status.DONE))
+    assert claims.settle(site.store, taken, Settlement(Status.DONE))
 
 
 @pytest.mark.slow

@@ -111,7 +111,7 @@ def test_links_lead_somewhere(link: str) -> None:
 
 
 def test_every_setting_is_in_the_table() -> None:
-    from flask_procore_webhooks.settings import KEYS
+    from flask_procore_webhooks.config import KEYS
 
     table = README[README.index("## Configuration") : README.index("## Answers")]
     assert set(re.findall(r"`([A-Z_]+)`", table)) == {*KEYS, "SQLALCHEMY_DATABASE_URI"}

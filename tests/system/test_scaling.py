@@ -16,10 +16,10 @@ from support.sites import at_once
 from support.sites import open_site
 from support.sites import Site
 
-from flask_procore_webhooks import browse
-from flask_procore_webhooks import upkeep
+from flask_procore_webhooks.inbox import operations
+from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import payload
-from flask_procore_webhooks.worker import Worker
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "scaling.md").read_text()
@@ -55,9 +55,9 @@ class Operator:
 @pytest.fixture
 def site(postgresql_url: str, make_app: Callable[..., Flask]) -> Iterator[Site]:
     with open_site(make_app(), postgresql_url) as site:
-        site.inbox.database.create_tables()
+        site.store.database.create_tables()
         yield site
-        database = site.inbox.database
+        database = site.store.database
         database.tables.event.metadata.drop_all(database.engine)
 
 
@@ -141,8 +141,8 @@ def test_the_archive_keeps_what_prune_removes(operator: Operator, site: Site) ->
         assert archived(operator) == kept
     site.clock.forward(1)
     before = site.clock() - timedelta(days=6)
-    assert sum(upkeep.prune_bodies(site.inbox, before, dead=True)) == 3
-    assert sum(upkeep.prune_rows(site.inbox, before, dead=True)) == 3
+    assert sum(operations.prune_bodies(site.store, before, dead=True)) == 3
+    assert sum(operations.prune_rows(site.store, before, dead=True)) == 3
     operator.run("archive, daily")
     assert archived(operator) == kept
     assert site.statuses() == ["pending"]
@@ -171,14 +171,14 @@ def check_the_whole_way(site: Site) -> None:
     at_once(lambda _: Worker([site.endpoint], poll=1).run_all(), range(3))
     once = [("good", sent["id"]), ("bad", sent["id"])]
     assert site.calls == once
-    row = browse.find(site.inbox, sent["id"])
+    row = queries.find(site.store, sent["id"])
     assert row
     assert (row["status"], row["repeats"]) == ("done", 5)
-    assert upkeep.replay(site.inbox, [row["id"]], "tests") == 1
+    assert operations.replay(site.store, [row["id"]], "tests") == 1
     assert site.work() == 1
     assert site.calls == once * 2
     site.clock.forward(10)
     total = site.count("event")
-    assert sum(upkeep.prune_bodies(site.inbox, site.clock(), dead=False)) == total
-    assert sum(upkeep.prune_rows(site.inbox, site.clock(), dead=False)) == total
+    assert sum(operations.prune_bodies(site.store, site.clock(), dead=False)) == total
+    assert sum(operations.prune_rows(site.store, site.clock(), dead=False)) == total
     assert site.count("event") == site.count("receipt") == 0

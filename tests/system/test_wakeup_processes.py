@@ -23,7 +23,8 @@ from support.waiting import wait_until
 
 from flask_procore_webhooks import Event
 from flask_procore_webhooks.endpoint import Endpoint
-from flask_procore_webhooks.states import Status
+from flask_procore_webhooks.inbox.record import record as record_event
+from flask_procore_webhooks.inbox.status import Status
 
 MakeApp = Callable[..., Flask]
 
@@ -74,7 +75,7 @@ def process(folder: Path, endpoint: Endpoint, *options: str) -> Iterator[Process
     with running(
         [sys.executable, *command, *options], folder=folder, env=env
     ) as worker:
-        wait_until(lambda: listeners(endpoint.inbox), report=worker.output)
+        wait_until(lambda: listeners(endpoint.store), report=worker.output)
         time.sleep(1)
         yield worker
 
@@ -87,7 +88,7 @@ def test_the_command_listens_on_one_connection_and_ends_at_once(
     options = ("--poll", "600", "--concurrency", "4")
     with process(tmp_path, endpoint, *options) as worker:
         worker.wait_for_output("4 at a time")
-        assert len(listeners(endpoint.inbox)) == 1
+        assert len(listeners(endpoint.store)) == 1
         for _ in range(3):
             start, new = time.monotonic(), send(endpoint)
             worker.wait_for_output(f"ran {new}\n")
@@ -95,7 +96,7 @@ def test_the_command_listens_on_one_connection_and_ends_at_once(
         worker.send(signal.SIGTERM)
         assert worker.exit_code(SOON * 2) == 0
         assert "Ended after 3 events." in worker.output()
-    wait_until(lambda: not listeners(endpoint.inbox))
+    wait_until(lambda: not listeners(endpoint.store))
 
 
 @pytest.mark.slow
@@ -104,7 +105,7 @@ def test_what_an_operator_replays_or_resumes_is_run_at_once(
 ) -> None:
     endpoint, _ = site
     run = endpoint.app.test_cli_runner().invoke
-    endpoint.inbox.record(Event("evt_1", "a.b", body=b"{}"), Status.DEAD)
+    record_event(endpoint.store, Event("evt_1", "a.b", body=b"{}"), Status.DEAD)
     with process(tmp_path, endpoint, "--poll", "600") as worker:
         run(args=["procore-webhooks", "replay", "evt_1"], catch_exceptions=False)
         worker.wait_for_output("ran evt_1\n")

@@ -30,7 +30,8 @@ from support.waiting import wait_until
 from support.workers import SETTINGS
 
 from flask_procore_webhooks import Event
-from flask_procore_webhooks.inbox import Inbox
+from flask_procore_webhooks.inbox import jobs
+from flask_procore_webhooks.inbox.store import Store
 
 MakeApp = Callable[..., Flask]
 
@@ -156,13 +157,13 @@ def writer(event):
     host.note(event.id)
 """
     )
-    record(shop.host.inbox, *numbered(40))
+    record(shop.host.store, *numbered(40))
     worker = shop.worker("--once", "--concurrency", "4")
 
     assert worker.exit_code() == 0, worker.output()
     assert "4 at a time" in worker.output()
     assert "Ended after 40 events." in worker.output()
-    assert counted(shop.host.inbox) == {"done": 40}
+    assert counted(shop.host.store) == {"done": 40}
     assert sorted(shop.host.notes()) == numbered(40)
     assert {call[1] for call in shop.calls()} == {"1"}
 
@@ -179,7 +180,7 @@ def test_once_fails_when_the_database_is_away(
         with run_host(make_app(**SETTINGS), "flask_sqlalchemy", postgresql_url) as host:
             shop = Shop(host, url, tmp_path)
             shop.open(WRITER)
-            record(host.inbox, "evt_1")
+            record(host.store, "evt_1")
             relay.cut()
             worker = shop.worker("--once", "--concurrency", "3")
             assert worker.exit_code() == 1
@@ -223,9 +224,9 @@ other.on(name="other")(lambda event: say(event, "other"))
 host.webhooks.on(name="mine")(say)
 """
     )
-    record(shop.host.inbox, "evt_1")
-    mine = shop.host.endpoint.inbox
-    others = Inbox("prudra_webhooks", mine.database)
+    record(shop.host.store, "evt_1")
+    mine = shop.host.endpoint.store
+    others = Store("prudra_webhooks", mine.database)
     others.record(Event("evt_2", "payment.received", body=b"{}"))
 
     assert shop.worker("--once", "--endpoint", "prudra_webhooks").exit_code() == 0
@@ -243,8 +244,8 @@ def test_the_poll_is_when_new_events_are_seen(shop: Shop) -> None:
     shop.open(WRITER)
     worker = shop.worker("--poll", "0.05")
     for number in range(3):
-        record(shop.host.inbox, f"evt_{number}")
-        wait_until(all_done(shop.host.inbox, number + 1))
+        record(shop.host.store, f"evt_{number}")
+        wait_until(all_done(shop.host.store, number + 1))
     worker.send(signal.SIGTERM)
     assert worker.exit_code() == 0, worker.output()
     assert "Ended after 3 events." in worker.output()
@@ -274,23 +275,23 @@ def writer(event):
 """
     )
     # Enough to make its batches large before it meets the slow one.
-    record(shop.host.inbox, *numbered(63), "slow", *(f"late_{n:02}" for n in range(40)))
+    record(shop.host.store, *numbered(63), "slow", *(f"late_{n:02}" for n in range(40)))
     worker = shop.worker()
     wait_until(lambda: shop.is_running("slow"))
-    assert counted(shop.host.inbox)["running"] > 1
+    assert counted(shop.host.store)["running"] > 1
     worker.send(number)
     time.sleep(1)
     assert worker.is_running
     shop.go_on()
 
     assert worker.exit_code() == 0, worker.output()
-    found = counted(shop.host.inbox)
+    found = counted(shop.host.store)
     assert (found["running"], found["dead"]) == (0, 0)
     assert shop.host.row("slow")["status"] == "done"
     assert found["pending"] >= 9
     assert "slow" in shop.host.notes()
     assert f"Ended after {found['done']} events." in worker.output()
-    assert sum(attempts(shop.host.inbox).values()) == found["done"]
+    assert sum(attempts(shop.host.store).values()) == found["done"]
 
 
 ASYNC_WAITS = """
@@ -308,20 +309,20 @@ async def writer(event):
 @on_sqlite
 def test_after_the_grace_a_run_is_given_back(shop: Shop, subscribers: str) -> None:
     shop.open(subscribers)
-    record(shop.host.inbox, "evt_1", "evt_2")
+    record(shop.host.store, "evt_1", "evt_2")
     worker = shop.worker("--grace", "0.5", "--concurrency", "2")
     wait_until(lambda: shop.is_running("evt_1") and shop.is_running("evt_2"))
     worker.send(signal.SIGTERM)
 
     assert worker.exit_code(30) == 0, worker.output()
-    assert counted(shop.host.inbox) == {"pending": 2}
+    assert counted(shop.host.store) == {"pending": 2}
     assert shop.host.notes() == []
     assert {row["lease"] for row in _leases(shop.host)} == {None}
 
 
 def _leases(host: Host) -> list[Any]:
-    c = host.endpoint.inbox.columns
-    return [r._mapping for r in host.endpoint.inbox.rows(sa.select(c.lease))]
+    c = host.endpoint.store.columns
+    return [r._mapping for r in host.endpoint.store.rows(sa.select(c.lease))]
 
 
 @pytest.mark.slow
@@ -332,7 +333,7 @@ def test_a_second_signal_ends_a_worker_at_once(
     shop: Shop, second: int, subscribers: str
 ) -> None:
     shop.open(subscribers)
-    record(shop.host.inbox, "evt_1")
+    record(shop.host.store, "evt_1")
     worker = shop.worker("--grace", "3600")
     wait_until(lambda: shop.is_running("evt_1"))
     worker.send(signal.SIGTERM)
@@ -347,14 +348,14 @@ def test_processes_share_the_work_and_effects_are_made_once(shop: Shop) -> None:
     shop.open(WRITER.replace("host.note", "time.sleep(0.02); host.note"))
     workers = [shop.worker("--concurrency", "2", "--poll", "0.1") for _ in range(3)]
     for first in range(0, 120, 20):
-        record(shop.host.inbox, *numbered(120)[first : first + 20])
-    wait_until(all_done(shop.host.inbox, 120))
+        record(shop.host.store, *numbered(120)[first : first + 20])
+    wait_until(all_done(shop.host.store, 120))
     for worker in workers:
         worker.send(signal.SIGTERM)
 
     assert [worker.exit_code() for worker in workers] == [0, 0, 0]
     assert sorted(shop.host.notes()) == numbered(120)
-    assert len(shop.calls()) == sum(attempts(shop.host.inbox).values())
+    assert len(shop.calls()) == sum(attempts(shop.host.store).values())
     if shop.host.engine.dialect.name != "sqlite":
         assert {call[1] for call in shop.calls()} == {"1"}
 
@@ -362,19 +363,19 @@ def test_processes_share_the_work_and_effects_are_made_once(shop: Shop) -> None:
 @pytest.mark.slow
 def test_a_run_that_outlasts_its_lease_is_left_to_its_worker(shop: Shop) -> None:
     shop.open(WAITS, PROCORE_WEBHOOK_LEASE=6)
-    record(shop.host.inbox, "evt_1")
+    record(shop.host.store, "evt_1")
     for _ in range(2):
         shop.worker("--poll", "0.1")
     wait_until(lambda: shop.is_running("evt_1"))
     first_end = shop.host.row("evt_1")["due_at"]
-    wait_until(lambda: shop.host.endpoint.inbox.naive_now() > first_end)
+    wait_until(lambda: shop.host.endpoint.store.db_now() > first_end)
     time.sleep(1)
     shop.go_on()
-    wait_until(all_done(shop.host.inbox, 1))
+    wait_until(all_done(shop.host.store, 1))
 
     assert len(shop.calls()) == 1
     assert shop.host.notes() == ["evt_1"]
-    assert attempts(shop.host.inbox) == {"evt_1": 1}
+    assert attempts(shop.host.store) == {"evt_1": 1}
 
 
 #: Stops its process in the first run, before or, if it can be, after it has written.
@@ -402,11 +403,11 @@ def test_a_worker_that_stalls_has_no_effect_when_it_comes_back(
     if early and shop.host.engine.dialect.name == "sqlite":
         pytest.skip("its lock keeps everybody else from running anything")
     shop.open(STALLS.replace("WRITES_FIRST", str(early)), PROCORE_WEBHOOK_LEASE=1)
-    record(shop.host.inbox, "evt_1")
+    record(shop.host.store, "evt_1")
     stalled = shop.worker("--poll", "0.1")
     wait_until(lambda: shop.is_running("evt_1"))
     shop.worker("--poll", "0.1")
-    wait_until(all_done(shop.host.inbox, 1))
+    wait_until(all_done(shop.host.store, 1))
     assert shop.host.notes() == ["run 2"]
     before = shop.host.row("evt_1")
 
@@ -416,7 +417,7 @@ def test_a_worker_that_stalls_has_no_effect_when_it_comes_back(
     assert stalled.exit_code() == 0, stalled.output()
     assert shop.host.notes() == ["run 2"]
     assert shop.host.row("evt_1") == before
-    assert [*shop.host.endpoint.inbox.receipts(before["id"])] == ["writer"]
+    assert [*jobs.receipts(shop.host.endpoint.store, before["id"])] == ["writer"]
     assert [call[1] for call in shop.calls()] == ["1", "2"]
 
 
@@ -438,12 +439,12 @@ def writer(event):
         # Of which what is not begun is given back after a third.
         PROCORE_WEBHOOK_LEASE=6,
     )
-    record(shop.host.inbox, *numbered(3))
+    record(shop.host.store, *numbered(3))
     stalled = shop.worker("--poll", "0.1", "--concurrency", "1")
     wait_until(lambda: shop.is_running("evt_001"))
-    assert attempts(shop.host.inbox)["evt_002"] == 1
+    assert attempts(shop.host.store)["evt_002"] == 1
     shop.worker("--poll", "0.1")
-    wait_until(all_done(shop.host.inbox, 3))
+    wait_until(all_done(shop.host.store, 3))
 
     stalled.send(signal.SIGCONT)
     time.sleep(2)
@@ -467,14 +468,14 @@ def writer(event):
         PROCORE_WEBHOOK_LEASE=1,
         PROCORE_WEBHOOK_MAX_ATTEMPTS=2,
     )
-    record(shop.host.inbox, *numbered(40))
+    record(shop.host.store, *numbered(40))
     codes = []
-    while counted(shop.host.inbox)["dead"] == 0 and len(codes) < 5:
+    while counted(shop.host.store)["dead"] == 0 and len(codes) < 5:
         codes.append(_run_until_it_ends(shop))
-    wait_until(lambda: counted(shop.host.inbox) == {"done": 39, "dead": 1})
+    wait_until(lambda: counted(shop.host.store) == {"done": 39, "dead": 1})
 
     assert codes == [9, 9, 9, 0]
-    found = attempts(shop.host.inbox)
+    found = attempts(shop.host.store)
     assert found.pop("evt_020") == 4
     # Those of its batch were claimed with it once, and never again.
     assert {*found.values()} == {1, 2}
@@ -487,11 +488,11 @@ def _run_until_it_ends(shop: Shop) -> int:
     worker = shop.worker("--poll", "0.1")
 
     def is_over() -> bool:
-        return not worker.is_running or counted(shop.host.inbox)["dead"] > 0
+        return not worker.is_running or counted(shop.host.store)["dead"] > 0
 
     wait_until(is_over)
-    if counted(shop.host.inbox)["dead"]:
-        wait_until(lambda: counted(shop.host.inbox)["done"] == 39)
+    if counted(shop.host.store)["dead"]:
+        wait_until(lambda: counted(shop.host.store)["done"] == 39)
         worker.send(signal.SIGTERM)
     return worker.exit_code()
 
@@ -507,14 +508,14 @@ def test_a_worker_survives_that_its_database_goes_away(
     with relay_to(url) as relay:
         shop.url = relay.url
         shop.open(WRITER.replace("host.note", "time.sleep(0.02); host.note"))
-        record(shop.host.inbox, *numbered(100))
+        record(shop.host.store, *numbered(100))
         worker = shop.worker("--concurrency", "2")
         wait_until(lambda: len(shop.host.notes()) > 20)
         relay.cut()
         wait_until(lambda: worker.output().count("Looking again in") > 3)
-        assert counted(shop.host.inbox)["done"] < 100
+        assert counted(shop.host.store)["done"] < 100
         relay.mend()
-        wait_until(all_done(shop.host.inbox, 100))
+        wait_until(all_done(shop.host.store, 100))
         worker.send(signal.SIGTERM)
         assert worker.exit_code() == 0, worker.output()
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from flask_procore_webhooks.events import read_procore
+from flask_procore_webhooks.events import read_prudra
 from hypothesis import given
 from hypothesis import strategies as st
 from support.inboxes import rows
@@ -25,13 +27,11 @@ from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import BadPayload
-from flask_procore_webhooks.events import key
-from flask_procore_webhooks.events import parse
-from flask_procore_webhooks.events import read_event
-from flask_procore_webhooks.events import read_procore
-from flask_procore_webhooks.events import read_prudra
-from flask_procore_webhooks.events import to_datetime
-from flask_procore_webhooks.events import unreadable
+from flask_procore_webhooks.senders.payload import event_key
+from flask_procore_webhooks.senders.payload import parse
+from flask_procore_webhooks.senders.payload import read_event
+from flask_procore_webhooks.senders.payload import to_datetime
+from flask_procore_webhooks.senders.payload import unreadable_event
 from flask_procore_webhooks.testing import deliver
 
 PAYLOADS = Path(__file__).parents[1] / "payloads"
@@ -229,7 +229,7 @@ def on_database(
     app.register_blueprint(webhooks)
     (endpoint,) = endpoints(app).values()
     yield endpoint
-    endpoint.inbox.database.engine.dispose()
+    endpoint.store.database.engine.dispose()
 
 
 # The shapes
@@ -276,7 +276,7 @@ def test_a_payload_reaches_a_subscriber_and_the_inbox_as_the_same_event(
     )
     assert event == expected
     assert event.id == EXPECTED[name].get("id", event.id)
-    (row,) = rows(endpoints(app)[blueprint.name].inbox)
+    (row,) = rows(endpoints(app)[blueprint.name].store)
     assert row.event_id == event.id
     assert row.body == sample(name)
     columns = ("type", "resource_type", "reason", *IDS)
@@ -452,7 +452,7 @@ def test_an_event_is_frozen(endpoint: Endpoint) -> None:
     "plain", ["1", "!", "~", "evt_0001", "01JZ", "a/b:c%s", "x" * 80]
 )
 def test_an_id_that_every_database_can_hold_is_the_key(plain: str) -> None:
-    assert key(plain, "1767225600", b"body") == plain
+    assert event_key(plain, "1767225600", b"body") == plain
 
 
 @pytest.mark.parametrize(
@@ -475,14 +475,14 @@ def test_an_id_that_every_database_can_hold_is_the_key(plain: str) -> None:
     ],
 )
 def test_an_over_long_or_strange_id_becomes_a_digest_of_itself(strange: str) -> None:
-    found = key(strange, "1767225600", b"body")
+    found = event_key(strange, "1767225600", b"body")
     assert found == sha256(strange.encode("utf-8", "surrogatepass"))
-    assert found == key(strange, "1767225601", b"another body")
+    assert found == event_key(strange, "1767225601", b"another body")
 
 
 def test_nobody_can_send_an_id_that_is_the_digest_of_another_event() -> None:
-    victim = key(None, "1767225600", b"body")
-    assert key(victim, "1767225600", b"forged") != victim
+    victim = event_key(None, "1767225600", b"body")
+    assert event_key(victim, "1767225600", b"forged") != victim
 
 
 def test_ids_of_different_spelling_are_different_events_on_every_database(
@@ -505,10 +505,10 @@ def test_the_same_delivery_without_an_id_is_one_event(
     body: bytes, endpoint: Endpoint
 ) -> None:
     client = endpoint.app.test_client()
-    now = int(endpoint.inbox.now().timestamp())
+    now = int(endpoint.store.now().timestamp())
     first, second = (deliver(client, body, timestamp=now) for _ in range(2))
     assert (first.status_code, second.status_code) == (200, 200)
-    (row,) = rows(endpoint.inbox)
+    (row,) = rows(endpoint.store)
     assert row.event_id == sha256(b"%d.%b" % (now, body))
     assert (row.repeats, row.conflicts) == (1, 0)
 
@@ -517,11 +517,11 @@ def test_equal_bodies_without_an_id_signed_at_different_times_are_two_events(
     endpoint: Endpoint,
 ) -> None:
     client = endpoint.app.test_client()
-    now = int(endpoint.inbox.now().timestamp())
+    now = int(endpoint.store.now().timestamp())
     for timestamp in (now, now - 1):
         answer = deliver(client, {"type": "test", "data": {}}, timestamp=timestamp)
         assert answer.json == {"received": True}
-    assert len(rows(endpoint.inbox)) == 2
+    assert len(rows(endpoint.store)) == 2
 
 
 def test_the_id_of_another_shape_is_not_taken_for_the_events_own() -> None:
@@ -644,7 +644,7 @@ def test_the_first_and_the_last_times_are_recorded_on_every_database(
     for number, sent in enumerate(edges):
         payload = {"id": number, "type": "a.b", "created": sent}
         assert deliver(client, payload).json == {"received": True}, sent
-    assert [row.event_at for row in rows(on_database.inbox)] == list(edges.values())
+    assert [row.event_at for row in rows(on_database.store)] == list(edges.values())
 
 
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.datetimes().map(str)))
@@ -676,12 +676,12 @@ def test_a_body_that_is_no_json_object_is_kept_dead_byte_by_byte(
     body, reason = QUARANTINED[case]
     client = endpoint.app.test_client()
     for _ in range(2):
-        answer = deliver(client, body, timestamp=int(endpoint.inbox.now().timestamp()))
+        answer = deliver(client, body, timestamp=int(endpoint.store.now().timestamp()))
         assert answer.status_code == 200
         assert answer.json == {"received": True, "quarantined": True}
     assert ran == []
-    assert {row.status for row in rows(endpoint.inbox)} == {"dead"}
-    row = rows(endpoint.inbox)[0]
+    assert {row.status for row in rows(endpoint.store)} == {"dead"}
+    row = rows(endpoint.store)[0]
     assert row.body == body
     assert reason in row.error
     assert row.finished_at is not None
@@ -695,7 +695,7 @@ def test_a_body_that_is_no_json_object_is_kept_on_every_database(
         answer = deliver(client, body)
         assert answer.json == {"received": True, "quarantined": True}
     for row, (body, reason) in zip(
-        rows(on_database.inbox), QUARANTINED.values(), strict=True
+        rows(on_database.store), QUARANTINED.values(), strict=True
     ):
         assert (row.status, row.body) == ("dead", body)
         assert reason in row.error
@@ -750,7 +750,7 @@ def test_any_depth_is_answered_200_and_never_left_between(
         assert answer.status_code == 200
         readable = {"received": True} | ({"quarantined": True} if depth > 100 else {})
         assert answer.json == readable
-    found = rows(endpoint.inbox)
+    found = rows(endpoint.store)
     assert {(row.status, row.error) for row in found if row.event_id not in ran} == {
         ("dead", "the JSON is nested too deeply")
     }
@@ -785,7 +785,7 @@ def test_parse_is_total(body: bytes) -> None:
         assert isinstance(parse(body), dict)
     except BadPayload as bad:
         assert bad.reason
-        assert unreadable(body, "1").id == sha256(b"1." + body)
+        assert unreadable_event(body, "1").id == sha256(b"1." + body)
 
 
 # Text that a database may choke on
@@ -807,12 +807,12 @@ def test_strange_text_is_recorded_and_run_on_every_database(
         assert first.json == {"received": True}, case
         assert second.json == {"received": True, "duplicate": True}, case
 
-    found = rows(on_database.inbox)
+    found = rows(on_database.store)
     assert [event.resource_type for event in seen] == list(STRANGE_TEXTS.values())
     for event, row, text in zip(seen, found, STRANGE_TEXTS.values(), strict=True):
         assert event.payload[text] == event.project_id == text
         assert (row.status, row.body, row.repeats) == ("done", event.body, 1)
-        assert row.event_id == event.id == key(text, "", b"")
+        assert row.event_id == event.id == event_key(text, "", b"")
         for column in ("type", "resource_type", "reason", *IDS):
             assert getattr(row, column)
             assert "\0" not in getattr(row, column)

@@ -17,20 +17,21 @@ import sqlalchemy as sa
 from flask import Flask
 from support.outages import relay_to
 
-from flask_procore_webhooks import browse
-from flask_procore_webhooks import grouping
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
-from flask_procore_webhooks.events import Event
-from flask_procore_webhooks.grouping import Grouped
-from flask_procore_webhooks.grouping import LARGEST_GROUP
-from flask_procore_webhooks.inbox import Inbox
-from flask_procore_webhooks.recorder import LARGEST_STATEMENT
-from flask_procore_webhooks.samples import payload
-from flask_procore_webhooks.samples import to_bytes
-from flask_procore_webhooks.states import Status
+from flask_procore_webhooks.event import Event
+from flask_procore_webhooks.inbox import group_commit
+from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.inbox.group_commit import GroupCommit
+from flask_procore_webhooks.inbox.group_commit import LARGEST_BATCH
+from flask_procore_webhooks.inbox.record import LARGEST_STATEMENT
+from flask_procore_webhooks.inbox.record import record as record_event
+from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.inbox.store import Store
+from flask_procore_webhooks.senders.samples import payload
+from flask_procore_webhooks.senders.samples import to_bytes
 
 
 class Work:
@@ -51,10 +52,10 @@ class Work:
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody takes over because the machine is slow just now."""
-    monkeypatch.setattr(grouping, "LONGEST_WAIT", 60)
+    monkeypatch.setattr(group_commit, "LONGEST_WAIT", 60)
 
 
-def all_waiting(grouped: Grouped[Any, Any], number: int) -> None:
+def all_waiting(grouped: GroupCommit[Any, Any], number: int) -> None:
     deadline = time.monotonic() + 30
     while len(grouped._waiting) < number:
         assert time.monotonic() < deadline
@@ -74,14 +75,14 @@ def outcome(call: Callable[[], Any]) -> Any:
 def test_a_lone_call_is_a_group_of_its_own() -> None:
     work = Work()
     work.go.set()
-    grouped = Grouped(work)
+    grouped = GroupCommit(work)
     assert [grouped(1), grouped(2)] == [2, 4]
     assert work.groups == [[1], [2]]
 
 
 def test_calls_that_come_meanwhile_are_done_together() -> None:
     work = Work()
-    grouped = Grouped(work)
+    grouped = GroupCommit(work)
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(grouped, 0)
         assert work.started.wait(30)
@@ -96,7 +97,7 @@ def test_calls_that_come_meanwhile_are_done_together() -> None:
 
 def test_an_exception_is_raised_by_its_own_call_only() -> None:
     work = Work()
-    grouped = Grouped(work)
+    grouped = GroupCommit(work)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(grouped, 0)
         assert work.started.wait(30)
@@ -113,9 +114,9 @@ def test_who_waits_for_a_failure_that_comes_late_has_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A database that does not answer is not waited for by group after group."""
-    monkeypatch.setattr("flask_procore_webhooks.grouping.LATE", 0.0)
+    monkeypatch.setattr("flask_procore_webhooks.inbox.group_commit.LATE", 0.0)
     work = Work()
-    grouped = Grouped(work)
+    grouped = GroupCommit(work)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(grouped, -1)
         assert work.started.wait(30)
@@ -130,17 +131,17 @@ def test_who_waits_for_a_failure_that_comes_late_has_the_same(
 
 def test_groups_have_a_largest_size() -> None:
     work = Work()
-    grouped = Grouped(work)
-    with ThreadPoolExecutor(LARGEST_GROUP + 11) as pool:
+    grouped = GroupCommit(work)
+    with ThreadPoolExecutor(LARGEST_BATCH + 11) as pool:
         first = pool.submit(grouped, 0)
         assert work.started.wait(30)
-        others = [pool.submit(grouped, number) for number in range(LARGEST_GROUP + 10)]
-        all_waiting(grouped, LARGEST_GROUP + 10)
+        others = [pool.submit(grouped, number) for number in range(LARGEST_BATCH + 10)]
+        all_waiting(grouped, LARGEST_BATCH + 10)
         work.go.set()
         assert first.result(30) == 0
         for number, each in enumerate(others):
             assert each.result(30) == 2 * number
-    assert [len(group) for group in work.groups] == [1, LARGEST_GROUP, 10]
+    assert [len(group) for group in work.groups] == [1, LARGEST_BATCH, 10]
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
@@ -160,7 +161,7 @@ def test_nobody_waits_for_a_leader_that_was_interrupted(
             raise kind
         return list(items)
 
-    grouped = Grouped(work)
+    grouped = GroupCommit(work)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(grouped, 0)
         assert led.wait(30)
@@ -178,8 +179,8 @@ def test_nobody_waits_for_a_leader_that_was_interrupted(
 def test_who_has_waited_for_long_goes_on_without_one_that_hangs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(grouping, "LONGEST_WAIT", 2.5)
-    monkeypatch.setattr(grouping, "LATE", 2.0)
+    monkeypatch.setattr(group_commit, "LONGEST_WAIT", 2.5)
+    monkeypatch.setattr(group_commit, "LATE", 2.0)
     hang, hanging = threading.Event(), threading.Event()
     groups: list[list[int]] = []
 
@@ -193,7 +194,7 @@ def test_who_has_waited_for_long_goes_on_without_one_that_hangs(
             assert hang.wait(30)
         return list(items)
 
-    grouped = Grouped(work)
+    grouped = GroupCommit(work)
     with ThreadPoolExecutor(8) as pool:
         calls = {pool.submit(grouped, number): number for number in range(4)}
         assert hanging.wait(30)
@@ -211,10 +212,10 @@ def test_who_has_waited_for_long_goes_on_without_one_that_hangs(
 def test_when_everybody_hangs_who_waits_is_told_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(grouping, "LONGEST_WAIT", 0.3)
-    monkeypatch.setattr(grouping, "LATE", 2.0)
+    monkeypatch.setattr(group_commit, "LONGEST_WAIT", 0.3)
+    monkeypatch.setattr(group_commit, "LATE", 2.0)
     work = Work()
-    grouped = Grouped(work)
+    grouped = GroupCommit(work)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(grouped, 0)
         assert work.started.wait(30)
@@ -239,24 +240,24 @@ def app(
     app.register_blueprint(webhooks)
     yield app
     (endpoint,) = endpoints(app).values()
-    endpoint.inbox.database.engine.dispose()
+    endpoint.store.database.engine.dispose()
 
 
 @pytest.fixture
-def inbox(endpoint: Endpoint) -> Inbox:
-    endpoint.inbox.database.create_tables()
-    return endpoint.inbox
+def store(endpoint: Endpoint) -> Store:
+    endpoint.store.database.create_tables()
+    return endpoint.store
 
 
 def new_event(endpoint: Endpoint, **fields: Any) -> Event:
     return endpoint.read(to_bytes(payload("RFIs.update", **fields)))
 
 
-def statements(inbox: Inbox) -> list[str]:
+def statements(store: Store) -> list[str]:
     """The inserts of events from now on."""
     seen: list[str] = []
 
-    @sa.event.listens_for(inbox.database.engine, "before_cursor_execute")
+    @sa.event.listens_for(store.database.engine, "before_cursor_execute")
     def note(c: Any, cursor: Any, statement: str, *rest: Any) -> None:
         if statement.startswith("INSERT") and "procore_webhook_event" in statement:
             seen.append(statement)
@@ -264,10 +265,10 @@ def statements(inbox: Inbox) -> list[str]:
     return seen
 
 
-def record_together(inbox: Inbox, events: Iterable[Event]) -> list[Any]:
+def record_together(store: Store, events: Iterable[Event]) -> list[Any]:
     """Record the first; the others come while it is being committed."""
     first, *others = events
-    insert_new, entered, go = inbox._insert._work, threading.Event(), threading.Event()
+    insert_new, entered, go = store._insert._work, threading.Event(), threading.Event()
 
     def slow_for_the_first(rows: list[dict[str, Any]]) -> list[int | Exception]:
         if not entered.is_set():
@@ -275,69 +276,69 @@ def record_together(inbox: Inbox, events: Iterable[Event]) -> list[Any]:
             assert go.wait(30)
         return insert_new(rows)
 
-    inbox._insert._work = slow_for_the_first
+    store._insert._work = slow_for_the_first
     with ThreadPoolExecutor(len(others) + 1) as pool:
-        calls = [pool.submit(inbox.record, first)]
+        calls = [pool.submit(store.record, first)]
         assert entered.wait(30)
-        calls += [pool.submit(inbox.record, each) for each in others]
-        all_waiting(inbox._insert, len(others))
+        calls += [pool.submit(store.record, each) for each in others]
+        all_waiting(store._insert, len(others))
         go.set()
         return [outcome(lambda each=each: each.result(60)) for each in calls]
 
 
 def test_large_bodies_that_come_together_are_not_one_statement(
-    inbox: Inbox, endpoint: Endpoint
+    store: Store, endpoint: Endpoint
 ) -> None:
     note = "x" * (LARGEST_STATEMENT // 2)
     events = [new_event(endpoint, id=f"evt_{n}", note=note) for n in range(4)]
-    seen = statements(inbox)
-    recorded = record_together(inbox, events)
+    seen = statements(store)
+    recorded = record_together(store, events)
     assert len({each.row_id for each in recorded}) == len(seen) == 4
 
 
 def test_events_that_come_together_are_one_statement_and_each_has_its_row(
-    inbox: Inbox, endpoint: Endpoint
+    store: Store, endpoint: Endpoint
 ) -> None:
     events = [new_event(endpoint, resource_id=number) for number in range(12)]
-    seen = statements(inbox)
-    recorded = record_together(inbox, events)
+    seen = statements(store)
+    recorded = record_together(store, events)
     assert len(seen) == 2
-    assert all(each.fresh for each in recorded)
+    assert all(each.is_new for each in recorded)
     for event, each in zip(events, recorded, strict=True):
-        row = browse.find(inbox, event.id)
+        row = queries.find(store, event.id)
         assert row and row["id"] == each.row_id
         assert (row["body"], row["status"]) == (event.body, "pending")
         assert row["resource_id"] == event.resource_id
 
 
 def test_repeats_among_events_that_come_together_are_told_apart(
-    inbox: Inbox, endpoint: Endpoint
+    store: Store, endpoint: Endpoint
 ) -> None:
     there = new_event(endpoint)
-    inbox.record(there)
+    record_event(store, there)
     new = new_event(endpoint)
     other_body = endpoint.read(
         to_bytes(payload("RFIs.update", id=there.id, resource_id=8))
     )
     dead = new_event(endpoint)
-    inbox.record(dead, Status.DEAD, "gone")
+    record_event(store, dead, Status.DEAD, "gone")
     group = [new_event(endpoint), there, new, other_body, new, dead, new]
-    recorded = record_together(inbox, group)
-    assert recorded[0].fresh
-    assert [recorded[i].fresh for i in (1, 3, 5)] == [False] * 3
+    recorded = record_together(store, group)
+    assert recorded[0].is_new
+    assert [recorded[i].is_new for i in (1, 3, 5)] == [False] * 3
     assert [recorded[i].conflict for i in (1, 3, 5)] == [False, True, False]
     assert recorded[5].status is Status.PENDING
     copies = [recorded[i] for i in (2, 4, 6)]
-    assert sorted(each.fresh for each in copies) == [False, False, True]
+    assert sorted(each.is_new for each in copies) == [False, False, True]
     assert len({each.row_id for each in copies}) == 1
-    row = browse.find(inbox, new.id)
+    row = queries.find(store, new.id)
     assert row and row["repeats"] == 2
 
 
 def test_a_row_that_the_database_refuses_harms_nobody_else(
-    inbox: Inbox, endpoint: Endpoint
+    store: Store, endpoint: Endpoint
 ) -> None:
-    with inbox.connection() as connection:
+    with store.connection() as connection:
         if connection.dialect.name == "sqlite":
             # It has no sizes; this stands for any limit of a database.
             connection.exec_driver_sql(
@@ -357,12 +358,12 @@ def test_a_row_that_the_database_refuses_harms_nobody_else(
             )
     good = [new_event(endpoint) for _ in range(5)]
     bad = endpoint.read(to_bytes(payload("RFIs.monster")))
-    recorded = record_together(inbox, [*good[:2], bad, *good[2:]])
+    recorded = record_together(store, [*good[:2], bad, *good[2:]])
     refused = recorded.pop(2)
     assert isinstance(refused, InboxUnavailable)
-    assert all(each.fresh for each in recorded)
-    assert browse.find(inbox, bad.id) is None
-    assert all(browse.find(inbox, each.id) for each in good)
+    assert all(each.is_new for each in recorded)
+    assert queries.find(store, bad.id) is None
+    assert all(queries.find(store, each.id) for each in good)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -372,24 +373,24 @@ def test_a_connection_that_has_gone_silent_holds_up_one_delivery_alone(
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(grouping, "LONGEST_WAIT", 0.5)
-    monkeypatch.setattr(grouping, "LATE", 30.0)
+    monkeypatch.setattr(group_commit, "LONGEST_WAIT", 0.5)
+    monkeypatch.setattr(group_commit, "LATE", 30.0)
     with relay_to(database_url) as relay:
         app = make_app(PROCORE_WEBHOOK_DATABASE_URI=relay.url)
         app.register_blueprint(webhooks)
         (endpoint,) = endpoints(app).values()
-        inbox = endpoint.inbox
-        inbox.record(new_event(endpoint))
+        store = endpoint.store
+        record_event(store, new_event(endpoint))
         relay.forget()
         with ThreadPoolExecutor(4) as pool:
-            calls = [pool.submit(inbox.record, new_event(endpoint)) for _ in range(4)]
+            calls = [pool.submit(store.record, new_event(endpoint)) for _ in range(4)]
             others = list(islice(as_completed(calls, 60), 3))
             (hanging,) = [each for each in calls if each not in others]
             assert not hanging.done()
             relay.cut()
             assert isinstance(outcome(hanging.result), InboxUnavailable)
-        assert [each.result().fresh for each in others] == [True] * 3
-        inbox.database.engine.dispose()
+        assert [each.result().is_new for each in others] == [True] * 3
+        store.database.engine.dispose()
 
 
 def test_when_the_database_is_away_all_are_told_so(
@@ -400,5 +401,5 @@ def test_when_the_database_is_away_all_are_told_so(
     app.register_blueprint(webhooks)
     (endpoint,) = endpoints(app).values()
     events = [new_event(endpoint) for _ in range(4)]
-    recorded = record_together(endpoint.inbox, events)
+    recorded = record_together(endpoint.store, events)
     assert [type(each) for each in recorded] == [InboxUnavailable] * 4

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from flask_procore_webhooks import ConfigError
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
+from flask_procore_webhooks.config import KEYS
+from flask_procore_webhooks.config import read_settings
+from flask_procore_webhooks.config import Settings
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.settings import KEYS
-from flask_procore_webhooks.settings import read_settings
-from flask_procore_webhooks.settings import Settings
 from flask_procore_webhooks.testing import sign
 
 PREFIX = "PROCORE_WEBHOOK_"

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from flask_procore_webhooks import browse
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import event_dead
 from flask_procore_webhooks import event_failed
@@ -25,6 +24,8 @@ from flask_procore_webhooks import resource_updated
 from flask_procore_webhooks import RetryLater
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.inbox import jobs
+from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.signals import delivery_rejected
 from flask_procore_webhooks.signals import LifecycleSignal
 from flask_procore_webhooks.testing import deliver
@@ -191,8 +192,8 @@ def test_one_function_may_be_two_subscribers(app: Flask, endpoint: Endpoint) -> 
     resource_event.connect(second, name="one-name")
 
     deliver(app.test_client(), payload("RFIs.update"))
-    (row,) = browse.newest(endpoint.inbox)
-    assert sorted(endpoint.inbox.receipts(row["id"])) == ["another", "one-name"]
+    (row,) = queries.newest(endpoint.store)
+    assert sorted(jobs.receipts(endpoint.store, row["id"])) == ["another", "one-name"]
     assert sorted(calls) == [1, 2]
 
 
@@ -292,7 +293,7 @@ class Watch:
         def watcher(app: Flask, **fields: Any) -> None:
             assert app is self.endpoint.app
             event = fields.get("event")
-            row = event and browse.find(self.endpoint.inbox, event.id)
+            row = event and queries.find(self.endpoint.store, event.id)
             self.seen.append((name, fields, row and dict(row)))
 
         return watcher
@@ -408,7 +409,7 @@ def test_a_rejected_delivery_is_told_with_status_and_reason(
 
     assert deliver(app.test_client(), sent, headers=forged).status_code == 401
     assert deliver(app.test_client(), b" " * (1024 * 1024 + 1)).status_code == 413
-    endpoint.inbox.columns.id.table.drop(endpoint.inbox.database.engine)
+    endpoint.store.columns.id.table.drop(endpoint.store.database.engine)
     assert deliver(app.test_client(), sent).status_code == 503
 
     assert watch.names == ["delivery-rejected"] * 3
@@ -564,4 +565,4 @@ def test_a_weak_watcher_goes_with_its_owner(app: Flask) -> None:
 
 
 def _now(watch: Watch) -> float:
-    return watch.endpoint.inbox.now().timestamp()
+    return watch.endpoint.store.now().timestamp()

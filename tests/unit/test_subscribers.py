@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from flask_procore_webhooks import browse
 from flask_procore_webhooks import ConfigError
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import resource_created
 from flask_procore_webhooks import resource_event
 from flask_procore_webhooks.endpoint import Endpoint
+from flask_procore_webhooks.inbox import jobs
+from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import Deliveries
 from flask_procore_webhooks.testing import payload
@@ -47,8 +48,8 @@ def send(app: Flask) -> Callable[..., int]:
 
 
 def receipts(endpoint: Endpoint) -> list[str]:
-    (row,) = browse.newest(endpoint.inbox)
-    return sorted(endpoint.inbox.receipts(row["id"]))
+    (row,) = queries.newest(endpoint.store)
+    return sorted(jobs.receipts(endpoint.store, row["id"]))
 
 
 # Patterns

@@ -33,18 +33,18 @@ from flask_procore_webhooks import Discard
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks import RetryLater
-from flask_procore_webhooks import verify as verify_module
+from flask_procore_webhooks.config import Settings
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import BadAuthorization
 from flask_procore_webhooks.errors import InboxUnavailable
-from flask_procore_webhooks.settings import Settings
-from flask_procore_webhooks.sources import PROCORE
-from flask_procore_webhooks.sources import PRUDRA
-from flask_procore_webhooks.sources import Source
+from flask_procore_webhooks.senders import signature as verify_module
+from flask_procore_webhooks.senders.procore import PROCORE
+from flask_procore_webhooks.senders.prudra import PRUDRA
+from flask_procore_webhooks.senders.signature import verify
+from flask_procore_webhooks.senders.source import Source
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import sign
-from flask_procore_webhooks.verify import verify
 
 NOW = 1_767_225_600
 BODY = b'{"id":"1","type":"resource.created","data":{}}'
@@ -163,15 +163,15 @@ def post(
 
 
 def count(endpoint: Endpoint) -> int:
-    table = endpoint.inbox.database.tables.event
-    return len(endpoint.inbox.rows(sa.select(table.c.id)))
+    table = endpoint.store.database.tables.event
+    return len(endpoint.store.rows(sa.select(table.c.id)))
 
 
 @pytest.fixture
 def at_now(endpoint: Endpoint) -> Clock:
     clock = Clock()
     clock.time = datetime.fromtimestamp(NOW, timezone.utc)
-    endpoint.inbox.now = clock
+    endpoint.store.now = clock
     return clock
 
 

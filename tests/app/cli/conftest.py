@@ -53,7 +53,7 @@ def anywhere(make_app: MakeApp, database_url: str) -> Iterator[Flask]:
     app = mounted(make_app(PROCORE_WEBHOOK_DATABASE_URI=database_url))
     yield app
     for endpoint in endpoints(app).values():
-        endpoint.inbox.database.engine.dispose()
+        endpoint.store.database.engine.dispose()
 
 
 @pytest.fixture
@@ -80,4 +80,4 @@ def two_sites(local: Site) -> Iterator[tuple[Site, Site]]:
     local.app.register_blueprint(bolt)
     other = Site(local.app, bolt, endpoints(local.app)["bolt"], local.clock)
     yield local, other
-    other.inbox.database.engine.dispose()
+    other.store.database.engine.dispose()

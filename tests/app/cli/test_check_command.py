@@ -24,7 +24,7 @@ from flask_procore_webhooks import delivery_rejected
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks import resource_created
-from flask_procore_webhooks.background import background_of
+from flask_procore_webhooks.running.background import background_of
 
 MakeApp = Callable[..., Flask]
 

@@ -11,7 +11,7 @@ from support.commands import mounted
 from support.commands import run
 
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.settings import read_settings
+from flask_procore_webhooks.config import read_settings
 
 MakeApp = Callable[..., Flask]
 

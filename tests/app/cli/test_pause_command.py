@@ -14,7 +14,7 @@ from support.commands import run
 from support.sites import open_site
 from support.sites import Site
 
-from flask_procore_webhooks.upkeep import is_paused
+from flask_procore_webhooks.inbox.due import is_paused
 
 MakeApp = Callable[..., Flask]
 
@@ -26,9 +26,9 @@ def test_pause_holds_the_workers_until_resume(site: Site) -> None:
     assert "Ended after 0 events" in run(site.app, "worker", "--once").output
     assert "resumed" in run(site.app, "resume").output
     assert "Ended after 1 events" in run(site.app, "worker", "--once").output
-    j = site.inbox.database.tables.journal.c
+    j = site.store.database.tables.journal.c
     look = sa.select(j.action, j.actor, j.event).order_by(j.id)
-    assert [tuple(row) for row in site.inbox.rows(look)] == [
+    assert [tuple(row) for row in site.store.rows(look)] == [
         ("pause", ME, None),
         ("resume", ME, None),
     ]
@@ -44,10 +44,10 @@ def test_of_several_endpoints_one_is_named_or_all_are_meant(
     assert "Name an --endpoint (procore_webhooks, bolt) or say --all" in refused.output
     assert site.count("journal") == 0
     run(site.app, command, "--endpoint", "bolt")
-    assert is_paused(other.inbox) is (command == "pause")
-    assert not is_paused(site.inbox)
+    assert is_paused(other.store) is (command == "pause")
+    assert not is_paused(site.store)
     assert len(lines_of(run(site.app, command, "--all").output)) == 2
-    assert is_paused(site.inbox) is (command == "pause")
+    assert is_paused(site.store) is (command == "pause")
 
 
 @pytest.mark.parametrize("command", ["pause", "resume"])

@@ -21,8 +21,8 @@ from support.sites import Site
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.states import Status
-from flask_procore_webhooks.upkeep import IDS_KEPT
+from flask_procore_webhooks.inbox.operations import IDS_KEPT
+from flask_procore_webhooks.inbox.status import Status
 
 MakeApp = Callable[..., Flask]
 
@@ -41,7 +41,7 @@ def test_prune_keeps_bodies_for_retention_and_ids_four_times_as_long(
     assert sorted(listed(site)) == ["b-at0", "b-over0", "dead0", "i-at0"]
     c = site.events.c
     bodies = sa.select(c.event_id).where(c.body.is_not(None)).order_by(c.id)
-    assert [row.event_id for row in site.inbox.rows(bodies)] == ["b-at0", "dead0"]
+    assert [row.event_id for row in site.store.rows(bodies)] == ["b-at0", "dead0"]
     assert site.count("receipt") == 4
     shown = stdout_of(site.app, "prune", "--dead", "--json")
     assert json.loads(shown) == {"procore_webhooks": {"bodies": 1, "events": 1}}
@@ -72,7 +72,7 @@ def test_prune_goes_by_the_retention_of_each_endpoint(
             "procore_webhooks": {"bodies": 0, "events": 0},
             "bolt": {"bodies": 2, "events": 0},
         }
-        other.inbox.database.engine.dispose()
+        other.store.database.engine.dispose()
 
 
 def test_a_long_prune_says_on_standard_error_how_far_it_is(
@@ -83,7 +83,7 @@ def test_a_long_prune_says_on_standard_error_how_far_it_is(
             add_finished(site, 3, age=8 * DAY)
             result = _prune_against_a_lock(site)
         finally:
-            site.events.metadata.drop_all(site.inbox.database.engine)
+            site.events.metadata.drop_all(site.store.database.engine)
     assert result.stderr == "procore_webhooks, bodies removed: 3 so far\n"
     assert json.loads(result.stdout)["procore_webhooks"]["bodies"] == 3
 
@@ -97,7 +97,7 @@ def _prune_against_a_lock(site: Site) -> Any:
     )
 
     def hold() -> None:
-        with site.inbox.transaction() as connection:
+        with site.store.transaction() as connection:
             table = site.events.name
             connection.execute(sa.text(f"LOCK TABLE {table} IN EXCLUSIVE MODE"))
             held.set()

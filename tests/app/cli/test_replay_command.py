@@ -17,9 +17,9 @@ from support.sites import add_finished
 from support.sites import open_site
 from support.sites import Site
 
-from flask_procore_webhooks.states import Status
-from flask_procore_webhooks.upkeep import BATCH
-from flask_procore_webhooks.upkeep import journal_of
+from flask_procore_webhooks.inbox.operations import BATCH
+from flask_procore_webhooks.inbox.operations import journal_of
+from flask_procore_webhooks.inbox.status import Status
 
 MakeApp = Callable[..., Flask]
 
@@ -71,7 +71,7 @@ def test_replay_takes_event_ids_and_row_ids(site: Site) -> None:
     rows = dead_ones(site, 4)
     run(site.app, "replay", "evt_1", rows[3])
     assert site.statuses() == ["dead", "pending", "dead", "pending"]
-    assert [len(journal_of(site.inbox, row)) for row in rows] == [0, 1, 0, 1]
+    assert [len(journal_of(site.store, row)) for row in rows] == [0, 1, 0, 1]
 
 
 def test_replay_without_saying_what_is_refused(local: Site) -> None:
@@ -106,7 +106,7 @@ def test_replay_all_means_the_dead(site: Site) -> None:
     assert site.statuses() == ["pending"] * 3 + ["done"] * 2
     again = stdout_of(site.app, "replay", "--all")
     assert lines_of(again) == ["procore_webhooks: replayed 0"]
-    assert all(len(journal_of(site.inbox, row)) == 1 for row in rows)
+    assert all(len(journal_of(site.store, row)) == 1 for row in rows)
 
 
 def test_replay_of_done_events_runs_everybody_again(site: Site) -> None:

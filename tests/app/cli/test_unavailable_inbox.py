@@ -71,8 +71,8 @@ def test_without_its_tables_a_command_says_how_to_make_them(
     site: Site, command: str
 ) -> None:
     site.send(id="evt_1")
-    tables = site.inbox.database.tables
-    tables.event.metadata.drop_all(site.inbox.database.engine)
+    tables = site.store.database.tables
+    tables.event.metadata.drop_all(site.store.database.engine)
     result = run(site.app, *command.split(), ok=False)
     _check_sentence(result)
     assert "missing tables: procore_webhook_event" in result.output
@@ -84,7 +84,7 @@ def test_without_the_journal_a_command_names_it(site: Site) -> None:
     site.subscribe_good_and_bad()
     row = site.send(id="evt_1")
     site.work()
-    site.inbox.database.tables.journal.drop(site.inbox.database.engine)
+    site.store.database.tables.journal.drop(site.store.database.engine)
     for command in ("replay --all", "pause", "stats", "show evt_1", "worker --once"):
         result = run(site.app, *command.split(), ok=False)
         _check_sentence(result)
