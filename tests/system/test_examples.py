@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import itertools
 import json
 import os
 import re
@@ -450,22 +451,23 @@ def operations(migration: Path) -> list[str]:
 
 
 def check_taking_turns(tracker: Tracker) -> None:
-    """Of two updates at a time, the one that was fetched last is stored last."""
+    """Of two updates at a time, the state that was changed last is kept."""
     fetched, go_on = threading.Event(), threading.Event()
     tracker.api.held = fetched, go_on
     tracker.api.rfis["4001"] = rfi("older")
     with in_background(lambda: tracker.tell("RFIs.update", "4001")):
         assert fetched.wait(10)
         tracker.api.rfis["4001"] = rfi("newer")
-        with in_background(lambda: tracker.tell("RFIs.update", "4001")) as second:
-            second.join(0.5)
-            go_on.set()
+        tracker.tell("RFIs.update", "4001")
+        assert tracker.page() == {"4001": "newer"}
+        go_on.set()
     assert tracker.page() == {"4001": "newer"}
 
 
 def test_existing_app_does_what_its_readme_says(tracker: Tracker) -> None:
     existing = tracker.example
-    assert {"flask run", "flask --app stand_in run -p 5001"} <= set(existing.told())
+    told = {"flask run", "flask --app stand_in run -p 5001"}
+    assert told <= set(existing.told())
     tracker.api.rfis["4001"] = rfi("Where does the duct go?")
     shown = existing.follow(tracker.server)
     assert answers_in(shown) == [RECEIVED]
@@ -477,7 +479,7 @@ def test_the_stand_in_of_existing_app_answers_as_procore_does(tmp_path: Path) ->
     with serve("stand_in", server="flask", folder=existing.folder) as server:
         shown = http("GET", f"{server.url}/rest/v1.0/projects/3001/rfis/4001")
     assert shown.startswith("200 ")
-    assert {"subject", "status"} <= json.loads(shown[4:]).keys()
+    assert {"subject", "status", "updated_at"} <= json.loads(shown[4:]).keys()
 
 
 def test_check_finds_the_way_through_the_login_of_existing_app(
@@ -580,7 +582,12 @@ def test_an_id_cannot_lead_to_another_page_of_the_api(tracker: Tracker) -> None:
 
 
 def rfi(subject: str) -> dict[str, Any]:
-    return {"id": 1, "subject": subject, "status": "open"}
+    """An RFI that was changed later than all before it."""
+    changed = f"2026-11-26T12:00:00.{next(_changes):06}Z"
+    return {"id": 1, "subject": subject, "status": "open", "updated_at": changed}
+
+
+_changes = itertools.count()
 
 
 @contextmanager
