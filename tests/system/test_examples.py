@@ -94,7 +94,7 @@ class Example:
             "sleep ",
         )
         lines = [line for line in self.told() if line.startswith(commands)]
-        return self.run("\n".join(lines).replace(":5000", f":{server.port}"))
+        return self.run("\n".join(lines).replace(":8000", f":{server.port}"))
 
     def told(self) -> list[str]:
         """The shell commands of the README."""
@@ -142,7 +142,7 @@ def test_quickstart_does_what_its_readme_says(
 ) -> None:
     quickstart = example("quickstart")
     quickstart.read_exports()
-    assert "flask run" in quickstart.told()
+    assert "flask run --port 8000" in quickstart.told()
     folder, env = quickstart.folder, quickstart.env
     with serve("app", server="flask", folder=folder, env=env) as server:
         assert answers_in(quickstart.follow(server)) == [RECEIVED]
@@ -466,7 +466,7 @@ def check_taking_turns(tracker: Tracker) -> None:
 
 def test_existing_app_does_what_its_readme_says(tracker: Tracker) -> None:
     existing = tracker.example
-    told = {"flask run", "flask --app stand_in run -p 5001"}
+    told = {"flask run --port 8000", "flask --app stand_in run --port 8001"}
     assert told <= set(existing.told())
     tracker.api.rfis["4001"] = rfi("Where does the duct go?")
     shown = existing.follow(tracker.server)
