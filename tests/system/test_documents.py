@@ -49,6 +49,11 @@ EXAMPLE_ID = "01HYPOTHETICALEVENT"
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 README = "README.md"
 PAGES = [each for each in documents() if each.startswith("docs/")]
+READMES = sorted(
+    str(path.relative_to(ROOT))
+    for folder in ("benchmarks", "examples")
+    for path in (ROOT / folder).rglob("README.md")
+)
 
 
 # Every document
@@ -67,7 +72,7 @@ def test_the_index_lists_every_page() -> None:
     assert listed == {*PAGES} - {"docs/index.md"}
 
 
-@pytest.mark.parametrize("document", documents())
+@pytest.mark.parametrize("document", [*documents(), *READMES])
 def test_links_lead_to_a_page_and_a_heading(document: str) -> None:
     for link in links(document):
         path, _, anchor = link.partition("#")

@@ -126,14 +126,6 @@ def test_no_example_is_left_untested_or_unlisted() -> None:
     assert folders == set(tested) == set(listed)
 
 
-@pytest.mark.parametrize(
-    "readme", sorted(EXAMPLES.rglob("README.md")), ids=lambda path: path.parent.name
-)
-def test_links_of_a_readme_lead_somewhere(readme: Path) -> None:
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", readme.read_text())
-    assert [link for link in links if not (readme.parent / link).exists()] == []
-
-
 # quickstart, and its demo
 
 
