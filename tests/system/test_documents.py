@@ -481,27 +481,67 @@ def test_an_older_fetch_does_not_overwrite_a_newer_one(host: Flask) -> None:
         db.engine.dispose()
 
 
-def test_the_echo_of_an_own_write_ends(host: Flask) -> None:
+def test_the_echo_of_an_own_write_ends(host: Any) -> None:
     names = run_blocks("docs/recipes.md", host)
     pushed: list[Any] = []
     theirs = {"number": 12, "subject": "theirs"}
-    host.tracker = {"7": {"subject": "ours"}}  # type: ignore[attr-defined]
+    host.tracker = {"7": {"subject": "ours"}}
     names["fetch_rfi"] = lambda *ids: theirs
 
     def push(rfi: dict[str, Any]) -> None:
         pushed.append(rfi)
         theirs["subject"] = rfi["subject"]
 
-    host.push = push  # type: ignore[attr-defined]
+    host.push = push
     for _ in range(3):
         names["mirror"](Event("evt_1", "RFIs.update", resource_id="7"))
     assert pushed == [{"number": 12, "subject": "ours"}]
 
 
-def test_a_busy_api_is_asked_again_when_it_says(host: Flask) -> None:
+def test_the_recipes_for_projects_and_mail_use_the_right_ids(host: Any) -> None:
+    names = run_blocks("docs/recipes.md", host)
+    calls: list[dict[str, Any]] = []
+    host.http = SimpleNamespace(post=lambda *a, **k: calls.append(k))
+    host.sync = lambda **k: calls.append(k)
+    client = host.test_client()
+    for type, fields in (
+        ("Projects.create", {"resource_id": "7", "project_id": ""}),
+        ("Daily Logs.create", {"project_id": "3001"}),
+        ("Daily Logs.create", {"project_id": "9"}),
+    ):
+        sent = testing.payload(type, format="v4", **fields)
+        assert testing.deliver(client, sent).status_code == 200
+    names["notify"](Event("evt_1", "RFIs.create"))
+    assert calls == [
+        {"project_id": "7"},
+        {"project_id": "3001"},
+        {"idempotency_key": "evt_1"},
+    ]
+
+
+def test_a_subscriber_discards_and_postpones(host: Flask) -> None:
+    names = run_blocks("docs/subscribing.md", host)
+    subscriber = names["sync_submittal"]
+    subscriber(Event("evt_1", "Submittals.update", reason="update"))
+    with pytest.raises(flask_procore_webhooks.Discard, match="are kept"):
+        subscriber(Event("evt_1", "Submittals.delete", reason="delete"))
+    host.config["MAINTENANCE"] = True
+    with pytest.raises(flask_procore_webhooks.RetryLater, match="600 s"):
+        subscriber(Event("evt_1", "Submittals.update", reason="update"))
+
+
+def test_the_loop_filter_of_the_page_ignores_a_user(host: Flask) -> None:
+    run_blocks("docs/configuration.md", host)
+    sent = testing.payload("RFIs.update", format="v4", user_id="598000000000123")
+    fixture = testing.Deliveries(host)
+    assert fixture.deliver(sent).status_code == 200
+    assert [row["status"] for row in fixture.events()] == ["ignored"]
+
+
+def test_a_busy_api_is_asked_again_when_it_says(host: Any) -> None:
     names = run_blocks("docs/recipes.md", host)
     answer = SimpleNamespace(status_code=429, headers={"Retry-After": "40"})
-    host.http = SimpleNamespace(get=lambda *a, **k: answer)  # type: ignore[attr-defined]
+    host.http = SimpleNamespace(get=lambda *a, **k: answer)
     with pytest.raises(flask_procore_webhooks.RetryLater, match="40 s"):
         names["fetch_rfi"]("3001", "7")
 
