@@ -1,4 +1,4 @@
-"""Answers in place of Procore's REST API, to try the example without an account."""
+"""A stand-in for Procore's REST API, to try the example without an account."""
 
 from __future__ import annotations
 
@@ -9,4 +9,9 @@ app = Flask(__name__)
 
 @app.get("/rest/v1.0/projects/<project_id>/rfis/<rfi_id>")
 def show_rfi(project_id: str, rfi_id: str) -> dict[str, str]:
-    return {"id": rfi_id, "subject": "Where does the duct go?", "status": "open"}
+    return {
+        "id": rfi_id,
+        "subject": "Where does the duct go?",
+        "status": "open",
+        "updated_at": "2026-11-26T12:00:00Z",
+    }

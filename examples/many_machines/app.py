@@ -26,7 +26,7 @@ webhooks = ProcoreWebhooks(db=db)
 
 
 class Change(Base):
-    """What came of an event. Nothing here refuses a second row for the same one."""
+    """The effect of an event. The table accepts a second row for the same event."""
 
     __tablename__ = "change"
 
@@ -40,7 +40,7 @@ def note_change(event: Event) -> None:
     machine = os.environ.get("MACHINE", "?")
     db.session.add(Change(event_id=event.id, machine=machine))
     db.session.flush()
-    time.sleep(0.03)  # the rest of the work: time to be killed in
+    time.sleep(0.03)  # a window in which the process may be killed
 
 
 def create_app() -> Flask:
@@ -70,14 +70,14 @@ def celery_config() -> dict[str, object]:
         "broker_transport_options": {"global_keyprefix": prefix},
         "broker_connection_retry_on_startup": True,
         "task_ignore_result": True,
-        # What a worker has taken and not begun waits for the sweep if it is killed.
+        # A killed worker loses its prefetched messages; the sweep sends them again.
         "worker_prefetch_multiplier": 1,
         "beat_schedule": {"webhooks": sweep},
     }
 
 
 def set_up_celery(app: Flask) -> None:
-    """As Flask's documentation has it."""
+    """Set Celery up as Flask's documentation shows."""
 
     class FlaskTask(Task):  # type: ignore[misc]
         def __call__(self, *args: object, **kwargs: object) -> object:

@@ -1,4 +1,4 @@
-"""What is in the database at the end, beside what the sender was told."""
+"""Compares the answers to the sender with the database."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import sqlalchemy as sa
 
 @dataclass(frozen=True)
 class Verdict:
-    #: Events answered 2xx that are not in the inbox, not done, or without their effect.
+    #: Events answered 2xx that are missing, not done, or without an effect.
     lost: list[str]
-    #: Events whose effect is there more than once.
+    #: Events with more than one effect.
     doubled: list[str]
 
 
@@ -47,7 +47,7 @@ class Auditor:
         )
 
     def machines(self) -> dict[str, int]:
-        """How many effects come from each."""
+        """Return the number of effects of each machine."""
         look = "SELECT machine, count(*) FROM change GROUP BY 1 ORDER BY 1"
         return {name: count for name, count in self._rows(look)}
 

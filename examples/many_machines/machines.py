@@ -1,4 +1,4 @@
-"""Machines with a server and a worker each, all on this one, which can be killed."""
+"""Simulated machines: groups of server and worker processes that can be killed."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from random import Random
 HERE = Path(__file__).parent
 PYTHON = [sys.executable, "-m"]
 CELERY = [*PYTHON, "celery", "-A", "make_celery"]
-#: So that a worker that is started anew is soon there.
+#: Options that shorten the start of a worker.
 BRIEFLY = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-#: The part of the kills that take all processes of a machine, as a power cut does.
+#: Share of the kills that hit all processes of a machine, as a power cut does.
 MACHINES_KILLED = 0.25
-#: Seconds.
+#: Seconds until a killed process is started again, at most.
 LONGEST_AWAY = 1.5
 
 
 class Process:
-    """One with its children: started in a group of its own, killed with it."""
+    """A process group: the process and its children are started and killed together."""
 
     def __init__(
         self, name: str, command: list[str], env: dict[str, str], log: Path
@@ -35,7 +35,7 @@ class Process:
         self.env = {**os.environ, **env}
         self.log = log
         self._process: subprocess.Popen[bytes] | None = None
-        #: When it may be started again, of ``time.monotonic``.
+        #: Time of the next start, of ``time.monotonic``.
         self._back_at = 0.0
 
     def start(self) -> None:
@@ -54,7 +54,7 @@ class Process:
         return self._process is not None and self._process.poll() is None
 
     def kill(self, away: float = 0.0) -> None:
-        """End it at once, wherever it is, and leave it so for ``away`` seconds."""
+        """Send SIGKILL; the process stays down for ``away`` seconds."""
         self._back_at = time.monotonic() + away
         if self._process:
             with suppress(ProcessLookupError):
@@ -67,7 +67,7 @@ class Process:
 
 
 class Machine:
-    """A server and a worker; one machine of all has Celery's beat as well."""
+    """A server and a worker; the first machine also runs Celery's beat."""
 
     def __init__(
         self, name: str, folder: Path, env: dict[str, str], *, has_beat: bool
@@ -90,14 +90,14 @@ class Machine:
 
 
 class Machines:
-    """All of them; what is killed comes back after a while."""
+    """All machines; ``revive`` restarts killed processes when their time is over."""
 
     def __init__(self, names: str, folder: Path, env: dict[str, str]) -> None:
         self.each = [
             Machine(name, folder, env, has_beat=name == names[0]) for name in names
         ]
         self.processes = [one for machine in self.each for one in machine.processes]
-        #: How often a process of each kind was killed.
+        #: Number of kills of each kind of process.
         self.kills: Counter[str] = Counter()
 
     def __enter__(self) -> Machines:
@@ -117,7 +117,7 @@ class Machines:
             time.sleep(0.1)
 
     def kill_some(self, rng: Random) -> str:
-        """Kill a process, or now and then a machine; say which."""
+        """Kill a process, or sometimes a machine; return the names."""
         machine = rng.choice(self.each)
         whole = rng.random() < MACHINES_KILLED
         victims = machine.processes if whole else [rng.choice(machine.processes)]

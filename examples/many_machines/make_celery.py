@@ -1,4 +1,4 @@
-"""What Celery's commands are started with: ``celery -A make_celery worker``."""
+"""The module for Celery's commands: ``celery -A make_celery worker``."""
 
 from __future__ import annotations
 

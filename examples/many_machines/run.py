@@ -1,6 +1,6 @@
-"""Play webhooks to two machines, kill their processes meanwhile, count what is left.
+"""Send webhooks to two machines, kill their processes meanwhile, and audit the result.
 
-Ends with an error when an event that was answered 2xx is lost, or its effect doubled.
+Exits 1 if an event that was answered 2xx is lost, or its effect doubled.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from sender import Sender
 
 POSTGRESQL = "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
 REDIS = "redis://127.0.0.1:6379/8"
-#: Seconds: a lease and sweeps for a demonstration. Those of the app are for real use.
+#: Seconds; short values, to end the demonstration soon. The app has the defaults.
 BRISK = {"LEASE": "3", "SWEEP_EVERY": "2", "SWEEP_OVERDUE": "2"}
-#: Seconds between two kills, at most; and for what is left at the end.
+#: Seconds between two kills, at most; and for unfinished events at the end.
 LONGEST_PEACE = 2.5
 AFTERWARDS = 60.0
 
 
 def main() -> int:
     options = read_options()
-    # So that what was started is ended when we are.
+    # SIGTERM becomes SystemExit, so that the context managers end the processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     rng = Random(options.seed)
     with (
@@ -177,7 +177,7 @@ def redis_url() -> str:
 
 @contextmanager
 def own_prefix() -> Iterator[str]:
-    """A prefix for keys of Redis, which are deleted at the end."""
+    """A prefix for keys of Redis; the keys are deleted at the end."""
     prefix = f"many_machines_{secrets.token_hex(6)}:"
     with redis.Redis.from_url(redis_url()) as client:
         try:

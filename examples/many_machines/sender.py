@@ -1,4 +1,4 @@
-"""A sender with a load balancer: signed events, each delivered until it is accepted."""
+"""A sender with a load balancer: it repeats each delivery until it is accepted."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from flask_procore_webhooks.testing import payload
 from flask_procore_webhooks.testing import sign
 
 THREADS = 6
-#: Events that are sent twice, as a part of all.
+#: Share of the events that are sent twice.
 COPIES = 0.15
-#: Seconds after which the copy comes, at most.
+#: Seconds until the copy is sent, at most.
 COPY_WITHIN = 3.0
-#: Seconds that the sender waits for an answer, and before it delivers again.
+#: Seconds to wait for an answer, and seconds before the next delivery.
 PATIENCE = 5.0
 PAUSE = 0.2
 
-#: When to send, in seconds from the start, and what.
+#: Pairs of a time, in seconds from the start, and an event.
 Plan = list[tuple[float, dict[str, Any]]]
 
 
 def plan(events: int, seconds: float, rng: Random) -> Plan:
-    """Distinct events evenly over the time, and copies of some soon after them."""
+    """Return events at regular times, and copies of some of them soon after."""
     planned: Plan = []
     for number in range(events):
         when, event = number * seconds / events, payload("RFIs.update", format="v4")
@@ -41,9 +41,9 @@ def plan(events: int, seconds: float, rng: Random) -> Plan:
 
 
 class Sender(threading.Thread):
-    """Carries out a plan.
+    """Sends the deliveries of a plan.
 
-    :param give_up_after: seconds from the start.
+    :param give_up_after: seconds from the start after which no delivery is repeated.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Sender(threading.Thread):
         self.secret = secret
         #: Ids of the events that were answered 2xx.
         self.accepted: set[str] = set()
-        #: Of those that never were.
+        #: Ids of the events that were never accepted.
         self.given_up: set[str] = set()
-        #: By status, or ``"none"``.
+        #: Number of answers by status, ``"none"`` for a missing answer.
         self.answers: Counter[str] = Counter()
-        #: Answers that said so.
+        #: Number of answers with ``"duplicate": true``.
         self.duplicates = 0
         self._planned = iter(planned)
         self._lock = threading.Lock()
@@ -86,7 +86,7 @@ class Sender(threading.Thread):
             yield turn
 
     def _deliver(self, event: dict[str, Any]) -> None:
-        """To one server after the other, as long as it takes."""
+        """Send the event to one server after the other until one accepts it."""
         rng = Random(event["id"])
         urls = rng.sample(self.urls, len(self.urls))
         while self._elapsed() < self._give_up_after:
@@ -111,7 +111,7 @@ class Sender(threading.Thread):
 
 
 def post(url: str, event: dict[str, Any], secret: str) -> tuple[str, bytes]:
-    """The status and the body of the answer; ``"none"`` where there was none."""
+    """Return status and body of the answer; ``"none"`` if there was no answer."""
     body = json.dumps(event).encode()
     request = urllib.request.Request(url, body, sign(body, secret))
     try:

@@ -17,11 +17,11 @@ webhooks = ProcoreWebhooks()
 
 app = Flask(__name__)
 app.config.update(
-    # Set one of these two. A gateway or relay signs its deliveries with a secret;
+    # Set one of the two. SECRET: a gateway or relay signs its deliveries.
     PROCORE_WEBHOOK_SECRET=os.environ.get("PROCORE_WEBHOOK_SECRET"),
-    # Procore itself sends the Authorization value that you enter for the hook.
+    # AUTHORIZATION: Procore itself sends the value that you enter for the hook.
     PROCORE_WEBHOOK_AUTHORIZATION=os.environ.get("PROCORE_WEBHOOK_AUTHORIZATION"),
-    # Left out, the inbox is instance/procore_webhooks.db.
+    # The default is instance/procore_webhooks.db, a SQLite file.
     PROCORE_WEBHOOK_DATABASE_URI=os.environ.get("PROCORE_WEBHOOK_DATABASE_URI"),
 )
 app.register_blueprint(webhooks)  # POST /webhooks/procore

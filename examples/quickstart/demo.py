@@ -1,7 +1,7 @@
-"""Send the quickstart app what may come its way, good and bad, and show what happens.
+"""Send good and bad deliveries to the quickstart app, and show answers, log and inbox.
 
-Everything is real: the server, the commands, its log, the inbox. Stops with an error at
-the first thing that is not as announced.
+The server, the commands, the log and the inbox are real. The demo exits 1 at the first
+result that differs from its announcement.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def signed_deliveries(demo: Demo) -> None:
     demo.trigger("resource.created", "--timestamp", "-3600")
     demo.expect(REFUSED, log=["timestamp too old"])
 
-    heading("Authentic, but not JSON: kept for you to see, not refused for ever")
+    heading("Authentic, but not JSON: recorded as dead, for you to read")
     note = demo.folder / "note.txt"
     note.write_text("This is not JSON.")
     demo.trigger("--file", str(note))
@@ -78,7 +78,7 @@ def look_into_the_inbox(demo: Demo) -> None:
 
 
 class Demo:
-    """The app under a real server, and what was last answered and logged."""
+    """The app under a real server, with its last answers and log lines."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -116,7 +116,7 @@ class Demo:
             return call.connect_ex(("127.0.0.1", self.port)) == 0
 
     def run(self, *arguments: str) -> str:
-        """Run one of the package's commands; show and return what it prints."""
+        """Run one command of the package; print and return its output."""
         print("$", shlex.join(["flask", "procore-webhooks", *arguments]))
         ran = subprocess.run(
             [*FLASK, "procore-webhooks", *arguments],
@@ -130,16 +130,16 @@ class Demo:
         return ran.stdout
 
     def trigger(self, *arguments: str) -> None:
-        """Deliver; note the status and body of each answer."""
+        """Send deliveries and store the status and body of each answer."""
         output = self.run("trigger", *arguments, "--url", self.url)
         found = re.findall(r"^(\d+)  \d+ ms  (.*)$", output, re.MULTILINE)
         self.answers = [f"{status} {body}" for status, body in found]
 
     def expect(self, *answers: str, log: list[str]) -> None:
-        """Show what the app has logged since, and compare it and the answers."""
+        """Print the new log lines, and compare them and the answers."""
         ours = self.new_lines()
         deadline = time.monotonic() + 10
-        # The answer does not wait for the subscribers: their lines may come later.
+        # The app answers before the subscribers run: their lines may come later.
         while len(ours) < len(log) and time.monotonic() < deadline:
             time.sleep(0.05)
             ours += self.new_lines()
@@ -149,7 +149,7 @@ class Demo:
         check(all(map(str.__contains__, ours, log)), f"in the log: {log}")
 
     def new_lines(self) -> list[str]:
-        """What the app has logged since this was called last."""
+        """Return the log lines since the last call."""
         lines = self.log.read_text().splitlines()[self.lines_shown :]
         self.lines_shown += len(lines)
         return [line for line in lines if any(name in line for name in LOGGERS)]

@@ -1,4 +1,4 @@
-"""An app that adds a task to the office's list for every new RFI."""
+"""An app that adds a task to the list of the office for every new RFI."""
 
 from __future__ import annotations
 

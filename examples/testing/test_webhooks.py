@@ -1,4 +1,4 @@
-"""Tests of the app, with real deliveries: signed, verified, recorded, worked on."""
+"""Tests of the app with real deliveries: signed, verified, recorded and run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flask_procore_webhooks.testing import Deliveries
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Flask]:
-    """The app under test; the fixture ``procore_webhooks`` looks for this name."""
+    """Return the app under test, for the fixture ``procore_webhooks``."""
     app = tasks.create_app(
         {
             "TESTING": True,
@@ -49,20 +49,20 @@ def test_a_delivery_sent_twice_makes_one_task(
     assert tasks_of(app) == ["Answer RFI 7"]
 
 
-def test_an_updated_rfi_makes_none(app: Flask, procore_webhooks: Deliveries) -> None:
+def test_an_updated_rfi_makes_no_task(app: Flask, procore_webhooks: Deliveries) -> None:
     update = procore_webhooks.payload("RFIs.update", format="v4")
     assert procore_webhooks.deliver(update).status_code == 200
     assert tasks_of(app) == []
 
 
-def test_a_forgery_makes_none(app: Flask, procore_webhooks: Deliveries) -> None:
+def test_a_forgery_makes_no_task(app: Flask, procore_webhooks: Deliveries) -> None:
     rfi = procore_webhooks.payload("RFIs.create", format="v4")
     forged = {"X-Procore-Signature": "0" * 64}
     assert procore_webhooks.deliver(rfi, headers=forged).status_code == 401
     assert tasks_of(app) == []
 
 
-def test_a_failure_is_made_good_by_the_next_delivery(
+def test_the_next_delivery_repeats_a_failed_run(
     app: Flask, procore_webhooks: Deliveries
 ) -> None:
     rfi = procore_webhooks.payload("RFIs.create", format="v4", resource_id="7")

@@ -1,4 +1,4 @@
-"""Two Procore companies in one app, each with a path and a proof of its own."""
+"""Two Procore companies in one app, each with its own path and credentials."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ birch = ProcoreWebhooks(
 
 app = Flask(__name__)
 app.config.update(
-    # Acme's deliveries come through a gateway that signs them,
+    # A gateway signs Acme's deliveries.
     ACME_WEBHOOK_SECRET=os.environ["ACME_WEBHOOK_SECRET"],
-    # Birch's straight from Procore.
+    # Procore itself sends Birch's deliveries.
     BIRCH_WEBHOOK_AUTHORIZATION=os.environ["BIRCH_WEBHOOK_AUTHORIZATION"],
 )
 app.register_blueprint(acme)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -26,6 +25,8 @@ from support.brokers import Broker
 from support.brokers import celery_worker
 from support.brokers import disconnect
 from support.brokers import own_broker
+from support.documents import blocks
+from support.documents import text_of
 from support.hosts import Host
 from support.hosts import run_host
 from support.inboxes import counted
@@ -775,30 +776,29 @@ def test_what_a_killed_worker_was_running_is_done_by_another(
     site.check_effects(ids)
 
 
-def readme_settings() -> dict[str, Any]:
-    """``CELERY`` as the README has it."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (block,) = re.findall(r"```python\n(CELERY = .*?)```", readme, re.DOTALL)
+def documented_settings() -> dict[str, Any]:
+    """``CELERY`` as docs/dispatch.md has it."""
+    (block,) = blocks("docs/dispatch.md", "python")
     found: dict[str, Any] = {}
-    exec(block, found)
+    exec(block.text, found)
     return dict(found["CELERY"])
 
 
-def test_the_settings_of_the_readme_are_celerys_and_name_our_tasks(app: Flask) -> None:
+def test_the_documented_settings_are_celerys_and_name_our_tasks(app: Flask) -> None:
     theirs = app.extensions["celery"]
-    theirs.conf.update(readme_settings())
+    theirs.conf.update(documented_settings())
     (entry,) = theirs.conf.beat_schedule.values()
     assert entry["task"] in theirs.tasks
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert f"`{RUN}`" in readme
-    assert f'"overdue": {celery.OVERDUE:g}, "limit": {celery.LARGEST_SWEEP}' in readme
+    page = text_of("docs/dispatch.md")
+    assert f"`{RUN}`" in page
+    assert f'"overdue": {celery.OVERDUE:g}, "limit": {celery.LARGEST_SWEEP}' in page
 
 
 @pytest.mark.slow
 @only_redis
 def test_beat_calls_the_sweep(site: Site) -> None:
     """An event of which nobody has told Celery, as after a crash behind the commit."""
-    (entry,) = readme_settings()["beat_schedule"].values()
+    (entry,) = documented_settings()["beat_schedule"].values()
     assert entry == {"task": SWEEP, "schedule": 60.0}
     # The same, with less patience.
     entry |= {"schedule": 1.0, "kwargs": {"overdue": 0.5}}

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from flask import Flask
+from support.documents import blocks
 from support.sites import at_once
 from support.sites import open_site
 from support.sites import Site
@@ -21,15 +22,13 @@ from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import payload
 
-ROOT = Path(__file__).parents[2]
-DOCUMENT = (ROOT / "docs" / "scaling.md").read_text()
 EVENTS = "procore_webhook_event"
 
 
-def blocks() -> dict[str, str]:
-    """By the words of their first line."""
-    found = re.findall(r"```sql\n-- ([^\n]*)\n(.*?)```", DOCUMENT, re.DOTALL)
-    return dict(found)
+def scripts() -> dict[str, str]:
+    """The blocks of SQL, by the words of their first line."""
+    found = (each.text.split("\n", 1) for each in blocks("docs/scaling.md", "sql"))
+    return {first.removeprefix("-- "): rest for first, rest in found}
 
 
 class Operator:
@@ -41,7 +40,7 @@ class Operator:
 
     def run(self, name: str) -> list[list[Any]]:
         """What each statement selects."""
-        cursor = self.connection.execute(blocks()[name].encode())
+        cursor = self.connection.execute(scripts()[name].encode())
         found = []
         while True:
             found.append(cursor.fetchall() if cursor.description else [])
@@ -72,8 +71,8 @@ def operator(postgresql_url: str, site: Site) -> Iterator[Operator]:
 
 def test_every_block_of_sql_is_run_by_a_test() -> None:
     run = re.findall(r'operator\.run\("(.*?)"\)', Path(__file__).read_text())
-    assert set(run) == set(blocks())
-    assert len(blocks()) == DOCUMENT.count("```sql")
+    assert set(run) == set(scripts())
+    assert len(scripts()) == len(blocks("docs/scaling.md", "sql"))
 
 
 def test_the_settings_are_taken(operator: Operator, site: Site) -> None:

@@ -1,4 +1,4 @@
-"""An app that was there before: RFIs in a database, behind a login."""
+"""A typical app: RFIs in a database, behind a login."""
 
 from __future__ import annotations
 

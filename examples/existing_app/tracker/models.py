@@ -16,12 +16,14 @@ db = SQLAlchemy(model_class=Base)
 
 
 class Rfi(Base):
-    """An RFI as Procore had it when we last looked."""
+    """An RFI in its last fetched state."""
 
     __tablename__ = "rfi"
 
-    #: Procore's ids are kept as text, which JavaScript does not round.
+    #: Procore's id as text: JavaScript rounds large numbers.
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     project_id: Mapped[str] = mapped_column(String(40))
     subject: Mapped[str] = mapped_column(Text)
     status: Mapped[str] = mapped_column(Text)
+    #: Time of the last change at Procore, ISO 8601 as sent.
+    updated_at: Mapped[str] = mapped_column(String(40))

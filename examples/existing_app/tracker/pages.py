@@ -25,7 +25,7 @@ def list_rfis() -> list[dict[str, Any]]:
 
 
 def require_login() -> Response | None:
-    """Ask everybody for the password, but not Procore: it proves itself otherwise."""
+    """Require the password, except for deliveries: the blueprint authenticates them."""
     if request.blueprint == webhooks.name:
         return None
     given = (request.authorization and request.authorization.password) or ""

@@ -1,4 +1,4 @@
-"""The little that is needed of Procore's REST API."""
+"""The part of Procore's REST API that the app uses."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 def fetch_rfi(company_id: str, project_id: str, rfi_id: str) -> Any:
-    """Return the RFI as it is now, or ``None`` when it is gone.
+    """Return the present state of the RFI, or ``None`` if it was deleted.
 
-    :raises RetryLater: Procore asks for patience.
+    :raises RetryLater: Procore answered 429 or 503.
     """
     project, rfi = quote(project_id, safe=""), quote(rfi_id, safe="")
     url = f"{current_app.config['PROCORE_API']}/rest/v1.0/projects/{project}/rfis/{rfi}"
@@ -29,7 +29,7 @@ def fetch_rfi(company_id: str, project_id: str, rfi_id: str) -> Any:
         "Procore-Company-Id": company_id,
     }
     try:
-        # Less than the 5 s for which Procore waits for our own answer.
+        # Seconds. Without a limit, a silent server would block this thread for ever.
         with urlopen(Request(url, headers=headers), timeout=3) as response:
             return json.load(response)
     except HTTPError as error:
@@ -42,5 +42,5 @@ def fetch_rfi(company_id: str, project_id: str, rfi_id: str) -> Any:
 
 
 def seconds(retry_after: str | None) -> float | None:
-    """Return the wait that a ``Retry-After`` header asks for, if in seconds."""
+    """Return the wait of a ``Retry-After`` header, if it is in seconds."""
     return float(retry_after) if retry_after and retry_after.isdecimal() else None

@@ -1,4 +1,4 @@
-"""Keep our RFIs in step with Procore's."""
+"""Subscribers that keep the table of RFIs equal to Procore's."""
 
 from __future__ import annotations
 
@@ -18,20 +18,25 @@ webhooks = ProcoreWebhooks(db=db)  # POST /webhooks/procore
 @webhooks.on("RFIs", "create")
 @webhooks.on("RFIs", "update")
 def store_rfi(event: Event) -> None:
-    """Store what Procore has now: events come late, twice, and in any order."""
+    """Store the present state of the RFI: events arrive late, twice, in any order."""
     if not (event.company_id and event.project_id and event.resource_id):
         raise Discard("the event does not name an RFI")
-    # Locked (not on SQLite), so that two events of one RFI take turns, and what was
-    # fetched last is stored last.
-    rfi = db.session.get(Rfi, event.resource_id, with_for_update=True)
+    # The fetch comes first: a lock taken before it would block other writers of the
+    # row for as long as Procore takes to answer.
     current = fetch_rfi(event.company_id, event.project_id, event.resource_id)
     if current is None:
         remove_rfi(event)
         return
-    rfi = rfi or Rfi(id=event.resource_id, project_id=event.project_id)
+    # SQLite has no row locks and ignores with_for_update.
+    rfi = db.session.get(Rfi, event.resource_id, with_for_update=True)
+    if rfi is None:
+        rfi = Rfi(id=event.resource_id, project_id=event.project_id)
+    elif rfi.updated_at > current["updated_at"]:
+        return  # Another worker fetched and stored a newer state meanwhile.
     rfi.subject = current["subject"]
     rfi.status = current["status"]
-    db.session.add(rfi)  # Committed together with the note that this is done.
+    rfi.updated_at = current["updated_at"]
+    db.session.add(rfi)  # The package commits the RFI together with the receipt.
 
 
 @webhooks.on("RFIs", "delete")

@@ -213,6 +213,7 @@ def upgrade():
         sa.Column("project_id", sa.String(length=40), nullable=False),
         sa.Column("subject", sa.Text(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("updated_at", sa.String(length=40), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     # ### end Alembic commands ###

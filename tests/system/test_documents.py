@@ -1,0 +1,644 @@
+"""README, CONTRIBUTING and docs/: every code block, link and table."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import pytest
+from flask import Flask
+from flask import has_app_context
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import Mapped
+from sqlalchemy.orm import mapped_column
+from support.documents import Block
+from support.documents import blocks
+from support.documents import documents
+from support.documents import file_block
+from support.documents import headings
+from support.documents import links
+from support.documents import ROOT
+from support.documents import text_of
+from support.servers import serve
+from support.servers import Server
+from support.shells import check_shell
+from support.shells import LANGUAGES
+from support.values import SECRET
+from support.waiting import wait_until
+
+import flask_procore_webhooks
+from flask_procore_webhooks import Event
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks import testing
+from flask_procore_webhooks.config import KEYS
+from flask_procore_webhooks.config import Settings
+
+EXAMPLE_ID = "01HYPOTHETICALEVENT"
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+README = "README.md"
+PAGES = [each for each in documents() if each.startswith("docs/")]
+READMES = sorted(
+    str(path.relative_to(ROOT))
+    for folder in ("benchmarks", "examples")
+    for path in (ROOT / folder).rglob("README.md")
+)
+
+
+# Every document
+
+
+def test_the_readme_is_short() -> None:
+    assert len(text_of(README).splitlines()) <= 150
+
+
+def test_the_readme_begins_with_two_commands() -> None:
+    assert blocks(README, "sh")[0].text == "make demo\nmake test\n"
+
+
+def test_the_index_lists_every_page() -> None:
+    listed = {f"docs/{link}" for link in links("docs/index.md")}
+    assert listed == {*PAGES} - {"docs/index.md"}
+
+
+@pytest.mark.parametrize("document", [*documents(), *READMES])
+def test_links_lead_to_a_page_and_a_heading(document: str) -> None:
+    for link in links(document):
+        path, _, anchor = link.partition("#")
+        target = (ROOT / document).parent / path if path else ROOT / document
+        assert target.exists(), link
+        if anchor:
+            found = headings(str(target.resolve().relative_to(ROOT)))
+            assert anchor in found, link
+
+
+def test_every_block_has_a_test() -> None:
+    """SQL is run by test_scaling.py; files are named in a test below."""
+    run = {"python", "sql", "text"}
+    unknown = [str(b) for b in blocks() if b.language not in {*run, *LANGUAGES}]
+    # The drawings of architecture.md have no language.
+    assert [each for each in unknown if "architecture" not in each] == []
+    assert {b.document for b in blocks(language="sql")} <= {"docs/scaling.md"}
+    source = Path(__file__).read_text()
+    named = set(re.findall(r'file_block\("([\w./]+)", "([\w./]+)"\)', source))
+    assert named == {(b.document, b.file) for b in blocks() if b.file}
+
+
+@pytest.mark.parametrize(
+    "block", [b for b in blocks() if b.language in LANGUAGES], ids=str
+)
+def test_other_languages_than_python_are_well_formed(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("body.json").touch()
+    LANGUAGES[block.language](block.text)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "flask procore-webhooks lists",
+        "flask procore-webhooks list --state dead",
+        "flask --app app procore-webhooks list | make nothing",
+        "unknown",
+        "pip install 'flask-procore-webhooks[no-such]'",
+    ],
+)
+def test_the_check_of_shell_blocks_finds_mistakes(wrong: str) -> None:
+    with pytest.raises((KeyError, AssertionError, click.ClickException)):
+        check_shell(wrong)
+
+
+@pytest.mark.parametrize("page", [d for d in documents() if blocks(d, "python")])
+def test_python_blocks_run(page: str, host: Flask) -> None:
+    assert run_blocks(page, host)
+
+
+# Tables
+
+
+def test_every_setting_is_in_the_table() -> None:
+    rows = re.findall(r"^\| `([A-Z_]+)` \|", text_of("docs/configuration.md"), re.M)
+    assert rows == list(KEYS)
+
+
+def test_every_command_is_in_the_table() -> None:
+    text = text_of("docs/operations.md")
+    table = text[: text.index("## Status of an event")]
+    cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    listed = re.findall(r"`([a-z-]+)`", " ".join(cells))
+    assert set(listed) == set(ProcoreWebhooks().cli.commands)
+
+
+def test_every_public_signal_is_described() -> None:
+    from blinker import NamedSignal
+
+    text = text_of("docs/signals.md")
+    public = vars(flask_procore_webhooks)
+    signals = {name for name, it in public.items() if isinstance(it, NamedSignal)}
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == signals
+
+
+def test_every_attribute_of_an_event_is_described() -> None:
+    text = text_of("docs/subscribing.md")
+    table = text[text.index("## The event") :]
+    cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    listed = re.findall(r"`(\w+)`", " ".join(cells))
+    assert set(listed) == set(Event.__dataclass_fields__)
+
+
+def test_the_times_to_dead_are_those_of_the_defaults() -> None:
+    text, settings = text_of("docs/operations.md"), Settings()
+
+    def longest(attempts: int) -> float:
+        base, cap = settings.retry_base, settings.retry_cap
+        return sum(min(cap, base * 2**n) for n in range(attempts - 1))
+
+    assert f"| on average | {longest(settings.max_attempts) / 2:.0f} |" in text
+    assert f"| at most | {longest(settings.max_attempts):.0f} |" in text
+    assert f"{longest(24) / 60:.0f}" == f"{15 * 60 + 25}"
+
+
+# Blocks that are files, as their reader saves them
+
+
+def test_ten_lines_receive_a_delivery(tmp_path: Path) -> None:
+    """The app.py of the README under the server, and the commands, of the README."""
+    (tmp_path / "app.py").write_text(file_block("README.md", "app.py"))
+    _, start, then = blocks(README, "sh")
+    export, run = start.text.splitlines()
+    assert run == "flask run --port 8000"
+    env = dict([shlex.split(export)[1].split("=", 1)])
+    with serve("app", server="flask", folder=tmp_path, env=env) as server:
+        shown = shell(then.text, tmp_path, server, **env)
+        wait_until(lambda: "RFI 4001 of project 3001 changed" in server.output())
+    assert "200" in shown and '{"received": true}' in shown
+    assert "RFIs.update" in shown
+
+
+def test_the_app_factory_of_the_readme_runs_its_subscribers(tmp_path: Path) -> None:
+    write(
+        tmp_path, "tracker/__init__.py", file_block("README.md", "tracker/__init__.py")
+    )
+    write(tmp_path, "tests/conftest.py", file_block("README.md", "tests/conftest.py"))
+    write(
+        tmp_path,
+        "tracker/extensions.py",
+        "from flask_procore_webhooks import ProcoreWebhooks\n"
+        "webhooks = ProcoreWebhooks()\n",
+    )
+    write(
+        tmp_path,
+        "tracker/subscribers.py",
+        "from .extensions import webhooks\n"
+        "@webhooks.on('RFIs')\n"
+        "def sync(event): print('synced', event.resource_id)\n",
+    )
+    write(
+        tmp_path,
+        "tests/test_rfis.py",
+        "def test_rfi(procore_webhooks, capsys):\n"
+        "    sent = procore_webhooks.payload('RFIs.update', resource_id=7)\n"
+        "    assert procore_webhooks.deliver(sent).status_code == 200\n"
+        "    assert 'synced 7' in capsys.readouterr().out\n",
+    )
+    assert "1 passed" in run_pytest(tmp_path, "tests")
+
+
+def test_the_tests_of_the_testing_page_pass(tmp_path: Path) -> None:
+    write(tmp_path, "app.py", file_block("README.md", "app.py"))
+    write(tmp_path, "test_app.py", file_block("docs/testing.md", "test_app.py"))
+    assert "3 passed" in run_pytest(tmp_path, "test_app.py")
+
+
+@pytest.mark.slow
+def test_the_quickstart_with_a_database_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path, "app.py", file_block("docs/quickstart.md", "app.py"))
+    write(
+        tmp_path,
+        "create_all.py",
+        "from app import create_app, db\n"
+        "with create_app().app_context(): db.create_all()\n",
+    )
+    env = {"PROCORE_WEBHOOK_SECRET": SECRET}
+    _, init_db, look = (block.text for block in blocks("docs/quickstart.md", "sh"))
+    assert "procore_webhook_event" in shell(init_db, tmp_path, **env)
+    shell("python create_all.py", tmp_path, **env)
+    with serve("app", server="flask", folder=tmp_path, env=env) as server:
+        shell(
+            "flask procore-webhooks trigger RFIs.create"
+            " --url http://127.0.0.1:8000/webhooks/procore",
+            tmp_path,
+            server,
+            **env,
+        )
+        store = tmp_path / "instance" / "tasks.db"
+        wait_until(lambda: select(store, "SELECT text FROM task"))
+        assert "Deliveries can come in." in shell(look, tmp_path, **env)
+    assert select(store, "SELECT text FROM task") == [("Answer RFI 4001",)]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "said"),
+    [
+        ({}, ""),
+        ({"events": [{"status": "dead", "type": "x", "events": 2}]}, "2 dead events"),
+        ({"oldest_due_seconds": 301.0}, "due for more than 5 minutes"),
+        ({"paused": True}, "paused"),
+    ],
+)
+def test_the_alert_says_what_is_wrong(
+    endpoint: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    write(
+        tmp_path,
+        "webhook_alert.py",
+        file_block("docs/production.md", "webhook_alert.py"),
+    )
+    fine = {"events": [], "oldest_due_seconds": None, "paused": False}
+    stats = json.dumps({"procore_webhooks": fine | endpoint})
+    ran = subprocess.run(
+        [sys.executable, "webhook_alert.py"],
+        cwd=tmp_path,
+        input=stats,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == bool(said), ran.stderr
+    assert said in ran.stdout
+    # cron mails whatever is printed.
+    assert bool(ran.stdout) == bool(said)
+
+
+def test_the_alert_reads_what_stats_prints(app: Flask) -> None:
+    alert: dict[str, Any] = {"__name__": "webhook_alert"}
+    exec(file_block("docs/production.md", "webhook_alert.py"), alert)
+    ran = app.test_cli_runner().invoke(args=["procore-webhooks", "stats", "--json"])
+    assert alert["problems"](json.loads(ran.output)) == []
+
+
+# Commands
+
+
+FAILING_APP = """
+import os
+
+from flask import Flask
+from flask_procore_webhooks import ProcoreWebhooks
+
+webhooks = ProcoreWebhooks()
+app = Flask(__name__)
+app.config["PROCORE_WEBHOOK_SECRET"] = "a secret of the documents"
+app.config["PROCORE_WEBHOOK_MAX_ATTEMPTS"] = 1
+app.register_blueprint(webhooks)
+
+
+@webhooks.on("RFIs", "update")
+def fail(event):
+    if not os.path.exists("mended"):
+        raise ConnectionError("Procore does not answer")
+"""
+
+
+def test_a_failed_event_is_found_understood_and_run_again(tmp_path: Path) -> None:
+    """By the commands of the pages alone."""
+    write(tmp_path, "app.py", FAILING_APP)
+    find, show, replay = blocks("docs/operations.md", "sh")[0].text.splitlines()
+    (worker,) = blocks("docs/dispatch.md", "sh")[0].text.splitlines()
+    with serve("app", server="flask", folder=tmp_path) as server:
+        url = f"{server.url}/webhooks/procore"
+        shell(f"flask procore-webhooks trigger RFIs.update --url {url}", tmp_path)
+        # The app's thread is not ended in the middle of its run.
+        wait_until(lambda: "fail failed for" in server.output())
+        wait_until(lambda: "dead" in shell(find, tmp_path))
+    shell(f"{worker} --once", tmp_path)
+    (event_id,) = re.findall(r"evt_\w+", shell(find, tmp_path))
+    show, replay = (line.replace(EXAMPLE_ID, event_id) for line in (show, replay))
+    assert "fail: ConnectionError: Procore does not" in shell(show, tmp_path)
+    (tmp_path / "mended").touch()
+    assert "replayed 1" in shell(replay, tmp_path)
+    shell(f"{worker} --once", tmp_path)
+    shown = shell(show, tmp_path)
+    assert re.search(r"^status +done$", shown, re.MULTILINE)
+    assert re.search(r"^replay .* by ", shown, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_other_commands_of_operations_run(tmp_path: Path) -> None:
+    write(tmp_path, "app.py", FAILING_APP)
+    write(tmp_path, "mended", "")
+    write(tmp_path, "body.json", "{}")
+    _, *others = blocks("docs/operations.md", "sh")
+    with serve("app", server="flask", folder=tmp_path) as server:
+        url = f"{server.url}/webhooks/procore"
+        data = f"""--data '{{"id": "{EXAMPLE_ID}"}}'"""
+        shell(
+            f"flask procore-webhooks trigger RFIs.update {data} --url {url}", tmp_path
+        )
+        for block in others:
+            # A forgery is refused, with a reason.
+            status = 1 if "procore-webhooks verify" in block.text else 0
+            shell(block.text, tmp_path, server, status=status)
+
+
+# Blocks that belong to an app
+
+
+def test_every_signal_reaches_its_receiver(
+    host: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_blocks("docs/signals.md", host)
+    host.config["PROCORE_WEBHOOK_MAX_ATTEMPTS"] = 2
+    caplog.set_level("INFO")
+    webhooks = ProcoreWebhooks("watched", url_prefix="/watched")
+    host.register_blueprint(webhooks)
+
+    @webhooks.on("Broken")
+    def fail(event: Event) -> None:
+        raise ValueError("broken")
+
+    client = host.test_client()
+
+    def send(type: str, **more: Any) -> int:
+        sent = testing.payload(type, format="v4", id="evt_1", resource_id="7")
+        sent |= more
+        return testing.deliver(client, sent, endpoint="watched").status_code
+
+    for id, reason in enumerate(("create", "update", "delete")):
+        assert send(f"RFIs.{reason}", id=str(id)) == 200
+    assert send("RFIs.delete", id="2", user_id="9") == 200
+    assert (send("Broken.update"), send("Broken.update")) == (500, 200)
+    # fmt: off
+    expected = [
+        "audit RFIs.create", "created 7", "updated 7", "deleted 7",
+        "recorded 0", "processed 0", "repeated 2, conflict True",
+        "failed evt_1: ", "dead evt_1: ", "watched rejected with 500: ",
+    ]
+    # fmt: on
+    lines = [record.getMessage() for record in caplog.records]
+    for each in expected:
+        assert [line for line in lines if line.startswith(each)], each
+    assert lines.index("recorded 0") < lines.index("created 7")
+    assert lines.index("created 7") < lines.index("processed 0")
+
+
+def test_a_receiver_in_a_worker_has_no_app_context(host: Flask) -> None:
+    seen = []
+
+    @flask_procore_webhooks.event_processed.connect
+    def look(app: Flask, event: Event) -> None:
+        seen.append(has_app_context())
+
+    host.config["PROCORE_WEBHOOK_DISPATCH"] = "worker"
+    host.register_blueprint(ProcoreWebhooks("watched", url_prefix="/watched"))
+    sent = testing.payload("RFIs.update")
+    testing.deliver(host.test_client(), sent, endpoint="watched")
+    testing.drain(host)
+    assert seen == [False]
+
+
+def test_the_relay_of_the_security_page_signs(host: Flask) -> None:
+    relay = run_blocks("docs/security.md", host)
+    # The last block has set the two secrets of a rotation.
+    secrets = (
+        host.config["PROCORE_WEBHOOK_SECRET"],
+        *host.config["PROCORE_WEBHOOK_SECRET_FALLBACKS"],
+    )
+    host.register_blueprint(ProcoreWebhooks("rotated", url_prefix="/rotated"))
+    for secret in (*secrets, SECRET):
+        body = json.dumps(testing.payload("RFIs.update")).encode()
+        headers = relay["signed_headers"](body, secret)
+        answer = host.test_client().post("/rotated", data=body, headers=headers)
+        assert answer.status_code == (200 if secret in secrets else 401)
+
+
+def test_the_logging_of_the_page_prints_a_refusal(tmp_path: Path) -> None:
+    (block,) = blocks("docs/logging.md", "python")
+    forge = (
+        "\nfrom app import create_app\n"
+        "create_app().test_client().post('/webhooks/procore', data=b'{}')\n"
+    )
+    write(tmp_path, "app.py", file_block("README.md", "app.py"))
+    write(tmp_path, "main.py", block.text + forge)
+    ran = subprocess.run(
+        [sys.executable, "main.py"],
+        cwd=tmp_path,
+        env={**environment(), "PROCORE_WEBHOOK_SECRET": SECRET},
+        capture_output=True,
+        text=True,
+    )
+    line = r"^[\d:, -]+ WARNING flask_procore_webhooks: procore_webhooks answered 401: "
+    assert re.search(line, ran.stderr, re.MULTILINE), ran.stderr
+
+
+def test_a_login_check_lets_deliveries_pass(host: Flask) -> None:
+    run_blocks("docs/mounting.md", host)
+    sent = testing.payload("RFIs.update")
+    assert testing.deliver(host.test_client(), sent).status_code == 200
+
+
+def test_the_limiter_is_told_of_the_blueprint(host: Flask) -> None:
+    names = run_blocks("docs/production.md", host)
+    assert names["limiter"].exempted == [names["webhooks"]]
+
+
+def test_a_failed_attempt_leaves_no_second_task(host: Flask) -> None:
+    """The recipe for apps without SQLAlchemy."""
+    names = run_blocks("docs/recipes.md", host)
+    event = Event("evt_1", "RFIs.create", resource_id="7")
+    for _ in range(2):
+        names["add_task"](event)
+    rows = select(Path(host.config["TASKS"]), "SELECT text FROM task")
+    assert rows == [("Answer RFI 7",)]
+
+
+def test_an_older_fetch_does_not_overwrite_a_newer_one(host: Flask) -> None:
+    names = run_blocks("docs/recipes.md", host)
+    db, event = names["db"], Event("evt_1", "RFIs.update", resource_id="7")
+    fetched = [
+        {"subject": "new", "updated_at": "2026-11-26T12:00:00Z"},
+        {"subject": "old", "updated_at": "2026-11-26T11:00:00Z"},
+    ]
+    names["fetch_rfi"] = lambda *ids: fetched.pop(0)
+    with host.app_context():
+        db.create_all()
+        for _ in range(2):
+            names["store_rfi"](event)
+            db.session.commit()
+        assert db.session.get(names["Rfi"], "7").subject == "new"
+        db.engine.dispose()
+
+
+def test_the_echo_of_an_own_write_ends(host: Any) -> None:
+    names = run_blocks("docs/recipes.md", host)
+    pushed: list[Any] = []
+    theirs = {"number": 12, "subject": "theirs"}
+    host.tracker = {"7": {"subject": "ours"}}
+    names["fetch_rfi"] = lambda *ids: theirs
+
+    def push(rfi: dict[str, Any]) -> None:
+        pushed.append(rfi)
+        theirs["subject"] = rfi["subject"]
+
+    host.push = push
+    for _ in range(3):
+        names["mirror"](Event("evt_1", "RFIs.update", resource_id="7"))
+    assert pushed == [{"number": 12, "subject": "ours"}]
+
+
+def test_the_recipes_for_projects_and_mail_use_the_right_ids(host: Any) -> None:
+    names = run_blocks("docs/recipes.md", host)
+    calls: list[dict[str, Any]] = []
+    host.http = SimpleNamespace(post=lambda *a, **k: calls.append(k))
+    host.sync = lambda **k: calls.append(k)
+    client = host.test_client()
+    for type, fields in (
+        ("Projects.create", {"resource_id": "7", "project_id": ""}),
+        ("Daily Logs.create", {"project_id": "3001"}),
+        ("Daily Logs.create", {"project_id": "9"}),
+    ):
+        sent = testing.payload(type, format="v4", **fields)
+        assert testing.deliver(client, sent).status_code == 200
+    names["notify"](Event("evt_1", "RFIs.create"))
+    assert calls == [
+        {"project_id": "7"},
+        {"project_id": "3001"},
+        {"idempotency_key": "evt_1"},
+    ]
+
+
+def test_a_subscriber_discards_and_postpones(host: Flask) -> None:
+    names = run_blocks("docs/subscribing.md", host)
+    subscriber = names["sync_submittal"]
+    subscriber(Event("evt_1", "Submittals.update", reason="update"))
+    with pytest.raises(flask_procore_webhooks.Discard, match="are kept"):
+        subscriber(Event("evt_1", "Submittals.delete", reason="delete"))
+    host.config["MAINTENANCE"] = True
+    with pytest.raises(flask_procore_webhooks.RetryLater, match="600 s"):
+        subscriber(Event("evt_1", "Submittals.update", reason="update"))
+
+
+def test_the_loop_filter_of_the_page_ignores_a_user(host: Flask) -> None:
+    run_blocks("docs/configuration.md", host)
+    sent = testing.payload("RFIs.update", format="v4", user_id="598000000000123")
+    fixture = testing.Deliveries(host)
+    assert fixture.deliver(sent).status_code == 200
+    assert [row["status"] for row in fixture.events()] == ["ignored"]
+
+
+def test_a_busy_api_is_asked_again_when_it_says(host: Any) -> None:
+    names = run_blocks("docs/recipes.md", host)
+    answer = SimpleNamespace(status_code=429, headers={"Retry-After": "40"})
+    host.http = SimpleNamespace(get=lambda *a, **k: answer)
+    with pytest.raises(flask_procore_webhooks.RetryLater, match="40 s"):
+        names["fetch_rfi"]("3001", "7")
+
+
+# Shared
+
+
+@pytest.fixture
+def host(make_app: Callable[..., Flask], tmp_path: Path) -> Flask:
+    """The app that the blocks of a page belong to."""
+    return make_app(
+        SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path / 'host.db'}",
+        TASKS=str(tmp_path / "tasks.db"),
+    )
+
+
+class Limiter:
+    """The part of Flask-Limiter's that is used."""
+
+    def __init__(self) -> None:
+        self.exempted: list[object] = []
+
+    def exempt(self, what: object) -> None:
+        self.exempted.append(what)
+
+
+def run_blocks(page: str, app: Flask) -> dict[str, Any]:
+    """Run the Python blocks of a page but its files; return the names they make.
+
+    They find what a reader has: an app, its database, and the blueprint in it.
+    """
+    db = SQLAlchemy(model_class=type("Base", (DeclarativeBase,), {}))
+
+    class Rfi(db.Model):  # type: ignore[name-defined,misc]
+        id: Mapped[str] = mapped_column(primary_key=True)
+        subject: Mapped[str | None]
+        updated_at: Mapped[str]
+
+    db.init_app(app)
+    names = {
+        "app": app,
+        "db": db,
+        "Event": Event,
+        "limiter": Limiter(),
+        "ProcoreWebhooks": ProcoreWebhooks,
+        "Rfi": Rfi,
+        "webhooks": ProcoreWebhooks(),
+    }
+    for block in blocks(page, "python"):
+        if not block.file:
+            names["__name__"] = f"{Path(page).stem}_{block.line}"
+            exec(compile(block.text, str(block), "exec"), names)
+    app.register_blueprint(names["webhooks"])
+    return names
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def run_pytest(folder: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", *arguments]
+    env = {**environment(), "PYTHONPATH": str(folder)}
+    ran = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def shell(
+    script: str,
+    folder: Path,
+    server: Server | None = None,
+    *,
+    status: int = 0,
+    **env: str,
+) -> str:
+    """Run ``script`` as its reader does, against ``server``; return what it prints."""
+    if server:
+        script = script.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
+    ran = subprocess.run(
+        ["bash", "-ec", script],
+        cwd=folder,
+        env={**environment(), **env, "PATH": PATH},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == status, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def select(file: Path, look: str) -> list[Any]:
+    with closing(sqlite3.connect(file)) as connection:
+        return connection.execute(look).fetchall()
+
+
+def environment() -> dict[str, str]:
+    """Ours, without what would lead the commands to another app."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("FLASK_")}
