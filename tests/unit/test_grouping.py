@@ -114,7 +114,7 @@ def test_who_waits_for_a_failure_that_comes_late_has_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A database that does not answer is not waited for by group after group."""
-    monkeypatch.setattr("flask_procore_webhooks.inbox.claims.group_commit.LATE", 0.0)
+    monkeypatch.setattr("flask_procore_webhooks.inbox.group_commit.LATE", 0.0)
     work = Work()
     grouped = GroupCommit(work)
     with ThreadPoolExecutor(4) as pool:
