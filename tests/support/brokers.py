@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask
-from flask_procore_webhooks.celery import EXTENSION
 
+from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.running.celery import Publisher
 from support.processes import Process
 from support.processes import running
 from support.services import missing
@@ -51,12 +52,23 @@ class Broker:
             **more,
         }
 
-    def celery(self, url: str | None = None, **more: Any) -> Any:
-        from celery import Celery
+    def celery(self, app: Flask, url: str | None = None, **more: Any) -> Any:
+        """Give ``app`` a Celery, as Flask's documentation shows, and return it."""
+        from celery import Task
 
-        celery = Celery("tests", set_as_current=False)
-        celery.config_from_object(self.config(url, **more))
+        class FlaskTask(Task):  # type: ignore[misc]
+            def __call__(self, *arguments: object, **options: object) -> object:
+                with app.app_context():
+                    return self.run(*arguments, **options)
+
+        celery = app.extensions["celery"] = self.contextless_celery(
+            url, FlaskTask, **more
+        )
         return celery
+
+    def connection(self, **options: Any) -> Any:
+        """A connection to the broker by itself, without an app."""
+        return self.contextless_celery().connection_for_write(**options)
 
     def take(self, at_least: int = 0) -> list[dict[str, Any]]:
         """Every message that waits: its task, arguments and time; they are gone.
@@ -65,7 +77,7 @@ class Broker:
         """
         deadline = time.monotonic() + 30
         taken = []
-        celery = self.celery()
+        celery = self.contextless_celery()
         with celery.connection_for_read() as connection:
             queue = celery.amqp.default_queue.bind(connection.default_channel)
             queue.declare()
@@ -92,7 +104,7 @@ class Broker:
         return [message["args"][1] for message in self.take(at_least)]
 
     def drop(self) -> None:
-        with self.celery().connection_for_write() as connection:
+        with self.connection() as connection:
             channel = connection.default_channel
             channel.queue_delete(self.queue)
             if self.url.startswith("redis"):
@@ -101,6 +113,16 @@ class Broker:
                 with redis.Redis.from_url(self.url) as client:
                     for key in client.scan_iter(f"{self.queue}:*"):
                         client.delete(key)
+
+    def contextless_celery(
+        self, url: str | None = None, task_cls: Any = None, **more: Any
+    ) -> Any:
+        """A Celery that belongs to no app: its tasks run in no app context."""
+        from celery import Celery
+
+        celery = Celery("tests", set_as_current=False, task_cls=task_cls)
+        celery.config_from_object(self.config(url, **more))
+        return celery
 
 
 def forget_sockets() -> None:
@@ -111,11 +133,12 @@ def forget_sockets() -> None:
 
 
 def disconnect(app: Flask) -> None:
-    """Close what the app sends messages by."""
-    messenger = app.extensions.get(EXTENSION)
-    if messenger and messenger._producers:
-        messenger._producers.connections.force_close_all()
-        messenger._producers = None
+    """Close the connections by which the app publishes messages."""
+    for endpoint in endpoints(app).values():
+        publisher = endpoint.state.runtime.parts.get(Publisher)
+        if publisher and publisher._producers:
+            publisher._producers.connections.force_close_all()
+            publisher._producers = None
 
 
 @contextmanager
@@ -126,7 +149,7 @@ def own_broker(name: str) -> Iterator[Broker]:
     broker = Broker(os.environ.get(variable, default))
     options = {"max_retries": 0, "socket_connect_timeout": 5}
     try:
-        with broker.celery().connection_for_write(
+        with broker.connection(
             connect_timeout=5, transport_options=options
         ) as connection:
             connection.default_channel.close()

@@ -377,7 +377,7 @@ def send(id):
 
 def wait_until_done(ids):
     while True:
-        rows = browse.newest(endpoint.store, limit=1000)
+        rows = queries.newest(endpoint.store, limit=1000)
         if ids <= {row["event_id"] for row in rows if row["status"] == "done"}:
             return
         time.sleep(0.05)

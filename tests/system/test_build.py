@@ -39,7 +39,7 @@ def test_three_packages_are_required_and_no_more() -> None:
 def test_pytest_finds_the_plug_in_by_its_entry_point() -> None:
     entries = metadata.distribution("flask-procore-webhooks").entry_points
     found = {(entry.group, entry.name, entry.value) for entry in entries}
-    assert found == {("pytest11", NAME, f"{NAME}.pytest_plugin")}
+    assert found == {("pytest11", NAME, f"pytest_{NAME}")}
 
 
 # What is built
@@ -87,6 +87,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 @pytest.mark.slow
 def test_the_wheel_holds_every_module_the_marker_and_nothing_else(built: Built) -> None:
     files = [*(ROOT / NAME).rglob("*.py"), ROOT / NAME / "py.typed"]
+    files.append(ROOT / f"pytest_{NAME}.py")
     expected = {str(file.relative_to(ROOT)) for file in files}
     found = {name for name in built.in_wheel() if ".dist-info/" not in name}
     assert found == expected
@@ -121,11 +122,12 @@ sys.path.insert(0, {str(tmp_path)!r})
 from importlib import metadata
 import flask_procore_webhooks.testing
 (entry,) = metadata.distribution("flask-procore-webhooks").entry_points
-print(flask_procore_webhooks.__file__, entry.load().__name__)
+print(flask_procore_webhooks.__file__, entry.load().__file__)
 """
     command = [sys.executable, "-c", script]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    expected = f"{tmp_path / NAME / '__init__.py'} {NAME}.pytest_plugin"
+    plug_in = tmp_path / f"pytest_{NAME}.py"
+    expected = f"{tmp_path / NAME / '__init__.py'} {plug_in}"
     assert ran.stdout.strip() == expected, ran.stderr
 
 

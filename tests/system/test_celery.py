@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from flask_procore_webhooks.celery import EXTENSION
 from support.brokers import as_env
 from support.brokers import Broker
 from support.brokers import celery_worker
@@ -51,9 +50,11 @@ from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.operations import pause
 from flask_procore_webhooks.inbox.operations import resume
 from flask_procore_webhooks.running import celery
+from flask_procore_webhooks.running.celery import BREAKER_SECONDS
 from flask_procore_webhooks.running.celery import LONGEST_COUNTDOWN
 from flask_procore_webhooks.running.celery import PATIENCE
 from flask_procore_webhooks.running.celery import publish
+from flask_procore_webhooks.running.celery import Publisher
 from flask_procore_webhooks.running.celery import RUN
 from flask_procore_webhooks.running.celery import SWEEP
 from flask_procore_webhooks.testing import deliver
@@ -85,6 +86,20 @@ def calls() -> list[str]:
 
 
 @pytest.fixture
+def make_app(make_app: MakeApp) -> Iterator[MakeApp]:
+    """The factory; the connections of its apps to brokers are closed at the end."""
+    made: list[Flask] = []
+
+    def make(**config: Any) -> Flask:
+        made.append(make_app(**config))
+        return made[-1]
+
+    yield make
+    for app in made:
+        disconnect(app)
+
+
+@pytest.fixture
 def app(make_app: MakeApp, redis: Broker, calls: list[str]) -> Flask:
     """An app that sends its events to a queue, from which nobody takes them."""
     webhooks = ProcoreWebhooks()
@@ -99,15 +114,8 @@ def app(make_app: MakeApp, redis: Broker, calls: list[str]) -> Flask:
 
     app = make_app(PROCORE_WEBHOOK_DISPATCH="celery", PROCORE_WEBHOOK_RETRY_BASE=60)
     app.register_blueprint(webhooks)
-    app.extensions["celery"] = redis.celery()
+    redis.celery(app)
     return app
-
-
-@pytest.fixture(autouse=True)
-def _disconnect() -> Iterator[None]:
-    yield
-    for app in list(celery._apps):
-        disconnect(app)
 
 
 def send(app: Flask, **fields: Any) -> int:
@@ -135,9 +143,10 @@ def status(app: Flask, row_id: int) -> str:
     return str(due.status_of(endpoint_of(app).store, row_id))
 
 
-def speak(app: Flask) -> None:
-    """Let the pause after a failure be over."""
-    app.extensions[EXTENSION]._quiet_until = 0.0
+def close_breaker(app: Flask) -> None:
+    """End the pause after a failed message."""
+    publisher = endpoint_of(app).state.runtime.parts[Publisher]
+    publisher._open_until = 0.0
 
 
 # Messages
@@ -146,7 +155,7 @@ def speak(app: Flask) -> None:
 def test_a_message_carries_the_name_of_the_endpoint_and_the_row_id(
     app: Flask, broker: Broker, calls: list[str]
 ) -> None:
-    app.extensions["celery"] = broker.celery()
+    broker.celery(app)
     row = send(app)
     (message,) = broker.take(1)
     assert message == {
@@ -189,9 +198,8 @@ def test_routes_of_the_host_are_followed(app: Flask, redis: Broker) -> None:
     row = send(app)
     assert redis.take() == []
     elsewhere = Broker(redis.url, other)
-    theirs = elsewhere.celery()
-    theirs.conf.broker_transport_options = redis.config()["broker_transport_options"]
-    with theirs.connection_for_read() as connection:
+    options = redis.config()["broker_transport_options"]
+    with elsewhere.connection(transport_options=options) as connection:
         message = connection.default_channel.basic_get(other, no_ack=True)
     assert message.decode()[0] == ["procore_webhooks", row]
 
@@ -211,7 +219,7 @@ def test_without_dispatch_a_test_runs_events_in_the_request(
     webhooks.on(name="noted")(lambda event: calls.append(event.id))
     app = make_app()
     app.register_blueprint(webhooks)
-    app.extensions["celery"] = redis.celery()
+    redis.celery(app)
     assert status(app, send(app)) == "done"
     assert len(calls) == 1 and redis.take() == []
 
@@ -268,7 +276,7 @@ def test_a_dead_event_is_no_message(make_app: MakeApp, redis: Broker) -> None:
     keys = {"PROCORE_WEBHOOK_DISPATCH": "celery", "PROCORE_WEBHOOK_MAX_ATTEMPTS": 1}
     app = make_app(**keys)
     app.register_blueprint(webhooks)
-    app.extensions["celery"] = redis.celery()
+    redis.celery(app)
     row = send(app)
     redis.take()
     call(app, RUN, "procore_webhooks", row)
@@ -293,11 +301,25 @@ def test_while_paused_nothing_is_run_and_the_sweep_goes_on_afterwards(
     assert status(app, row) == "done"
 
 
-def test_a_message_for_another_app_is_told(
+def test_message_for_an_unknown_endpoint_is_logged(
     app: Flask, caplog: pytest.LogCaptureFixture
 ) -> None:
     call(app, RUN, "of_another_app", 7)
-    assert "knows no endpoint 'of_another_app'" in caplog.text
+    assert "this worker's app has no endpoint 'of_another_app'" in caplog.text
+
+
+def test_tasks_outside_an_app_context_log_what_to_do(
+    app: Flask, redis: Broker, calls: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    row = send(app)
+    redis.take()
+    theirs = redis.contextless_celery()
+    theirs.tasks[RUN].apply(["procore_webhooks", row]).get()
+    assert theirs.tasks[SWEEP].apply(kwargs={"overdue": 0}).get() == 0
+    for task in (RUN, SWEEP):
+        assert f"The task {task} runs outside an app context" in caplog.text
+    assert calls == [] and redis.take() == []
+    assert status(app, row) == "pending"
 
 
 def test_each_app_of_a_process_runs_its_own(
@@ -315,7 +337,7 @@ def test_each_app_of_a_process_runs_its_own(
     for name in "ab":
         app = make_app(PROCORE_WEBHOOK_DISPATCH="celery", WHICH=name)
         app.register_blueprint(webhooks)
-        app.extensions["celery"] = redis.celery()
+        redis.celery(app)
         apps.append((app, send(app)))
     for app, row in apps:
         call(app, RUN, "procore_webhooks", row)
@@ -327,13 +349,15 @@ def test_without_the_database_an_event_is_left_to_the_sweep(
 ) -> None:
     row = send(app)
     file = Path(str(endpoint_of(app).store.database.url.database))
-    endpoint_of(app).store.database._found_engine.dispose()
+    endpoint_of(app).store.database.engine.dispose()
     away = file.rename(file.with_suffix(".away"))
     file.mkdir()
     call(app, RUN, "procore_webhooks", row)
     assert call(app, SWEEP, overdue=0) == 0
-    assert f"Event {row} is left to the sweep: the inbox of" in caplog.text
-    assert "procore_webhooks is not swept: the inbox of" in caplog.text
+    assert (
+        f"Event {row} is left to the sweep: the inbox cannot be used: " in caplog.text
+    )
+    assert "procore_webhooks is not swept: the inbox cannot be used: " in caplog.text
     file.rmdir()
     away.rename(file)
     assert call(app, SWEEP, overdue=0) == 1
@@ -397,7 +421,7 @@ def test_an_app_without_celery_records_and_tells_what_to_do(
     rows = [send(app) for _ in range(3)]
     assert caplog.text.count("has no app.extensions['celery']: set your Celery up") == 1
     app.extensions["celery"] = theirs
-    speak(app)
+    close_breaker(app)
     rows.append(send(app))
     assert redis.taken_rows() == rows[3:]
     assert call(app, SWEEP, overdue=0) == 4
@@ -409,12 +433,12 @@ def test_a_broker_that_refuses_costs_no_time_and_one_line(
 ) -> None:
     with relay_to(broker.url) as relay:
         relay.cut()
-        app.extensions["celery"] = broker.celery(relay.url)
+        broker.celery(app, relay.url)
         rows = [send(app) for _ in range(10)]
         assert caplog.text.count(f"No messages are sent for {BREAKER_SECONDS:g} s") == 1
         relay.mend()
         # As soon as it is asked again.
-        speak(app)
+        close_breaker(app)
         assert call(app, SWEEP, overdue=0) == 10
         assert broker.taken_rows(10) == rows
 
@@ -425,7 +449,7 @@ def test_a_broker_that_does_not_answer_is_waited_for_once(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         with relay_to(broker.url) as relay:
             url = relay.url.replace(str(relay.port), str(silent.getsockname()[1]))
-        app.extensions["celery"] = broker.celery(url)
+        broker.celery(app, url)
         start = time.monotonic()
         send(app)
         assert time.monotonic() - start >= PATIENCE, "it was asked"
@@ -440,7 +464,7 @@ def test_a_connection_that_broke_meanwhile_costs_no_message(
     app: Flask, broker: Broker
 ) -> None:
     with relay_to(broker.url) as relay:
-        app.extensions["celery"] = broker.celery(relay.url)
+        broker.celery(app, relay.url)
         first = send(app)
         # Before it is there, a connection that breaks takes it along.
         assert broker.taken_rows(1) == [first]
@@ -455,7 +479,7 @@ def test_no_password_gets_into_the_log(
 ) -> None:
     with own_broker("rabbitmq") as broker:
         url = broker.url.replace("guest:guest", "guest:hunter2")
-        app.extensions["celery"] = broker.celery(url)
+        broker.celery(app, url)
         send(app)
     assert "No messages are sent" in caplog.text
     assert "hunter2" not in caplog.text
@@ -492,7 +516,7 @@ def test_celery_is_needed_by_those_who_ask_for_it(
 def test_check_finds_what_is_missing(app: Flask, redis: Broker) -> None:
     theirs = app.extensions.pop("celery")
     assert "has no app.extensions['celery']" in check(app)
-    app.extensions["celery"] = redis.celery("redis://127.0.0.1:1/0")
+    redis.celery(app, "redis://127.0.0.1:1/0")
     assert "ERROR: The broker cannot be used: OperationalError" in check(app)
     app.extensions["celery"] = theirs
     text = check(app, ok=True)
@@ -518,7 +542,7 @@ def test_what_is_replayed_is_handed_over(app: Flask, redis: Broker) -> None:
     assert redis.taken_rows() == [row]
     result = commands.invoke(args=["procore-webhooks", "pause"])
     result = commands.invoke(args=["procore-webhooks", "resume"])
-    assert "the next sweep hands over" in result.output
+    assert "the next sweep publishes the events that have waited" in result.output
 
 
 def test_the_command_worker_may_help_out(app: Flask, calls: list[str]) -> None:
@@ -602,8 +626,7 @@ class Site:
         self.folder = folder
         self.host = host
         self.broker = broker
-        self.celery = broker.celery()
-        host.app.extensions["celery"] = self.celery
+        self.celery = broker.celery(host.app)
         self.env = {
             "FLASK_SQLALCHEMY_DATABASE_URI": url,
             "FLASK_PROCORE_WEBHOOK_SECRET": SECRET,
@@ -719,14 +742,14 @@ def test_a_broker_that_is_cut_off_in_mid_stream_loses_nothing(
     site, ids = large_site, numbered(120, "evt_cut")
     with ExitStack() as stack:
         relay = stack.enter_context(relay_to(site.broker.url))
-        site.app.extensions["celery"] = site.broker.celery(relay.url)
+        site.broker.celery(site.app, relay.url)
         theirs = as_env(site.broker.config(relay.url))
         worker = stack.enter_context(site.worker(FLASK_CELERY=theirs))
         site.send(ids[:40])
         relay.cut()
         site.send(ids[40:80])
         relay.mend()
-        speak(site.app)
+        close_breaker(site.app)
         site.send(ids[80:])
         # Not once: the worker may take its time to come back, and Redis gives what it
         # had taken to nobody before its visibility timeout is over.
@@ -827,7 +850,7 @@ def test_other_pools_run_events_too(site: Site, pool: str) -> None:
 def test_a_forked_process_has_connections_of_its_own(
     app: Flask, broker: Broker
 ) -> None:
-    app.extensions["celery"] = broker.celery()
+    broker.celery(app)
     first = send(app)
     child = os.fork()
     if not child:

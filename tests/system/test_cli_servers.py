@@ -7,13 +7,13 @@ import shutil
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from flask import Flask
 from support.commands import run
-from support.receivers import dripping
 from support.receivers import Receiver
 from support.receivers import receiving
 from support.servers import serve
@@ -116,7 +116,7 @@ def create_app():
 
     checked = shell("check")
     assert checked.returncode == 0 and "Deliveries can come in." in checked.stdout
-    assert checked.stderr == "", "the knock stays out of the log"
+    assert checked.stderr == "", "the probe stays out of the log"
     refused = shell("trigger", "a.b", "--url", "http://127.0.0.1:1/")
     assert refused.returncode == 1
     assert refused.stdout.startswith("---") and "Traceback" not in refused.stderr
@@ -153,6 +153,6 @@ def test_https_needs_a_certificate_that_is_trusted(
         assert not receiver.got
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         assert "safe" in run(app, *trigger).output
-        receiver.answer = dripping
+        receiver.answer = lambda handler: time.sleep(2)
         shown = run(app, *trigger, "--timeout", 0.4, ok=False).output
         assert "not complete within 0.4 s" in shown

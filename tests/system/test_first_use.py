@@ -12,7 +12,8 @@ from support.processes import Child
 RACER = """
 import sys, threading
 from flask import Flask
-from flask_procore_webhooks import engines, ProcoreWebhooks
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.inbox import engines
 from flask_procore_webhooks.testing import deliver, payload
 
 engines.SQLITE_PATIENCE = 30  # as long as a slow disk may take

@@ -45,14 +45,14 @@ import json, sys
 from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
-from support.inboxes import claim_all
+from support.inboxes import claim_all, due_rows
 
 order = json.loads(sys.stdin.readline())
 app = Flask("child")
 app.config.update(order["config"])
 ProcoreWebhooks().init_app(app)
 (endpoint,) = endpoints(app).values()
-endpoint.store.due()
+due_rows(endpoint.store)
 print("ready", flush=True)
 sys.stdin.readline()
 print(json.dumps(claim_all(endpoint.store, order["limit"])), flush=True)
@@ -77,6 +77,7 @@ import json, os, sys, time
 from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.inbox.claims import claim_due
 from flask_procore_webhooks.running.leases import renewing
 from support.inboxes import by_id, record
 from support.waiting import wait_until
@@ -86,24 +87,23 @@ app = Flask("child")
 app.config.update(config)
 ProcoreWebhooks().init_app(app)
 (endpoint,) = endpoints(app).values()
-inbox = endpoint.store
-record(inbox, "evt_1", "evt_2")
-first, second = inbox.claim_due(2, 600)
+record(endpoint.store, "evt_1", "evt_2")
+first, second = claim_due(endpoint.store, 2, 600)
 
-def is_renewed(id, work=lambda: None):
-    before = by_id(inbox)[id]["due_at"]
-    wait_until(lambda: by_id(inbox)[id]["due_at"] != before, 30)
+def wait_for_renewal(id):
+    before = by_id(endpoint.store)[id]["due_at"]
+    wait_until(lambda: by_id(endpoint.store)[id]["due_at"] != before, 30)
 
-with keeping(inbox, [first], 1) as holding:
-    holding.begin(first)
-    is_renewed("evt_1")
+with renewing(endpoint.store, [first], 1) as held:
+    assert held.start(first)
+    wait_for_renewal("evt_1")
     if os.fork() == 0:
-        with keeping(inbox, [second], 1) as holding:
-            holding.begin(second)
-            is_renewed("evt_2")
+        with renewing(endpoint.store, [second], 1) as held:
+            assert held.start(second)
+            wait_for_renewal("evt_2")
             os._exit(7)
     _, status = os.wait()
-    is_renewed("evt_1")
+    wait_for_renewal("evt_1")
 print(os.waitstatus_to_exitcode(status), flush=True)
 """
 

@@ -95,7 +95,7 @@ def test_the_command_listens_on_one_connection_and_ends_at_once(
             assert time.monotonic() - start < SOON
         worker.send(signal.SIGTERM)
         assert worker.exit_code(SOON * 2) == 0
-        assert "Ended after 3 events." in worker.output()
+        assert "Ended after 3 runs." in worker.output()
     wait_until(lambda: not listeners(endpoint.store))
 
 
