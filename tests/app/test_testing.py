@@ -66,7 +66,7 @@ def test_sign_takes_any_timestamp_and_a_secret_of_bytes() -> None:
 
 
 def read(made: dict[str, Any], format: str) -> Event:
-    return read_event(json.dumps(made).encode(), source_of(format).read)
+    return read_event(json.dumps(made).encode(), source_of(format))
 
 
 @pytest.mark.parametrize("format", ["v2", "v3", "v4", "signed"])

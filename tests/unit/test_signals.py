@@ -1,4 +1,4 @@
-"""Work signals have receivers that do the work, lifecycle signals have watchers."""
+"""Work signals have receivers that do the work, lifecycle signals have receivers."""
 
 from __future__ import annotations
 
@@ -287,16 +287,16 @@ class Watch:
         self.endpoint = endpoint
         self.seen: list[tuple[str, dict[str, Any], dict[str, Any] | None]] = []
         for signal in LIFECYCLE:
-            signal.connect(self._watcher(signal.name))
+            signal.connect(self._receiver(signal.name))
 
-    def _watcher(self, name: str) -> Callable[..., None]:
-        def watcher(app: Flask, **fields: Any) -> None:
+    def _receiver(self, name: str) -> Callable[..., None]:
+        def receiver(app: Flask, **fields: Any) -> None:
             assert app is self.endpoint.app
             event = fields.get("event")
             row = event and queries.find(self.endpoint.store, event.id)
             self.seen.append((name, fields, row and dict(row)))
 
-        return watcher
+        return receiver
 
     @property
     def names(self) -> list[str]:
@@ -422,7 +422,7 @@ def test_a_rejected_delivery_is_told_with_status_and_reason(
     assert "missing tables: procore_webhook_event" in told[2]["reason"]
 
 
-class AsyncWatcher:
+class AsyncReceiver:
     async def __call__(self, app: Flask, **fields: Any) -> None:
         await asyncio.sleep(0)
         raise ValueError("in an async callable")
@@ -444,19 +444,19 @@ def _wrong_arguments() -> None: ...
 
 
 @pytest.mark.parametrize(
-    "watcher",
-    [_raises, _raises_async, AsyncWatcher(), _cancelled, _wrong_arguments],
+    "receiver",
+    [_raises, _raises_async, AsyncReceiver(), _cancelled, _wrong_arguments],
     ids=["function", "coroutine", "async object", "cancelled", "arguments"],
 )
-def test_a_watcher_that_raises_is_logged_and_changes_nothing(
+def test_a_receiver_that_raises_is_logged_and_changes_nothing(
     app: Flask,
     endpoint: Endpoint,
     webhooks: ProcoreWebhooks,
     caplog: pytest.LogCaptureFixture,
-    watcher: Callable[..., Any],
+    receiver: Callable[..., Any],
 ) -> None:
     for signal in LIFECYCLE:
-        signal.connect(watcher)
+        signal.connect(receiver)
     watch = Watch(endpoint)
 
     @webhooks.on()
@@ -485,35 +485,35 @@ def test_a_watcher_that_raises_is_logged_and_changes_nothing(
         "event-dead",
         "delivery-rejected",
     ]
-    logged = [r for r in caplog.records if r.msg.startswith("A watcher of")]
+    logged = [r for r in caplog.records if r.msg.startswith("A receiver of")]
     assert len(logged) == len(watch.names)
     assert all(record.levelno == logging.ERROR for record in logged)
     assert all(record.exc_info for record in logged)
 
 
 @pytest.mark.parametrize("signal", LIFECYCLE, ids=lambda signal: signal.name)
-def test_async_watchers_are_run_to_their_end(
+def test_async_receivers_are_run_to_their_end(
     app: Flask, signal: LifecycleSignal
 ) -> None:
     calls = []
 
-    class Watcher:
+    class Receiver:
         async def __call__(self, app: Flask, **fields: Any) -> None:
             await asyncio.sleep(0)
             calls.append("object")
 
     @signal.connect
-    async def watcher(app: Flask, **fields: Any) -> None:
+    async def receiver(app: Flask, **fields: Any) -> None:
         await asyncio.sleep(0)
         calls.append("function")
 
-    signal.connect(Watcher())
+    signal.connect(Receiver())
     signal.announce(app)
 
     assert sorted(calls) == ["function", "object"]
 
 
-def test_watchers_are_held_muted_scoped_and_disconnected(
+def test_receivers_are_held_muted_scoped_and_disconnected(
     make_app: MakeApp, webhooks: ProcoreWebhooks
 ) -> None:
     calls = []
@@ -522,10 +522,10 @@ def test_watchers_are_held_muted_scoped_and_disconnected(
         app.register_blueprint(webhooks)
 
     def watch(name: str) -> Callable[..., None]:
-        def watcher(app: Flask, **fields: Any) -> None:
+        def receiver(app: Flask, **fields: Any) -> None:
             calls.append(name)
 
-        return watcher
+        return receiver
 
     def deliver_to_both() -> list[str]:
         calls.clear()
@@ -533,7 +533,7 @@ def test_watchers_are_held_muted_scoped_and_disconnected(
             deliver(app.test_client(), payload("RFIs.update"))
         return sorted(calls)
 
-    # Nobody else holds these, and a watcher under a name may be there many times.
+    # Nobody else holds these, and a receiver under a name may be there many times.
     event_recorded.connect(watch("every"))
     event_recorded.connect(watch("every"))
     event_recorded.connect_via(apps[0])(watch("first"))
@@ -548,15 +548,15 @@ def test_watchers_are_held_muted_scoped_and_disconnected(
     assert "temporary" not in deliver_to_both()
 
 
-def test_a_weak_watcher_goes_with_its_owner(app: Flask) -> None:
+def test_a_weak_receiver_goes_with_its_owner(app: Flask) -> None:
     calls = []
 
     class Owner:
-        def watcher(self, app: Flask, **fields: Any) -> None:
+        def receiver(self, app: Flask, **fields: Any) -> None:
             calls.append(fields)
 
     owner = Owner()
-    event_recorded.connect(owner.watcher, weak=True)
+    event_recorded.connect(owner.receiver, weak=True)
     deliver(app.test_client(), payload("RFIs.update"))
     assert len(calls) == 1
     del owner

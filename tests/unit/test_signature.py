@@ -841,7 +841,7 @@ def test_no_repr_shows_a_secret(guarded: Flask) -> None:
         ConfigError(["one"]),
         BadSignature("no secret matches"),
         BadAuthorization("Authorization is missing"),
-        InboxUnavailable("gone", momentary=True),
+        InboxUnavailable("gone"),
         RetryLater(),
         RetryLater(90),
         Discard("not ours"),

@@ -1,9 +1,8 @@
-"""Calls that come together are done together: group commit, alone and in the inbox."""
+"""Deliveries that arrive together are inserted in one batch."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from support.outages import relay_to
+from support.waiting import wait_until
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import Endpoint
@@ -24,42 +24,19 @@ from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.event import Event
 from flask_procore_webhooks.inbox import group_commit
 from flask_procore_webhooks.inbox import queries
-from flask_procore_webhooks.inbox.group_commit import GroupCommit
-from flask_procore_webhooks.inbox.group_commit import LARGEST_BATCH
 from flask_procore_webhooks.inbox.record import LARGEST_STATEMENT
 from flask_procore_webhooks.inbox.record import record as record_event
+from flask_procore_webhooks.inbox.record import Recorder
 from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.inbox.store import Store
 from flask_procore_webhooks.senders.samples import payload
 from flask_procore_webhooks.senders.samples import to_bytes
 
 
-class Work:
-    """Doubles numbers, a group at a time; the first group waits until it is let go."""
-
-    def __init__(self) -> None:
-        self.groups: list[list[int]] = []
-        self.go = threading.Event()
-        self.started = threading.Event()
-
-    def __call__(self, items: list[int]) -> list[int | Exception]:
-        self.groups.append(items)
-        self.started.set()
-        assert self.go.wait(30)
-        return [ValueError(str(i)) if i < 0 else 2 * i for i in items]
-
-
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody takes over because the machine is slow just now."""
+    """On a slow machine too, no call starts a batch beside a running one."""
     monkeypatch.setattr(group_commit, "LONGEST_WAIT", 60)
-
-
-def all_waiting(grouped: GroupCommit[Any, Any], number: int) -> None:
-    deadline = time.monotonic() + 30
-    while len(grouped._waiting) < number:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def outcome(call: Callable[[], Any]) -> Any:
@@ -67,168 +44,6 @@ def outcome(call: Callable[[], Any]) -> Any:
         return call()
     except BaseException as error:
         return error
-
-
-# Alone
-
-
-def test_a_lone_call_is_a_group_of_its_own() -> None:
-    work = Work()
-    work.go.set()
-    grouped = GroupCommit(work)
-    assert [grouped(1), grouped(2)] == [2, 4]
-    assert work.groups == [[1], [2]]
-
-
-def test_calls_that_come_meanwhile_are_done_together() -> None:
-    work = Work()
-    grouped = GroupCommit(work)
-    with ThreadPoolExecutor(8) as pool:
-        first = pool.submit(grouped, 0)
-        assert work.started.wait(30)
-        others = [pool.submit(grouped, number) for number in range(1, 8)]
-        all_waiting(grouped, 7)
-        work.go.set()
-        results = [each.result(30) for each in (first, *others)]
-    assert results == [2 * number for number in range(8)]
-    assert work.groups[0] == [0]
-    assert [sorted(group) for group in work.groups[1:]] == [list(range(1, 8))]
-
-
-def test_an_exception_is_raised_by_its_own_call_only() -> None:
-    work = Work()
-    grouped = GroupCommit(work)
-    with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(grouped, 0)
-        assert work.started.wait(30)
-        others = [pool.submit(grouped, number) for number in (1, -1, 2)]
-        all_waiting(grouped, 3)
-        work.go.set()
-        assert first.result(30) == 0
-        found = [outcome(each.result) for each in others]
-    assert (found[0], found[2]) == (2, 4)
-    assert isinstance(found[1], ValueError)
-
-
-def test_who_waits_for_a_failure_that_comes_late_has_the_same(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A database that does not answer is not waited for by group after group."""
-    monkeypatch.setattr("flask_procore_webhooks.inbox.group_commit.LATE", 0.0)
-    work = Work()
-    grouped = GroupCommit(work)
-    with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(grouped, -1)
-        assert work.started.wait(30)
-        others = [pool.submit(grouped, number) for number in (1, 2, 3)]
-        all_waiting(grouped, 3)
-        work.go.set()
-        found = [outcome(each.result) for each in (first, *others)]
-    assert [str(each) for each in found] == ["-1"] * 4
-    assert work.groups == [[-1]]
-    assert grouped(5) == 10
-
-
-def test_groups_have_a_largest_size() -> None:
-    work = Work()
-    grouped = GroupCommit(work)
-    with ThreadPoolExecutor(LARGEST_BATCH + 11) as pool:
-        first = pool.submit(grouped, 0)
-        assert work.started.wait(30)
-        others = [pool.submit(grouped, number) for number in range(LARGEST_BATCH + 10)]
-        all_waiting(grouped, LARGEST_BATCH + 10)
-        work.go.set()
-        assert first.result(30) == 0
-        for number, each in enumerate(others):
-            assert each.result(30) == 2 * number
-    assert [len(group) for group in work.groups] == [1, LARGEST_BATCH, 10]
-
-
-@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
-def test_nobody_waits_for_a_leader_that_was_interrupted(
-    kind: type[BaseException],
-) -> None:
-    interrupted: list[int] = []
-    led = threading.Event()
-
-    def work(items: list[int]) -> list[int | Exception]:
-        if 0 in items:
-            led.set()
-            all_waiting(grouped, 3)
-            return list(items)
-        if not interrupted:
-            interrupted.extend(items)
-            raise kind
-        return list(items)
-
-    grouped = GroupCommit(work)
-    with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(grouped, 0)
-        assert led.wait(30)
-        others = [pool.submit(outcome, lambda n=n: grouped(n)) for n in (1, 2, 3)]
-        assert first.result(30) == 0
-        found = [each.result(30) for each in others]
-    assert sorted(interrupted) == [1, 2, 3]
-    # One of them was interrupted itself; the others were done without it.
-    assert len([each for each in found if isinstance(each, kind)]) == 1
-    assert {each for each in found if isinstance(each, int)} < {1, 2, 3}
-    assert len([each for each in found if isinstance(each, int)]) == 2
-    assert grouped(5) == 5
-
-
-def test_who_has_waited_for_long_goes_on_without_one_that_hangs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(group_commit, "LONGEST_WAIT", 2.5)
-    monkeypatch.setattr(group_commit, "LATE", 2.0)
-    hang, hanging = threading.Event(), threading.Event()
-    groups: list[list[int]] = []
-
-    def work(items: list[int]) -> list[int | Exception]:
-        groups.append(items)
-        if len(groups) == 1:
-            # So that the next one that hangs does so with others.
-            all_waiting(grouped, 3)
-        elif len(groups) == 2:
-            hanging.set()
-            assert hang.wait(30)
-        return list(items)
-
-    grouped = GroupCommit(work)
-    with ThreadPoolExecutor(8) as pool:
-        calls = {pool.submit(grouped, number): number for number in range(4)}
-        assert hanging.wait(30)
-        calls |= {pool.submit(grouped, number): number for number in range(4, 7)}
-        done = list(islice(as_completed(calls, 30), 6))
-        hang.set()
-        assert {each.result(30): number for each, number in calls.items()} == {
-            number: number for number in range(7)
-        }
-    assert len(done) == 6, "all but the leader that hangs"
-    assert grouped(9) == 9
-    assert groups[-1] == [9]
-
-
-def test_when_everybody_hangs_who_waits_is_told_so(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(group_commit, "LONGEST_WAIT", 0.3)
-    monkeypatch.setattr(group_commit, "LATE", 2.0)
-    work = Work()
-    grouped = GroupCommit(work)
-    with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(grouped, 0)
-        assert work.started.wait(30)
-        others = [pool.submit(grouped, number) for number in (1, 2, 3)]
-        told = list(islice(as_completed(others, 30), 2))
-        assert [type(each.exception()) for each in told] == [TimeoutError] * 2
-        work.go.set()
-        (second,) = [each for each in others if each not in told]
-        assert (first.result(30), second.result(30) in (2, 4, 6)) == (0, True)
-    assert grouped(5) == 10
-
-
-# In the inbox
 
 
 @pytest.fixture
@@ -268,20 +83,22 @@ def statements(store: Store) -> list[str]:
 def record_together(store: Store, events: Iterable[Event]) -> list[Any]:
     """Record the first; the others come while it is being committed."""
     first, *others = events
-    insert_new, entered, go = store._insert._work, threading.Event(), threading.Event()
+    entered, go = threading.Event(), threading.Event()
+    insert = store.database.parts.setdefault(Recorder, Recorder(store)).insert
+    insert_batch = insert._work
 
     def slow_for_the_first(rows: list[dict[str, Any]]) -> list[int | Exception]:
         if not entered.is_set():
             entered.set()
             assert go.wait(30)
-        return insert_new(rows)
+        return insert_batch(rows)
 
-    store._insert._work = slow_for_the_first
+    insert._work = slow_for_the_first
     with ThreadPoolExecutor(len(others) + 1) as pool:
-        calls = [pool.submit(store.record, first)]
+        calls = [pool.submit(record_event, store, first)]
         assert entered.wait(30)
-        calls += [pool.submit(store.record, each) for each in others]
-        all_waiting(store._insert, len(others))
+        calls += [pool.submit(record_event, store, each) for each in others]
+        wait_until(lambda: len(insert._waiting) == len(others))
         go.set()
         return [outcome(lambda each=each: each.result(60)) for each in calls]
 
@@ -326,7 +143,7 @@ def test_repeats_among_events_that_come_together_are_told_apart(
     recorded = record_together(store, group)
     assert recorded[0].is_new
     assert [recorded[i].is_new for i in (1, 3, 5)] == [False] * 3
-    assert [recorded[i].conflict for i in (1, 3, 5)] == [False, True, False]
+    assert [recorded[i].is_conflict for i in (1, 3, 5)] == [False, True, False]
     assert recorded[5].status is Status.PENDING
     copies = [recorded[i] for i in (2, 4, 6)]
     assert sorted(each.is_new for each in copies) == [False, False, True]
@@ -383,7 +200,9 @@ def test_a_connection_that_has_gone_silent_holds_up_one_delivery_alone(
         record_event(store, new_event(endpoint))
         relay.forget()
         with ThreadPoolExecutor(4) as pool:
-            calls = [pool.submit(store.record, new_event(endpoint)) for _ in range(4)]
+            calls = [
+                pool.submit(record_event, store, new_event(endpoint)) for _ in range(4)
+            ]
             others = list(islice(as_completed(calls, 60), 3))
             (hanging,) = [each for each in calls if each not in others]
             assert not hanging.done()

@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from flask_procore_webhooks.events import read_procore
-from flask_procore_webhooks.events import read_prudra
 from hypothesis import given
 from hypothesis import strategies as st
 from support.inboxes import rows
@@ -32,6 +30,9 @@ from flask_procore_webhooks.senders.payload import parse
 from flask_procore_webhooks.senders.payload import read_event
 from flask_procore_webhooks.senders.payload import to_datetime
 from flask_procore_webhooks.senders.payload import unreadable_event
+from flask_procore_webhooks.senders.procore import PROCORE
+from flask_procore_webhooks.senders.prudra import PRUDRA
+from flask_procore_webhooks.senders.source import Source
 from flask_procore_webhooks.testing import deliver
 
 PAYLOADS = Path(__file__).parents[1] / "payloads"
@@ -209,11 +210,11 @@ def sample(name: str) -> bytes:
 
 
 def read(name: str) -> Event:
-    return read_event(sample(name), read_prudra if name == "prudra" else read_procore)
+    return read_event(sample(name), PRUDRA if name == "prudra" else PROCORE)
 
 
 def procore(payload: object) -> Event:
-    return read_event(json.dumps(payload).encode(), read_procore)
+    return read_event(json.dumps(payload).encode(), PROCORE)
 
 
 def sha256(content: bytes) -> str:
@@ -352,7 +353,7 @@ def test_the_type_of_an_envelope_is_kept_as_sent_and_split_at_its_last_dot(
     "sent", ["vault.created", "vault.updated", "withdrawal.DELETED"]
 )
 def test_prudras_words_are_not_translated_to_procores(sent: str) -> None:
-    event = read_event(json.dumps({"type": sent}).encode(), read_prudra)
+    event = read_event(json.dumps({"type": sent}).encode(), PRUDRA)
     assert event.type == sent
     assert event.reason == sent.partition(".")[2].lower()
 
@@ -373,12 +374,12 @@ def test_prudras_words_are_not_translated_to_procores(sent: str) -> None:
         {"": {"": ""}},
     ],
 )
-@pytest.mark.parametrize("reader", [read_procore, read_prudra])
+@pytest.mark.parametrize("source", [PROCORE, PRUDRA])
 def test_an_object_that_lacks_everything_is_still_an_event(
-    payload: dict[str, object], reader: Callable[..., Any]
+    payload: dict[str, object], source: Source
 ) -> None:
     body = json.dumps(payload).encode()
-    event = read_event(body, reader, "1767225600")
+    event = read_event(body, source, "1767225600")
     assert event.id == sha256(b"1767225600." + body)
     assert event.resource_id is event.project_id is event.application_id is None
     assert event.payload == payload
@@ -712,7 +713,7 @@ def test_a_hundred_levels_are_readable_and_no_more(
     opening: bytes, closing: bytes
 ) -> None:
     for depth in (1, 2, 50, 99, 100):
-        assert read_event(nested(depth, opening, closing), read_procore).id
+        assert read_event(nested(depth, opening, closing), PROCORE).id
     for depth in (101, 102, 500, 5000):
         with pytest.raises(BadPayload, match="nested too deeply"):
             parse(nested(depth, opening, closing))
@@ -728,7 +729,7 @@ def test_an_event_is_the_same_wherever_on_pythons_stack_it_is_read() -> None:
         if frames:
             return read_below(frames - 1, body)
         try:
-            return read_event(body, read_procore)
+            return read_event(body, PROCORE)
         except BadPayload as bad:
             return bad.reason
 
@@ -785,7 +786,7 @@ def test_parse_is_total(body: bytes) -> None:
         assert isinstance(parse(body), dict)
     except BadPayload as bad:
         assert bad.reason
-        assert unreadable_event(body, "1").id == sha256(b"1." + body)
+        assert unreadable_event(body, PROCORE, "1").id == sha256(b"1." + body)
 
 
 # Text that a database may choke on
@@ -820,4 +821,4 @@ def test_strange_text_is_recorded_and_run_on_every_database(
 
 def test_an_event_does_not_show_its_content_in_its_repr() -> None:
     body = b'{"id": "1", "type": "a.b", "data": {"phone": "555-0100"}}'
-    assert "555-0100" not in repr(read_event(body, read_procore))
+    assert "555-0100" not in repr(read_event(body, PROCORE))

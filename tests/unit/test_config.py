@@ -170,7 +170,7 @@ def test_settings_cannot_be_changed() -> None:
         ([], "must be text, not list."),
         (["abc"], "must be text, not list."),
         ({"a": "b"}, "must be text, not dict."),
-        ("a\ud800b", "holds a lone surrogate, which stands for no bytes."),
+        ("a\ud800b", "holds a lone surrogate, which cannot be encoded."),
     ],
 )
 def test_a_secret_that_protects_nothing_is_refused(
@@ -190,7 +190,7 @@ def test_a_secret_that_protects_nothing_is_refused(
         ([None], "[0]", "must be text, not NoneType."),
         ([b"old"], "[0]", "must be text, not bytes."),
         ([["old"]], "[0]", "must be text, not list."),
-        (["\udfff"], "[0]", "holds a lone surrogate, which stands for no bytes."),
+        (["\udfff"], "[0]", "holds a lone surrogate, which cannot be encoded."),
         ("old", "", "must be a list, not str."),
         ("", "", "must be a list, not str."),
         (b"old", "", "must be a list, not bytes."),
@@ -230,7 +230,7 @@ def test_there_is_no_way_to_accept_everything(config: dict[str, object]) -> None
     (problem,) = caught.value.problems
     assert problem.startswith(
         "Set PROCORE_WEBHOOK_SECRET or PROCORE_WEBHOOK_AUTHORIZATION: without one of"
-        " them nothing can be authentic."
+        " them no delivery can be authentic."
     )
 
 
@@ -334,7 +334,9 @@ def test_a_way_of_dispatching_that_is_named_is_taken(value: str, testing: bool) 
     "value", ["", "Inline", "Celery", "thread", 1, True, ["inline"], {}]
 )
 def test_an_unknown_way_of_dispatching_is_refused(value: object) -> None:
-    assert problems(DISPATCH=value) == [f"DISPATCH must be one of {KNOWN}."]
+    assert problems(DISPATCH=value) == [
+        f"DISPATCH must be one of {KNOWN}, not {value!r}."
+    ]
 
 
 @pytest.mark.parametrize("key", ["IGNORE_USER_IDS", "IGNORE_APPLICATION_IDS"])
@@ -418,7 +420,7 @@ MISTAKES: dict[str, object] = {
     "AUTHORIZATION_FALLBACKS": "the-secret-3",
     "TOLERANCE": 0,
     "MAX_BYTES": "the-secret-4",
-    "DISPATCH": "the-secret-5",
+    "DISPATCH": "thread",
     "MAX_ATTEMPTS": 0,
     "RETRY_BASE": "the-secret-6",
     "RETRY_CAP": float("nan"),
@@ -437,6 +439,7 @@ def test_all_mistakes_are_told_at_once_and_none_tells_a_value() -> None:
     assert sorted(names) == sorted([*MISTAKES, "SECRET_FALLBACKS"])
     everything = "\n".join(found)
     assert "the-secret" not in everything
+    assert "not 'thread'." in everything
     assert "7777777" not in everything
 
 

@@ -1,0 +1,207 @@
+"""What is public, and which way the imports point."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import flask_procore_webhooks
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = Path(flask_procore_webhooks.__file__).parent
+NAME = "flask_procore_webhooks"
+
+PUBLIC = """
+    ProcoreWebhooks PrudraWebhooks Event
+    resource_event resource_created resource_updated resource_deleted
+    event_recorded event_repeated event_processed event_failed event_dead
+    delivery_rejected RetryLater Discard
+    ProcoreWebhooksError ConfigError DeliveryError BadSignature BadPayload
+"""
+
+#: Modules and folders of the package; each imports only from those before it.
+LAYERS = """
+    errors event runtime config senders subscribers signals inbox endpoint running
+    views testing cli blueprint
+""".split()
+
+#: The modules in each folder; each imports only from those before it.
+FOLDERS = {
+    "senders": "source payload procore prudra signature samples",
+    "inbox": """
+        tables status engines database store group_commit inserts record jobs claims
+        due queries operations
+    """,
+    "running": """
+        retry failures sessions leases run worker notify background celery dispatch
+    """,
+    "cli": "_http _values _options _output _actor _report",
+}
+
+#: The files of commands, one a command; ``pause`` has ``resume`` too.
+COMMANDS = """
+    check init_db list pause prune replay secret show stats trigger verify worker
+""".split()
+
+#: These import neither Flask nor SQLAlchemy.
+PURE = ("errors", "event", "runtime", "config", "senders")
+
+#: At most so many lines in a module and in a function.
+LONGEST_MODULE = 300
+LONGEST_FUNCTION = 45
+
+
+# The public names
+
+
+def test_the_public_names_are_those_of_the_contract() -> None:
+    names = {
+        name
+        for name, value in vars(flask_procore_webhooks).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert names == set(PUBLIC.split())
+
+
+@pytest.mark.parametrize("name", PUBLIC.split())
+def test_public_names_are_documented_and_exported_to_type_checkers(name: str) -> None:
+    """``import X as X`` is what strict type checkers take for an export."""
+    value = getattr(flask_procore_webhooks, name)
+    assert len(value.__doc__) > 10
+    assert f"import {name} as {name}\n" in (PACKAGE / "__init__.py").read_text()
+
+
+def test_the_package_is_marked_as_typed() -> None:
+    assert (PACKAGE / "py.typed").exists()
+
+
+# The layers
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def place(name: str) -> tuple[str, str]:
+    """Layer and module of ``flask_procore_webhooks.layer.module``; or ``""``."""
+    parts = [*name.split(".")[1:], "", ""]
+    return parts[0], parts[1]
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join([NAME, *(part for part in parts if part != "__init__")])
+
+
+def imported(file: Path) -> Iterator[str]:
+    """The absolute name of every module that ``file`` imports, at any place in it."""
+    parents = [NAME, *file.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield str(node.module)
+        elif isinstance(node, ast.ImportFrom):
+            base = [*parents[: len(parents) - node.level + 1]]
+            base += [node.module] if node.module else []
+            for alias in node.names:
+                path = PACKAGE.joinpath(*".".join(base).split(".")[1:])
+                is_module = (path / f"{alias.name}.py").exists()
+                yield ".".join([*base, alias.name] if is_module else base)
+
+
+def test_every_module_has_its_layer() -> None:
+    layers = {place(module_name(file))[0] for file in modules()} - {""}
+    assert layers == set(LAYERS)
+    for folder, names in FOLDERS.items():
+        found = {file.stem for file in (PACKAGE / folder).glob("*.py")}
+        commands = COMMANDS if folder == "cli" else []
+        assert found - {"__init__"} == {*names.split(), *commands}
+
+
+@pytest.mark.parametrize("file", modules(), ids=module_name)
+def test_imports_point_one_way(file: Path) -> None:
+    layer, module = place(module_name(file))
+    if not layer:
+        return  # the package itself imports the public names
+    before = LAYERS[: LAYERS.index(layer)]
+    names = FOLDERS.get(layer, "").split()
+    siblings = names[: names.index(module)] if module in names else names
+    for name in imported(file):
+        if name.partition(".")[0] == NAME:
+            to_layer, to_module = place(name)
+            is_sibling = to_layer == layer and to_module in siblings
+            assert to_layer in before or is_sibling, f"{module_name(file)}: {name}"
+
+
+@pytest.mark.parametrize("layer", PURE)
+def test_the_inner_layers_know_no_http_and_no_sql(layer: str) -> None:
+    known = {NAME, "itsdangerous", *sys.stdlib_module_names}
+    for file in modules():
+        if place(module_name(file))[0] == layer:
+            assert {name.partition(".")[0] for name in imported(file)} <= known
+
+
+def test_folders_hold_at_most_twelve_modules() -> None:
+    """``inbox`` may have 14, and ``cli`` has a file for each command."""
+    most = {"inbox": 14, "cli": 99}
+    for folder in {file.parent for file in modules()}:
+        count = len({file.stem for file in folder.glob("*.py")} - {"__init__"})
+        assert count <= most.get(folder.name, 12), folder.name
+
+
+def test_modules_and_functions_stay_short() -> None:
+    lengths = []
+    for file in modules():
+        source = file.read_text()
+        assert source.count("\n") <= LONGEST_MODULE, file.name
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lines = body_lines(node, source)
+                assert lines <= LONGEST_FUNCTION, f"{file.name}: {node.name}"
+                lengths.append(lines)
+    short = [length for length in lengths if length < 15]
+    assert len(short) >= 0.9 * len(lengths)
+
+
+def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef, source: str) -> int:
+    """Lines of a function's body, without its docstring, comments and blank lines."""
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    if not body:
+        return 0
+    lines = source.split("\n")[body[0].lineno - 1 : body[-1].end_lineno]
+    return len([line for line in lines if line.strip() and line.strip()[0] != "#"])
+
+
+def test_registries_at_module_level_are_those_of_subscribers() -> None:
+    """All else that belongs to a process is in a Runtime, which a child replaces."""
+    weak = re.compile(r"^\w+.*= (weakref\.)?Weak\w+\(", re.MULTILINE)
+    found = {file.stem for file in modules() if weak.search(file.read_text())}
+    assert found == {"subscribers"}
+    hooks = [file.stem for file in modules() if "register_at_fork" in file.read_text()]
+    assert hooks == []
+
+
+def test_nothing_is_imported_that_is_not_required() -> None:
+    """Flask requires the last four; one module imports Celery, for its mode."""
+    required = {"flask", "itsdangerous", "sqlalchemy", "blinker", "click", "werkzeug"}
+    found = {
+        name.partition(".")[0]
+        for file in modules()
+        if file.stem != "celery"
+        for name in imported(file)
+    }
+    assert found - sys.stdlib_module_names - {NAME} <= required
+
+
+def test_the_guide_lists_the_layers_in_their_order() -> None:
+    guide = (ROOT / "docs" / "architecture.md").read_text()
+    table = guide[guide.index("## Modules") : guide.index("know neither Flask")]
+    cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    assert re.findall(r"`(\w+)/?`", " ".join(cells)) == LAYERS
