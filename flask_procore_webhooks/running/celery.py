@@ -70,7 +70,10 @@ NO_SWEEP = (
     f"No entry of Celery's beat_schedule calls {SWEEP!r}: an event whose message is"
     " lost would wait until the sender repeats it."
 )
-
+NO_ENDPOINT = (
+    "Event %s is not run: this worker's app has no endpoint %r. Start it with the"
+    " Celery of the Flask app: celery -A ..."
+)
 NO_CONTEXT = (
     "The task %s runs outside an app context, so it cannot find the Flask app: set your"
     " Celery up as https://flask.palletsprojects.com/en/stable/patterns/celery/ shows"
@@ -119,12 +122,8 @@ def run(endpoint: str, row_id: int) -> None:
     """Run one event if it is due, and publish its next attempt."""
     mounted = [each for each in _endpoints(RUN) if each.name == endpoint]
     if not mounted:
-        log.error(
-            "Event %s is not run: this worker's app has no endpoint %r. Start it with"
-            " the Celery of the Flask app: celery -A ...",
-            row_id,
-            endpoint,
-        )
+        if has_app_context():
+            log.error(NO_ENDPOINT, row_id, endpoint)
         return
     try:
         _run(mounted[0], row_id)
