@@ -21,11 +21,11 @@ from flask import Flask
 from flask.cli import ScriptInfo
 from sqlalchemy.orm import scoped_session
 from sqlalchemy.orm import sessionmaker
-from support.inboxes import due_rows
 
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.inbox.due import due_events
 
 from .candidates import SQLITE_PATIENCE
 from .candidates import tune
@@ -161,18 +161,16 @@ class OurCelery(OurWorker):
         self.clear()
         super().fill()
         (endpoint,) = endpoints(self.app(lambda: None)).values()
-        due = due_rows(endpoint.store, self.job.count)
-        if publish(endpoint, due) != self.job.count:
+        due = due_events([endpoint.store], self.job.count)
+        if publish(endpoint, [row_id for _, row_id in due]) != self.job.count:
             raise Missing("not every message could be sent")
 
     def work(self, tally: Callable[[], None]) -> None:
-        # The tasks do not keep the app.
-        app = self.app(tally)
-        _work_for(app.extensions["celery"])
+        _work_for(self.app(tally).extensions["celery"])
 
     def app(self, tally: Callable[[], None]) -> Flask:
         app = super().app(tally)
-        app.extensions["celery"] = _celery(self.job)
+        app.extensions["celery"] = _celery(self.job, _task_class(app))
         return app
 
     def done(self) -> int:
@@ -301,10 +299,24 @@ def _make_written(url: str) -> None:
     metadata.create_all(engine)
 
 
-def _celery(job: Job) -> Any:
+def _task_class(app: Flask) -> Any:
+    """Tasks that run in the app's context, as Flask's documentation shows."""
+    from celery import Task
+
+    class FlaskTask(Task):  # type: ignore[misc]
+        def __call__(self, *arguments: object, **options: object) -> object:
+            with app.app_context():
+                return self.run(*arguments, **options)
+
+    return FlaskTask
+
+
+def _celery(job: Job, task_cls: Any = None) -> Any:
     from celery import Celery
 
-    celery = Celery("benchmarks", broker=redis_url(), set_as_current=False)
+    celery = Celery(
+        "benchmarks", broker=redis_url(), set_as_current=False, task_cls=task_cls
+    )
     celery.conf.update(
         broker_transport_options={"global_keyprefix": job.prefix},
         broker_connection_retry_on_startup=True,
