@@ -21,6 +21,7 @@ from flask_procore_webhooks import ProcoreWebhooks
 
 ROOT = Path(__file__).parents[2]
 DISTRIBUTION = "flask-procore-webhooks"
+COMMANDS = ProcoreWebhooks().cli
 OPERATORS = {"|", "&&", ";"}
 CRON = re.compile(r"(?:[\d*/,-]+ ){5}(.*)")
 POWERSHELL = re.compile(r'\$env:\w+ = "[^"]*"')
@@ -126,7 +127,10 @@ def _check_flask(arguments: Words) -> None:
         assert rest[0] in ("migrate", "upgrade")
         return
     assert name == "procore-webhooks"
-    _check_options(ProcoreWebhooks().cli.commands[rest[0]], rest[1:])
+    command = COMMANDS.get_command(click.Context(COMMANDS), rest[0])
+    if command is None:
+        raise KeyError(rest[0])
+    _check_options(command, rest[1:])
 
 
 def _check_options(command: click.Command, arguments: Words) -> None:

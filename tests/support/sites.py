@@ -124,7 +124,7 @@ def open_site(app: Flask, url: str, **config: Any) -> Iterator[Site]:
         yield Site(app, webhooks, endpoint)
     finally:
         # Without the attempt to make its tables.
-        endpoint.store.database._found_engine.dispose()
+        endpoint.store.database.find_engine().dispose()
 
 
 def add_finished(
