@@ -82,6 +82,7 @@ class ProcoreWebhooks(Blueprint):
     ) -> None:
         _check_arguments(name, db, metadata, session)
         super().__init__(name, __name__, url_prefix=url_prefix, cli_group=cli_group)
+        self.cli = WebhooksGroup()
         self.db = db
         self.metadata = metadata
         self.session = session

@@ -58,7 +58,11 @@ def send(
     except (OSError, http.client.HTTPException) as error:
         cause = getattr(error, "reason", error)
         status, text = 0, f"no answer: {_explain(cause, timeout)}"
-    return Answer(status, time.perf_counter() - start, text)
+    seconds = time.perf_counter() - start
+    if status and seconds > timeout:
+        # The sender would have given up on an answer that drips in.
+        status, text = 0, f"no answer: {_explain(TimeoutError(), timeout)}"
+    return Answer(status, seconds, text)
 
 
 def check_url(url: str) -> None:

@@ -374,7 +374,7 @@ def test_procore_and_prudra_live_in_one_app(make_app: MakeApp) -> None:
 def test_each_sender_has_its_own_headers(make_app: MakeApp) -> None:
     app = make_app()
     both_senders(app)
-    procore = app.extensions["procore_webhooks"]["procore_webhooks"]
+    procore = endpoints(app)["procore_webhooks"]
     headers = sign(b"{}", SECRET, source=procore.source)
     answer = app.test_client().post("/webhooks/prudra", data=b"{}", headers=headers)
     assert answer.status_code == 401
@@ -909,7 +909,7 @@ def custom_command(blueprint: Blueprint) -> None:
 def commands(app: Flask, group: str = "procore-webhooks") -> set[str]:
     found = app.cli.commands[group]
     assert isinstance(found, click.Group)
-    return set(found.commands)
+    return set(found.list_commands(click.Context(found)))
 
 
 def test_two_blueprints_of_one_group_keep_all_their_commands(tenants: Flask) -> None:

@@ -116,9 +116,9 @@ class Receiver:
     def start(self) -> None:
         """Forget everything, so that an example means the same when it is repeated."""
         self.ran.clear()
-        database = self.endpoint.store.database
-        with database.connect() as connection:
-            for table in database.tables:
+        store = self.endpoint.store
+        with store.connection() as connection:
+            for table in store.database.tables:
                 connection.execute(sa.delete(table))
 
     def rows(self) -> list[Any]:

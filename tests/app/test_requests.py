@@ -97,7 +97,7 @@ def entered(call: Callable[[], object]) -> set[tuple[str, str]]:
 
 def readers(functions: set[tuple[str, str]]) -> set[str]:
     """Those among them that look into a body."""
-    files = {"decoder.py", "formparser.py", "multipart.py", "provider.py", "events.py"}
+    files = {"decoder.py", "formparser.py", "multipart.py", "provider.py", "payload.py"}
     return {f"{file}:{name}" for file, name in functions if file in files}
 
 
@@ -126,7 +126,7 @@ def test_an_authentic_body_is_looked_into(app: Flask) -> None:
     """So the test above would have noticed."""
     client = app.test_client()
     accepted = entered(lambda: deliver(client, payload("RFIs.create")))
-    assert {"decoder.py:decode", "events.py:parse"} <= readers(accepted)
+    assert {"decoder.py:decode", "payload.py:parse"} <= readers(accepted)
 
 
 def test_forgeries_cost_no_row_and_no_connection(app: Flask) -> None:

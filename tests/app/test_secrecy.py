@@ -265,7 +265,7 @@ def test_nothing_secret_is_in_the_repr_of_anything(
         store,
         store.database,
         store.database.engine,
-        Credentials.of(endpoint),
+        Credentials.of(endpoint.source, endpoint.settings),
         app.extensions,
     ]
     told = repr(objects)

@@ -29,18 +29,19 @@ from abc import ABC
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
 from datetime import datetime
 from datetime import timedelta
 
 from flask import Flask
-from flask_procore_webhooks.leases import _keepers
 
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox.due import seconds_to_work
 from flask_procore_webhooks.running.background import POLL
+from flask_procore_webhooks.running.leases import LeaseRenewer
 from flask_procore_webhooks.running.leases import RENEWALS
 from flask_procore_webhooks.running.worker import LONGEST_OUTAGE_WAIT
 from flask_procore_webhooks.running.worker import Worker
@@ -100,13 +101,13 @@ class World:
         step = timedelta(seconds=self.endpoint.settings.lease / RENEWALS)
         while self.clock.time < min(end, killed):
             self._run_until(min(end, killed, self.clock.time + step))
-            _renew_leases()
+            self._renew_leases()
         if killed < end:
             raise SystemExit("the server kills requests that take so long")
 
     def deliver(self, body: bytes, timestamp: int) -> int | None:
         """The status of the answer; ``None`` when the server broke off."""
-        sender = Credentials.of(self.endpoint)
+        sender = Credentials.of(self.endpoint.source, self.endpoint.settings)
         headers = sender.headers(body, timestamp=timestamp)
         limit = timedelta(seconds=self.limit or 10 * 24 * HOUR)
         self._deadlines.append(self.clock.time + limit)
@@ -122,6 +123,13 @@ class World:
             for actor in self.actors:
                 actor.told()
 
+    def _renew_leases(self) -> None:
+        """Renew like the lease thread, which has the real clock."""
+        renewer = self.endpoint.store.database.parts.get(LeaseRenewer)
+        for held in list(renewer._held) if renewer else []:
+            with suppress(InboxUnavailable):
+                held.renew()
+
     def _run_until(self, end: datetime) -> None:
         while True:
             coming = [(at, a) for a in self.actors if (at := a.next_at()) is not None]
@@ -131,16 +139,6 @@ class World:
             self.clock.time = max(self.clock.time, at)
             actor.act()
         self.clock.time = max(self.clock.time, end)
-
-
-def _renew_leases() -> None:
-    """What the thread of ``leases`` does, which knows no clock but the real one."""
-    holdings = [each for keeper in _keepers.values() for each in keeper._holdings]
-    for holding in holdings:
-        try:
-            holding.renew()
-        except InboxUnavailable:
-            pass
 
 
 class Runner(Actor):
@@ -170,7 +168,8 @@ class Runner(Actor):
         self._is_running, self._looks_at = True, None
         try:
             self.worker.run_due()
-            wait = seconds_to_work(self.world.endpoint.store)
+            store = self.world.endpoint.store
+            wait = seconds_to_work([store])[store.endpoint]
         except InboxUnavailable:
             wait = None
         finally:

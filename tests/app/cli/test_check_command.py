@@ -24,6 +24,7 @@ from flask_procore_webhooks import delivery_rejected
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks import resource_created
+from flask_procore_webhooks.endpoint import app_state
 from flask_procore_webhooks.running.background import background_of
 
 MakeApp = Callable[..., Flask]
@@ -62,7 +63,7 @@ def test_check_fails_until_init_db_has_made_the_tables(host: Flask) -> None:
         run(host, "init-db").output
     )
     assert "tables present" in run(host, "check").output
-    assert "nothing was missing" in run(host, "init-db").output
+    assert "all tables exist" in run(host, "init-db").output
 
 
 def to_login() -> Any:
@@ -102,7 +103,7 @@ def test_check_finds_a_before_request_that_stands_in_the_way(
 def test_check_finds_a_route_of_the_host_at_the_same_path(make_app: MakeApp) -> None:
     app = make_app()
     app.add_url_rule("/webhooks/procore", "mine", lambda: "mine", methods=["POST"])
-    assert "answered 200 OK by something else" in (
+    assert "answered 200 OK by another handler" in (
         run(mounted(app), "check", ok=False).output
     )
 
@@ -154,9 +155,9 @@ def test_the_knock_of_check_reaches_neither_log_nor_watchers(
 def test_the_knock_of_check_runs_no_events(make_app: MakeApp) -> None:
     app = mounted(make_app(TESTING=False), ProcoreWebhooks())
     run(app, "check")
-    assert not background_of(app).was_started
+    assert not background_of(app_state(app)).was_started
     app.test_client().get("/")
-    assert background_of(app).was_started, "as the first request does"
+    assert background_of(app_state(app)).was_started, "as the first request does"
 
 
 def test_check_finds_an_async_subscriber_that_cannot_run(
@@ -244,7 +245,7 @@ def test_check_for_machines_is_complete(host: Flask) -> None:
             " init-db."
         ],
         "warnings": [
-            "There are no subscribers: events are recorded and nothing is done."
+            "There are no subscribers: events are recorded, and no work is done."
         ],
     }
 

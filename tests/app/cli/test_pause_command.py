@@ -21,11 +21,11 @@ MakeApp = Callable[..., Flask]
 
 def test_pause_holds_the_workers_until_resume(site: Site) -> None:
     site.subscribe_good_and_bad()
-    assert "paused; events come in" in run(site.app, "pause").output
+    assert "paused; events are recorded" in run(site.app, "pause").output
     site.send()
-    assert "Ended after 0 events" in run(site.app, "worker", "--once").output
+    assert "Ended after 0 runs" in run(site.app, "worker", "--once").output
     assert "resumed" in run(site.app, "resume").output
-    assert "Ended after 1 events" in run(site.app, "worker", "--once").output
+    assert "Ended after 1 runs" in run(site.app, "worker", "--once").output
     j = site.store.database.tables.journal.c
     look = sa.select(j.action, j.actor, j.event).order_by(j.id)
     assert [tuple(row) for row in site.store.rows(look)] == [
@@ -41,7 +41,7 @@ def test_of_several_endpoints_one_is_named_or_all_are_meant(
     site, other = two_sites
     refused = run(site.app, command, ok=False)
     assert refused.exit_code == 2
-    assert "Name an --endpoint (procore_webhooks, bolt) or say --all" in refused.output
+    assert "Name an --endpoint (procore_webhooks, bolt) or give --all" in refused.output
     assert site.count("journal") == 0
     run(site.app, command, "--endpoint", "bolt")
     assert is_paused(other.store) is (command == "pause")
@@ -58,6 +58,6 @@ def test_who_runs_in_requests_cannot_be_paused(
     inline = {"PROCORE_WEBHOOK_DISPATCH": "inline"}
     with open_site(make_app(), url, **inline) as site:
         refused = run(site.app, command, ok=False)
-        assert "there is nobody to pause" in refused.output
+        assert "which cannot be paused" in refused.output
         assert refused.exit_code == 1
         assert site.count("journal") == 0

@@ -48,9 +48,9 @@ def test_an_operator_finds_a_failed_event_reads_why_and_has_it_run_again(
     site.broken = False
     assert lines_of(stdout_of(site.app, "replay", event_id)) == [
         "procore_webhooks: replayed 1",
-        "workers run them as soon as they look",
+        "workers run them at their next look",
     ]
-    assert "Ended after 1 events" in run(site.app, "worker", "--once").output
+    assert "Ended after 1 runs" in run(site.app, "worker", "--once").output
     shown = run(site.app, "show", event_id).output
     assert re.search(r"^status +done$", shown, re.MULTILINE)
     assert re.search(rf"^replay +\d{{4}}-.* by {ME}$", shown, re.MULTILINE)
@@ -77,7 +77,7 @@ def test_replay_takes_event_ids_and_row_ids(site: Site) -> None:
 def test_replay_without_saying_what_is_refused(local: Site) -> None:
     dead_ones(local)
     refused = run(local.app, "replay", ok=False)
-    assert "Name events, give a filter, or say --all." in refused.output
+    assert "Name events, give a filter, or give --all." in refused.output
     assert run(local.app, "replay", "--anew", ok=False).exit_code == 2
     assert local.statuses() == ["dead"] * 3
 
@@ -150,7 +150,7 @@ def test_replay_says_what_it_left_out(local: Site) -> None:
     shown = lines_of(stdout_of(local.app, "replay", "waits"))
     assert shown == [
         "procore_webhooks: replayed 0",
-        "skipped 1, not finished yet or without their bodies",
+        "skipped 1: not finished yet, or their bodies are pruned",
     ]
 
 
@@ -170,7 +170,7 @@ def test_replay_runs_the_events_of_inline_endpoints_itself(
         shown = lines_of(stdout_of(site.app, "replay", "--all"))
         assert shown == [
             "procore_webhooks: replayed 3",
-            "they were run here, because DISPATCH is inline; what failed waits for the"
+            "they were run here, because DISPATCH is inline; failed events wait for the"
             " sender's next delivery, or for worker --once",
         ]
         assert site.statuses() == ["done"] * 3
@@ -203,9 +203,9 @@ def test_a_paused_endpoint_is_told_of_where_somebody_waits_for_its_runs(
     local.send(id="evt_1")
     local.work()
     run(local.app, "pause")
-    assert "paused: nothing is run until resume" in stdout_of(
+    assert "paused: no event runs until resume" in stdout_of(
         local.app, "replay", "evt_1"
     )
     shown = run(local.app, "worker", "--once").output
-    assert "is paused: nothing is run until resume" in shown
-    assert "Ended after 0 events" in shown
+    assert "is paused: no event runs until resume" in shown
+    assert "Ended after 0 runs" in shown

@@ -91,7 +91,7 @@ def test_stats_tell_of_a_pause_and_of_the_oldest_due(site: Site) -> None:
         "repeats: 0",
         "conflicts: 0",
         "oldest due: 30.0 s ago",
-        "paused: nothing is run until resume",
+        "paused: no event runs until resume",
     ]
     (numbers,) = json.loads(run(site.app, "stats", "--json").output).values()
     assert numbers["paused"] is True

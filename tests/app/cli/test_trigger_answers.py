@@ -111,7 +111,7 @@ def cut_short(handler: BaseHTTPRequestHandler) -> None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (closing_at_once, "the connection was closed without one"),
+        (closing_at_once, "the receiver closed the connection without an answer"),
         (not_http, "not HTTP; does the port want https://?"),
         (cut_short, "IncompleteRead"),
     ],

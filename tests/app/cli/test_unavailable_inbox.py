@@ -96,6 +96,6 @@ def _check_sentence(result: Any) -> None:
     errors = [line for line in result.output.splitlines() if line.startswith("Error")]
     assert result.exit_code == 1
     (error,) = errors
-    assert error.startswith("Error: the inbox of 'procore_webhooks' cannot be used")
+    assert error.startswith("Error: the inbox cannot be used")
     assert "Traceback" not in result.output
     assert "Background on this error" not in result.output

@@ -129,9 +129,9 @@ def test_models_of_another_bind_are_told_of_by_name(
     assert get(app) == 200
     (said,) = warnings(caplog)
     assert said == (
-        "procore_webhooks: The tables log_entry, trail are not written in one"
-        " transaction with the inbox: what subscribers write there may be written twice"
-        " after a crash (at-least-once)."
+        "procore_webhooks: The tables log_entry, trail are on another engine than the"
+        " inbox: writes of subscribers to them are at-least-once, because they may"
+        " repeat after a crash."
     )
 
 
@@ -171,7 +171,7 @@ def test_tables_that_a_session_binds_elsewhere_are_told_of(
     session = _plain(app, host, audit)
     assert get(app) == 200
     (said,) = warnings(caplog)
-    assert said.startswith("procore_webhooks: The tables trail are not written in one")
+    assert said.startswith("procore_webhooks: The tables trail are on another engine")
     session.remove()
 
 
