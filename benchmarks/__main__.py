@@ -57,7 +57,7 @@ def main() -> int:
     print(text)
     options.results.mkdir(parents=True, exist_ok=True)
     (options.results / "benchmarks.md").write_text(text)
-    if not plot(parts, options.results / "benchmarks.png"):
+    if parts and not plot(parts, options.results / "benchmarks.png"):
         _tell("no plot: matplotlib is not installed")
     for failure in failures:
         _tell(failure)
