@@ -216,11 +216,13 @@ class Run:
         async def finish(work: Awaitable[object]) -> Receipt | None:
             # In the thread of an event loop, which may have a session of its own.
             try:
-                await work
+                try:
+                    await work
+                finally:
+                    if os.getpid() != pid:
+                        end_forked_child()
                 return self._commit(subscriber, event, source())
             finally:
-                if os.getpid() != pid:
-                    end_forked_child()
                 end_session(source)
 
         with session_scope(source) as session:
