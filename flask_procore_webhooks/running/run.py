@@ -221,7 +221,7 @@ class Run:
                 finally:
                     if os.getpid() != pid:
                         end_forked_child()
-                return self._commit(subscriber, event, source())
+                return self._commit(subscriber, event, session, source)
             finally:
                 end_session(source)
 
@@ -235,15 +235,20 @@ class Run:
             if inspect.isawaitable(result):
                 receipt: Receipt | None = self.endpoint.app.ensure_sync(finish)(result)
                 return receipt
-            # The subscriber may have put another session in the place of this one.
-            used = session if session.in_transaction() else source()
-            return self._commit(subscriber, event, used)
+            return self._commit(subscriber, event, session, source)
 
     def _commit(
-        self, subscriber: Subscriber, event: Event, session: Session
+        self,
+        subscriber: Subscriber,
+        event: Event,
+        session: Session,
+        source: SessionSource,
     ) -> Receipt | None:
         """Commit the subscriber's writes with its receipt."""
         receipt = Receipt(subscriber.name)
+        if not session.in_transaction():
+            # The subscriber replaced the session, or wrote in an event loop's thread.
+            session = source()
         if is_unused(session):
             return receipt
         session.flush()
