@@ -202,8 +202,8 @@ def test_a_subscriber_can_ask_for_a_later_run(host: Host, on: On) -> None:
     assert host.notes() == []
     assert (row["status"], row["error"]) == ("pending", "patient: retry after 120 s")
     assert 120 <= (row["due_at"] - row["received_at"]).total_seconds() < 180
-    assert drain(host.endpoint) == 0
-    assert drain(host.endpoint, early=True) == 1
+    assert drain([host.endpoint]) == 0
+    assert drain([host.endpoint], ignore_backoff=True) == 1
 
 
 @pytest.mark.parametrize(
@@ -1025,9 +1025,9 @@ def test_drain_runs_every_event_once_however_many_fail(
             body = to_bytes(payload("RFIs.create", id=id))
             record_event(host.endpoint.store, host.endpoint.read(body))
 
-        assert drain(host.endpoint) == 130
-        assert drain(host.endpoint) == 0
-        assert drain(host.endpoint, early=True) == 130
+        assert drain([host.endpoint]) == 130
+        assert drain([host.endpoint]) == 0
+        assert drain([host.endpoint], ignore_backoff=True) == 130
     assert sorted(ran) == sorted((attempt, id) for attempt in (1, 2) for id in ids)
 
 
@@ -1046,9 +1046,9 @@ def test_process_says_how_the_run_ended(
 
     assert process(endpoint, row_id) is RunOutcome.RETRY
     assert process(endpoint, row_id) is RunOutcome.NOT_CLAIMED
-    assert process(endpoint, row_id, early=True) is RunOutcome.RETRY
-    assert process(endpoint, row_id, early=True) is RunOutcome.DONE
-    assert process(endpoint, row_id, early=True) is RunOutcome.NOT_CLAIMED
+    assert process(endpoint, row_id, ignore_backoff=True) is RunOutcome.RETRY
+    assert process(endpoint, row_id, ignore_backoff=True) is RunOutcome.DONE
+    assert process(endpoint, row_id, ignore_backoff=True) is RunOutcome.NOT_CLAIMED
     assert process(endpoint, 999_999) is RunOutcome.NOT_CLAIMED
 
 
