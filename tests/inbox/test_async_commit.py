@@ -22,8 +22,9 @@ from flask_procore_webhooks.inbox.jobs import Receipt
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.running.worker import Worker
+from flask_procore_webhooks.testing import payload
 
-HURRIED = "synchronous_commit"
+SETTING = "synchronous_commit"
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def host(make_app: Callable[..., Flask], database_url: str) -> Iterator[Host]:
 
 
 def statements(engine: sa.Engine) -> list[str]:
-    """Those that the engine is given from now on."""
+    """Statements of the engine from now on."""
     given: list[str] = []
 
     def note(*args: Any) -> None:
@@ -50,7 +51,7 @@ def claimed(host: Host) -> Claim:
     return claim
 
 
-def test_only_what_a_run_may_lose_does_not_wait_for_the_disk(host: Host) -> None:
+def test_only_claims_and_outcomes_are_committed_asynchronously(host: Host) -> None:
     @host.webhooks.on(name="writer")
     def writer(event: Event) -> None:
         host.note(event.id)
@@ -59,19 +60,19 @@ def test_only_what_a_run_may_lose_does_not_wait_for_the_disk(host: Host) -> None
     theirs = statements(host.engine)
     host.deliver()
     inserts = [text for text in ours if text.startswith("INSERT INTO")]
-    assert len(inserts) == 1 and HURRIED not in inserts[0]
+    assert len(inserts) == 1 and SETTING not in inserts[0]
     ours.clear()
     Worker([host.endpoint], poll=1).run_due()
-    hurried = [text for text in ours if HURRIED in text]
+    asynchronous = [text for text in ours if SETTING in text]
 
     # The claim and the outcome.
-    assert len(hurried) == (2 if host.engine.dialect.name == "postgresql" else 0)
+    assert len(asynchronous) == (2 if host.engine.dialect.name == "postgresql" else 0)
     assert host.receipts() == ["writer"]
     assert [text for text in theirs if "INSERT INTO procore_webhook_receipt" in text]
-    assert not [text for text in theirs if HURRIED in text]
+    assert not [text for text in theirs if SETTING in text]
 
 
-def test_the_next_transaction_waits_again(host: Host) -> None:
+def test_the_next_transaction_waits_for_the_disk_again(host: Host) -> None:
     if host.engine.dialect.name != "postgresql":
         pytest.skip("it has no such setting")
     store = host.endpoint.store
@@ -82,26 +83,34 @@ def test_the_next_transaction_waits_again(host: Host) -> None:
     assert setting == "on"
 
 
-def test_an_unused_session_is_not_committed_and_one_with_hooks_is(host: Host) -> None:
+def test_a_session_without_work_is_not_committed(host: Host) -> None:
+    """So the host's commit hooks are called only after writes of a subscriber."""
     commits: list[str] = []
-    host.webhooks.on(name="leaves")(lambda event: None)
-    theirs = statements(host.engine)
-    host.deliver()
-    Worker([host.endpoint], poll=1).run_due()
-    assert host.row()["status"] == "done" and host.receipts() == ["leaves"]
-    assert not [text for text in theirs if "procore_webhook_receipt" in text]
 
     @sa.event.listens_for(host.session, "before_commit")
     def hook(session: Any) -> None:
         commits.append("hook")
 
-    record_event(host.endpoint.store, Event("evt_2", "a.b", body=b"{}"))
+    @host.webhooks.on(name="writer")
+    def writer(event: Event) -> None:
+        if event.id == "writes":
+            host.note("written")
+
+    theirs = statements(host.engine)
+    host.deliver(payload("RFIs.create", id="reads"))
     Worker([host.endpoint], poll=1).run_due()
+    assert (host.row()["status"], host.receipts()) == ("done", ["writer"])
+    assert not [text for text in theirs if "procore_webhook_receipt" in text]
+    assert commits == []
+
+    host.deliver(payload("RFIs.create", id="writes"))
+    Worker([host.endpoint], poll=1).run_due()
+    assert (host.row()["status"], host.receipts()) == ("done", ["writer"])
+    assert [text for text in theirs if "procore_webhook_receipt" in text]
     assert commits == ["hook"]
-    assert host.row("evt_2")["status"] == "done"
 
 
-def test_a_receipt_that_is_there_keeps_no_outcome_back(host: Host) -> None:
+def test_an_existing_receipt_does_not_prevent_the_outcome(host: Host) -> None:
     store, claim = host.endpoint.store, claimed(host)
     jobs.finish(store, claim.row_id, Receipt("a:b"))
     assert claims.settle(store, claim, Settlement(Status.DONE, receipt=Receipt("a:b")))
@@ -109,7 +118,7 @@ def test_a_receipt_that_is_there_keeps_no_outcome_back(host: Host) -> None:
     assert list(jobs.receipts(store, claim.row_id)) == ["a:b"]
 
 
-def test_a_receipt_stands_though_the_lease_has_passed_to_another(host: Host) -> None:
+def test_a_receipt_is_committed_after_the_lease_was_lost(host: Host) -> None:
     store, claim = host.endpoint.store, claimed(host)
     claims.release(store, [claim])
     assert not claims.settle(

@@ -82,7 +82,7 @@ def test_a_row_that_is_there_is_refused_and_the_next_is_not(
         assert insert(connection, {**ROW, "event_id": "evt_2"}) > first
 
 
-def test_of_several_rows_those_that_are_not_there_are_inserted(
+def test_insert_new_inserts_the_rows_that_do_not_exist(
     engine: sa.Engine, table: sa.Table
 ) -> None:
     insert = InsertNew(table)
@@ -92,12 +92,23 @@ def test_of_several_rows_those_that_are_not_there_are_inserted(
         rows = [{**ROW, "event_id": id, "resource_id": id} for id in ids]
         assert insert.works_on(connection.dialect)
         new = insert(connection, rows)
-        assert set(new) == {"evt_1", ROW["event_id"]}
-        for event_id, row_id in new.items():
+        assert set(new) == {(ROW["endpoint"], id) for id in ("evt_1", ROW["event_id"])}
+        for (_, event_id), row_id in new.items():
             row = {**ROW, "event_id": event_id, "resource_id": event_id}
             assert _stored(connection, table, row_id) == {"id": row_id, **row}
         assert _stored(connection, table, there)["resource_id"] is None
         assert insert(connection, rows) == {}
+
+
+def test_rows_of_two_endpoints_with_one_event_id_are_all_inserted(
+    engine: sa.Engine, table: sa.Table
+) -> None:
+    rows = [{**ROW, "endpoint": name} for name in ("one", "One", "two")]
+    with engine.connect() as connection:
+        new = InsertNew(table)(connection, rows)
+        for (endpoint, _), row_id in new.items():
+            assert _stored(connection, table, row_id)["endpoint"] == endpoint
+    assert set(new) == {(row["endpoint"], row["event_id"]) for row in rows}
 
 
 def test_a_driver_that_is_not_known_gets_what_sqlalchemy_makes_of_it(

@@ -47,6 +47,7 @@ from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import operations
 from flask_procore_webhooks.inbox.claims import Claim
+from flask_procore_webhooks.inbox.due import is_paused
 from flask_procore_webhooks.inbox.store import Store
 from flask_procore_webhooks.running.run import process
 from flask_procore_webhooks.running.run import run_claimed
@@ -96,8 +97,8 @@ class Hold:
     attempt: int
     finished: frozenset[str]
     poison: bool
-    #: Whether a worker had begun to run it.
-    begun: bool = False
+    #: Whether a worker had started its run.
+    is_started: bool = False
 
 
 @dataclass(eq=False)
@@ -124,8 +125,8 @@ class Row:
     def is_poison(self) -> bool:
         return self.body in POISON
 
-    def can_be_claimed(self, now: datetime, early: bool = False) -> bool:
-        if early and self.status == "pending":
+    def can_be_claimed(self, now: datetime, ignore_backoff: bool = False) -> bool:
+        if ignore_backoff and self.status == "pending":
             return True
         return self.due is not None and self.due <= now
 
@@ -136,7 +137,7 @@ class Row:
         self.holder = Hold(self, self.attempts, finished, self.is_poison)
         return self.holder
 
-    def give_back(self, hold: Hold, now: datetime) -> None:
+    def release(self, hold: Hold, now: datetime) -> None:
         if self.holder is hold:
             self.status, self.due, self.holder = "pending", now, None
             self.attempts -= 1
@@ -386,7 +387,7 @@ class Machine(RuleBasedStateMachine):
         self.deliver(IDS[0], "plain")
         self.work(1, after=1, cut=False, moods=moods)
         if replays:
-            self.replay([0], anew=False)
+            self.replay([0], rerun_all=False)
         self.deliver(IDS[1], "plain")
 
     # Deliveries
@@ -427,9 +428,16 @@ class Machine(RuleBasedStateMachine):
         self.model.moods.update(zip(SUBSCRIBERS, moods, strict=True))
 
     @precondition(lambda self: self.model.rows)
-    @rule(number=row_number, after=passing, early=seldom, cut=seldom, moods=moods)
+    @rule(
+        number=row_number, after=passing, ignore_backoff=seldom, cut=seldom, moods=moods
+    )
     def process(
-        self, number: int, after: float, early: bool, cut: bool, moods: tuple[str, ...]
+        self,
+        number: int,
+        after: float,
+        ignore_backoff: bool,
+        cut: bool,
+        moods: tuple[str, ...],
     ) -> None:
         """One run, of which the end cannot be written if it is cut."""
         self.clock.forward(after)
@@ -437,10 +445,13 @@ class Machine(RuleBasedStateMachine):
         row = self.likely_row(number)
         with self.cutting(cut):
             expected = "not claimed"
-            if row.can_be_claimed(self.now, early):
+            if row.can_be_claimed(self.now, ignore_backoff):
                 hold = row.claim(self.now)
                 expected = self.run_in_model(hold)
-            assert self.run(process, self.row_ids[row], early=early) == expected
+            assert (
+                self.run(process, self.row_ids[row], ignore_backoff=ignore_backoff)
+                == expected
+            )
 
     def run_in_model(self, hold: Hold) -> str:
         try:
@@ -464,18 +475,18 @@ class Machine(RuleBasedStateMachine):
         self.clock.forward(after)
         self.set_moods(moods)
         # As it was after quick or slow batches.
-        self.worker._batch = size
+        self.worker._batch_size = size
         model, now = self.model, self.now
-        if cut and any(hold.begun for hold in model.worker_holds):
+        if cut and any(hold.is_started for hold in model.worker_holds):
             with self.cutting(cut), pytest.raises(InboxUnavailable):
                 self.worker.run_due()
             return
         for hold in model.worker_holds:
-            if hold.begun:
+            if hold.is_started:
                 # It may be going on still: it waits as one that failed.
                 hold.row.settle(hold, "pending", now, _backoff(hold.attempt))
             else:
-                hold.row.give_back(hold, now)
+                hold.row.release(hold, now)
         model.worker_holds = []
         due = [] if model.is_paused else model.due(now)
         with self.cutting(cut):
@@ -504,9 +515,9 @@ class Machine(RuleBasedStateMachine):
             assert {*map(str, (row.due for row in taken))} <= {*map(str, window)}
             before_last = [row for row in due if str(row.due) < str(window[-1])]
             assert {*taken} >= {row for row in before_last if row.status == "pending"}
-        holding = self.worker._held.get(self.endpoint.name)
-        waiting = {claim.row_id for claim in holding.not_begun()} if holding else set()
-        # Of equals, those come first that were begun, and the one that failed last.
+        held = self.worker._held.get(self.endpoint.name)
+        waiting = {claim.row_id for claim in held.queued()} if held else set()
+        # Of equals, those come first that were started, and the failed one last.
         return sorted(
             taken,
             key=lambda row: (
@@ -525,7 +536,7 @@ class Machine(RuleBasedStateMachine):
         self.model.settling_fails = cut
         holds = [row.claim(self.now) for row in taken]
         for number, hold in enumerate(holds):
-            hold.begun = True
+            hold.is_started = True
             if self.run_in_model(hold) == "unsettled":
                 self.model.worker_holds = holds[number:]
                 break
@@ -601,28 +612,31 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.left)
     @rule()
-    def give_back(self) -> None:
+    def release(self) -> None:
         """A worker that was told to end returns what it had, and may still run it."""
         self.clock.forward(1)
         claims.release(self.store, [claim for claim, _ in self.left])
         for _, hold in self.left:
-            hold.row.give_back(hold, self.now)
+            hold.row.release(hold, self.now)
 
     # Operators
 
     @precondition(lambda self: self.model.rows)
-    @rule(numbers=st.lists(row_number, min_size=1, max_size=3), anew=st.booleans())
-    def replay(self, numbers: list[int], anew: bool) -> None:
+    @rule(numbers=st.lists(row_number, min_size=1, max_size=3), rerun_all=st.booleans())
+    def replay(self, numbers: list[int], rerun_all: bool) -> None:
         self.clock.forward(1)
         rows = {self.likely_row(number, finished=True) for number in numbers}
         count = operations.replay(
-            self.store, [self.row_ids[row] for row in rows], "a test", anew=anew
+            self.store,
+            [self.row_ids[row] for row in rows],
+            "a test",
+            rerun_all=rerun_all,
         )
         again = [r for r in rows if r.status in FINISHED and r.body is not None]
         assert count == len(again)
         for row in again:
             row.replays += 1
-            if anew or row.status != "dead":
+            if rerun_all or row.status != "dead":
                 row.receipts = {}
                 self.model.generations[row.key] += 1
             row.revive(self.now)
@@ -641,7 +655,7 @@ class Machine(RuleBasedStateMachine):
     def pause_or_resume(self, pause: bool) -> None:
         (operations.pause if pause else operations.resume)(self.store, "a test")
         self.model.is_paused = pause
-        assert operations.is_paused(self.store) == pause
+        assert is_paused(self.store) == pause
 
     # What holds after every step
 
