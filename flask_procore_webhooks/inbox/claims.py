@@ -209,7 +209,8 @@ def claimable(
 
 def async_commit(store: Store, change: Update) -> Any:
     """Return ``change`` with ``ASYNC_COMMIT`` on PostgreSQL, unchanged elsewhere."""
-    return change.returning(ASYNC_COMMIT) if store.is_postgresql else change
+    is_postgresql = store.dialect_name == "postgresql"
+    return change.returning(ASYNC_COMMIT) if is_postgresql else change
 
 
 def _settle(store: Store, claim: Claim, change: Any, receipt: Receipt | None) -> bool:
@@ -228,7 +229,7 @@ def _settle_with_receipt(
 ) -> bool:
     row = receipt_row(store, claim.row_id, receipt)
     table = store.database.tables.receipt
-    if store.is_postgresql:
+    if store.dialect_name == "postgresql":
         from sqlalchemy.dialects import postgresql
 
         # One statement instead of four round trips.

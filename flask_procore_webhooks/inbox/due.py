@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from collections.abc import Sequence
 from datetime import datetime
 from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import ColumnElement
 from sqlalchemy import literal
+from sqlalchemy import literal_column
 from sqlalchemy import Select
 from sqlalchemy import select
-from sqlalchemy import union_all
+from sqlalchemy import text
 
 from .claims import claimable
 from .status import Status
 from .store import Store
 
-#: Endpoints in one look for work; SQLite takes at most 500 parts of a UNION.
-LARGEST_LOOK = 250
+#: A table of the names in a JSON array, by dialect: one parameter for any number.
+_JSON_TABLE = (
+    "JSON_TABLE(:names, '$[*]' COLUMNS (value VARCHAR(80) CHARACTER SET ascii COLLATE"
+    " ascii_bin PATH '$')) AS named"
+)
+NAMED = {
+    "sqlite": "json_each(:names) AS named",
+    "postgresql": "json_array_elements_text(CAST(:names AS json)) AS named(value)",
+    "mysql": _JSON_TABLE,
+    "mariadb": _JSON_TABLE,
+}
 
 #: Actions in the journal; the last of them is in force.
 PAUSE, RESUME = "pause", "resume"
@@ -69,7 +81,7 @@ def seconds_until(store: Store, due_at: datetime | None) -> float | None:
 
 def is_paused(store: Store) -> bool:
     """Whether the endpoint is paused."""
-    return [row.action for row in store.rows(_last_action(store))] == [PAUSE]
+    return bool(store.rows(_look([store]))[0].action == PAUSE)
 
 
 def seconds_to_work(stores: Sequence[Store]) -> dict[str, float | None]:
@@ -80,18 +92,7 @@ def seconds_to_work(stores: Sequence[Store]) -> dict[str, float | None]:
 
     :param stores: of endpoints that share a database.
     """
-    looks = [
-        select(
-            literal(store.endpoint).label("endpoint"),
-            _first_due(store).scalar_subquery().label("due_at"),
-            _last_action(store).scalar_subquery().label("action"),
-        )
-        for store in stores
-    ]
-    found: list[Any] = []
-    for start in range(0, len(looks), LARGEST_LOOK):
-        part = looks[start : start + LARGEST_LOOK]
-        found += stores[0].rows(union_all(*part) if len(part) > 1 else part[0])
+    found = stores[0].rows(_look(stores))
     by_name = {row.endpoint: row for row in found}
     waits: dict[str, float | None] = {}
     for store in stores:
@@ -101,17 +102,23 @@ def seconds_to_work(stores: Sequence[Store]) -> dict[str, float | None]:
     return waits
 
 
-def _first_due(store: Store) -> Select[tuple[datetime]]:
-    c = store.columns
-    mine = select(c.due_at).where(c.endpoint == store.endpoint, c.due_at.is_not(None))
-    return mine.order_by(c.due_at).limit(1)
-
-
-def _last_action(store: Store) -> Select[tuple[str]]:
-    j = store.database.tables.journal.c
-    return (
-        select(j.action)
-        .where(j.endpoint == store.endpoint, j.action.in_((PAUSE, RESUME)))
-        .order_by(j.id.desc())
-        .limit(1)
+def _look(stores: Sequence[Store]) -> Select[Any]:
+    """Select endpoint, first due time and last action for each store."""
+    store = stores[0]
+    # Some databases have no table function, and a single name needs none.
+    name: ColumnElement[str] = literal(store.endpoint)
+    if len(stores) > 1:
+        name = literal_column("named.value")
+    c, j = store.columns, store.database.tables.journal.c
+    due = select(c.due_at).where(c.endpoint == name, c.due_at.is_not(None))
+    action = select(j.action).where(j.endpoint == name, j.action.in_((PAUSE, RESUME)))
+    look = select(
+        name.label("endpoint"),
+        due.order_by(c.due_at).limit(1).scalar_subquery().label("due_at"),
+        action.order_by(j.id.desc()).limit(1).scalar_subquery().label("action"),
     )
+    if len(stores) == 1:
+        return look
+    names = json.dumps([each.endpoint for each in stores])
+    table = text(NAMED[store.dialect_name]).bindparams(names=names)
+    return look.select_from(table)

@@ -102,9 +102,9 @@ class Store:
         return mount.session if mount.db is None else mount.db.session
 
     @property
-    def is_postgresql(self) -> bool:
+    def dialect_name(self) -> str:
         database = self.database
-        return (database.opened or database.open()).dialect.name == "postgresql"
+        return (database.opened or database.open()).dialect.name
 
     def rows(self, look: Executable) -> list[Any]:
         """Every row that ``look`` selects."""

@@ -14,6 +14,7 @@ from ..inbox.due import due_events
 from ..inbox.due import status_of
 from ..inbox.record import RecordResult
 from ..inbox.status import FINISHED
+from ..inbox.store import Store
 from .background import background_of
 from .celery import publish
 from .notify import notify
@@ -43,7 +44,7 @@ def notify_others(endpoint: Endpoint, mode: str, rows: Collection[int]) -> None:
     """Notify other processes of due events in the modes ``celery`` and ``worker``."""
     if mode == "celery":
         publish(endpoint, rows)
-    elif mode == "worker" and endpoint.store.is_postgresql:
+    elif mode == "worker" and endpoint.store.dialect_name == "postgresql":
         notify(endpoint.store)
 
 
@@ -74,16 +75,16 @@ def drain(endpoints: Iterable[Endpoint], *, ignore_backoff: bool = False) -> int
     :param ignore_backoff: also events that wait for their next attempt.
     :return: how many events were run.
     """
-    by_database: dict[int, list[Endpoint]] = {}
+    groups: dict[int, list[tuple[Endpoint, Store]]] = {}
     for endpoint in endpoints:
-        by_database.setdefault(id(endpoint.store.database), []).append(endpoint)
-    groups = by_database.values()
-    return sum(_drain_database(group, ignore_backoff) for group in groups)
+        store = endpoint.store
+        groups.setdefault(id(store.database), []).append((endpoint, store))
+    return sum([_drain_database(group, ignore_backoff) for group in groups.values()])
 
 
-def _drain_database(group: list[Endpoint], ignore_backoff: bool) -> int:
-    by_name = {endpoint.name: endpoint for endpoint in group}
-    stores = [endpoint.store for endpoint in group]
+def _drain_database(group: list[tuple[Endpoint, Store]], ignore_backoff: bool) -> int:
+    by_name = {endpoint.name: endpoint for endpoint, _ in group}
+    stores = [store for _, store in group]
     seen: set[int] = set()
     ran = 0
     while True:
