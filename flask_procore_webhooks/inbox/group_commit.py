@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import field
 from typing import Generic
 from typing import TypeVar
 
@@ -26,15 +28,15 @@ LATE = 1.0
 LONGEST_WAIT = 2.5
 
 
+@dataclass(eq=False)
 class _Call(Generic[Item, Result]):
-    def __init__(self, item: Item) -> None:
-        self.item = item
-        self.outcome: Result | Exception | None = None
-        #: The calls of its batch, if it leads one.
-        self.batch: list[_Call[Item, Result]] = []
-        #: Released when the call has an outcome or leads a batch; ``None`` for a call
-        #: that never waits.
-        self.turn: threading.Lock | None = None
+    item: Item
+    outcome: Result | Exception | None = None
+    #: The calls of its batch, if it leads one.
+    batch: list[_Call[Item, Result]] = field(default_factory=list)
+    #: Released when the call has an outcome or leads a batch; ``None`` for a call that
+    #: never waits.
+    turn: threading.Lock | None = None
 
     def wake(self) -> None:
         if self.turn is not None:
@@ -131,7 +133,9 @@ class GroupCommit(Generic[Item, Result]):
         with self._lock:
             if self._leader is not leader:
                 return  # another call has started a batch beside this one
-            calls = self._take(len(self._waiting) if failure else LARGEST_BATCH)
+            calls: list[_Call[Item, Result]] = []
+            if self._waiting:
+                calls = self._take(len(self._waiting) if failure else LARGEST_BATCH)
             self._leader = calls[0] if calls and not failure else None
             if self._leader is not None:
                 self._leader.batch = calls

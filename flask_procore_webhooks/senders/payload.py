@@ -81,7 +81,10 @@ def read_event(
     :raises BadPayload: the body is not a JSON object.
     """
     payload = parse(body)
-    fields = _read_fields(payload, _shape_of(payload, source))
+    for shape in source.shapes:
+        if not shape.marks.isdisjoint(payload):
+            break  # otherwise, it is the last shape
+    fields = _read_fields(payload, shape)
     fields["id"] = event_key(fields["id"], timestamp, body)
     return Event(
         **fields, payload=payload, body=body, source=source.name, endpoint=endpoint
@@ -119,13 +122,6 @@ def to_datetime(value: object) -> datetime | None:
     except (ValueError, OverflowError, OSError):
         pass
     return None
-
-
-def _shape_of(payload: Mapping[str, Any], source: Source) -> Shape:
-    for shape in source.shapes[:-1]:
-        if not shape.marks.isdisjoint(payload):
-            return shape
-    return source.shapes[-1]
 
 
 def _read_fields(payload: Mapping[str, Any], shape: Shape) -> dict[str, Any]:

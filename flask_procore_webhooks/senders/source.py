@@ -13,7 +13,7 @@ class Shape:
     dotted ``type`` that holds both.
     """
 
-    #: Keys that identify the shape; without any, every payload has it.
+    #: Keys that identify the shape; the last shape of a source needs none.
     marks: frozenset[str] = frozenset()
     #: Keys of the event's id; the first usable value is taken.
     id: tuple[str, ...] = ("id",)
@@ -45,5 +45,6 @@ class Source:
     signature_prefix: str
     #: Seconds that the sender waits for an answer.
     timeout: float
-    #: The first shape whose marks a payload has is the payload's.
+    #: The first shape with one of its marks in the payload, else the last one, is the
+    #: payload's shape.
     shapes: tuple[Shape, ...]
