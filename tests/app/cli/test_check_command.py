@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from flask import abort
 from flask import Flask
 from flask import redirect
@@ -260,3 +261,36 @@ def test_check_finds_a_blueprint_without_the_apps_flask_sqlalchemy(
     assert (
         "warning: The app has Flask-SQLAlchemy, and the blueprint was" in result.output
     )
+
+
+NO_TIMEOUT = "warning: The app's database connections have no timeout"
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "pymysql", "sqlite"])
+@pytest.mark.parametrize("bounded", [False, True])
+def test_check_warns_of_host_connections_without_a_timeout(
+    make_app: MakeApp, request: pytest.FixtureRequest, driver: str, bounded: bool
+) -> None:
+    """A delivery that uses a connection of a vanished server would hang."""
+    options: dict[str, Any] = {}
+    if driver == "sqlite":
+        url = sa.make_url("sqlite:///app.db")
+    elif driver == "pymysql":
+        url = sa.make_url(request.getfixturevalue("mariadb_url"))
+        options = {"read_timeout": 5}
+    else:
+        url = sa.make_url(request.getfixturevalue("postgresql_url"))
+        url = url.set(drivername=f"postgresql+{driver}")
+        options = {"tcp_user_timeout": 5000}
+    app = make_app(
+        SQLALCHEMY_DATABASE_URI=url,
+        SQLALCHEMY_ENGINE_OPTIONS={"connect_args": options if bounded else {}},
+    )
+    db = SQLAlchemy(app)
+    mounted(app, ProcoreWebhooks(db=db))
+    shown = run(app, "check", ok=None).output
+    assert (NO_TIMEOUT in shown) is (driver != "sqlite" and not bounded)
+    if NO_TIMEOUT in shown:
+        assert next(iter(options)) in shown
+    with app.app_context():
+        db.engine.dispose()
