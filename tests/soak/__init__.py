@@ -1,4 +1,4 @@
 """Proof that nothing answered 2xx is lost, and that no effect happens twice.
 
-``make soak`` runs it for some minutes; ``tests/system/test_crashes.py`` runs it in short.
+``make soak`` runs it for some minutes, ``tests/system/test_crashes.py`` in short.
 """

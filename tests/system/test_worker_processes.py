@@ -437,7 +437,7 @@ def writer(event):
         os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(0.5)
 """,
-        # Of which what is not begun is given back after a third.
+        # Queued claims are released after a third of it.
         PROCORE_WEBHOOK_LEASE=6,
     )
     record(shop.host.store, *numbered(3))
