@@ -117,17 +117,19 @@ def test_of_a_done_event_every_subscriber_is_run_again(site: Site) -> None:
     assert site.statuses() == ["done", "done"]
 
 
-@pytest.mark.parametrize("anew", [False, True])
-def test_anew_also_runs_who_had_finished_a_dead_event(site: Site, anew: bool) -> None:
+@pytest.mark.parametrize("rerun_all", [False, True])
+def test_rerun_all_runs_every_subscriber_of_a_dead_event(
+    site: Site, rerun_all: bool
+) -> None:
     site.subscribe_good_and_bad()
     row = site.send(id="1")
     site.work()
     site.calls.clear()
     site.broken = False
 
-    assert replay(site.store, [row], ME, anew=anew) == 1
+    assert replay(site.store, [row], ME, rerun_all=rerun_all) == 1
     site.work()
-    assert site.calls == ([("good", "1")] if anew else []) + [("bad", "1")]
+    assert site.calls == ([("good", "1")] if rerun_all else []) + [("bad", "1")]
 
 
 def test_an_ignored_event_is_never_run_until_it_is_replayed(site: Site) -> None:
@@ -162,7 +164,7 @@ def test_what_is_not_finished_is_left_alone(site: Site) -> None:
     assert claims.claim(site.store, running, 100)
     before = [site.row(pending), site.row(running)]
     site.clock.forward(1)
-    assert replay(site.store, [pending, running], ME, anew=True) == 0
+    assert replay(site.store, [pending, running], ME, rerun_all=True) == 0
     assert [site.row(pending), site.row(running)] == before
     assert site.count("journal") == 0
 
@@ -189,7 +191,7 @@ def test_an_event_without_its_body_is_not_replayed(site: Site, status: Status) -
         where = site.events.c.id == old
         connection.execute(sa.update(site.events).where(where).values(body=None))
     before = site.row(old)
-    assert replay(site.store, [old, young], ME, anew=True) == 1
+    assert replay(site.store, [old, young], ME, rerun_all=True) == 1
     assert site.row(old) == before
     assert site.receipts(old) == {"good": "done"}
     assert journal_of(site.store, old) == []
