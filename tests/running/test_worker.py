@@ -27,6 +27,7 @@ from support.outages import locked
 from support.outages import relay_to
 from support.waiting import PATIENCE
 from support.waiting import wait_until
+from support.workers import look_again
 from support.workers import SETTINGS
 from support.workers import working
 
@@ -135,28 +136,21 @@ def test_an_event_is_run_when_its_wait_is_over_not_at_the_poll(host: Host) -> No
     assert attempts(host.store) == {"evt_1": 2}
 
 
-class StopsFirst(threading.Event):
-    """An alarm that is cleared just when somebody has told its worker to stop."""
+def test_a_stop_at_the_end_of_a_sleep_is_not_missed(sqlite_host: Host) -> None:
+    """The worker then clears its alarm before it looks again."""
+    sleeps: list[float] = []
 
-    worker: Worker
+    def sleep(seconds: float) -> None:
+        sleeps.append(seconds)
+        assert len(sleeps) == 1
+        worker.stop()
 
-    def clear(self) -> None:
-        self.worker.stop()
-        super().clear()
-
-
-def test_no_call_to_stop_is_missed(sqlite_host: Host) -> None:
-    worker = Worker([sqlite_host.endpoint], poll=3600)
-    worker._alarm = alarm = StopsFirst()
-    alarm.worker = worker
-    thread = threading.Thread(target=worker.run, daemon=True)
-    worker.wake()
-    thread.start()
-    thread.join(20)
-    assert not thread.is_alive()
+    worker = Worker([sqlite_host.endpoint], poll=3600, sleep=sleep)
+    worker.run()
+    assert sleeps == [3600]
 
 
-def test_stopped_workers_give_back_what_they_have_not_begun(
+def test_a_stopped_worker_releases_its_queued_claims(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flask_procore_webhooks.running.worker.BATCH_SECONDS", PATIENCE)
@@ -274,9 +268,9 @@ def test_a_pause_is_seen_by_running_workers_and_is_of_one_endpoint(
     mine, others = host_inboxes = [each.store for each in mounted.values()]
     assert [store.endpoint for store in host_inboxes] == [*mounted]
 
-    with working(*mounted.values(), workers=2):
+    with working(*mounted.values(), workers=2) as workers:
         pause(mine, "somebody")
-        time.sleep(0.5)  # a look that had begun may not have seen it
+        look_again(*workers)
         for number in range(10):
             for store in host_inboxes:
                 body = b'{"id": "evt_%d"}' % number
@@ -289,7 +283,7 @@ def test_a_pause_is_seen_by_running_workers_and_is_of_one_endpoint(
         wait_until(lambda: {*statuses(mine).values()} == {"done"})
         pause(others, "somebody")
         resume(others, "somebody")
-        others.record(Event("evt_last", "RFIs.update", body=b"{}"))
+        record_event(others, Event("evt_last", "RFIs.update", body=b"{}"))
         wait_until(lambda: {*statuses(others).values()} == {"done"})
 
 
@@ -336,10 +330,10 @@ def test_events_that_turn_out_slow_are_left_to_idle_workers(host: Host) -> None:
         time.sleep(seconds)
 
     record(host.store, *numbered(100))
-    with working(host.endpoint):
+    with working(host.endpoint) as (worker,):
         wait_until(all_done(host.store, 100))
         pause(host.endpoint.store, "somebody")
-        time.sleep(0.5)  # a look that had begun may not have seen it
+        look_again(worker)
         by.clear()
         seconds = 0.6
         record(host.store, *(f"slow_{number}" for number in range(8)))
@@ -450,7 +444,7 @@ def test_an_outage_is_survived_and_effects_are_made_once(
             wait_until(all_done(host.store, 120))
 
         assert sorted(host.notes()) == numbered(120)
-        assert "the inbox of 'procore_webhooks' cannot be used" in caplog.text
+        assert "the inbox cannot be used" in caplog.text
         assert max(attempts(host.store).values()) <= 2
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.running.worker import Worker
 from support.waiting import PATIENCE
+from support.waiting import wait_until
 
 #: As much as a busy machine may need; tests end as soon as what they wait for is there.
 SETTINGS = {
@@ -17,6 +19,32 @@ SETTINGS = {
     "PROCORE_WEBHOOK_RETRY_BASE": 0.1,
     "PROCORE_WEBHOOK_RETRY_CAP": 0.1,
 }
+
+
+class CountingWorker(Worker):
+    """A worker that counts its sleeps: each follows a look that found no work."""
+
+    def __init__(self, endpoints: Collection[Endpoint], *, poll: float) -> None:
+        super().__init__(endpoints, poll=poll, sleep=self._count_and_sleep)
+        self.sleeps = 0
+
+    def _count_and_sleep(self, seconds: float) -> None:
+        self.sleeps += 1
+        self._alarm.wait(seconds)
+
+
+def look_again(*workers: CountingWorker) -> None:
+    """Return when each worker has made a whole look that began after this call."""
+    # A look may be going on now; the next one sees what was committed before.
+    enough = [(worker, worker.sleeps + 2) for worker in workers]
+
+    def have_looked() -> bool:
+        late = [worker for worker, sleeps in enough if worker.sleeps < sleeps]
+        for worker in late:
+            worker.wake()
+        return not late
+
+    wait_until(have_looked)
 
 
 @contextmanager
@@ -38,8 +66,8 @@ def running(*workers: Worker) -> Iterator[list[threading.Thread]]:
 @contextmanager
 def working(
     *mounted: Endpoint, poll: float = 0.1, workers: int = 1
-) -> Iterator[list[Worker]]:
+) -> Iterator[list[CountingWorker]]:
     """Run so many workers of these endpoints, as :func:`running` does."""
-    crew = [Worker(mounted, poll=poll) for _ in range(workers)]
-    with running(*crew):
-        yield crew
+    started = [CountingWorker(mounted, poll=poll) for _ in range(workers)]
+    with running(*started):
+        yield started
