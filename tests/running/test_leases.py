@@ -37,10 +37,11 @@ from flask_procore_webhooks.inbox.jobs import Receipt
 from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.inbox.store import Store
 from flask_procore_webhooks.running.leases import HeldClaims
+from flask_procore_webhooks.running.leases import LeaseRenewer
 from flask_procore_webhooks.running.leases import renewing
 
 MakeApp = Callable[..., Flask]
-#: As much as a busy machine may need; tests end as soon as what they wait for is there.
+NOT_RENEWED = "Leases are not renewed: the inbox cannot be used: "
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_a_batch_is_of_one_endpoint(app: Flask, store: Store) -> None:
     record(store, "mine", "both")
     record(other, "yours", "both")
 
-    assert sorted(ids_of(other.claim_due(9, 60))) == ["both", "yours"]
+    assert sorted(ids_of(claims.claim_due(other, 9, 60))) == ["both", "yours"]
     assert sorted(ids_of(claims.claim_due(store, 9, 60))) == ["both", "mine"]
 
 
@@ -383,7 +384,7 @@ def test_renewed_leases_are_those_still_held(store: Store, clock: Clock) -> None
     assert ids_of(claims.claim_due(store, 9, 600)) == ["evt_1"]
 
 
-def test_what_is_given_back_is_as_it_was_before_the_claim(store: Store) -> None:
+def test_a_released_event_is_as_it_was_before_the_claim(store: Store) -> None:
     record(store, "evt_1", "evt_2", "evt_3")
     before = by_id(store)
     first, second, third = claims.claim_due(store, 3, 600)
@@ -414,23 +415,23 @@ def test_nothing_to_change_needs_no_database(
 # Renewal
 
 
-def test_a_lease_is_renewed_until_it_is_let_go(store: Store) -> None:
+def test_a_lease_is_renewed_until_its_claim_is_removed(store: Store) -> None:
     record(store, "evt_1", "evt_2")
     first, second = claims.claim_due(store, 2, 30)
 
-    with renewing(store, [first, second], 3) as holding:
-        assert holding.begin(first) and holding.begin(second)
+    with renewing(store, [first, second], 3) as held:
+        assert held.start(first) and held.start(second)
         ends = by_id(store)["evt_1"]["due_at"]
         wait_until(lambda: by_id(store)["evt_1"]["due_at"] != ends)
         assert by_id(store)["evt_1"]["due_at"] == by_id(store)["evt_2"]["due_at"]
-        holding.drop(second)
+        held.remove(second)
         # A renewal that had begun may still be on its way.
         wait_until(lambda: _renewed_once_more(store, "evt_1"))
         ends = by_id(store)["evt_2"]["due_at"]
         wait_until(lambda: _renewed_once_more(store, "evt_1"))
         assert by_id(store)["evt_2"]["due_at"] == ends
 
-    # Nobody else got them meanwhile, and anybody does now.
+    # The leases were held all the time, and are free now.
     assert {row["lease"] for row in by_id(store).values()} == {first.lease}
     wait_until(lambda: claims.claim_due(store, 2, 60), 10 + PATIENCE)
 
@@ -441,43 +442,45 @@ def _renewed_once_more(store: Store, id: str) -> bool:
     return True
 
 
-def test_what_waits_too_long_for_its_turn_is_given_back(store: Store) -> None:
-    """A run of an hour keeps its lease, and the rest of its batch from nobody."""
+def test_queued_claims_are_released_at_the_renewal(store: Store) -> None:
+    """A run of an hour keeps its lease, and other workers run the rest of the batch."""
     record(store, "evt_1", "evt_2", "evt_3")
     first, second, third = claims.claim_due(store, 3, 600)
 
-    with renewing(store, [first, second, third], 1) as holding:
-        assert holding.begin(first)
+    with renewing(store, [first, second, third], 1) as held:
+        assert held.start(first)
         taken: list[Claim] = []
         wait_until(
             lambda: taken.extend(claims.claim_due(store, 3, 600)) or len(taken) == 2
         )
-        wait_until(lambda: set(holding.claims) == {first.row_id})
-        assert not holding.begin(second)
+        wait_until(lambda: set(held.claims) == {first.row_id})
+        assert not held.start(second)
 
     assert {claim.event_id for claim in taken} == {"evt_2", "evt_3"}
     assert by_id(store)["evt_1"]["lease"] == first.lease
     assert {row["attempts"] for row in by_id(store).values()} == {1}
 
 
-def test_nothing_begins_whose_lease_is_over(store: Store, clock: Clock) -> None:
-    """In a process that was stopped for a while, whichever thread goes on first."""
+def test_a_claim_with_an_expired_lease_is_not_started(
+    store: Store, clock: Clock
+) -> None:
+    """As in a process that was suspended, whichever of its threads continues first."""
     record(store, "evt_1")
     (claim,) = claims.claim_due(store, 1, 60)
-    holding = HeldClaims(store, 60, {claim.row_id: claim}, time.monotonic() + 20)
+    held = HeldClaims(store, 60, {claim.row_id: claim}, time.monotonic() + 20)
     clock.forward(61)
-    assert not holding.begin(claim)
-    assert holding.not_begun() == [claim]
+    assert not held.start(claim)
+    assert held.queued() == [claim]
 
 
-def test_nothing_begins_once_the_rest_is_given_back(store: Store) -> None:
+def test_closed_claims_are_not_started(store: Store) -> None:
     record(store, "evt_1", "evt_2")
     first, second = claims.claim_due(store, 2, 60)
-    with renewing(store, [first, second], 60) as holding:
-        assert holding.begin(first)
-        holding.close()
-        assert not holding.begin(second)
-        assert (holding.begun(), holding.not_begun()) == ([first], [second])
+    with renewing(store, [first, second], 60) as held:
+        assert held.start(first)
+        held.close()
+        assert not held.start(second)
+        assert (held.started(), held.queued()) == ([first], [second])
 
 
 def test_a_short_lease_beside_a_long_one_is_renewed_in_time(store: Store) -> None:
@@ -486,9 +489,11 @@ def test_a_short_lease_beside_a_long_one_is_renewed_in_time(store: Store) -> Non
     before = by_id(store)
 
     with renewing(store, [long], 600):
-        time.sleep(0.1)  # the thread is asleep, for long
-        with renewing(store, [short], 1) as holding:
-            holding.begin(short)
+        renewer = store.database.parts[LeaseRenewer]
+        # The thread sleeps until the renewal of the long lease.
+        wait_until(lambda: time.monotonic() < renewer._wakes_at < float("inf"))
+        with renewing(store, [short], 1) as held:
+            held.start(short)
             wait_until(
                 lambda: by_id(store)["evt_2"]["due_at"] != before["evt_2"]["due_at"]
             )
@@ -511,10 +516,14 @@ def test_renewal_goes_on_after_an_outage(
         record(store, "evt_1")
         (claim,) = claims.claim_due(store, 1, 600)
 
-        with renewing(store, [claim], 1) as holding:
-            holding.begin(claim)
+        with renewing(store, [claim], 1) as held:
+            held.start(claim)
             relay.cut()
-            wait_until(lambda: "Leases are not renewed: the inbox of" in caplog.text)
+            wait_until(
+                lambda: (
+                    "Leases are not renewed: the inbox cannot be used: " in caplog.text
+                )
+            )
             relay.mend()
             assert _renewed_once_more(store, "evt_1")
 

@@ -1,4 +1,4 @@
-"""Workers that wait on PostgreSQL are told of new events, and find them if not."""
+"""LISTEN/NOTIFY of PostgreSQL: wakes idle workers; polling finds missed events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from support.listeners import LISTENING
 from support.listeners import mounted
 from support.listeners import send
 from support.values import SECRET
+from support.waiting import PATIENCE
 from support.waiting import wait_until
+from support.workers import CountingWorker
 from support.workers import running
 
 from flask_procore_webhooks import ProcoreWebhooks
@@ -28,8 +30,6 @@ from flask_procore_webhooks.inbox import due
 from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.inbox.store import Store
 from flask_procore_webhooks.running import notify
-from flask_procore_webhooks.running.notify import listening
-from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import sign
 
 MakeApp = Callable[..., Flask]
@@ -56,17 +56,24 @@ def site(make_app: MakeApp, database_url: str) -> Iterator[tuple[Endpoint, list[
 
 
 @contextmanager
-def listening_worker(store: Store, worker: Worker) -> Iterator[None]:
-    """A worker that listens, and that has found nothing to do."""
-    with listening([store], worker.wake):
-        wait_until(lambda: listeners(store))
+def listening_worker(store: Store, worker: CountingWorker) -> Iterator[None]:
+    """An idle worker that listens: only a notification or its poll wakes it."""
+    listens = threading.Event()
+
+    def wake() -> None:
+        worker.wake()
+        listens.set()
+
+    with notify.listening([store], wake):
+        assert listens.wait(PATIENCE)
         with running(worker):
-            time.sleep(0.5)
+            # The call at the start of listening has ended the first sleep.
+            wait_until(lambda: worker.sleeps == 2)
             yield
 
 
-class Ear:
-    """A connection of the test's own that hears all that is told."""
+class Channel:
+    """A connection of the test that receives every notification."""
 
     def __init__(self, url: str) -> None:
         psycopg = pytest.importorskip("psycopg", "3.2")
@@ -75,86 +82,109 @@ class Ear:
         self.connection = psycopg.connect(text, autocommit=True)
         self.connection.execute("LISTEN procore_webhooks")
 
-    def heard(self, seconds: float = 0.5) -> list[str]:
+    def received(self, seconds: float = 0.5) -> list[str]:
         return [each.payload for each in self.connection.notifies(timeout=seconds)]
 
 
 @pytest.fixture
-def ear(database_url: str) -> Iterator[Ear]:
-    ear = Ear(database_url)
-    yield ear
-    ear.connection.close()
+def channel(database_url: str) -> Iterator[Channel]:
+    channel = Channel(database_url)
+    yield channel
+    channel.connection.close()
 
 
-# A worker that waits
+# An idle worker
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
-def test_a_worker_that_waits_runs_a_new_event_at_once(
-    make_app: MakeApp, database_url: str, driver: str
+def test_a_notification_wakes_an_idle_worker(
+    site: tuple[Endpoint, list[str]],
 ) -> None:
-    pytest.importorskip(driver)
-    url = sa.make_url(database_url).set(drivername=f"postgresql+{driver}")
-    with mounted(make_app, url.render_as_string(hide_password=False)) as (mine, ran):
-        with listening_worker(mine.store, Worker([mine], poll=HOUR)):
-            for _ in range(5):
-                new = send(mine)
-                wait_until(lambda new=new: ran[-1:] == [new], SOON)
-
-
-def test_a_delivery_of_which_nobody_is_told_is_run_as_soon(
-    site: tuple[Endpoint, list[str]], ear: Ear, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(notify, "TELLING_INTERVAL", 5.0)
     endpoint, ran = site
-    with listening_worker(endpoint.store, Worker([endpoint], poll=HOUR)):
+    with listening_worker(endpoint.store, CountingWorker([endpoint], poll=HOUR)):
+        for _ in range(5):
+            new = send(endpoint)
+            wait_until(lambda new=new: ran[-1:] == [new], SOON)
+
+
+def test_psycopg2_does_not_listen_and_polls(
+    make_app: MakeApp,
+    database_url: str,
+    channel: Channel,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It still notifies, for workers with another driver."""
+    pytest.importorskip("psycopg2")
+    made = sa.make_url(database_url).set(drivername="postgresql+psycopg2")
+    url = made.render_as_string(hide_password=False)
+    calls: list[int] = []
+    with mounted(make_app, url) as (endpoint, ran):
+        threads = set(threading.enumerate())
+        with notify.listening([endpoint.store], lambda: calls.append(1)):
+            wait_until(lambda: set(threading.enumerate()) <= threads)
+            with running(CountingWorker([endpoint], poll=0.1)):
+                new = send(endpoint)
+                wait_until(lambda: ran == [new])
+        assert channel.received() == [endpoint.name]
+        assert endpoint.store.database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert caplog.messages == [
+        "New events wait for the next poll: LISTEN needs psycopg 3.2 or newer"
+    ]
+    assert calls == []
+
+
+def test_deliveries_within_the_interval_are_run_after_it(
+    site: tuple[Endpoint, list[str]], channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "INTERVAL", 5.0)
+    endpoint, ran = site
+    with listening_worker(endpoint.store, CountingWorker([endpoint], poll=HOUR)):
         first = send(endpoint)
         wait_until(lambda: ran == [first])
         others = [send(endpoint) for _ in range(3)]
         wait_until(lambda: set(ran) == {first, *others})
-    assert ear.heard() == [endpoint.name]
+    assert channel.received() == [endpoint.name]
 
 
-# What is told
+# Notifications
 
 
-def test_a_delivery_is_told_by_the_name_of_its_endpoint(
-    site: tuple[Endpoint, list[str]], ear: Ear
+def test_the_payload_of_a_notification_is_the_endpoint(
+    site: tuple[Endpoint, list[str]], channel: Channel
 ) -> None:
     endpoint, _ = site
     send(endpoint)
-    assert ear.heard() == ["procore_webhooks"]
+    assert channel.received() == ["procore_webhooks"]
     quarantined = endpoint.app.test_client().post(
         endpoint.path, data=b"?", headers=sign(b"?", SECRET)
     )
     assert quarantined.status_code == 200
-    assert ear.heard() == []
+    assert channel.received() == []
 
 
-def test_nobody_waits_for_somebody_who_is_telling(
-    site: tuple[Endpoint, list[str]], ear: Ear
+def test_notifications_are_rate_limited(
+    site: tuple[Endpoint, list[str]], channel: Channel
 ) -> None:
     endpoint, _ = site
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(notify, [endpoint.store] * 40))
-    assert 1 <= len(ear.heard()) < 40
-    time.sleep(notify.TELLING_INTERVAL)
-    notify(endpoint.store)
-    assert len(ear.heard()) == 1
+        list(pool.map(notify.notify, [endpoint.store] * 40))
+    assert 1 <= len(channel.received()) < 40
+    time.sleep(notify.INTERVAL)
+    notify.notify(endpoint.store)
+    assert len(channel.received()) == 1
 
 
 @pytest.mark.parametrize("dispatch", ["inline", "background"])
-def test_nobody_is_told_of_what_is_run_here(
-    make_app: MakeApp, database_url: str, ear: Ear, dispatch: str
+def test_events_of_this_process_are_not_notified(
+    make_app: MakeApp, database_url: str, channel: Channel, dispatch: str
 ) -> None:
     with mounted(make_app, database_url, dispatch) as (endpoint, ran):
         new = send(endpoint)
         wait_until(lambda: ran == [new])
-        assert ear.heard() == []
+        assert channel.received() == []
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "mariadb"])
-def test_other_databases_are_told_nothing(
+def test_other_databases_are_not_notified(
     make_app: MakeApp,
     request: pytest.FixtureRequest,
     tmp_path: Path,
@@ -165,16 +195,16 @@ def test_other_databases_are_told_nothing(
     if kind == "mariadb":
         url = request.getfixturevalue("mariadb_url")
     with mounted(make_app, url) as (endpoint, _):
-        told: list[str] = []
+        given: list[str] = []
         engine = endpoint.store.database.engine
         sa.event.listen(
-            engine, "before_cursor_execute", lambda *args: told.append(args[2])
+            engine, "before_cursor_execute", lambda *args: given.append(args[2])
         )
         send(endpoint)
-        assert [text for text in told if "INSERT INTO" in text]
-        assert not [text for text in told if "notify" in text.lower()]
+        assert [text for text in given if "INSERT INTO" in text]
+        assert not [text for text in given if "notify" in text.lower()]
         threads = set(threading.enumerate())
-        with listening([endpoint.store], lambda: None):
+        with notify.listening([endpoint.store], lambda: None):
             assert set(threading.enumerate()) <= threads
         metadata = endpoint.store.database.tables.event.metadata
         metadata.drop_all(engine)
@@ -183,11 +213,11 @@ def test_other_databases_are_told_nothing(
 
 BROKEN = """
 CREATE FUNCTION public.pg_notify(text, text) RETURNS void LANGUAGE plpgsql
-AS $$ BEGIN RAISE EXCEPTION 'nobody can be told'; END $$
+AS $$ BEGIN RAISE EXCEPTION 'no notification'; END $$
 """
 
 
-def test_a_delivery_is_accepted_when_nobody_can_be_told(
+def test_a_delivery_is_accepted_when_its_notification_fails(
     make_app: MakeApp, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = {"options": "-csearch_path=public,pg_catalog"}
@@ -201,41 +231,46 @@ def test_a_delivery_is_accepted_when_nobody_can_be_told(
             with endpoint.store.connection() as connection:
                 connection.execute(sa.text("DROP FUNCTION public.pg_notify"))
         assert due.status_of(endpoint.store, 1) == Status.PENDING
-    assert "Workers find new events at their poll" in caplog.text
+    assert caplog.messages == [
+        "New events wait for the next poll: InboxUnavailable: the inbox cannot be used:"
+        " RaiseException"
+    ]
 
 
-# What is heard
+# Listening
 
 
 @contextmanager
-def hearing(store: Store) -> Iterator[list[float]]:
-    """The times at which a listener called, after the one when it began to listen."""
+def calls_of_a_listener(store: Store) -> Iterator[list[float]]:
+    """The times of a listener's calls, without the call at the start of listening."""
     calls: list[float] = []
-    with listening([store], lambda: calls.append(time.monotonic())):
+    with notify.listening([store], lambda: calls.append(time.monotonic())):
         wait_until(lambda: calls and listeners(store))
         calls.clear()
         yield calls
 
 
-def test_each_call_is_followed_by_another_for_what_nobody_told(
+def test_a_second_call_follows_for_events_without_a_notification(
     site: tuple[Endpoint, list[str]],
 ) -> None:
     store = site[0].store
-    with hearing(store) as calls:
-        notify(store)
+    with calls_of_a_listener(store) as calls:
+        notify.notify(store)
         wait_until(lambda: len(calls) == 2)
-        assert calls[1] - calls[0] >= notify.TELLING_INTERVAL
+        assert calls[1] - calls[0] >= notify.INTERVAL
         time.sleep(0.3)
         assert len(calls) == 2
 
 
-def test_what_is_told_of_others_is_not_heard(site: tuple[Endpoint, list[str]]) -> None:
+def test_notifications_for_other_endpoints_cause_no_call(
+    site: tuple[Endpoint, list[str]],
+) -> None:
     store = site[0].store
-    with hearing(store) as calls:
-        notify(Store("another", store.database))
+    with calls_of_a_listener(store) as calls:
+        notify.notify(Store("another", store.database))
         time.sleep(0.3)
         assert not calls
-        notify(store)
+        notify.notify(store)
         wait_until(lambda: calls)
 
 
@@ -248,42 +283,42 @@ def terminate(store: Store) -> set[int]:
     return found
 
 
-def test_a_listener_that_was_cut_off_listens_again(
+def test_a_listener_reconnects(
     site: tuple[Endpoint, list[str]],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(notify, "RETRY", 0.1)
     store = site[0].store
-    with hearing(store) as calls:
+    with calls_of_a_listener(store) as calls:
         assert len(terminate(store)) == 1
-        # It calls by itself, as somebody may have told meanwhile.
+        # It calls without a notification, which may have been missed meanwhile.
         wait_until(lambda: calls and listeners(store))
         calls.clear()
-        notify(store)
+        notify.notify(store)
         wait_until(lambda: calls)
     assert caplog.text.count("New events wait for the next poll") == 1
 
 
-def test_a_worker_that_is_told_nothing_finds_new_events_at_its_poll(
+def test_a_worker_without_notifications_finds_new_events_by_polling(
     site: tuple[Endpoint, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notify, "RETRY", HOUR)
     endpoint, ran = site
-    with listening_worker(endpoint.store, Worker([endpoint], poll=0.5)):
+    with listening_worker(endpoint.store, CountingWorker([endpoint], poll=0.5)):
         terminate(endpoint.store)
         new = send(endpoint)
         wait_until(lambda: ran == [new])
         assert not listeners(endpoint.store)
 
 
-def test_a_connection_that_is_silent_is_looked_after(
+def test_a_silent_connection_is_checked(
     site: tuple[Endpoint, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notify, "SILENCE", 0.1)
     store = site[0].store
     looks = sa.text(LISTENING.replace("LISTEN procore_webhooks", "SELECT 1"))
-    with listening([store], lambda: None):
+    with notify.listening([store], lambda: None):
         wait_until(lambda: store.rows(looks))
 
 
@@ -291,7 +326,7 @@ def test_listening_ends_at_once_and_leaves_no_connection(
     site: tuple[Endpoint, list[str]],
 ) -> None:
     store = site[0].store
-    with hearing(store):
+    with calls_of_a_listener(store):
         start = time.monotonic()
     assert time.monotonic() - start < SOON
     wait_until(lambda: not listeners(store))
@@ -306,7 +341,7 @@ def test_listening_ends_while_there_is_no_database(
     )
     app.register_blueprint(ProcoreWebhooks())
     (endpoint,) = endpoints(app).values()
-    with listening([endpoint.store], lambda: None):
+    with notify.listening([endpoint.store], lambda: None):
         wait_until(lambda: caplog.messages)
         start = time.monotonic()
     assert time.monotonic() - start < SOON
