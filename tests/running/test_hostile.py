@@ -55,7 +55,7 @@ def work(host: Host) -> None:
     worker = Worker([host.endpoint], poll=0.05)
     for _ in range(600):
         worker.run_due()
-        wait = seconds_to_work(host.endpoint.store)
+        (wait,) = seconds_to_work([host.store]).values()
         if wait is None:
             return
         threading.Event().wait(min(wait, 0.1))
@@ -179,7 +179,11 @@ BREAKING: dict[str, Hostility] = {
         host.session.add(note_class(host)(text="of the hook")),
         _raise_in_hook("before_flush")(host),
     ),
-    "before_commit": _raise_in_hook("before_commit"),
+    # Only a session with work is committed.
+    "before_commit": lambda host: (
+        host.note("before the hook"),
+        _raise_in_hook("before_commit")(host),
+    ),
     "raise": lambda host: 1 / 0,
 }
 
