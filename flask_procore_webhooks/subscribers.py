@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import os
 import re
 import threading
 from collections.abc import Awaitable
@@ -24,6 +25,7 @@ from flask import Flask
 
 from .errors import ConfigError
 from .event import Event
+from .runtime import end_forked_child
 from .senders.payload import SHORT_REASONS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -57,7 +59,13 @@ class Subscriber:
 
     def __call__(self, app: Flask, event: Event) -> object:
         """Call the function; the result of an async function is still to be awaited."""
-        return self.function(app, event) if self.takes_app else self.function(event)
+        pid = os.getpid()
+        try:
+            return self.function(app, event) if self.takes_app else self.function(event)
+        finally:
+            # Before any rollback, which would write to a connection of the parent.
+            if os.getpid() != pid:
+                end_forked_child()
 
     def matches(self, event: Event) -> bool:
         resource_type, reason = self.pattern
@@ -121,7 +129,17 @@ def claim_name(new: Subscriber, collection: int = 0) -> None:
 def run_to_end(app: Flask, result: object) -> None:
     """Await the result of an async function; any other result is complete."""
     if inspect.isawaitable(result):
-        app.ensure_sync(_wait)(result)
+        app.ensure_sync(to_end)(result)
+
+
+async def to_end(result: Awaitable[object]) -> object:
+    """Await the result of an async function."""
+    pid = os.getpid()
+    try:
+        return await result
+    finally:
+        if os.getpid() != pid:
+            end_forked_child()
 
 
 class Subscribers:
@@ -174,10 +192,6 @@ def _check_parameters(
             raise ConfigError(
                 [f"{name} is called with ({', '.join(arguments)}): {error}."]
             ) from None
-
-
-async def _wait(result: Awaitable[object]) -> object:
-    return await result
 
 
 def _two_of_a_name(name: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import inspect
 import logging
-import os
 from asyncio import CancelledError
 from collections.abc import Awaitable
 from dataclasses import replace
@@ -33,12 +32,12 @@ from ..inbox.database import SessionSource
 from ..inbox.jobs import Receipt
 from ..inbox.status import ReceiptKind
 from ..inbox.status import Status
-from ..runtime import end_forked_child
 from ..signals import event_dead
 from ..signals import event_failed
 from ..signals import event_processed
 from ..subscribers import run_to_end
 from ..subscribers import Subscriber
+from ..subscribers import to_end
 from .failures import describe
 from .failures import error_text
 from .failures import Failure
@@ -48,8 +47,8 @@ from .leases import renewing
 from .retry import backoff
 from .retry import wait_after
 from .sessions import end_session
-from .sessions import is_unused
 from .sessions import session_scope
+from .sessions import used_session
 
 log = logging.getLogger("flask_procore_webhooks")
 
@@ -195,61 +194,37 @@ class Run:
         # A context of its own: an empty ``g`` and no session of a caller.
         with self.endpoint.app.app_context():
             source = self.store.session
-            if source is None:
-                self._call_guarded(subscriber, event)
-                return Receipt(subscriber.name)
-            return self._call_in_session(subscriber, event, source)
-
-    def _call_guarded(self, subscriber: Subscriber, event: Event) -> None:
-        pid = os.getpid()
-        try:
+            if source is not None:
+                return self._call_in_session(subscriber, event, source)
             run_to_end(self.endpoint.app, subscriber(self.endpoint.app, event))
-        finally:
-            if os.getpid() != pid:
-                end_forked_child()
+            return Receipt(subscriber.name)
 
     def _call_in_session(
         self, subscriber: Subscriber, event: Event, source: SessionSource
     ) -> Receipt | None:
-        pid = os.getpid()
-
-        async def finish(work: Awaitable[object]) -> Receipt | None:
-            # In the thread of an event loop, which may have a session of its own.
-            try:
-                try:
-                    await work
-                finally:
-                    if os.getpid() != pid:
-                        end_forked_child()
-                return self._commit(subscriber, event, session, source)
-            finally:
-                end_session(source)
-
         with session_scope(source) as session:
-            try:
-                result = subscriber(self.endpoint.app, event)
-            finally:
-                # Before the rollback, which would write to the parent's connection.
-                if os.getpid() != pid:
-                    end_forked_child()
+
+            async def finish(work: Awaitable[object]) -> Receipt | None:
+                # In the thread of an event loop, which may have its own session.
+                try:
+                    await to_end(work)
+                    used = used_session(session, source)
+                    return self._commit(subscriber, event, used)
+                finally:
+                    end_session(source)
+
+            result = subscriber(self.endpoint.app, event)
             if inspect.isawaitable(result):
                 receipt: Receipt | None = self.endpoint.app.ensure_sync(finish)(result)
                 return receipt
-            return self._commit(subscriber, event, session, source)
+            return self._commit(subscriber, event, used_session(session, source))
 
     def _commit(
-        self,
-        subscriber: Subscriber,
-        event: Event,
-        session: Session,
-        source: SessionSource,
+        self, subscriber: Subscriber, event: Event, session: Session | None
     ) -> Receipt | None:
         """Commit the subscriber's writes with its receipt."""
         receipt = Receipt(subscriber.name)
-        if not session.in_transaction():
-            # The subscriber replaced the session, or wrote in an event loop's thread.
-            session = source()
-        if is_unused(session):
+        if session is None:
             return receipt
         session.flush()
         try:

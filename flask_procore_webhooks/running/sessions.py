@@ -32,13 +32,16 @@ def session_scope(source: SessionSource) -> Iterator[Session]:
             registry.set(outer)
 
 
-def is_unused(session: Session) -> bool:
-    """Whether the subscriber left the session alone, so that no commit is due.
+def used_session(session: Session, source: SessionSource) -> Session | None:
+    """Return the session that holds the subscriber's writes, or ``None`` without any.
 
-    The receipt is then committed together with the run's outcome: one commit less.
+    A subscriber may replace the session, or write in the thread of an event loop. For
+    a session that it left alone no commit is due: the receipt is then committed
+    together with the run's outcome.
     """
-    waiting = session.new or session.dirty or session.deleted
-    return not (session.in_transaction() or waiting)
+    used = session if session.in_transaction() else source()
+    has_writes = used.in_transaction() or used.new or used.dirty or used.deleted
+    return used if has_writes else None
 
 
 def end_session(source: SessionSource) -> None:
