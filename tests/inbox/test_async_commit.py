@@ -51,7 +51,7 @@ def claimed(host: Host) -> Claim:
     return claim
 
 
-def test_only_claims_and_outcomes_are_committed_asynchronously(host: Host) -> None:
+def test_only_repeatable_statements_commit_asynchronously(host: Host) -> None:
     @host.webhooks.on(name="writer")
     def writer(event: Event) -> None:
         host.note(event.id)
@@ -72,7 +72,7 @@ def test_only_claims_and_outcomes_are_committed_asynchronously(host: Host) -> No
     assert not [text for text in theirs if SETTING in text]
 
 
-def test_the_next_transaction_waits_for_the_disk_again(host: Host) -> None:
+def test_synchronous_commit_applies_to_the_next_transaction(host: Host) -> None:
     if host.engine.dialect.name != "postgresql":
         pytest.skip("it has no such setting")
     store = host.endpoint.store
@@ -83,7 +83,7 @@ def test_the_next_transaction_waits_for_the_disk_again(host: Host) -> None:
     assert setting == "on"
 
 
-def test_a_session_without_work_is_not_committed(host: Host) -> None:
+def test_unused_session_is_not_committed(host: Host) -> None:
     """So the host's commit hooks are called only after writes of a subscriber."""
     commits: list[str] = []
 
@@ -110,7 +110,7 @@ def test_a_session_without_work_is_not_committed(host: Host) -> None:
     assert commits == ["hook"]
 
 
-def test_an_existing_receipt_does_not_prevent_the_outcome(host: Host) -> None:
+def test_existing_receipt_does_not_block_the_outcome(host: Host) -> None:
     store, claim = host.endpoint.store, claimed(host)
     jobs.finish(store, claim.row_id, Receipt("a:b"))
     assert claims.settle(store, claim, Settlement(Status.DONE, receipt=Receipt("a:b")))
@@ -118,7 +118,7 @@ def test_an_existing_receipt_does_not_prevent_the_outcome(host: Host) -> None:
     assert list(jobs.receipts(store, claim.row_id)) == ["a:b"]
 
 
-def test_a_receipt_is_committed_after_the_lease_was_lost(host: Host) -> None:
+def test_receipt_is_kept_after_the_lease_was_lost(host: Host) -> None:
     store, claim = host.endpoint.store, claimed(host)
     claims.release(store, [claim])
     assert not claims.settle(

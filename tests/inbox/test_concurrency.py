@@ -58,7 +58,7 @@ def host(make_app: MakeApp, database_url: str) -> Iterator[Host]:
 # Copies
 
 
-def test_copies_that_arrive_at_once_are_one_event_and_one_run(
+def test_concurrent_copies_are_one_event_and_one_run(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     ran: list[str] = []
@@ -111,7 +111,7 @@ def test_every_event_among_many_copies_has_its_effect_once(host: Host) -> None:
 # Runs
 
 
-def test_of_two_runs_at_once_one_finds_nothing_to_do(
+def test_concurrent_second_run_claims_nothing(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     ran: list[str] = []
@@ -159,7 +159,7 @@ def background() -> Iterator[Callable[..., Future[Any]]]:
 
 
 @pytest.mark.parametrize("write_first", [False, True], ids=["writes late", "early"])
-def test_a_run_that_comes_back_after_its_lease_has_no_effect(
+def test_run_that_lost_its_lease_commits_nothing(
     host: Host,
     host_clock: Clock,
     background: Callable[..., Future[Any]],
@@ -188,7 +188,7 @@ def test_a_run_that_comes_back_after_its_lease_has_no_effect(
     assert (row["status"], row["attempts"], row["error"]) == ("done", 2, None)
 
 
-def test_a_run_that_has_lost_its_lease_is_not_the_one_to_answer_200(
+def test_run_that_lost_its_lease_is_answered_503(
     host: Host, host_clock: Clock, background: Callable[..., Future[Any]]
 ) -> None:
     """Its successor might still fail, and then the sender has to come again."""
@@ -211,7 +211,7 @@ def test_a_run_that_has_lost_its_lease_is_not_the_one_to_answer_200(
     assert (host.notes(), host.row()["status"]) == (["run 1"], "done")
 
 
-def test_two_runs_that_finish_at_once_have_one_effect(
+def test_runs_that_finish_concurrently_commit_one_effect(
     host: Host, host_clock: Clock, background: Callable[..., Future[Any]]
 ) -> None:
     stalls = Stalls(host)

@@ -99,7 +99,7 @@ def row(store: Store, id: str = "evt_1") -> dict[str, Any]:
 # Recorded once
 
 
-def test_an_event_is_recorded_once_and_its_repeats_are_counted(store: Store) -> None:
+def test_event_is_recorded_once_and_its_repeats_are_counted(store: Store) -> None:
     first = record_event(store, event())
     again = [record_event(store, event()) for _ in range(3)]
     other = record_event(store, event(body=b"[]"))
@@ -164,7 +164,7 @@ STRANGE_IDS = [
 ]
 
 
-def test_ids_that_differ_at_all_are_different_events(
+def test_ids_are_compared_exactly(
     app: Flask, store: Store, webhooks: ProcoreWebhooks
 ) -> None:
     """By case, by accents, by spaces at the end, by what no column can hold."""
@@ -190,7 +190,7 @@ def test_ids_that_differ_at_all_are_different_events(
         assert (found["repeats"], found["conflicts"]) == (1, 0)
 
 
-def test_an_event_is_found_by_its_row_id_too(store: Store) -> None:
+def test_event_is_found_by_its_row_id_too(store: Store) -> None:
     recorded = record_event(store, event("evt_1"))
     number = str(recorded.row_id)
     assert row(store, number)["event_id"] == "evt_1"
@@ -231,7 +231,7 @@ def test_events_of_two_endpoints_are_kept_apart(
     _dispose(app)
 
 
-def test_row_ids_are_never_given_twice(store: Store) -> None:
+def test_row_ids_are_not_reused(store: Store) -> None:
     """A receipt that is left behind must not be taken for one of another event."""
     table = store.columns.id.table
     given = []
@@ -246,7 +246,7 @@ def test_row_ids_are_never_given_twice(store: Store) -> None:
 # Dead, quarantined, ignored
 
 
-def test_a_redelivery_revives_a_dead_event_with_new_attempts(
+def test_redelivery_revives_a_dead_event_with_new_attempts(
     store: Store, clock: Clock
 ) -> None:
     row_id = record_event(store, event()).row_id
@@ -273,7 +273,7 @@ def test_a_redelivery_revives_a_dead_event_with_new_attempts(
 
 
 @pytest.mark.parametrize("status", [Status.DONE, Status.IGNORED])
-def test_a_redelivery_revives_nothing_else(store: Store, status: Status) -> None:
+def test_redelivery_revives_only_dead_events(store: Store, status: Status) -> None:
     row_id = record_event(store, event()).row_id
     claims.settle(store, _claim(store, row_id), Settlement(status))
     before = row(store)
@@ -284,7 +284,7 @@ def test_a_redelivery_revives_nothing_else(store: Store, status: Status) -> None
 
 
 @pytest.mark.parametrize("status", [Status.DEAD, Status.IGNORED])
-def test_a_redelivery_that_nobody_would_run_revives_nothing(
+def test_redelivery_that_would_not_run_revives_nothing(
     store: Store, status: Status
 ) -> None:
     row_id = record_event(store, event()).row_id
@@ -297,7 +297,7 @@ def test_a_redelivery_that_nobody_would_run_revives_nothing(
     assert row(store) == {**before, "repeats": 1}
 
 
-def test_a_running_event_is_left_alone_by_its_redelivery(store: Store) -> None:
+def test_running_event_is_left_alone_by_its_redelivery(store: Store) -> None:
     claim = _claim(store, record_event(store, event()).row_id)
     before = row(store)
 
@@ -306,7 +306,7 @@ def test_a_running_event_is_left_alone_by_its_redelivery(store: Store) -> None:
     assert claims.settle(store, claim, Settlement(Status.DONE))
 
 
-def test_what_cannot_be_read_stays_quarantined(
+def test_unreadable_event_stays_quarantined(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     ran: list[Event] = []
@@ -334,7 +334,7 @@ def test_what_cannot_be_read_stays_quarantined(
         ),
     ],
 )
-def test_our_own_changes_are_recorded_and_ignored(
+def test_ignored_event_is_recorded_as_ignored(
     make_app: MakeApp,
     webhooks: ProcoreWebhooks,
     database_url: str,
@@ -369,7 +369,7 @@ def _claim(store: Store, row_id: int, seconds: float = 60, **options: Any) -> Cl
     return claim
 
 
-def test_one_claim_holds_until_its_lease_is_over(store: Store, clock: Clock) -> None:
+def test_claim_is_exclusive_until_its_lease_expires(store: Store, clock: Clock) -> None:
     row_id = record_event(store, event(body=b"[7]")).row_id
     first = _claim(store, row_id, 60)
 
@@ -388,7 +388,7 @@ def test_one_claim_holds_until_its_lease_is_over(store: Store, clock: Clock) -> 
 
 
 @pytest.mark.parametrize("status", list(Status))
-def test_who_has_lost_the_lease_cannot_settle(
+def test_claim_with_a_lost_lease_cannot_be_settled(
     store: Store, clock: Clock, status: Status
 ) -> None:
     row_id = record_event(store, event()).row_id
@@ -405,7 +405,7 @@ def test_who_has_lost_the_lease_cannot_settle(
     assert row(store)["status"] == "done"
 
 
-def test_who_has_outlived_the_lease_alone_can_still_settle(
+def test_claim_with_an_expired_unclaimed_lease_can_be_settled(
     store: Store, clock: Clock
 ) -> None:
     claim = _claim(store, record_event(store, event()).row_id)
@@ -413,7 +413,7 @@ def test_who_has_outlived_the_lease_alone_can_still_settle(
     assert claims.settle(store, claim, Settlement(Status.DONE))
 
 
-def test_a_pending_event_waits_unless_it_is_asked_for_early(
+def test_pending_event_is_claimed_before_its_time_only_with_early(
     store: Store, clock: Clock
 ) -> None:
     row_id = record_event(store, event()).row_id
@@ -449,7 +449,7 @@ def test_events_are_due_in_the_order_of_their_times(store: Store, clock: Clock) 
     assert due_rows(store) == [*rows[3:], rows[0]]
 
 
-def test_a_receipt_is_written_once(store: Store, clock: Clock) -> None:
+def test_receipt_is_written_once(store: Store, clock: Clock) -> None:
     row_id = record_event(store, event()).row_id
     other = _claim(store, record_event(store, event("evt_2")).row_id)
     claim = _claim(store, row_id)
@@ -469,7 +469,7 @@ def test_a_receipt_is_written_once(store: Store, clock: Clock) -> None:
 # What is kept
 
 
-def test_a_body_of_one_mebibyte_is_kept_byte_for_byte(
+def test_body_of_one_mebibyte_is_kept_byte_for_byte(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     limit = endpoint.settings.max_bytes
@@ -515,7 +515,7 @@ def narrow_url(request: pytest.FixtureRequest) -> Iterator[str]:
         yield made.render_as_string(hide_password=False)
 
 
-def test_text_that_the_database_does_not_take_is_kept_in_ascii(
+def test_text_outside_the_database_encoding_is_escaped(
     make_app: Callable[..., Flask], narrow_url: str
 ) -> None:
     app, webhooks, calls = make_app(), ProcoreWebhooks(), []
@@ -602,7 +602,7 @@ def test_any_time_that_a_sender_writes_is_recorded(
     assert row(endpoint.store)["event_at"] == kept
 
 
-def test_times_are_utc_on_a_machine_that_lives_elsewhere(
+def test_times_are_utc_in_any_local_time_zone(
     app: Flask, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TZ", "Asia/Kolkata")
@@ -648,7 +648,7 @@ def _fails_in_a_transaction(store: Store) -> None:
             connection.execute(sa.insert(table).values(again))
 
 
-def test_a_transaction_that_fails_is_over(store: Store) -> None:
+def test_failed_transaction_is_rolled_back(store: Store) -> None:
     record_event(store, event())
     for _ in range(2):
         _fails_in_a_transaction(store)
@@ -657,7 +657,7 @@ def test_a_transaction_that_fails_is_over(store: Store) -> None:
     assert row(store) and row(store, "evt_2")
 
 
-def test_psycopg2_is_in_no_transaction_that_failed(
+def test_psycopg2_leaves_no_failed_transaction(
     postgresql_url: str, make_app: MakeApp
 ) -> None:
     """It rolls nothing back that it has not begun itself."""
@@ -691,7 +691,7 @@ def test_creating_tables_again_changes_nothing(store: Store) -> None:
     assert row(store)["status"] == "pending"
 
 
-def test_many_may_create_the_tables_at_once(
+def test_tables_can_be_created_concurrently(
     make_app: MakeApp, database_url: str
 ) -> None:
     """As the workers of a server do when the first deliveries come."""
@@ -721,7 +721,7 @@ def test_many_may_create_the_tables_at_once(
         _dispose(app)
 
 
-def test_tables_that_another_creates_in_between_are_taken(
+def test_tables_created_by_another_process_meanwhile_are_used(
     store: Store, database_url: str
 ) -> None:
     """After we have looked for them, and before we create them."""
@@ -750,7 +750,7 @@ DIALECTS = {
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_the_tables_compile_for_every_dialect(name: str) -> None:
+def test_tables_compile_for_every_dialect(name: str) -> None:
     dialect = DIALECTS[name]
     tables = define_tables(sa.MetaData())
     text = "".join(str(CreateTable(table).compile(dialect=dialect)) for table in tables)
@@ -786,7 +786,7 @@ def test_alembic_finds_nothing_to_migrate_in_tables_just_created(store: Store) -
         assert compare_metadata(context, metadata) == []
 
 
-def test_the_constraints_and_the_index_are_in_the_database(store: Store) -> None:
+def test_constraints_and_the_index_are_in_the_database(store: Store) -> None:
     store.database.create_tables()
     inspector = sa.inspect(store.database.engine)
     table = "procore_webhook_event"
@@ -809,7 +809,7 @@ def test_the_constraints_and_the_index_are_in_the_database(store: Store) -> None
         assert where == {}
 
 
-def test_what_is_due_is_found_through_the_index_of_live_rows(
+def test_due_events_are_found_by_the_index_of_live_rows(
     store: Store, clock: Clock
 ) -> None:
     """Among many finished events, without looking at them."""
@@ -854,7 +854,7 @@ def _refused_for_now(answer: TestResponse) -> bool:
 
 @pytest.mark.parametrize("kind", ["own", *KINDS])
 @pytest.mark.parametrize("server", ["postgresql", "mariadb"])
-def test_an_outage_is_answered_503_and_over_when_it_is_over(
+def test_outage_is_answered_503_until_the_database_is_back(
     request: pytest.FixtureRequest,
     make_app: MakeApp,
     caplog: pytest.LogCaptureFixture,
@@ -903,7 +903,7 @@ def _app_on(url: str, kind: str, make_app: MakeApp) -> Iterator[tuple[Flask, Sto
         "sqlite:////proc/inbox.db",
     ],
 )
-def test_a_database_that_was_never_there_is_answered_503(
+def test_unreachable_database_is_answered_503(
     make_app: MakeApp,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -920,7 +920,7 @@ def test_a_database_that_was_never_there_is_answered_503(
 
 
 @pytest.mark.slow
-def test_a_server_that_says_nothing_is_not_waited_for(make_app: MakeApp) -> None:
+def test_silent_server_is_answered_503_in_time(make_app: MakeApp) -> None:
     """Longer than the sender would; as when a firewall swallows every packet."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql+psycopg://postgres@127.0.0.1:{silent.getsockname()[1]}/x"
@@ -960,7 +960,7 @@ def test_missing_tables_are_answered_503_and_named_in_the_log(
         host.note_table.metadata.drop_all(host.engine)
 
 
-def test_a_missing_receipt_table_alone_is_named_too(
+def test_missing_receipt_table_is_named_in_the_log(
     app: Flask,
     endpoint: Endpoint,
     webhooks: ProcoreWebhooks,
@@ -977,7 +977,7 @@ def test_a_missing_receipt_table_alone_is_named_too(
 @pytest.mark.parametrize("connections", [1, 4])
 @pytest.mark.parametrize("kind", ["own", *KINDS])
 @pytest.mark.parametrize("server", ["postgresql", "mariadb"])
-def test_connections_that_the_server_has_closed_cost_no_delivery(
+def test_closed_pooled_connections_lose_no_delivery(
     request: pytest.FixtureRequest,
     make_app: MakeApp,
     server: str,
@@ -1017,7 +1017,7 @@ def _close_all_others(url: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["own", "flask_sqlalchemy"])
-def test_a_locked_sqlite_file_is_not_waited_for_longer_than_the_sender_waits(
+def test_locked_sqlite_file_is_answered_503_within_the_sender_timeout(
     make_app: MakeApp, tmp_path: Path, kind: str
 ) -> None:
     path = tmp_path / "inbox.db"
@@ -1038,7 +1038,7 @@ def test_a_locked_sqlite_file_is_not_waited_for_longer_than_the_sender_waits(
         assert [deliver(client, each).json for each in sent] == [{"received": True}] * 3
 
 
-def test_who_reads_the_embedded_file_keeps_no_delivery_waiting(
+def test_readers_of_the_embedded_file_do_not_block_deliveries(
     make_app: MakeApp, tmp_path: Path
 ) -> None:
     path = tmp_path / "inbox.db"
@@ -1053,7 +1053,7 @@ def test_who_reads_the_embedded_file_keeps_no_delivery_waiting(
 
 
 @pytest.mark.slow
-def test_a_sqlite_file_that_is_locked_from_the_start_is_opened_later(
+def test_initially_locked_sqlite_file_is_opened_later(
     make_app: MakeApp, tmp_path: Path
 ) -> None:
     path = tmp_path / "inbox.db"
@@ -1110,7 +1110,7 @@ def _always_in_a_transaction(url: str) -> sa.Engine:
 
 
 @pytest.mark.parametrize("make_engine", [_begins_itself, _always_in_a_transaction])
-def test_what_was_answered_2xx_is_committed_whatever_the_hosts_driver_does(
+def test_answer_2xx_follows_the_commit_with_any_host_driver(
     make_app: MakeApp, tmp_path: Path, make_engine: Callable[[str], sa.Engine]
 ) -> None:
     engine = make_engine(f"sqlite:///{tmp_path / 'host.db'}")

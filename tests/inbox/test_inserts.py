@@ -71,7 +71,7 @@ def test_every_value_is_stored_as_it_was_given(
     assert insert._prepared
 
 
-def test_a_row_that_is_there_is_refused_and_the_next_is_not(
+def test_existing_row_is_refused_and_the_next_inserted(
     engine: sa.Engine, table: sa.Table
 ) -> None:
     insert = InsertOne(table)
@@ -82,7 +82,7 @@ def test_a_row_that_is_there_is_refused_and_the_next_is_not(
         assert insert(connection, {**ROW, "event_id": "evt_2"}) > first
 
 
-def test_insert_new_inserts_the_rows_that_do_not_exist(
+def test_missing_rows_of_several_are_inserted(
     engine: sa.Engine, table: sa.Table
 ) -> None:
     insert = InsertNew(table)
@@ -100,7 +100,7 @@ def test_insert_new_inserts_the_rows_that_do_not_exist(
         assert insert(connection, rows) == {}
 
 
-def test_rows_of_two_endpoints_with_one_event_id_are_all_inserted(
+def test_rows_of_several_endpoints_with_one_event_id_are_inserted(
     engine: sa.Engine, table: sa.Table
 ) -> None:
     rows = [{**ROW, "endpoint": name} for name in ("one", "One", "two")]
@@ -111,7 +111,7 @@ def test_rows_of_two_endpoints_with_one_event_id_are_all_inserted(
     assert set(new) == {(row["endpoint"], row["event_id"]) for row in rows}
 
 
-def test_a_driver_that_is_not_known_gets_what_sqlalchemy_makes_of_it(
+def test_unknown_driver_uses_compiled_sqlalchemy_statements(
     engine: sa.Engine, table: sa.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inserts, "DRIVERS", ())
@@ -122,7 +122,7 @@ def test_a_driver_that_is_not_known_gets_what_sqlalchemy_makes_of_it(
     assert insert._prepared is None
 
 
-def test_a_schema_that_is_renamed_at_execution_is_respected(
+def test_schema_that_is_renamed_at_execution_is_respected(
     tmp_path: Path,
 ) -> None:
     engine = sa.create_engine(
@@ -137,7 +137,7 @@ def test_a_schema_that_is_renamed_at_execution_is_respected(
     engine.dispose()
 
 
-def test_psycopg2_is_served_alike(postgresql_url: str) -> None:
+def test_psycopg2_inserts_like_psycopg(postgresql_url: str) -> None:
     url = sa.make_url(postgresql_url).set(drivername="postgresql+psycopg2")
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
     table = define_tables(sa.MetaData()).event

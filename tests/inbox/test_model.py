@@ -91,7 +91,7 @@ POISON = (b"no JSON", b"\xff\0")
 
 @dataclass
 class Hold:
-    """Somebody's claim: what it knew of the event when it was made."""
+    """A claim, with the state of the event when it was made."""
 
     row: Row
     attempt: int
@@ -297,7 +297,7 @@ class Switch:
 
 
 class Parts:
-    """The host that all examples of a test share, and who plays in it now."""
+    """The host that all examples of a test share, and its current parts."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -766,7 +766,7 @@ def _explore(parts: Parts, examples: int, steps: int) -> None:
 
 
 @pytest.mark.slow
-def test_any_order_of_steps_agrees_with_the_model(
+def test_inbox_agrees_with_the_model_in_any_order_of_steps(
     make_app: Callable[..., Flask], tmp_path: Path
 ) -> None:
     with _parts(make_app, f"sqlite:///{tmp_path / 'host.db'}") as parts:
@@ -775,7 +775,7 @@ def test_any_order_of_steps_agrees_with_the_model(
 
 @pytest.mark.soak
 @pytest.mark.parametrize("database", ["postgresql", "mariadb"])
-def test_any_order_of_steps_agrees_with_the_model_on_servers(
+def test_inbox_agrees_with_the_model_on_database_servers(
     make_app: Callable[..., Flask], request: pytest.FixtureRequest, database: str
 ) -> None:
     url = request.getfixturevalue(f"{database}_url")

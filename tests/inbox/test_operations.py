@@ -49,7 +49,7 @@ IGNORED = {"PROCORE_WEBHOOK_IGNORE_USER_IDS": ["7"]}
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as a slow disk may take, with everybody at the same file."""
+    """Wait as long as a slow disk may take with many connections to one file."""
     monkeypatch.setattr(engines, "SQLITE_PATIENCE", 30)
 
 
@@ -62,7 +62,7 @@ def site(make_app: MakeApp, database_url: str) -> Iterator[Site]:
 # Replay
 
 
-def test_of_a_dead_event_only_who_had_not_finished_is_run(site: Site) -> None:
+def test_replay_of_a_dead_event_runs_unfinished_subscribers(site: Site) -> None:
     site.subscribe_good_and_bad()
     row = site.send(id="1")
     site.work()
@@ -85,9 +85,7 @@ def test_of_a_dead_event_only_who_had_not_finished_is_run(site: Site) -> None:
     assert (now["status"], now["attempts"], now["error"]) == ("done", 1, None)
 
 
-def test_a_replayed_event_has_all_its_attempts_before_it(
-    make_app: MakeApp, database_url: str
-) -> None:
+def test_replay_resets_the_attempts(make_app: MakeApp, database_url: str) -> None:
     config = {"PROCORE_WEBHOOK_MAX_ATTEMPTS": 3, "PROCORE_WEBHOOK_RETRY_BASE": 1}
     with open_site(make_app(), database_url, **config) as site:
         site.subscribe_good_and_bad()
@@ -102,7 +100,7 @@ def test_a_replayed_event_has_all_its_attempts_before_it(
             assert replay(site.store, [row], ME) == 1
 
 
-def test_of_a_done_event_every_subscriber_is_run_again(site: Site) -> None:
+def test_replay_of_a_done_event_runs_every_subscriber(site: Site) -> None:
     site.subscribe_good_and_bad()
     site.broken = False
     row, other = site.send(id="1"), site.send(id="2")
@@ -118,7 +116,7 @@ def test_of_a_done_event_every_subscriber_is_run_again(site: Site) -> None:
 
 
 @pytest.mark.parametrize("rerun_all", [False, True])
-def test_rerun_all_runs_every_subscriber_of_a_dead_event(
+def test_rerun_all_runs_finished_subscribers_of_a_dead_event(
     site: Site, rerun_all: bool
 ) -> None:
     site.subscribe_good_and_bad()
@@ -132,7 +130,7 @@ def test_rerun_all_runs_every_subscriber_of_a_dead_event(
     assert site.calls == ([("good", "1")] if rerun_all else []) + [("bad", "1")]
 
 
-def test_an_ignored_event_is_never_run_until_it_is_replayed(site: Site) -> None:
+def test_ignored_event_is_run_only_after_a_replay(site: Site) -> None:
     site.subscribe_good_and_bad()
     site.broken = False
     row = site.send(id="1", user_id=7)
@@ -146,7 +144,7 @@ def test_an_ignored_event_is_never_run_until_it_is_replayed(site: Site) -> None:
     assert site.row(row)["status"] == "done"
 
 
-def test_a_quarantined_event_is_quarantined_again(site: Site) -> None:
+def test_replayed_quarantined_event_is_quarantined_again(site: Site) -> None:
     site.subscribe_good_and_bad()
     assert site.deliver(b"not JSON").status_code == 200
     (row,) = [row["id"] for row in queries.newest(site.store)]
@@ -159,7 +157,7 @@ def test_a_quarantined_event_is_quarantined_again(site: Site) -> None:
         assert after[name] == before[name]
 
 
-def test_what_is_not_finished_is_left_alone(site: Site) -> None:
+def test_unfinished_events_are_not_replayed(site: Site) -> None:
     pending, running = site.send(), site.send()
     assert claims.claim(site.store, running, 100)
     before = [site.row(pending), site.row(running)]
@@ -169,7 +167,7 @@ def test_what_is_not_finished_is_left_alone(site: Site) -> None:
     assert site.count("journal") == 0
 
 
-def test_replaying_twice_is_replaying_once(site: Site) -> None:
+def test_second_replay_does_nothing(site: Site) -> None:
     site.subscribe_good_and_bad()
     row = site.send()
     site.work()
@@ -184,7 +182,7 @@ def test_replaying_nothing_does_nothing(site: Site) -> None:
 
 
 @pytest.mark.parametrize("status", [Status.DONE, Status.DEAD])
-def test_an_event_without_its_body_is_not_replayed(site: Site, status: Status) -> None:
+def test_event_without_its_body_is_not_replayed(site: Site, status: Status) -> None:
     site.subscribe_good_and_bad()
     old, young = add_finished(site, 2, status)
     with site.store.connection() as connection:
@@ -210,7 +208,7 @@ def two_sites(make_app: MakeApp, database_url: str) -> Iterator[tuple[Site, Site
         other.store.database.engine.dispose()
 
 
-def test_the_events_of_another_endpoint_are_not_touched(
+def test_replay_does_not_affect_another_endpoint(
     two_sites: tuple[Site, Site],
 ) -> None:
     site, other = two_sites
@@ -232,7 +230,7 @@ def test_the_events_of_another_endpoint_are_not_touched(
     assert other.receipts(theirs) == {"theirs": "done"}
 
 
-def test_of_replays_at_once_each_event_has_one_winner(site: Site) -> None:
+def test_concurrent_replays_count_each_event_once(site: Site) -> None:
     site.subscribe_good_and_bad()
     rows = [site.send(id=f"dead{number}") for number in range(15)]
     site.work()
@@ -254,7 +252,7 @@ def test_of_replays_at_once_each_event_has_one_winner(site: Site) -> None:
     assert len(calls) == 15 + 2 * 15, "of the dead ones, good had finished"
 
 
-def test_every_replay_that_counts_is_one_more_run(
+def test_each_counted_replay_causes_one_run(
     make_app: MakeApp, database_url: str
 ) -> None:
     """While workers run what is replayed, and the sender sends it again."""
@@ -332,7 +330,7 @@ def _replay_while_it_is_run(site: Site) -> None:
     assert set(site.statuses()) == {"done"}
 
 
-def test_a_replay_and_a_redelivery_revive_a_dead_event_once(site: Site) -> None:
+def test_concurrent_replay_and_redelivery_revive_a_dead_event_once(site: Site) -> None:
     site.subscribe_good_and_bad()
     sent = [payload("RFIs.update", id=f"evt{number}") for number in range(20)]
     rows = [site.send(id=each["id"]) for each in sent]
@@ -355,7 +353,7 @@ def test_a_replay_and_a_redelivery_revive_a_dead_event_once(site: Site) -> None:
     assert sorted(site.calls) == sorted(("bad", each["id"]) for each in sent)
 
 
-def test_a_copy_meets_no_deadlock_with_who_holds_its_row_and_wants_its_key(
+def test_copy_does_not_deadlock_with_a_transaction_on_its_row(
     make_app: MakeApp, mariadb_url: str
 ) -> None:
     with open_site(make_app(), mariadb_url) as site:
@@ -366,7 +364,7 @@ def test_a_copy_meets_no_deadlock_with_who_holds_its_row_and_wants_its_key(
 
 
 def _deliver_against_a_lock(site: Site) -> None:
-    """The delivery waits for the row; who has that one goes on to lock the key."""
+    """The delivery waits for the row, whose holder goes on to lock the key."""
     sent = payload("RFIs.update", id="1")
     rows = [site.send(id=f"{number}") for number in range(10)]
     id = site.events.c.id
@@ -405,7 +403,7 @@ def _deliver_against_a_lock(site: Site) -> None:
 # The journal
 
 
-def test_the_journal_tells_who_did_what_and_when(site: Site) -> None:
+def test_journal_has_actor_action_and_time(site: Site) -> None:
     row = site.send()
     times = []
     for number in range(3):
@@ -419,7 +417,7 @@ def test_the_journal_tells_who_did_what_and_when(site: Site) -> None:
     ]
 
 
-def test_any_name_of_an_operator_can_be_noted(site: Site) -> None:
+def test_journal_accepts_any_actor_name(site: Site) -> None:
     (row,) = add_finished(site, 1)
     assert replay(site.store, [row], "\0\ud800ü\N{PILE OF POO}" + "x" * 500) == 1
     (entry,) = journal_of(site.store, row)
@@ -444,7 +442,7 @@ def is_there(site: Site, row: int, prune: object) -> bool:
 
 
 @every_prune
-def test_what_was_finished_at_that_time_is_kept(
+def test_event_finished_at_the_limit_is_kept(
     site: Site, prune: Callable[..., Iterator[int]]
 ) -> None:
     ages = {"before": 100.000001, "then": 100.0, "after": 99.999999}
@@ -459,7 +457,7 @@ def test_what_was_finished_at_that_time_is_kept(
 
 
 @every_prune
-def test_the_end_counts_and_not_the_beginning(
+def test_prune_compares_the_finish_time_not_the_receipt_time(
     site: Site, prune: Callable[..., Iterator[int]]
 ) -> None:
     """An event that was received long ago may have been finished just now."""
@@ -475,7 +473,7 @@ def test_the_end_counts_and_not_the_beginning(
 
 @every_prune
 @pytest.mark.parametrize("dead", [False, True])
-def test_dead_events_are_kept_unless_asked(
+def test_prune_keeps_dead_events_by_default(
     site: Site, prune: Callable[..., Iterator[int]], dead: bool
 ) -> None:
     for status in (Status.DONE, Status.DEAD, Status.IGNORED):
@@ -487,7 +485,7 @@ def test_dead_events_are_kept_unless_asked(
 
 
 @every_prune
-def test_what_is_not_finished_is_never_pruned(
+def test_unfinished_events_are_not_pruned(
     site: Site, prune: Callable[..., Iterator[int]]
 ) -> None:
     site.subscribe_good_and_bad()
@@ -506,7 +504,7 @@ def test_what_is_not_finished_is_never_pruned(
     assert site.work() == 3
 
 
-def test_receipts_and_journal_go_with_their_event(site: Site) -> None:
+def test_receipts_and_journal_are_pruned_with_their_event(site: Site) -> None:
     site.subscribe_good_and_bad()
     site.broken = False
     old = site.send()
@@ -531,7 +529,7 @@ def test_receipts_and_journal_go_with_their_event(site: Site) -> None:
     assert site.count("journal") == 3, "the pause and the resume are still known"
 
 
-def test_what_a_killed_prune_left_goes_with_the_next(site: Site) -> None:
+def test_interrupted_prune_is_completed_by_the_next(site: Site) -> None:
     rows = add_finished(site, BATCH + 10, age=100)
     replay(site.store, rows[:3], ME)
     site.work()
@@ -548,7 +546,7 @@ def test_what_a_killed_prune_left_goes_with_the_next(site: Site) -> None:
     assert all(site.receipts(row) for row in young)
 
 
-def test_a_prune_that_is_left_midway_can_be_repeated(site: Site) -> None:
+def test_partial_prune_can_be_repeated(site: Site) -> None:
     add_finished(site, 2 * BATCH, age=100)
     with closing(prune_rows(site.store, site.clock(), dead=False)) as some:
         assert next(some) == BATCH
@@ -557,7 +555,7 @@ def test_a_prune_that_is_left_midway_can_be_repeated(site: Site) -> None:
     assert (site.count("event"), site.count("receipt")) == (0, 0)
 
 
-def test_a_copy_of_a_pruned_event_is_still_a_duplicate(site: Site) -> None:
+def test_copy_of_a_pruned_event_is_still_a_duplicate(site: Site) -> None:
     site.subscribe_good_and_bad()
     site.broken = False
     sent = payload("RFIs.update", id="1")
@@ -575,7 +573,7 @@ def test_a_copy_of_a_pruned_event_is_still_a_duplicate(site: Site) -> None:
     assert len(site.calls) == 2
 
 
-def test_a_copy_of_a_dead_event_brings_its_body_back(site: Site) -> None:
+def test_copy_of_a_pruned_dead_event_restores_its_body(site: Site) -> None:
     site.subscribe_good_and_bad()
     sent = payload("RFIs.update", id="1", resource_id=7)
     site.deliver(sent)
@@ -595,7 +593,7 @@ def test_a_copy_of_a_dead_event_brings_its_body_back(site: Site) -> None:
     assert site.statuses() == ["done"]
 
 
-def test_a_copy_of_an_event_whose_row_is_gone_is_a_new_event(site: Site) -> None:
+def test_copy_of_a_removed_event_is_a_new_event(site: Site) -> None:
     site.subscribe_good_and_bad()
     site.broken = False
     sent = payload("RFIs.update", id="1")
@@ -616,7 +614,7 @@ def test_pruning_an_empty_inbox_removes_nothing(
 
 @pytest.mark.slow
 @every_prune
-def test_deliveries_come_in_while_thousands_are_pruned(
+def test_deliveries_are_accepted_during_a_large_prune(
     site: Site, prune: Callable[..., Iterator[int]]
 ) -> None:
     site.subscribe_good_and_bad()
@@ -668,7 +666,7 @@ def test_deliveries_come_in_while_thousands_are_pruned(
     assert set(site.statuses()) == {"done"}
 
 
-def test_a_copy_that_comes_as_its_row_is_removed_is_accepted(site: Site) -> None:
+def test_copy_concurrent_with_the_removal_of_its_row_is_accepted(site: Site) -> None:
     """The row goes between the insert that fails and the update."""
     site.webhooks.on(name="counts")(lambda event: site.calls.append(event.id))
     sent = payload("RFIs.update", id="1")
@@ -691,7 +689,7 @@ def test_a_copy_that_comes_as_its_row_is_removed_is_accepted(site: Site) -> None
 # Pause
 
 
-def test_a_paused_endpoint_takes_events_in_and_runs_none(
+def test_paused_endpoint_records_events_and_runs_none(
     two_sites: tuple[Site, Site],
 ) -> None:
     site, other = two_sites
@@ -714,7 +712,7 @@ def test_a_paused_endpoint_takes_events_in_and_runs_none(
     assert site.statuses() == ["done"]
 
 
-def test_a_pause_is_over_after_one_resume(site: Site) -> None:
+def test_one_resume_ends_any_number_of_pauses(site: Site) -> None:
     for _ in range(2):
         for _ in range(3):
             pause(site.store, ME)
@@ -729,7 +727,7 @@ def test_a_pause_is_over_after_one_resume(site: Site) -> None:
     assert {(row.event, row.actor) for row in rows} == {(None, ME)}
 
 
-def test_a_replay_does_not_end_a_pause(site: Site) -> None:
+def test_replay_does_not_end_a_pause(site: Site) -> None:
     row = site.send()
     site.work()
     pause(site.store, ME)
@@ -738,7 +736,7 @@ def test_a_replay_does_not_end_a_pause(site: Site) -> None:
     assert site.work() == 0
 
 
-def test_an_event_that_is_being_run_when_a_pause_begins_is_finished(
+def test_running_event_is_finished_during_a_pause(
     site: Site,
 ) -> None:
     @site.webhooks.on(name="pauses")
@@ -766,7 +764,7 @@ def test_an_event_that_is_being_run_when_a_pause_begins_is_finished(
     ],
     ids=["user", "application"],
 )
-def test_the_apps_own_changes_are_kept_and_never_run(
+def test_ignored_events_are_recorded_and_not_run(
     make_app: MakeApp, database_url: str, config: Any, body: dict[str, Any]
 ) -> None:
     config = {f"PROCORE_WEBHOOK_{key}": value for key, value in config.items()}

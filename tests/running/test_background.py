@@ -70,7 +70,7 @@ def send(app: Flask, id: str, endpoint: str | None = None) -> int:
 # Who runs the subscribers, and from when on
 
 
-def test_the_answer_does_not_wait_for_the_subscribers(
+def test_delivery_is_answered_before_subscribers_finish(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     answered, runs_in = threading.Event(), []
@@ -100,7 +100,7 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
-def test_any_first_request_starts_the_thread_and_it_runs_what_there_is(
+def test_first_request_starts_the_thread_and_runs_pending_events(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks, request_: tuple[str, str]
 ) -> None:
     webhooks.on()(lambda event: None)
@@ -115,7 +115,7 @@ def test_any_first_request_starts_the_thread_and_it_runs_what_there_is(
     assert len(background_threads()) == 1
 
 
-def test_a_host_that_answers_before_its_views_starts_the_thread_too(
+def test_request_answered_by_before_request_starts_the_thread(
     make_app: MakeApp, webhooks: ProcoreWebhooks
 ) -> None:
     """A login check may answer every request but the deliveries."""
@@ -152,7 +152,7 @@ def test_many_requests_at_once_start_one_thread(
     [{"TESTING": True}, {"PROCORE_WEBHOOK_DISPATCH": "worker"}],
     ids=["inline", "worker"],
 )
-def test_where_others_run_the_events_no_thread_is_started(
+def test_no_thread_is_started_for_other_dispatch_modes(
     make_app: MakeApp, webhooks: ProcoreWebhooks, config: dict[str, Any]
 ) -> None:
     app = make_app(**{"TESTING": False, **config})
@@ -171,7 +171,7 @@ def test_where_others_run_the_events_no_thread_is_started(
 # What is there to do
 
 
-def test_what_a_crashed_process_left_is_run_when_its_lease_is_over(
+def test_event_of_a_crashed_process_is_run_after_its_lease(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     ran = []
@@ -188,7 +188,7 @@ def test_what_a_crashed_process_left_is_run_when_its_lease_is_over(
     assert ran[0] == ("evt_new", 1)
 
 
-def test_a_retry_runs_when_it_is_due_without_a_new_delivery(
+def test_retry_runs_when_it_is_due_without_a_new_delivery(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     times = []
@@ -207,7 +207,7 @@ def test_a_retry_runs_when_it_is_due_without_a_new_delivery(
     assert times[1] - times[0] > 0.6
 
 
-def test_a_new_delivery_is_run_at_once_though_the_thread_sleeps(
+def test_new_delivery_wakes_the_sleeping_thread(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     """Without it the thread would look again after ``POLL``, which is half a minute."""
@@ -259,7 +259,7 @@ def _run_by_another(endpoint: Endpoint) -> None:
 
 
 @pytest.mark.parametrize("prepare", [_nothing, _paused, _due_later, _run_by_another])
-def test_while_nothing_is_due_the_database_is_left_in_peace(
+def test_idle_thread_sends_no_queries(
     app: Flask, endpoint: Endpoint, prepare: Callable[[Endpoint], None]
 ) -> None:
     prepare(endpoint)
@@ -271,7 +271,7 @@ def test_while_nothing_is_due_the_database_is_left_in_peace(
     assert set(statuses(endpoint.store).values()) <= {"pending", "running"}
 
 
-def test_a_pause_holds_one_endpoint_and_a_resume_is_seen_at_the_next_look(
+def test_pause_stops_one_endpoint_and_resume_is_seen_at_the_next_poll(
     make_app: MakeApp,
 ) -> None:
     app = make_app(TESTING=False, PRUDRA_WEBHOOK_SECRET="another of the test suite")
@@ -294,7 +294,7 @@ def test_a_pause_holds_one_endpoint_and_a_resume_is_seen_at_the_next_look(
     wait_until(lambda: are_done(held.store, *statuses(held.store)))
 
 
-def test_an_event_without_a_call_of_wake_is_found_by_polling(
+def test_event_without_notification_is_found_by_polling(
     endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     """Another process recorded it, and ended before it could run it."""
@@ -314,7 +314,7 @@ def test_an_event_without_a_call_of_wake_is_found_by_polling(
     assert worker.ran == 2
 
 
-def test_a_stopped_worker_releases_its_queued_claims(
+def test_stopped_worker_releases_queued_claims(
     endpoint: Endpoint, webhooks: ProcoreWebhooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flask_procore_webhooks.running.worker.BATCH_SECONDS", PATIENCE)
@@ -354,7 +354,7 @@ def test_a_stopped_worker_releases_its_queued_claims(
 @pytest.mark.parametrize(
     "error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), BaseException("no")]
 )
-def test_what_ends_other_threads_ends_only_the_run(
+def test_system_exit_in_a_subscriber_ends_only_its_run(
     make_app: MakeApp,
     webhooks: ProcoreWebhooks,
     caplog: pytest.LogCaptureFixture,
@@ -443,7 +443,7 @@ def test_two_apps_of_a_process_have_a_thread_each(
     assert len(background_threads()) == 2
 
 
-def test_a_subscriber_may_deliver_to_its_own_endpoint(
+def test_subscriber_may_deliver_to_its_own_endpoint(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     answers = []
@@ -460,7 +460,7 @@ def test_a_subscriber_may_deliver_to_its_own_endpoint(
     assert len(background_threads()) == 1
 
 
-def test_a_subscriber_may_start_threads(
+def test_subscriber_may_start_threads(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     found = []
@@ -485,7 +485,7 @@ def test_a_subscriber_may_start_threads(
 # Where no thread can run
 
 
-def test_where_no_thread_can_be_started_the_log_says_so(
+def test_failure_to_start_a_thread_is_logged(
     app: Flask,
     endpoint: Endpoint,
     webhooks: ProcoreWebhooks,
@@ -521,7 +521,7 @@ def test_where_no_thread_can_be_started_the_log_says_so(
         ({"threads": b"2"}, False),
     ],
 )
-def test_a_uwsgi_that_runs_no_threads_is_told_of_at_registration(
+def test_uwsgi_without_threads_is_reported_at_registration(
     make_app: MakeApp,
     webhooks: ProcoreWebhooks,
     caplog: pytest.LogCaptureFixture,
@@ -537,7 +537,7 @@ def test_a_uwsgi_that_runs_no_threads_is_told_of_at_registration(
 
 
 @pytest.mark.parametrize("config", [{"TESTING": True}, {"DISPATCH": "worker"}])
-def test_a_uwsgi_without_threads_is_fine_where_none_is_needed(
+def test_uwsgi_without_threads_is_accepted_for_other_dispatch_modes(
     make_app: MakeApp,
     webhooks: ProcoreWebhooks,
     caplog: pytest.LogCaptureFixture,
@@ -585,7 +585,7 @@ def distant(
     endpoint.store.database.engine.dispose()
 
 
-def test_the_thread_goes_on_by_itself_when_the_database_is_back(
+def test_thread_continues_after_a_database_outage(
     distant: Flask,
     relay: Relay,
     webhooks: ProcoreWebhooks,
@@ -618,7 +618,7 @@ def _secrets_of(app: Flask) -> list[str]:
     return [str(password), app.config["PROCORE_WEBHOOK_SECRET"]]
 
 
-def test_a_database_that_goes_away_in_a_run_gets_its_outcome_later(
+def test_outcome_of_a_run_during_an_outage_is_stored_later(
     distant: Flask,
     relay: Relay,
     webhooks: ProcoreWebhooks,
@@ -641,7 +641,7 @@ def test_a_database_that_goes_away_in_a_run_gets_its_outcome_later(
 
 
 @pytest.mark.slow
-def test_the_wait_for_the_database_doubles_up_to_a_limit(
+def test_wait_after_a_database_error_doubles_up_to_a_limit(
     distant: Flask,
     relay: Relay,
     webhooks: ProcoreWebhooks,
@@ -666,7 +666,7 @@ def test_the_wait_for_the_database_doubles_up_to_a_limit(
     assert len(background_threads()) == 1
 
 
-def test_a_server_that_does_not_answer_holds_up_no_other_inbox(
+def test_silent_server_does_not_delay_another_inbox(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks, make_app: MakeApp
 ) -> None:
     webhooks.on()(lambda event: None)
@@ -684,6 +684,7 @@ def test_a_server_that_does_not_answer_holds_up_no_other_inbox(
 
         thread = threading.Thread(target=claim)
         thread.start()
+        silent.settimeout(PATIENCE)
         client, _ = silent.accept()
         app.test_client().get("/page")
         wait_until(lambda: are_done(endpoint.store, "evt_1"), 30)
@@ -692,7 +693,7 @@ def test_a_server_that_does_not_answer_holds_up_no_other_inbox(
     thread.join(PATIENCE)
 
 
-def test_a_locked_file_is_looked_at_again(
+def test_locked_file_is_polled_again(
     app: Flask,
     endpoint: Endpoint,
     webhooks: ProcoreWebhooks,
@@ -711,7 +712,7 @@ def test_a_locked_file_is_looked_at_again(
     wait_until(lambda: are_done(endpoint.store, "evt_1"))
 
 
-def test_tables_that_are_missing_are_said_and_looked_for_again(
+def test_missing_tables_are_logged_and_polled_again(
     app: Flask,
     endpoint: Endpoint,
     webhooks: ProcoreWebhooks,
@@ -732,7 +733,7 @@ def test_tables_that_are_missing_are_said_and_looked_for_again(
 # Leases
 
 
-def test_the_end_of_a_process_gives_back_a_run_that_outlasts_the_grace(
+def test_process_exit_releases_a_run_that_exceeds_the_grace(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     begun, go_on = threading.Event(), threading.Event()
@@ -749,7 +750,7 @@ def test_the_end_of_a_process_gives_back_a_run_that_outlasts_the_grace(
     go_on.set()
 
 
-def test_nothing_is_started_once_the_process_ends(
+def test_no_run_starts_during_process_exit(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     ran: list[str] = []
@@ -769,7 +770,7 @@ def short_lease(make_app: MakeApp, webhooks: ProcoreWebhooks) -> Flask:
     return app
 
 
-def test_a_run_that_is_longer_than_its_lease_keeps_it(
+def test_lease_is_renewed_during_a_long_run(
     short_lease: Flask, webhooks: ProcoreWebhooks, caplog: pytest.LogCaptureFixture
 ) -> None:
     go_on, ran = threading.Event(), []
@@ -804,7 +805,7 @@ def test_a_run_that_is_longer_than_its_lease_keeps_it(
     assert ran == [1]
 
 
-def test_where_no_thread_can_be_started_runs_keep_their_first_lease(
+def test_runs_keep_their_initial_lease_without_a_renewal_thread(
     make_app: MakeApp,
     webhooks: ProcoreWebhooks,
     caplog: pytest.LogCaptureFixture,

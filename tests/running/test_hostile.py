@@ -118,7 +118,9 @@ MEDDLING: dict[str, Hostility] = {
 
 
 @pytest.mark.parametrize("meddle", MEDDLING.values(), ids=MEDDLING)
-def test_after_meddling_the_effect_is_there_once(host: Host, meddle: Hostility) -> None:
+def test_effect_is_committed_once_despite_session_misuse(
+    host: Host, meddle: Hostility
+) -> None:
     """Nothing is left of a run that fails later."""
 
     @host.webhooks.on(name="meddler")
@@ -140,7 +142,7 @@ def test_after_meddling_the_effect_is_there_once(host: Host, meddle: Hostility) 
 
 
 @pytest.mark.parametrize("meddle", MEDDLING.values(), ids=MEDDLING)
-def test_after_the_write_it_is_as_the_subscriber_has_left_it(
+def test_effect_after_session_misuse_is_as_the_subscriber_left_it(
     host: Host, meddle: Hostility
 ) -> None:
     """It may have thrown its own write away, and has finished none the less."""
@@ -190,7 +192,7 @@ BREAKING: dict[str, Hostility] = {
 
 @pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
 @pytest.mark.parametrize("damage", BREAKING.values(), ids=BREAKING)
-def test_what_breaks_is_run_again_or_dead(
+def test_broken_runs_are_retried_or_dead(
     host: Host, damage: Hostility, always: bool
 ) -> None:
     @host.webhooks.on(name="breaks")
@@ -215,7 +217,7 @@ def test_what_breaks_is_run_again_or_dead(
         assert host.receipts() == ["breaks", "next"]
 
 
-def test_a_hook_that_fails_after_the_commit_repeats_nothing(host: Host) -> None:
+def test_failing_after_commit_hook_causes_no_repeat(host: Host) -> None:
     """The writes and the receipt are there, so the next attempt finds nothing to do."""
 
     @host.webhooks.on(name="hooked")
@@ -229,7 +231,7 @@ def test_a_hook_that_fails_after_the_commit_repeats_nothing(host: Host) -> None:
     assert (host.notes(), host.receipts()) == (["attempt 1"], ["hooked"])
 
 
-def test_a_statement_that_fails_and_is_hidden_costs_no_event(host: Host) -> None:
+def test_suppressed_statement_error_loses_no_event(host: Host) -> None:
     """PostgreSQL then refuses all that follows in the transaction; others do not."""
 
     @host.webhooks.on(name="hides")
@@ -245,7 +247,7 @@ def test_a_statement_that_fails_and_is_hidden_costs_no_event(host: Host) -> None
     assert (host.notes(), host.receipts()) == (["written"], ["hides"])
 
 
-def test_a_thread_that_goes_on_with_the_session_takes_no_event_with_it(
+def test_thread_that_keeps_using_the_session_loses_no_event(
     host: Host,
 ) -> None:
     """What it writes after the return is its own affair."""
@@ -284,7 +286,7 @@ def test_a_thread_that_goes_on_with_the_session_takes_no_event_with_it(
     assert host.notes()[3:] == ["run after"]
 
 
-def test_a_subscriber_may_deliver_its_own_event_and_another(host: Host) -> None:
+def test_subscriber_may_deliver_its_own_event_and_another(host: Host) -> None:
     answers: list[Any] = []
 
     @host.webhooks.on(name="calls")
@@ -303,7 +305,7 @@ def test_a_subscriber_may_deliver_its_own_event_and_another(host: Host) -> None:
     assert (host.row()["repeats"], host.row("other")["attempts"]) == (1, 1)
 
 
-def test_a_run_that_takes_longer_than_its_lease_is_not_begun_by_others(
+def test_run_longer_than_its_lease_is_not_claimed_by_others(
     host: Host,
 ) -> None:
     started, finish, calls = threading.Event(), threading.Event(), []
@@ -339,7 +341,7 @@ def test_a_run_that_takes_longer_than_its_lease_is_not_begun_by_others(
 
 
 @pytest.mark.parametrize("stop", [SystemExit(3), KeyboardInterrupt()], ids=repr)
-def test_a_stop_in_a_subscriber_is_a_failed_attempt(
+def test_system_exit_in_a_subscriber_is_a_failed_attempt(
     host: Host, stop: BaseException
 ) -> None:
     @host.webhooks.on(name="before")
@@ -358,7 +360,7 @@ def test_a_stop_in_a_subscriber_is_a_failed_attempt(
     assert host.notes() == ["before", "attempt 2"]
 
 
-def test_a_subscriber_that_always_stops_is_dead_in_the_end(host: Host) -> None:
+def test_event_of_an_always_exiting_subscriber_becomes_dead(host: Host) -> None:
     @host.webhooks.on(name="stops")
     def stops(event: Event) -> None:
         raise SystemExit(3)
@@ -370,7 +372,7 @@ def test_a_subscriber_that_always_stops_is_dead_in_the_end(host: Host) -> None:
     assert host.notes() == []
 
 
-def test_of_many_hostile_subscribers_each_event_is_finished(host: Host) -> None:
+def test_every_event_finishes_with_many_hostile_subscribers(host: Host) -> None:
     """All of them at once, over and over: the one that behaves has each effect once."""
     hostile = [*MEDDLING.values(), *BREAKING.values()]
 

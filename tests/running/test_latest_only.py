@@ -68,7 +68,7 @@ def endings(site: Site, *rows: int, name: str = "latest") -> list[str | None]:
 # What is left out
 
 
-def test_five_events_of_one_resource_are_one_run(anywhere: Site) -> None:
+def test_five_events_of_one_resource_cause_one_run(anywhere: Site) -> None:
     site = anywhere
     subscribe(site, "RFIs")
     rows = [site.send(id=f"{n}", created=THEN + n) for n in range(5)]
@@ -78,7 +78,7 @@ def test_five_events_of_one_resource_are_one_run(anywhere: Site) -> None:
     assert site.statuses() == ["done"] * 5
 
 
-def test_the_newest_by_the_senders_clock_is_run_though_it_came_first(
+def test_newest_event_by_sender_time_is_run_in_any_order_of_arrival(
     anywhere: Site,
 ) -> None:
     site = anywhere
@@ -89,7 +89,7 @@ def test_the_newest_by_the_senders_clock_is_run_though_it_came_first(
     assert endings(site, *rows) == ["done", "superseded", "superseded"]
 
 
-def test_what_comes_after_the_run_is_run_unless_it_is_older(anywhere: Site) -> None:
+def test_later_event_is_run_unless_older_than_the_last_run(anywhere: Site) -> None:
     site = anywhere
     subscribe(site, "RFIs")
     site.send(id="first", created=THEN)
@@ -102,7 +102,7 @@ def test_what_comes_after_the_run_is_run_unless_it_is_older(anywhere: Site) -> N
     assert endings(site, late) == ["superseded"]
 
 
-def test_off_by_default_and_others_are_run_for_every_event(site: Site) -> None:
+def test_subscribers_without_latest_only_run_for_every_event(site: Site) -> None:
     subscribe(site, "RFIs")
     site.webhooks.on("RFIs", name="every")(lambda e: site.calls.append(("every", e.id)))
     for number in range(3):
@@ -114,7 +114,9 @@ def test_off_by_default_and_others_are_run_for_every_event(site: Site) -> None:
     ]
 
 
-def test_it_is_a_keyword_that_is_off(webhooks: ProcoreWebhooks) -> None:
+def test_latest_only_is_keyword_only_and_off_by_default(
+    webhooks: ProcoreWebhooks,
+) -> None:
     parameter = inspect.signature(webhooks.on).parameters["latest_only"]
     assert (parameter.kind, parameter.default) == (parameter.KEYWORD_ONLY, False)
     assert ":param latest_only:" in (inspect.getdoc(ProcoreWebhooks.on) or "")
@@ -195,7 +197,7 @@ def test_every_order_of_arrival_and_of_runs_ends_the_same(
 
 
 @pytest.mark.parametrize("created", [[THEN] * 3, [None] * 3], ids=["ties", "no times"])
-def test_of_events_of_the_same_time_the_last_to_arrive_is_run(
+def test_last_recorded_event_of_equal_times_is_run(
     anywhere: Site, created: list[Any]
 ) -> None:
     site = anywhere
@@ -212,7 +214,7 @@ def test_of_events_of_the_same_time_the_last_to_arrive_is_run(
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations([None, 0, 10, 20])))
-def test_an_event_with_a_time_and_one_without_are_not_compared(
+def test_events_with_and_without_time_are_not_compared(
     site: Site, order: tuple[int | None, ...]
 ) -> None:
     """Which is newer cannot be told; in a circle, each would be left to the next."""
@@ -245,7 +247,7 @@ def test_other_resources_and_types_are_all_run(anywhere: Site) -> None:
     assert site.calls == ["a", "b", "c"]
 
 
-def test_ids_that_differ_in_case_are_of_different_resources(anywhere: Site) -> None:
+def test_resource_ids_are_case_sensitive(anywhere: Site) -> None:
     site = anywhere
     subscribe(site)
     for number, resource in enumerate(["aB", "Ab", "AB", "ab", "äb"]):
@@ -254,7 +256,7 @@ def test_ids_that_differ_in_case_are_of_different_resources(anywhere: Site) -> N
     assert site.calls == ["0", "1", "2", "3", "4"]
 
 
-def test_ids_too_long_to_be_kept_whole_are_not_compared(anywhere: Site) -> None:
+def test_truncated_resource_ids_are_not_compared(anywhere: Site) -> None:
     site = anywhere
     subscribe(site)
     for number in range(3):
@@ -264,7 +266,7 @@ def test_ids_too_long_to_be_kept_whole_are_not_compared(anywhere: Site) -> None:
     assert site.calls == ["0", "1", "2"]
 
 
-def test_the_same_id_in_another_project_is_the_same_resource(site: Site) -> None:
+def test_same_id_in_another_project_is_the_same_resource(site: Site) -> None:
     """The sender gives an id once for each type, and resources may be moved."""
     subscribe(site)
     site.send(id="a", created=THEN, project_id=1)
@@ -273,7 +275,7 @@ def test_the_same_id_in_another_project_is_the_same_resource(site: Site) -> None
     assert site.calls == ["b"]
 
 
-def test_events_of_another_endpoint_are_not_looked_at(
+def test_events_of_another_endpoint_do_not_supersede(
     make_app: MakeApp, tmp_path: Path
 ) -> None:
     url = f"sqlite:///{tmp_path}/test.db"
@@ -293,7 +295,7 @@ def test_events_of_another_endpoint_are_not_looked_at(
 # Which newer events do the work
 
 
-def test_a_newer_event_that_is_ignored_does_no_work(site: Site) -> None:
+def test_newer_ignored_event_does_not_supersede(site: Site) -> None:
     subscribe(site)
     site.send(id="older", created=THEN)
     own = site.send(id="own", created=THEN + 1, user_id=7)
@@ -307,7 +309,7 @@ def test_a_newer_event_that_is_ignored_does_no_work(site: Site) -> None:
     assert site.calls == ["older", "own"]
 
 
-def test_a_newer_event_that_is_dead_does_no_work(site: Site) -> None:
+def test_newer_dead_event_does_not_supersede(site: Site) -> None:
     site.webhooks.on(name="before")(lambda event: 1 / (event.id == "older"))
     failing = ["newer"]
 
@@ -326,7 +328,7 @@ def test_a_newer_event_that_is_dead_does_no_work(site: Site) -> None:
     assert endings(site, older) == ["done"]
 
 
-def test_a_newer_event_that_is_dead_does_the_work_it_had_finished(site: Site) -> None:
+def test_newer_dead_event_supersedes_for_subscribers_with_a_receipt(site: Site) -> None:
     subscribe(site)
     site.webhooks.on(name="bad")(lambda event: 1 / (event.id == "older"))
     site.send(id="newer", created=THEN + 1)
@@ -338,7 +340,7 @@ def test_a_newer_event_that_is_dead_does_the_work_it_had_finished(site: Site) ->
     assert endings(site, older) == ["superseded"]
 
 
-def test_a_newer_event_that_waits_for_its_next_attempt_does_the_work(
+def test_newer_event_awaiting_a_retry_supersedes(
     patient: Site,
 ) -> None:
     @patient.webhooks.on("RFIs", name="latest", latest_only=True)
@@ -357,7 +359,7 @@ def test_a_newer_event_that_waits_for_its_next_attempt_does_the_work(
     assert patient.calls == [("newer", 1), ("newer", 2)]
 
 
-def test_an_event_whose_own_retry_comes_after_a_newer_one_is_left_to_it(
+def test_retried_event_is_superseded_by_a_newer_event(
     patient: Site,
 ) -> None:
     @patient.webhooks.on("RFIs", name="latest", latest_only=True)
@@ -376,7 +378,7 @@ def test_an_event_whose_own_retry_comes_after_a_newer_one_is_left_to_it(
     assert endings(patient, older) == ["superseded"]
 
 
-def test_an_event_that_was_done_before_there_was_such_a_subscriber_does_no_work(
+def test_event_finished_before_subscriber_existed_does_not_supersede(
     anywhere: Site,
 ) -> None:
     """As when it is deployed between the runs of the two."""
@@ -390,7 +392,7 @@ def test_an_event_that_was_done_before_there_was_such_a_subscriber_does_no_work(
     assert site.calls == ["older"]
 
 
-def test_a_newer_quarantined_body_does_no_work(site: Site) -> None:
+def test_newer_quarantined_event_does_not_supersede(site: Site) -> None:
     subscribe(site)
     site.send(id="older", created=THEN)
     assert site.deliver(b'{"id": "newer", "type": "RFIs.update"').status_code == 200
@@ -399,7 +401,7 @@ def test_a_newer_quarantined_body_does_no_work(site: Site) -> None:
     assert site.statuses() == ["done", "dead"]
 
 
-def test_of_a_given_reason_only_newer_events_of_that_reason_do_the_work(
+def test_subscriber_with_a_reason_is_superseded_only_by_that_reason(
     anywhere: Site,
 ) -> None:
     site = anywhere
@@ -415,7 +417,7 @@ def test_of_a_given_reason_only_newer_events_of_that_reason_do_the_work(
     assert endings(site, *rows, name="deletes") == [None, None, "done", None]
 
 
-def test_with_any_reason_a_newer_event_of_any_reason_does_the_work(site: Site) -> None:
+def test_subscriber_without_a_reason_is_superseded_by_any_reason(site: Site) -> None:
     subscribe(site, "RFIs", "*")
     site.send("RFIs.update", id="0", created=THEN)
     site.send("RFIs.delete", id="1", created=THEN + 1)
@@ -423,7 +425,7 @@ def test_with_any_reason_a_newer_event_of_any_reason_does_the_work(site: Site) -
     assert site.calls == ["1"]
 
 
-def test_a_replay_of_the_newest_runs_it_again(site: Site) -> None:
+def test_replay_of_the_newest_runs_it_again(site: Site) -> None:
     subscribe(site)
     rows = [site.send(id=f"{n}", created=THEN + n) for n in range(3)]
     site.work()

@@ -1,4 +1,4 @@
-"""Batches of claims on each database: nobody else has them, until they are let go."""
+"""Batches of claims and their leases, on each database."""
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ def store(endpoint: Endpoint) -> Store:
 # Batches
 
 
-def test_a_batch_is_of_what_is_due_the_longest_due_first(
-    store: Store, clock: Clock
-) -> None:
+def test_batch_has_due_events_longest_due_first(store: Store, clock: Clock) -> None:
     for id in ("c", "a", "b", "d"):
         record(store, id)
         clock.forward(1)
@@ -78,7 +76,7 @@ def test_a_batch_is_of_what_is_due_the_longest_due_first(
     assert claims.claim_due(store, 3, 60) == []
 
 
-def test_a_batch_holds_what_waits_for_nothing_and_nobody(
+def test_batch_excludes_waiting_running_and_finished_events(
     store: Store, clock: Clock
 ) -> None:
     record(store, *numbered(6))
@@ -96,7 +94,7 @@ def test_a_batch_holds_what_waits_for_nothing_and_nobody(
     assert ids_of(claims.claim_due(store, 9, 600)) == [running.event_id]
 
 
-def test_what_may_have_killed_its_process_is_taken_alone(
+def test_event_with_an_expired_lease_is_claimed_alone(
     store: Store, clock: Clock
 ) -> None:
     record(store, "evt_1", "evt_2", "evt_3")
@@ -110,7 +108,7 @@ def test_what_may_have_killed_its_process_is_taken_alone(
     assert batches == [["evt_3", "evt_1"], ["evt_2"], []]
 
 
-def test_a_batch_is_of_one_endpoint(app: Flask, store: Store) -> None:
+def test_batch_is_of_one_endpoint(app: Flask, store: Store) -> None:
     app.config.update(
         PRUDRA_WEBHOOK_SECRET="another secret of the test suite",
         PRUDRA_WEBHOOK_DATABASE_URI=app.config["PROCORE_WEBHOOK_DATABASE_URI"],
@@ -124,7 +122,7 @@ def test_a_batch_is_of_one_endpoint(app: Flask, store: Store) -> None:
     assert sorted(ids_of(claims.claim_due(store, 9, 60))) == ["both", "mine"]
 
 
-def test_an_attempt_is_counted_with_the_claim(store: Store, clock: Clock) -> None:
+def test_claim_counts_an_attempt(store: Store, clock: Clock) -> None:
     record(store, "evt_1", "evt_2")
     first, second = claims.claim_due(store, 2, 60)
     assert (first.attempt, second.attempt) == (1, 1)
@@ -163,7 +161,7 @@ def test_threads_that_claim_at_once_never_get_the_same_event(store: Store) -> No
     assert sorted(everything) == sorted(numbered(150))
 
 
-def test_one_event_is_claimed_by_one_of_many(store: Store) -> None:
+def test_concurrent_claims_of_one_event_have_one_winner(store: Store) -> None:
     for id in numbered(12):
         record(store, id)
         found = at_once(lambda number: len(claims.claim_due(store, 5, 600)), range(4))
@@ -199,7 +197,7 @@ def in_time(work: Callable[[], Any]) -> Any:
     return answers[0]
 
 
-def test_a_row_that_another_has_locked_is_passed_over(server_inbox: Store) -> None:
+def test_locked_row_is_skipped(server_inbox: Store) -> None:
     store, c = server_inbox, server_inbox.columns
     first, *_ = record(store, *numbered(4))
 
@@ -215,7 +213,9 @@ def test_a_row_that_another_has_locked_is_passed_over(server_inbox: Store) -> No
     assert ids_of(claims.claim_due(store, 9, 60)) == ["evt_000"]
 
 
-def test_events_come_in_while_a_claim_is_open(server_inbox: Store) -> None:
+def test_events_are_recorded_during_an_open_claim_transaction(
+    server_inbox: Store,
+) -> None:
     """Before the first row, between rows, after the last, and known ones too."""
     store = server_inbox
     record(store, "evt_b", "evt_d", "evt_f")
@@ -240,7 +240,7 @@ def test_events_come_in_while_a_claim_is_open(server_inbox: Store) -> None:
     ]
 
 
-def test_only_servers_that_can_are_asked_to_skip_locked_rows(store: Store) -> None:
+def test_skip_locked_is_used_only_where_supported(store: Store) -> None:
     statements: list[str] = []
     record(store, "evt_1")
     engine = store.database.engine
@@ -266,7 +266,7 @@ def test_only_servers_that_can_are_asked_to_skip_locked_rows(store: Store) -> No
         (False, (9, 1, 0), True),
     ],
 )
-def test_rows_are_skipped_from_the_version_on_that_can(
+def test_skip_locked_depends_on_the_server_version(
     make_app: MakeApp,
     mariadb_url: str,
     is_mariadb: bool,
@@ -286,7 +286,7 @@ def test_rows_are_skipped_from_the_version_on_that_can(
     engine.dispose()
 
 
-def test_an_older_server_gives_each_event_to_one_too(
+def test_claims_are_exclusive_without_skip_locked(
     make_app: MakeApp, mariadb_url: str
 ) -> None:
     app = make_app(PROCORE_WEBHOOK_DATABASE_URI=mariadb_url)
@@ -307,7 +307,7 @@ def test_an_older_server_gives_each_event_to_one_too(
 
 
 @pytest.mark.parametrize("failing", range(4))
-def test_a_claim_that_fails_half_way_holds_nothing(store: Store, failing: int) -> None:
+def test_failed_claim_holds_no_events(store: Store, failing: int) -> None:
     record(store, "evt_1", "evt_2")
     assert store.traits().skips_locked is not None
     engine = store.database.engine
@@ -339,7 +339,7 @@ def lost(store: Store, clock: Clock) -> Claim:
     return claim
 
 
-def test_who_has_lost_the_lease_changes_nothing(
+def test_claim_with_a_lost_lease_changes_nothing(
     store: Store, clock: Clock, lost: Claim
 ) -> None:
     before = by_id(store)
@@ -353,7 +353,7 @@ def test_who_has_lost_the_lease_changes_nothing(
     assert by_id(store) == before
 
 
-def test_who_has_settled_holds_nothing(store: Store, clock: Clock) -> None:
+def test_settled_claim_holds_no_lease(store: Store, clock: Clock) -> None:
     record(store, "evt_1")
     (claim,) = claims.claim_due(store, 1, 60)
     assert claims.settle(
@@ -368,7 +368,7 @@ def test_who_has_settled_holds_nothing(store: Store, clock: Clock) -> None:
     assert by_id(store) == before
 
 
-def test_renewed_leases_are_those_still_held(store: Store, clock: Clock) -> None:
+def test_renewal_returns_the_held_leases(store: Store, clock: Clock) -> None:
     record(store, "evt_1", "evt_2", "evt_3")
     kept, settled, lost = claims.claim_due(store, 3, 60)
     claims.settle(store, settled, Settlement(Status.DONE))
@@ -384,7 +384,7 @@ def test_renewed_leases_are_those_still_held(store: Store, clock: Clock) -> None
     assert ids_of(claims.claim_due(store, 9, 600)) == ["evt_1"]
 
 
-def test_a_released_event_is_as_it_was_before_the_claim(store: Store) -> None:
+def test_released_event_is_as_before_its_claim(store: Store) -> None:
     record(store, "evt_1", "evt_2", "evt_3")
     before = by_id(store)
     first, second, third = claims.claim_due(store, 3, 600)
@@ -398,7 +398,7 @@ def test_a_released_event_is_as_it_was_before_the_claim(store: Store) -> None:
     assert {each.event_id: each.attempt for each in again} == {"evt_1": 1, "evt_2": 1}
 
 
-def test_nothing_to_change_needs_no_database(
+def test_empty_changes_send_no_statement(
     make_app: MakeApp, postgresql_url: str
 ) -> None:
     with relay_to(postgresql_url) as relay:
@@ -415,7 +415,7 @@ def test_nothing_to_change_needs_no_database(
 # Renewal
 
 
-def test_a_lease_is_renewed_until_its_claim_is_removed(store: Store) -> None:
+def test_lease_is_renewed_until_removed(store: Store) -> None:
     record(store, "evt_1", "evt_2")
     first, second = claims.claim_due(store, 2, 30)
 
@@ -442,7 +442,7 @@ def _renewed_once_more(store: Store, id: str) -> bool:
     return True
 
 
-def test_queued_claims_are_released_at_the_renewal(store: Store) -> None:
+def test_queued_claim_is_released_after_a_while(store: Store) -> None:
     """A run of an hour keeps its lease, and other workers run the rest of the batch."""
     record(store, "evt_1", "evt_2", "evt_3")
     first, second, third = claims.claim_due(store, 3, 600)
@@ -461,9 +461,7 @@ def test_queued_claims_are_released_at_the_renewal(store: Store) -> None:
     assert {row["attempts"] for row in by_id(store).values()} == {1}
 
 
-def test_a_claim_with_an_expired_lease_is_not_started(
-    store: Store, clock: Clock
-) -> None:
+def test_claim_with_an_expired_lease_does_not_start(store: Store, clock: Clock) -> None:
     """As in a process that was suspended, whichever of its threads continues first."""
     record(store, "evt_1")
     (claim,) = claims.claim_due(store, 1, 60)
@@ -473,7 +471,7 @@ def test_a_claim_with_an_expired_lease_is_not_started(
     assert held.queued() == [claim]
 
 
-def test_closed_claims_are_not_started(store: Store) -> None:
+def test_released_claim_does_not_start(store: Store) -> None:
     record(store, "evt_1", "evt_2")
     first, second = claims.claim_due(store, 2, 60)
     with renewing(store, [first, second], 60) as held:
@@ -483,7 +481,7 @@ def test_closed_claims_are_not_started(store: Store) -> None:
         assert (held.started(), held.queued()) == ([first], [second])
 
 
-def test_a_short_lease_beside_a_long_one_is_renewed_in_time(store: Store) -> None:
+def test_short_lease_beside_a_long_one_is_renewed_in_time(store: Store) -> None:
     record(store, "evt_1", "evt_2")
     long, short = claims.claim_due(store, 2, 600)
     before = by_id(store)
@@ -502,7 +500,7 @@ def test_a_short_lease_beside_a_long_one_is_renewed_in_time(store: Store) -> Non
 
 
 @pytest.mark.parametrize("server", ["postgresql", "mariadb"])
-def test_renewal_goes_on_after_an_outage(
+def test_renewal_continues_after_an_outage(
     request: pytest.FixtureRequest,
     make_app: MakeApp,
     caplog: pytest.LogCaptureFixture,

@@ -96,7 +96,7 @@ def channel(database_url: str) -> Iterator[Channel]:
 # An idle worker
 
 
-def test_a_notification_wakes_an_idle_worker(
+def test_idle_worker_runs_a_new_event_at_once(
     site: tuple[Endpoint, list[str]],
 ) -> None:
     endpoint, ran = site
@@ -132,7 +132,7 @@ def test_psycopg2_does_not_listen_and_polls(
     assert calls == []
 
 
-def test_deliveries_within_the_interval_are_run_after_it(
+def test_delivery_within_the_rate_limit_is_run_as_soon(
     site: tuple[Endpoint, list[str]], channel: Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notify, "INTERVAL", 5.0)
@@ -148,7 +148,7 @@ def test_deliveries_within_the_interval_are_run_after_it(
 # Notifications
 
 
-def test_the_payload_of_a_notification_is_the_endpoint(
+def test_notification_has_the_endpoint_name(
     site: tuple[Endpoint, list[str]], channel: Channel
 ) -> None:
     endpoint, _ = site
@@ -161,7 +161,7 @@ def test_the_payload_of_a_notification_is_the_endpoint(
     assert channel.received() == []
 
 
-def test_notifications_are_rate_limited(
+def test_concurrent_notifications_do_not_wait_for_each_other(
     site: tuple[Endpoint, list[str]], channel: Channel
 ) -> None:
     endpoint, _ = site
@@ -174,7 +174,7 @@ def test_notifications_are_rate_limited(
 
 
 @pytest.mark.parametrize("dispatch", ["inline", "background"])
-def test_events_of_this_process_are_not_notified(
+def test_events_run_in_this_process_send_no_notification(
     make_app: MakeApp, database_url: str, channel: Channel, dispatch: str
 ) -> None:
     with mounted(make_app, database_url, dispatch) as (endpoint, ran):
@@ -184,7 +184,7 @@ def test_events_of_this_process_are_not_notified(
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "mariadb"])
-def test_other_databases_are_not_notified(
+def test_other_databases_send_no_notification(
     make_app: MakeApp,
     request: pytest.FixtureRequest,
     tmp_path: Path,
@@ -217,7 +217,7 @@ AS $$ BEGIN RAISE EXCEPTION 'no notification'; END $$
 """
 
 
-def test_a_delivery_is_accepted_when_its_notification_fails(
+def test_delivery_is_accepted_if_the_notification_fails(
     make_app: MakeApp, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = {"options": "-csearch_path=public,pg_catalog"}
@@ -250,7 +250,7 @@ def calls_of_a_listener(store: Store) -> Iterator[list[float]]:
         yield calls
 
 
-def test_a_second_call_follows_for_events_without_a_notification(
+def test_each_wake_up_is_followed_by_a_second(
     site: tuple[Endpoint, list[str]],
 ) -> None:
     store = site[0].store
@@ -262,7 +262,7 @@ def test_a_second_call_follows_for_events_without_a_notification(
         assert len(calls) == 2
 
 
-def test_notifications_for_other_endpoints_cause_no_call(
+def test_notifications_for_other_endpoints_are_ignored(
     site: tuple[Endpoint, list[str]],
 ) -> None:
     store = site[0].store
@@ -283,7 +283,7 @@ def terminate(store: Store) -> set[int]:
     return found
 
 
-def test_a_listener_reconnects(
+def test_disconnected_listener_reconnects(
     site: tuple[Endpoint, list[str]],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -300,7 +300,7 @@ def test_a_listener_reconnects(
     assert caplog.text.count("New events wait for the next poll") == 1
 
 
-def test_a_worker_without_notifications_finds_new_events_by_polling(
+def test_worker_without_notifications_finds_events_by_polling(
     site: tuple[Endpoint, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notify, "RETRY", HOUR)
@@ -312,7 +312,7 @@ def test_a_worker_without_notifications_finds_new_events_by_polling(
         assert not listeners(endpoint.store)
 
 
-def test_a_silent_connection_is_checked(
+def test_silent_connection_is_checked(
     site: tuple[Endpoint, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notify, "SILENCE", 0.1)

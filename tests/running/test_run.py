@@ -83,7 +83,7 @@ def on(host: Host) -> On:
 # What is committed together
 
 
-def test_a_subscribers_writes_and_its_receipt_are_committed(host: Host, on: On) -> None:
+def test_subscribers_writes_and_its_receipt_are_committed(host: Host, on: On) -> None:
     @on(name="writer")
     def writer(event: Event) -> None:
         host.note(event.id)
@@ -100,7 +100,7 @@ def test_a_subscribers_writes_and_its_receipt_are_committed(host: Host, on: On) 
     assert row["finished_at"]
 
 
-def test_a_finished_event_is_not_run_again(host: Host, on: On) -> None:
+def test_finished_event_is_not_run_again(host: Host, on: On) -> None:
     @on()
     def writer(event: Event) -> None:
         host.note(f"attempt {event.attempt}")
@@ -114,7 +114,7 @@ def test_a_finished_event_is_not_run_again(host: Host, on: On) -> None:
     assert host.row()["attempts"] == 1
 
 
-def test_a_failure_rolls_the_writes_back_and_the_next_delivery_runs_it_again(
+def test_failure_rolls_the_writes_back_and_the_next_delivery_runs_it_again(
     host: Host, on: On
 ) -> None:
     @on(name="failing")
@@ -168,12 +168,12 @@ def test_only_the_subscriber_that_failed_is_run_again(host: Host, on: On) -> Non
     assert host.receipts() == ["first", "second", "third"]
 
 
-def test_an_event_without_subscribers_is_done(host: Host) -> None:
+def test_event_without_subscribers_is_done(host: Host) -> None:
     assert host.deliver().status_code == 200
     assert host.row()["status"] == "done"
 
 
-def test_the_inbox_is_not_reached_through_the_session(host: Host, on: On) -> None:
+def test_inbox_is_not_reached_through_the_session(host: Host, on: On) -> None:
     """While a subscriber runs, others already see that it does."""
     seen = []
 
@@ -190,7 +190,7 @@ def test_the_inbox_is_not_reached_through_the_session(host: Host, on: On) -> Non
 # What a subscriber may ask for
 
 
-def test_a_subscriber_can_ask_for_a_later_run(host: Host, on: On) -> None:
+def test_subscriber_can_ask_for_a_later_run(host: Host, on: On) -> None:
     @on(name="patient")
     def patient(event: Event) -> None:
         host.note("too early")
@@ -211,9 +211,7 @@ def test_a_subscriber_can_ask_for_a_later_run(host: Host, on: On) -> None:
     [float("inf"), 1e300, 10**15, float("nan"), -5, 0, None, Decimal("0.5")],
     ids=str,
 )
-def test_no_wait_that_a_subscriber_asks_for_loses_the_event(
-    sqlite_host: Host, after: float | None
-) -> None:
+def test_retry_later_accepts_any_wait(sqlite_host: Host, after: float | None) -> None:
     @sqlite_host.webhooks.on(name="strange")
     def strange(event: Event) -> None:
         if event.attempt == 1:
@@ -227,7 +225,7 @@ def test_no_wait_that_a_subscriber_asks_for_loses_the_event(
     assert sqlite_host.deliver().status_code == 200
 
 
-def test_a_retry_that_cannot_be_described_is_one_nevertheless(
+def test_retry_later_without_a_description_is_retried(
     sqlite_host: Host,
 ) -> None:
     class Speechless(RetryLater):
@@ -250,9 +248,7 @@ def test_a_retry_that_cannot_be_described_is_one_nevertheless(
     assert ran == [row["event_id"]]
 
 
-def test_a_discarded_run_is_over_and_only_its_own_writes_are_lost(
-    host: Host, on: On
-) -> None:
+def test_discarded_run_rolls_back_only_its_own_writes(host: Host, on: On) -> None:
     @on(name="keeps")
     def keeps(event: Event) -> None:
         host.note("kept")
@@ -273,7 +269,7 @@ def test_a_discarded_run_is_over_and_only_its_own_writes_are_lost(
     assert host.row()["status"] == "done"
 
 
-def test_an_event_that_runs_out_of_attempts_is_dead_and_answered_200(
+def test_event_that_runs_out_of_attempts_is_dead_and_answered_200(
     sqlite_host: Host,
 ) -> None:
     broken = True
@@ -308,7 +304,7 @@ def test_an_event_that_runs_out_of_attempts_is_dead_and_answered_200(
     assert sqlite_host.notes() == ["works", "mended in attempt 2"]
 
 
-def test_an_event_that_ends_its_process_each_time_runs_out_of_attempts(
+def test_event_that_always_kills_its_process_becomes_dead(
     sqlite_host: Host,
 ) -> None:
     ran = []
@@ -331,7 +327,7 @@ def test_an_event_that_ends_its_process_each_time_runs_out_of_attempts(
     assert row["error"] == "every attempt ended without an outcome"
 
 
-def test_an_event_is_done_whose_last_run_finished_everything_but_itself(
+def test_event_with_all_receipts_is_done_after_a_crash(
     sqlite_host: Host,
 ) -> None:
     """Its process was killed between the last receipt and the settling."""
@@ -377,9 +373,7 @@ def test_backoff_does_not_overflow_after_very_many_attempts(
 # Hostile subscribers: the session
 
 
-def test_a_subscriber_that_commits_and_then_fails_loses_no_event(
-    host: Host, on: On
-) -> None:
+def test_subscriber_that_commits_and_fails_is_retried(host: Host, on: On) -> None:
     @on()
     def hasty(event: Event) -> None:
         host.note(f"attempt {event.attempt}")
@@ -406,7 +400,7 @@ MEDDLING: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("meddle", MEDDLING.values(), ids=MEDDLING.keys())
-def test_what_is_written_after_meddling_with_the_session_is_committed(
+def test_writes_after_session_misuse_are_committed(
     host: Host, on: On, meddle: Callable[[Any], Any]
 ) -> None:
     """A receipt without the writes would lose them for good."""
@@ -426,7 +420,7 @@ def test_what_is_written_after_meddling_with_the_session_is_committed(
 
 
 @pytest.mark.parametrize("meddle", MEDDLING.values(), ids=MEDDLING.keys())
-def test_a_failure_after_meddling_with_the_session_is_a_failure(
+def test_failure_after_session_misuse_is_a_failure(
     sqlite_host: Host, meddle: Callable[[Any], Any]
 ) -> None:
     @sqlite_host.webhooks.on()
@@ -442,7 +436,7 @@ def test_a_failure_after_meddling_with_the_session_is_a_failure(
     assert sqlite_host.notes() == ["attempt 2"]
 
 
-def test_a_session_left_broken_fails_the_run_and_not_the_next_subscriber(
+def test_session_left_broken_fails_the_run_and_not_the_next_subscriber(
     host: Host, on: On
 ) -> None:
     @on(name="broken")
@@ -488,7 +482,7 @@ def test_writes_that_fail_when_they_are_flushed_fail_the_run(
 
 
 @pytest.mark.parametrize("ending", ["writes", "returns", "raises", "discards"])
-def test_a_connection_that_dies_under_a_subscriber_commits_nothing(
+def test_connection_that_dies_under_a_subscriber_commits_nothing(
     host: Host, on: On, ending: str
 ) -> None:
     @on(name="unlucky")
@@ -520,7 +514,7 @@ def test_a_connection_that_dies_under_a_subscriber_commits_nothing(
     assert host.notes() == ["next", "unlucky"]
 
 
-def test_a_commit_that_fails_is_not_answered_2xx(host: Host, on: On) -> None:
+def test_commit_that_fails_is_not_answered_2xx(host: Host, on: On) -> None:
     """By a constraint that is checked at the commit, when all else went well."""
 
     @on(name="unlucky")
@@ -544,9 +538,7 @@ def test_a_commit_that_fails_is_not_answered_2xx(host: Host, on: On) -> None:
     assert (host.notes(), host.receipts()) == (["written"], ["unlucky"])
 
 
-def test_what_a_request_has_not_committed_is_no_part_of_a_run(
-    host: Host, on: On
-) -> None:
+def test_uncommitted_request_writes_are_not_part_of_a_run(host: Host, on: On) -> None:
     sessions = []
 
     @host.app.before_request
@@ -573,7 +565,9 @@ def test_what_a_request_has_not_committed_is_no_part_of_a_run(
     assert of_the_request is not of_the_run
 
 
-def test_a_watcher_that_breaks_its_session_changes_nothing(host: Host, on: On) -> None:
+def test_lifecycle_receiver_that_breaks_its_session_has_no_effect(
+    host: Host, on: On
+) -> None:
     @event_recorded.connect
     def watcher(app: Flask, event: Event) -> None:
         host.session.add(_note_class(host)(text=None))
@@ -607,9 +601,7 @@ def test_subscribers_share_neither_g_nor_a_session(host: Host, on: On) -> None:
     assert first_session is not second_session
 
 
-def test_what_a_subscriber_does_to_the_payload_is_not_seen_by_others(
-    host: Host, on: On
-) -> None:
+def test_payload_changes_are_not_seen_by_other_subscribers(host: Host, on: On) -> None:
     seen = []
 
     @on()
@@ -629,7 +621,7 @@ def test_what_a_subscriber_does_to_the_payload_is_not_seen_by_others(
 
 
 @pytest.mark.parametrize("way", ["swallowed", "raised from", "raised in"])
-def test_no_error_quotes_what_a_statement_was_given(
+def test_errors_contain_no_bound_parameters(
     host: Host, on: On, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
     class Note:
@@ -668,7 +660,7 @@ def test_no_error_quotes_what_a_statement_was_given(
 
 
 @pytest.mark.parametrize("stop", [SystemExit(3), KeyboardInterrupt()], ids=repr)
-def test_a_stop_in_a_subscriber_stops_the_process_and_gives_the_event_back(
+def test_system_exit_stops_the_process_and_releases_the_event(
     host: Host, on: On, stop: BaseException
 ) -> None:
     @on(name="before")
@@ -693,7 +685,7 @@ def test_a_stop_in_a_subscriber_stops_the_process_and_gives_the_event_back(
     assert host.notes() == ["before", "attempt 2"]
 
 
-def test_a_stop_is_not_replaced_by_the_database_being_gone(sqlite_host: Host) -> None:
+def test_system_exit_is_not_replaced_by_a_database_error(sqlite_host: Host) -> None:
     @sqlite_host.webhooks.on()
     def stops(event: Event) -> None:
         sqlite_host.endpoint.store.columns.id.table.drop(sqlite_host.engine)
@@ -703,7 +695,7 @@ def test_a_stop_is_not_replaced_by_the_database_being_gone(sqlite_host: Host) ->
         sqlite_host.deliver()
 
 
-def test_a_cancelled_subscriber_has_failed_and_stops_nobody(host: Host, on: On) -> None:
+def test_cancelled_subscriber_has_failed_and_others_run(host: Host, on: On) -> None:
     @on(name="cancelled")
     async def cancelled(event: Event) -> None:
         if event.attempt == 1:
@@ -752,7 +744,7 @@ def test_any_error_of_a_subscriber_is_kept_as_text(
     assert host.deliver().status_code == 200
 
 
-def test_the_errors_of_all_subscribers_are_kept(host: Host, on: On) -> None:
+def test_errors_of_all_subscribers_are_kept(host: Host, on: On) -> None:
     for name in ("first", "second"):
 
         @on(name=name)
@@ -765,7 +757,7 @@ def test_the_errors_of_all_subscribers_are_kept(host: Host, on: On) -> None:
     )
 
 
-def test_a_subscriber_may_deliver_another_event(host: Host, on: On) -> None:
+def test_subscriber_may_deliver_another_event(host: Host, on: On) -> None:
     """Its own writes are kept apart from those of the run in between."""
     inner = payload("RFIs.create")
     answers = []
@@ -792,7 +784,7 @@ def test_a_subscriber_may_deliver_another_event(host: Host, on: On) -> None:
     assert host.row(inner["id"])["attempts"] == 1
 
 
-def test_a_subscriber_may_not_run_its_own_event_again(host: Host, on: On) -> None:
+def test_subscriber_may_not_run_its_own_event_again(host: Host, on: On) -> None:
     answers = []
 
     @on()
@@ -806,7 +798,7 @@ def test_a_subscriber_may_not_run_its_own_event_again(host: Host, on: On) -> Non
     assert host.notes() == ["once"]
 
 
-def test_a_subscriber_may_use_threads(host: Host, on: On) -> None:
+def test_subscriber_may_use_threads(host: Host, on: On) -> None:
     def work() -> None:
         with host.app.app_context():
             host.note("of the thread")
@@ -824,7 +816,7 @@ def test_a_subscriber_may_use_threads(host: Host, on: On) -> None:
     assert host.notes() == ["of the thread", "of the subscriber"]
 
 
-def test_a_subscriber_that_deletes_its_row_takes_no_event_with_it(
+def test_subscriber_that_deletes_its_event_row_loses_no_other_event(
     host: Host, on: On
 ) -> None:
     """The next event must not find the receipts that were written for that row."""
@@ -841,7 +833,7 @@ def test_a_subscriber_that_deletes_its_row_takes_no_event_with_it(
     assert host.notes() == [event["id"] for event in events]
 
 
-def test_a_host_whose_teardown_fails_is_told_so_and_resumed(host: Host, on: On) -> None:
+def test_failing_teardown_is_reported_and_the_run_resumed(host: Host, on: On) -> None:
     calls = []
 
     @host.app.teardown_appcontext
@@ -911,9 +903,7 @@ def test_any_callable_can_be_a_subscriber(
     assert len(host.receipts()) == 1
 
 
-def test_an_async_subscriber_fails_and_resumes_like_any_other(
-    host: Host, on: On
-) -> None:
+def test_async_subscriber_fails_and_resumes_like_any_other(host: Host, on: On) -> None:
     @on(name="coroutine")
     async def coroutine(event: Event) -> None:
         host.note(f"attempt {event.attempt}")
@@ -928,9 +918,7 @@ def test_an_async_subscriber_fails_and_resumes_like_any_other(
     assert host.row()["attempts"] == 3
 
 
-def test_an_async_subscriber_may_write_in_its_callers_thread(
-    host: Host, on: On
-) -> None:
+def test_async_subscriber_may_write_in_its_callers_thread(host: Host, on: On) -> None:
     @on()
     async def coroutine(event: Event) -> None:
         await sync_to_async(host.note)("written")
@@ -990,7 +978,7 @@ def test_without_a_session_each_subscriber_still_finishes_once(
     ]
 
 
-def test_without_a_session_a_stop_gives_the_event_back(
+def test_system_exit_without_a_session_releases_the_event(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     @webhooks.on()
@@ -1031,7 +1019,7 @@ def test_drain_runs_every_event_once_however_many_fail(
     assert sorted(ran) == sorted((attempt, id) for attempt in (1, 2) for id in ids)
 
 
-def test_process_says_how_the_run_ended(
+def test_process_returns_the_outcome(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     @webhooks.on()
@@ -1086,7 +1074,7 @@ def _end_the_connection(host: Host) -> None:
         other.execute(sa.text(end[name].format(number)))
 
 
-def test_a_kind_of_retry_later_with_a_constructor_of_its_own_is_one(
+def test_retry_later_subclass_with_its_own_constructor_is_retried(
     app: Flask, webhooks: ProcoreWebhooks, procore_webhooks: Deliveries
 ) -> None:
     class Busy(RetryLater):

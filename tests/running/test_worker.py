@@ -68,7 +68,7 @@ def sqlite_host(make_app: MakeApp, tmp_path: Path) -> Iterator[Host]:
 # The loop
 
 
-def test_an_endpoint_whose_database_is_away_holds_no_other_up(
+def test_endpoint_without_its_database_does_not_delay_another(
     make_app: MakeApp, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = make_app(
@@ -100,7 +100,7 @@ def test_an_endpoint_whose_database_is_away_holds_no_other_up(
         each.store.database.engine.dispose()
 
 
-def test_what_is_due_is_run_and_new_events_at_the_next_look(host: Host) -> None:
+def test_due_events_are_run_and_new_events_found_by_polling(host: Host) -> None:
     @host.webhooks.on(name="writer")
     def writer(event: Event) -> None:
         host.note(event.id)
@@ -116,7 +116,7 @@ def test_what_is_due_is_run_and_new_events_at_the_next_look(host: Host) -> None:
     assert set(attempts(host.store).values()) == {1}
 
 
-def test_a_call_ends_the_wait(sqlite_host: Host) -> None:
+def test_wake_ends_the_wait(sqlite_host: Host) -> None:
     with working(sqlite_host.endpoint, poll=3600) as (worker,):
         for number in range(20):
             record(sqlite_host.store, f"evt_{number}")
@@ -124,7 +124,7 @@ def test_a_call_ends_the_wait(sqlite_host: Host) -> None:
             wait_until(all_done(sqlite_host.store, number + 1))
 
 
-def test_an_event_is_run_when_its_wait_is_over_not_at_the_poll(host: Host) -> None:
+def test_retry_is_run_when_due_before_the_next_poll(host: Host) -> None:
     @host.webhooks.on(name="later")
     def later(event: Event) -> None:
         if event.attempt == 1:
@@ -136,7 +136,7 @@ def test_an_event_is_run_when_its_wait_is_over_not_at_the_poll(host: Host) -> No
     assert attempts(host.store) == {"evt_1": 2}
 
 
-def test_a_stop_at_the_end_of_a_sleep_is_not_missed(sqlite_host: Host) -> None:
+def test_stop_at_the_end_of_a_sleep_is_not_missed(sqlite_host: Host) -> None:
     """The worker then clears its alarm before it looks again."""
     sleeps: list[float] = []
 
@@ -150,7 +150,7 @@ def test_a_stop_at_the_end_of_a_sleep_is_not_missed(sqlite_host: Host) -> None:
     assert sleeps == [3600]
 
 
-def test_a_stopped_worker_releases_its_queued_claims(
+def test_stopped_worker_releases_queued_events(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flask_procore_webhooks.running.worker.BATCH_SECONDS", PATIENCE)
@@ -210,7 +210,7 @@ class Statements:
 
 
 @pytest.mark.parametrize("case", ["nothing", "waiting", "running", "paused", "skewed"])
-def test_a_worker_without_work_asks_now_and_then(host: Host, case: str) -> None:
+def test_idle_worker_sends_one_query_per_poll(host: Host, case: str) -> None:
     store = host.endpoint.store
     record(host.store, "evt_1")
     (claim,) = claims.claim_due(store, 1, 3600)
@@ -238,7 +238,7 @@ def test_a_worker_without_work_asks_now_and_then(host: Host, case: str) -> None:
     assert time.monotonic() - start > 1.4
 
 
-def test_an_event_that_somebody_has_locked_makes_no_busy_loop(
+def test_locked_event_causes_no_busy_loop(
     host: Host,
 ) -> None:
     store, c = host.endpoint.store, host.endpoint.store.columns
@@ -257,7 +257,7 @@ def test_an_event_that_somebody_has_locked_makes_no_busy_loop(
 # Pauses
 
 
-def test_a_pause_is_seen_by_running_workers_and_is_of_one_endpoint(
+def test_pause_is_seen_by_running_workers_for_one_endpoint(
     host: Host,
 ) -> None:
     host.app.config["PRUDRA_WEBHOOK_SECRET"] = "another secret of the test suite"
@@ -291,7 +291,7 @@ def test_a_pause_is_seen_by_running_workers_and_is_of_one_endpoint(
 
 
 @pytest.mark.soak
-def test_slow_events_are_shared_and_fast_ones_taken_by_the_batch(host: Host) -> None:
+def test_slow_events_are_shared_and_fast_events_batched(host: Host) -> None:
     held: list[int] = []
     by: Counter[int] = Counter()
     seconds = 0.0
@@ -319,7 +319,7 @@ def test_slow_events_are_shared_and_fast_ones_taken_by_the_batch(host: Host) -> 
 
 
 @pytest.mark.slow
-def test_events_that_turn_out_slow_are_left_to_idle_workers(host: Host) -> None:
+def test_slow_events_of_a_batch_are_released_to_idle_workers(host: Host) -> None:
     """Though they were taken in a batch as large as fast ones allow."""
     by: Counter[int] = Counter()
     seconds = 0.0
@@ -352,7 +352,7 @@ def test_events_that_turn_out_slow_are_left_to_idle_workers(host: Host) -> None:
 @pytest.mark.parametrize(
     "error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()], ids=repr
 )
-def test_no_exception_of_a_subscriber_ends_a_worker(
+def test_subscriber_exceptions_do_not_end_a_worker(
     host: Host, error: BaseException
 ) -> None:
     @host.webhooks.on(name="raises")
@@ -386,7 +386,9 @@ def test_no_exception_of_a_subscriber_ends_a_worker(
 
 
 @pytest.mark.parametrize("body", [None, b"", b"\xff\0garbage", b"[1]", b"{}" * 9])
-def test_a_corrupt_row_is_dead_and_stops_nobody(host: Host, body: bytes | None) -> None:
+def test_corrupt_row_is_dead_and_other_events_run(
+    host: Host, body: bytes | None
+) -> None:
     store, c = host.endpoint.store, host.endpoint.store.columns
     record(host.store, *numbered(3))
     with store.connection() as connection:
@@ -400,7 +402,7 @@ def test_a_corrupt_row_is_dead_and_stops_nobody(host: Host, body: bytes | None) 
     assert (found["body"], found["attempts"]) == (body, 1)
 
 
-def test_a_quarantined_event_that_is_replayed_is_dead_again(host: Host) -> None:
+def test_quarantined_event_that_is_replayed_is_dead_again(host: Host) -> None:
     store = host.endpoint.store
     event = Event("evt_1", "", body=b"not JSON")
     recorded = record_event(store, event, Status.DEAD, "is not JSON")
@@ -418,7 +420,7 @@ def test_a_quarantined_event_that_is_replayed_is_dead_again(host: Host) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("server", ["postgresql", "mariadb"])
-def test_an_outage_is_survived_and_effects_are_made_once(
+def test_worker_survives_an_outage_with_effects_once(
     request: pytest.FixtureRequest,
     make_app: MakeApp,
     caplog: pytest.LogCaptureFixture,
@@ -449,7 +451,7 @@ def test_an_outage_is_survived_and_effects_are_made_once(
 
 
 @pytest.mark.slow
-def test_a_locked_file_is_waited_for(
+def test_worker_waits_for_a_locked_file(
     make_app: MakeApp, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "host.db"
