@@ -9,10 +9,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
+from flask import Flask
 
 from flask_procore_webhooks import Event
+from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Claim
 from flask_procore_webhooks.inbox.due import due_events
 from flask_procore_webhooks.inbox.record import record as record_event
@@ -27,6 +30,10 @@ def numbered(count: int, prefix: str = "evt") -> list[str]:
     return [f"{prefix}_{number:03}" for number in range(count)]
 
 
+def event(id: str = "evt_1", body: bytes = b"{}", **fields: Any) -> Event:
+    return Event(id, fields.pop("type", "RFIs.update"), body=body, **fields)
+
+
 def record(store: Store, *ids: str, **fields: Any) -> list[int]:
     """Put events into the inbox as another process does; return their row ids."""
     bodies = [to_bytes(payload("RFIs.update", id=id, **fields)) for id in ids]
@@ -35,6 +42,13 @@ def record(store: Store, *ids: str, **fields: Any) -> list[int]:
         for id, body in zip(ids, bodies, strict=True)
     ]
     return [record_event(store, event).row_id for event in events]
+
+
+def row(store: Store, id: str = "evt_1") -> dict[str, Any]:
+    """The row of one event, by its id or by its row id."""
+    found = queries.find(store, id)
+    assert found is not None
+    return dict(found)
 
 
 def rows(store: Store) -> list[sa.Row[Any]]:
@@ -83,6 +97,13 @@ def ids_of(claims: Iterable[Claim]) -> list[str]:
     return [claim.event_id for claim in claims]
 
 
+def claim_one(store: Store, row_id: int, seconds: float = 60, **options: Any) -> Claim:
+    """Claim one event, which has to be claimable."""
+    claim = claims.claim(store, row_id, seconds, **options)
+    assert claim is not None
+    return claim
+
+
 def claim_all(store: Store, limit: int) -> list[str]:
     """Claim batches until nothing is due; an inbox in use is asked again."""
     mine: list[str] = []
@@ -101,3 +122,9 @@ def claim_all(store: Store, limit: int) -> list[str]:
 def due_rows(store: Store, limit: int = 100, **options: Any) -> list[int]:
     """Row ids of the due events of one endpoint, longest due first."""
     return [row_id for _, row_id in due_events([store], limit, **options)]
+
+
+def dispose(app: Flask) -> None:
+    """Close the connections of every endpoint of an app."""
+    for endpoint in endpoints(app).values():
+        endpoint.store.database.engine.dispose()

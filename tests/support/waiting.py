@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from collections.abc import Iterable
+from typing import Any
 
 PATIENCE = 60.0
 
@@ -28,3 +31,19 @@ def wait_until(
     while not condition():
         assert time.monotonic() < deadline, f"not true after {seconds} s: {report()}"
         time.sleep(0.01)
+
+
+def in_threads(
+    work: Callable[[Any], None], arguments: Iterable[Any], seconds: float = 30
+) -> None:
+    """Call ``work`` with each argument in a thread; fail if one outlasts the time."""
+    threads = [
+        threading.Thread(target=work, args=(argument,), daemon=True)
+        for argument in arguments
+    ]
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    assert not any(thread.is_alive() for thread in threads)

@@ -1,0 +1,474 @@
+"""Claims on each database: exclusive until their lease ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from support.inboxes import by_id
+from support.inboxes import claim_all
+from support.inboxes import claim_one
+from support.inboxes import due_rows
+from support.inboxes import event
+from support.inboxes import ids_of
+from support.inboxes import numbered
+from support.inboxes import record
+from support.inboxes import row
+from support.outages import relay_to
+from support.sites import at_once
+from support.values import Clock
+from support.waiting import wait_until
+
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks import PrudraWebhooks
+from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.errors import InboxUnavailable
+from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox import jobs
+from flask_procore_webhooks.inbox.claims import Claim
+from flask_procore_webhooks.inbox.claims import Settlement
+from flask_procore_webhooks.inbox.jobs import Receipt
+from flask_procore_webhooks.inbox.record import record as record_event
+from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.inbox.store import Store
+from flask_procore_webhooks.inbox.store import to_db_time
+
+MakeApp = Callable[..., Flask]
+
+
+# Single claims
+
+
+def test_claim_is_exclusive_until_its_lease_expires(store: Store, clock: Clock) -> None:
+    row_id = record_event(store, event(body=b"[7]")).row_id
+    first = claim_one(store, row_id, 60)
+
+    assert (first.event_id, first.attempt, first.body) == ("evt_1", 1, b"[7]")
+    assert claims.claim(store, row_id, 60) is None
+    assert claims.claim(store, row_id, 60, ignore_backoff=True) is None
+    assert due_rows(store) == due_rows(store, ignore_backoff=True) == []
+
+    clock.forward(59.9)
+    assert claims.claim(store, row_id, 60) is None
+    clock.forward(0.2)
+    assert due_rows(store) == [row_id]
+    second = claim_one(store, row_id, 60)
+    assert second.attempt == 2
+    assert second.lease != first.lease
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_claim_with_a_lost_lease_cannot_be_settled(
+    store: Store, clock: Clock, status: Status
+) -> None:
+    row_id = record_event(store, event()).row_id
+    stale = claim_one(store, row_id)
+    clock.forward(61)
+    current = claim_one(store, row_id)
+    before = row(store)
+
+    assert not claims.settle(store, stale, Settlement(status, error="of the stale one"))
+    assert row(store) == before
+    assert claims.settle(store, current, Settlement(Status.DONE))
+    assert not claims.settle(store, current, Settlement(Status.PENDING))
+    assert not claims.settle(store, stale, Settlement(Status.PENDING))
+    assert row(store)["status"] == "done"
+
+
+def test_claim_with_an_expired_unclaimed_lease_can_be_settled(
+    store: Store, clock: Clock
+) -> None:
+    claim = claim_one(store, record_event(store, event()).row_id)
+    clock.forward(3600)
+    assert claims.settle(store, claim, Settlement(Status.DONE))
+
+
+def test_pending_event_is_claimed_before_its_time_only_with_early(
+    store: Store, clock: Clock
+) -> None:
+    row_id = record_event(store, event()).row_id
+    claims.settle(
+        store,
+        claim_one(store, row_id),
+        Settlement(Status.PENDING, error="failed", wait=600),
+    )
+
+    kept = row(store)
+    assert (kept["status"], kept["error"], kept["lease"]) == ("pending", "failed", None)
+    assert kept["due_at"] == to_db_time(clock.time + timedelta(seconds=600))
+    assert claims.claim(store, row_id, 60) is None
+    assert (due_rows(store), due_rows(store, ignore_backoff=True)) == ([], [row_id])
+    clock.forward(600)
+    assert due_rows(store) == [row_id]
+    assert claim_one(store, row_id).attempt == 2
+
+
+def test_events_are_due_in_the_order_of_their_times(store: Store, clock: Clock) -> None:
+    rows = []
+    for number in range(5):
+        rows.append(record_event(store, event(f"evt_{number}")).row_id)
+        clock.forward(0.001)
+    waits = claim_one(store, rows[0])
+    claims.settle(store, waits, Settlement(Status.PENDING, wait=1))
+    claims.settle(store, claim_one(store, rows[1]), Settlement(Status.DONE))
+    claim_one(store, rows[2])
+
+    assert due_rows(store) == rows[3:]
+    assert due_rows(store, limit=1) == rows[3:4]
+    clock.forward(2)
+    assert due_rows(store) == [*rows[3:], rows[0]]
+
+
+# Batches
+
+
+def test_batch_has_due_events_longest_due_first(store: Store, clock: Clock) -> None:
+    for id in ("c", "a", "b", "d"):
+        record(store, id)
+        clock.forward(1)
+
+    assert ids_of(claims.claim_due(store, 3, 60)) == ["c", "a", "b"]
+    assert ids_of(claims.claim_due(store, 3, 60)) == ["d"]
+    assert claims.claim_due(store, 3, 60) == []
+
+
+def test_batch_excludes_waiting_running_and_finished_events(
+    store: Store, clock: Clock
+) -> None:
+    record(store, *numbered(6))
+    failed, running, *finished = claims.claim_due(store, 5, 60)
+    claims.settle(store, failed, Settlement(Status.PENDING, error="failed", wait=30))
+    for claim, status in zip(
+        finished, (Status.DONE, Status.DEAD, Status.IGNORED), strict=True
+    ):
+        claims.settle(store, claim, Settlement(status))
+
+    assert ids_of(claims.claim_due(store, 9, 600)) == ["evt_005"]
+    clock.forward(31)
+    assert ids_of(claims.claim_due(store, 9, 600)) == [failed.event_id]
+    clock.forward(30)
+    assert ids_of(claims.claim_due(store, 9, 600)) == [running.event_id]
+
+
+def test_event_with_an_expired_lease_is_claimed_alone(
+    store: Store, clock: Clock
+) -> None:
+    record(store, "evt_1", "evt_2", "evt_3")
+    first, _ = claims.claim_due(store, 2, 60)
+    assert claims.settle(
+        store, first, Settlement(Status.PENDING, error="failed", wait=30)
+    )
+    clock.forward(61)
+
+    batches = [ids_of(claims.claim_due(store, 9, 600)) for _ in range(3)]
+    assert batches == [["evt_3", "evt_1"], ["evt_2"], []]
+
+
+def test_batch_is_of_one_endpoint(app: Flask, store: Store) -> None:
+    app.config.update(
+        PRUDRA_WEBHOOK_SECRET="another secret of the test suite",
+        PRUDRA_WEBHOOK_DATABASE_URI=app.config["PROCORE_WEBHOOK_DATABASE_URI"],
+    )
+    app.register_blueprint(PrudraWebhooks())
+    other = endpoints(app)["prudra_webhooks"].store
+    record(store, "mine", "both")
+    record(other, "yours", "both")
+
+    assert sorted(ids_of(claims.claim_due(other, 9, 60))) == ["both", "yours"]
+    assert sorted(ids_of(claims.claim_due(store, 9, 60))) == ["both", "mine"]
+
+
+def test_claim_counts_an_attempt(store: Store, clock: Clock) -> None:
+    record(store, "evt_1", "evt_2")
+    first, second = claims.claim_due(store, 2, 60)
+    assert (first.attempt, second.attempt) == (1, 1)
+    assert {row["attempts"] for row in by_id(store).values()} == {1}
+    assert {row["status"] for row in by_id(store).values()} == {"running"}
+
+    clock.forward(61)
+    again = [*claims.claim_due(store, 2, 60), *claims.claim_due(store, 2, 60)]
+    assert {claim.event_id: claim.attempt for claim in again} == {
+        "evt_1": 2,
+        "evt_2": 2,
+    }
+
+
+def test_receipts_come_with_the_claim(store: Store, clock: Clock) -> None:
+    record(store, "evt_1", "evt_2", "evt_3")
+    first, second, third = claims.claim_due(store, 3, 60)
+    for claim, name in ((first, "a:b"), (first, "c:d"), (third, "a:b")):
+        jobs.finish(store, claim.row_id, Receipt(name))
+
+    claims.release(store, [first, second, third])
+    found = {claim.event_id: claim.finished for claim in claims.claim_due(store, 3, 60)}
+
+    assert found == {"evt_1": {"a:b", "c:d"}, "evt_2": set(), "evt_3": {"a:b"}}
+
+
+# Concurrent claims
+
+
+def test_threads_that_claim_at_once_never_get_the_same_event(store: Store) -> None:
+    record(store, *numbered(150))
+
+    found = at_once(lambda number: claim_all(store, 1 + number % 7), range(10))
+
+    everything = [id for each in found for id in each]
+    assert sorted(everything) == sorted(numbered(150))
+
+
+def test_concurrent_claims_of_one_event_have_one_winner(store: Store) -> None:
+    for id in numbered(12):
+        record(store, id)
+        found = at_once(lambda number: len(claims.claim_due(store, 5, 600)), range(4))
+        assert sum(found) == 1
+        assert by_id(store)[id]["attempts"] == 1
+
+
+# Locks
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def server_inbox(
+    request: pytest.FixtureRequest, make_app: MakeApp, webhooks: ProcoreWebhooks
+) -> Iterator[Store]:
+    """An inbox on a database that locks rows."""
+    url = request.getfixturevalue(f"{request.param}_url")
+    app = make_app(PROCORE_WEBHOOK_DATABASE_URI=url)
+    app.register_blueprint(webhooks)
+    (endpoint,) = endpoints(app).values()
+    store = endpoint.store
+    yield store
+    store.columns.id.table.metadata.drop_all(store.database.engine)
+    store.database.engine.dispose()
+
+
+def in_time(work: Callable[[], Any]) -> Any:
+    """What ``work`` gives, unless it waits for something that never happens."""
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(work()), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert answers, "it waited"
+    return answers[0]
+
+
+def test_locked_row_is_skipped(server_inbox: Store) -> None:
+    store, c = server_inbox, server_inbox.columns
+    first, *_ = record(store, *numbered(4))
+
+    with store.transaction() as other:
+        other.execute(sa.select(c.id).where(c.id == first).with_for_update())
+        assert ids_of(in_time(lambda: claims.claim_due(store, 2, 60))) == [
+            "evt_001",
+            "evt_002",
+        ]
+        assert ids_of(in_time(lambda: claims.claim_due(store, 9, 60))) == ["evt_003"]
+        assert in_time(lambda: claims.claim_due(store, 9, 60)) == []
+
+    assert ids_of(claims.claim_due(store, 9, 60)) == ["evt_000"]
+
+
+def test_events_are_recorded_during_an_open_claim_transaction(
+    server_inbox: Store,
+) -> None:
+    """Before the first row, between rows, after the last, and known ones too."""
+    store = server_inbox
+    record(store, "evt_b", "evt_d", "evt_f")
+    claims.claim_due(store, 1, 60)
+    engine = store.database.engine
+    came: list[bool] = []
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def deliver(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement == "COMMIT" and not came:
+            came.append(False)
+            for id in ("evt_a", "evt_c", "evt_e", "evt_g"):
+                came.append(in_time(lambda id=id: bool(record(store, id))))
+
+    assert ids_of(claims.claim_due(store, 2, 60)) == ["evt_d", "evt_f"]
+    assert came == [False, True, True, True, True]
+    assert sorted(ids_of(claims.claim_due(store, 9, 60))) == [
+        "evt_a",
+        "evt_c",
+        "evt_e",
+        "evt_g",
+    ]
+
+
+def test_skip_locked_is_used_only_where_supported(store: Store) -> None:
+    statements: list[str] = []
+    record(store, "evt_1")
+    engine = store.database.engine
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    assert ids_of(claims.claim_due(store, 1, 60)) == ["evt_1"]
+    asked = any("FOR UPDATE SKIP LOCKED" in statement for statement in statements)
+    assert asked == store.traits().skips_locked == (engine.dialect.name != "sqlite")
+
+
+@pytest.mark.parametrize(
+    ("is_mariadb", "version", "skips"),
+    [
+        (True, (10, 5, 29), False),
+        (True, (10, 6, 0), True),
+        (True, (10, 11, 6), True),
+        (True, (11, 4, 2), True),
+        (False, (5, 7, 44), False),
+        (False, (8, 0, 36), True),
+        (False, (9, 1, 0), True),
+    ],
+)
+def test_skip_locked_depends_on_the_server_version(
+    make_app: MakeApp,
+    mariadb_url: str,
+    is_mariadb: bool,
+    version: tuple[int, ...],
+    skips: bool,
+) -> None:
+    app = make_app(PROCORE_WEBHOOK_DATABASE_URI=mariadb_url)
+    ProcoreWebhooks().init_app(app)
+    (endpoint,) = endpoints(app).values()
+    engine = endpoint.store.database.engine
+    dialect: Any = engine.dialect
+    engine.connect().close()
+    dialect.is_mariadb, dialect.server_version_info = is_mariadb, version
+
+    assert endpoint.store.traits().skips_locked is skips
+    endpoint.store.columns.id.table.metadata.drop_all(engine)
+    engine.dispose()
+
+
+def test_claims_are_exclusive_without_skip_locked(
+    make_app: MakeApp, mariadb_url: str
+) -> None:
+    app = make_app(PROCORE_WEBHOOK_DATABASE_URI=mariadb_url)
+    ProcoreWebhooks().init_app(app)
+    (endpoint,) = endpoints(app).values()
+    store, engine = endpoint.store, endpoint.store.database.engine
+    dialect: Any = engine.dialect
+    engine.connect().close()
+    dialect.is_mariadb, dialect.server_version_info = True, (10, 5, 29)
+    assert not store.traits().skips_locked
+    record(store, *numbered(60))
+
+    found = at_once(lambda number: claim_all(store, 1 + number % 7), range(6))
+
+    assert sorted(id for each in found for id in each) == sorted(numbered(60))
+    store.columns.id.table.metadata.drop_all(engine)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("failing", range(4))
+def test_failed_claim_holds_no_events(store: Store, failing: int) -> None:
+    record(store, "evt_1", "evt_2")
+    assert store.traits().skips_locked is not None
+    engine = store.database.engine
+    seen: list[str] = []
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def break_it(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith(("SELECT", "UPDATE")):
+            seen.append(statement)
+            if len(seen) == failing + 1:
+                connection.connection.dbapi_connection.close()
+
+    with pytest.raises(InboxUnavailable):
+        claims.claim_due(store, 2, 60)
+    assert len(seen) == failing + 1
+    wait_until(lambda: len(claims.claim_due(store, 2, 60)) == 2, 5)
+
+
+# Changes by the holder only
+
+
+@pytest.fixture
+def lost(store: Store, clock: Clock) -> Claim:
+    """A claim whose event another has taken when its lease was over."""
+    record(store, "evt_1")
+    (claim,) = claims.claim_due(store, 1, 60)
+    clock.forward(61)
+    assert len(claims.claim_due(store, 1, 60)) == 1
+    return claim
+
+
+def test_claim_with_a_lost_lease_changes_nothing(
+    store: Store, clock: Clock, lost: Claim
+) -> None:
+    before = by_id(store)
+    clock.forward(10)
+
+    claims.renew(store, [lost], 3600)
+    claims.release(store, [lost])
+    for status in (Status.DONE, Status.DEAD, Status.PENDING):
+        assert claims.settle(store, lost, Settlement(status, error="late")) is False
+
+    assert by_id(store) == before
+
+
+def test_settled_claim_holds_no_lease(store: Store, clock: Clock) -> None:
+    record(store, "evt_1")
+    (claim,) = claims.claim_due(store, 1, 60)
+    assert claims.settle(
+        store, claim, Settlement(Status.PENDING, error="failed", wait=30)
+    )
+    before = by_id(store)
+
+    claims.renew(store, [claim], 3600)
+    claims.release(store, [claim])
+    assert not claims.settle(store, claim, Settlement(Status.DONE))
+
+    assert by_id(store) == before
+
+
+def test_renewal_returns_the_held_leases(store: Store, clock: Clock) -> None:
+    record(store, "evt_1", "evt_2", "evt_3")
+    kept, settled, lost = claims.claim_due(store, 3, 60)
+    claims.settle(store, settled, Settlement(Status.DONE))
+    clock.forward(50)
+    claims.renew(store, [kept, settled], 60)
+    clock.forward(20)
+
+    assert ids_of(claims.claim_due(store, 9, 600)) == ["evt_3"]
+    claims.renew(store, [kept, settled, lost], 60)
+    clock.forward(59)
+    assert claims.claim_due(store, 9, 600) == []
+    clock.forward(2)
+    assert ids_of(claims.claim_due(store, 9, 600)) == ["evt_1"]
+
+
+def test_released_event_is_as_before_its_claim(store: Store) -> None:
+    record(store, "evt_1", "evt_2", "evt_3")
+    before = by_id(store)
+    first, second, third = claims.claim_due(store, 3, 600)
+    claims.release(store, [first, second])
+
+    found = by_id(store)
+    for id in ("evt_1", "evt_2"):
+        assert {**found[id], "due_at": None} == {**before[id], "due_at": None}
+    assert found["evt_3"]["status"] == "running"
+    again = claims.claim_due(store, 9, 600)
+    assert {each.event_id: each.attempt for each in again} == {"evt_1": 1, "evt_2": 1}
+
+
+def test_empty_changes_send_no_statement(
+    make_app: MakeApp, postgresql_url: str
+) -> None:
+    with relay_to(postgresql_url) as relay:
+        app = make_app(PROCORE_WEBHOOK_DATABASE_URI=relay.url)
+        ProcoreWebhooks().init_app(app)
+        (endpoint,) = endpoints(app).values()
+        relay.cut()
+        claims.release(endpoint.store, [])
+        claims.renew(endpoint.store, [], 60)
+        with pytest.raises(InboxUnavailable):
+            due_rows(endpoint.store)
