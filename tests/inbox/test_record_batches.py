@@ -103,7 +103,7 @@ def record_together(store: Store, events: Iterable[Event]) -> list[Any]:
         return [outcome(lambda each=each: each.result(60)) for each in calls]
 
 
-def test_large_bodies_that_come_together_are_not_one_statement(
+def test_large_bodies_are_inserted_by_separate_statements(
     store: Store, endpoint: Endpoint
 ) -> None:
     note = "x" * (LARGEST_STATEMENT // 2)
@@ -113,7 +113,7 @@ def test_large_bodies_that_come_together_are_not_one_statement(
     assert len({each.row_id for each in recorded}) == len(seen) == 4
 
 
-def test_events_that_come_together_are_one_statement_and_each_has_its_row(
+def test_concurrent_events_are_inserted_by_one_statement(
     store: Store, endpoint: Endpoint
 ) -> None:
     events = [new_event(endpoint, resource_id=number) for number in range(12)]
@@ -128,7 +128,7 @@ def test_events_that_come_together_are_one_statement_and_each_has_its_row(
         assert row["resource_id"] == event.resource_id
 
 
-def test_repeats_among_events_that_come_together_are_told_apart(
+def test_repeats_within_a_batch_are_recognised(
     store: Store, endpoint: Endpoint
 ) -> None:
     there = new_event(endpoint)
@@ -152,7 +152,7 @@ def test_repeats_among_events_that_come_together_are_told_apart(
     assert row and row["repeats"] == 2
 
 
-def test_a_row_that_the_database_refuses_harms_nobody_else(
+def test_refused_row_does_not_fail_other_rows_of_its_batch(
     store: Store, endpoint: Endpoint
 ) -> None:
     with store.connection() as connection:
@@ -184,7 +184,7 @@ def test_a_row_that_the_database_refuses_harms_nobody_else(
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_connection_that_has_gone_silent_holds_up_one_delivery_alone(
+def test_silent_connection_delays_only_one_delivery(
     make_app: Callable[..., Flask],
     webhooks: ProcoreWebhooks,
     database_url: str,
@@ -212,7 +212,7 @@ def test_a_connection_that_has_gone_silent_holds_up_one_delivery_alone(
         store.database.engine.dispose()
 
 
-def test_when_the_database_is_away_all_are_told_so(
+def test_all_calls_of_a_batch_fail_without_a_database(
     make_app: Callable[..., Flask], webhooks: ProcoreWebhooks
 ) -> None:
     nowhere = "postgresql+psycopg://nobody@127.0.0.1:1/nothing"
