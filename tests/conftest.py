@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from support.selection import mark_server_tests
+from support.serial import pytest_runtest_protocol as pytest_runtest_protocol
+from support.serial import pytest_sessionfinish as pytest_sessionfinish
+from support.serial import pytest_terminal_summary as pytest_terminal_summary
 from support.services import MARIADB
 from support.services import own_database
 from support.services import POSTGRESQL
@@ -21,6 +25,10 @@ from flask_procore_webhooks import subscribers
 from flask_procore_webhooks.background import stop_all
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_server_tests(items)
 
 
 @pytest.fixture(autouse=True)

@@ -880,8 +880,14 @@ def _app_on(url: str, kind: str, make_app: MakeApp) -> Iterator[tuple[Flask, Inb
 @pytest.mark.parametrize(
     "url",
     [
-        "postgresql+psycopg://postgres@127.0.0.1:{port}/nothing",
-        "mysql+pymysql://root@127.0.0.1:{port}/nothing",
+        pytest.param(
+            "postgresql+psycopg://postgres@127.0.0.1:{port}/nothing",
+            marks=pytest.mark.server,
+        ),
+        pytest.param(
+            "mysql+pymysql://root@127.0.0.1:{port}/nothing",
+            marks=pytest.mark.server,
+        ),
         "sqlite:///{folder}",
         "sqlite:///{folder}/missing/inbox.db",
         "sqlite:////proc/inbox.db",
@@ -903,6 +909,7 @@ def test_a_database_that_was_never_there_is_answered_503(
     assert "the inbox of 'procore_webhooks' cannot be used: " in caplog.text
 
 
+@pytest.mark.server
 @pytest.mark.slow
 def test_a_server_that_says_nothing_is_not_waited_for(make_app: MakeApp) -> None:
     """Longer than the sender would; as when a firewall swallows every packet."""

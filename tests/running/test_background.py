@@ -661,12 +661,14 @@ def test_the_wait_for_the_database_doubles_up_to_a_limit(
     assert len(background_threads()) == 1
 
 
+@pytest.mark.server
 def test_a_server_that_does_not_answer_holds_up_no_other_inbox(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks, make_app: MakeApp
 ) -> None:
     webhooks.on()(lambda event: None)
     record(endpoint.inbox, "evt_1")
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE)
         port = silent.getsockname()[1]
         url = f"postgresql+psycopg://127.0.0.1:{port}/x?connect_timeout=50"
         other = make_app(PROCORE_WEBHOOK_DATABASE_URI=url)

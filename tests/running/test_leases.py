@@ -466,6 +466,7 @@ def test_nothing_begins_once_the_rest_is_given_back(inbox: Inbox) -> None:
         assert (holding.begun(), holding.not_begun()) == ([first], [second])
 
 
+@pytest.mark.serial
 def test_a_short_lease_beside_a_long_one_is_renewed_in_time(inbox: Inbox) -> None:
     record(inbox, "evt_1", "evt_2")
     long, short = inbox.claim_due(2, 600)

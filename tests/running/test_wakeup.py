@@ -287,6 +287,7 @@ def test_a_connection_that_is_silent_is_looked_after(
         wait_until(lambda: inbox.rows(looks))
 
 
+@pytest.mark.serial
 def test_listening_ends_at_once_and_leaves_no_connection(
     site: tuple[Endpoint, list[str]],
 ) -> None:
@@ -298,6 +299,8 @@ def test_listening_ends_at_once_and_leaves_no_connection(
     assert inbox.database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
+@pytest.mark.serial
+@pytest.mark.server
 def test_listening_ends_while_there_is_no_database(
     make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:

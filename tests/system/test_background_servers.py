@@ -282,6 +282,7 @@ def test_a_run_that_outlasts_the_grace_is_given_back_too(site: Site, name: str) 
     site.check_effects([id for id in site.calls() if id not in interrupted])
 
 
+@pytest.mark.serial
 @on_both
 def test_what_a_killed_worker_had_begun_is_done_by_the_next(site: Site) -> None:
     lease = {"FLASK_PROCORE_WEBHOOK_LEASE": "2"}

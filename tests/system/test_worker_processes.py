@@ -359,6 +359,7 @@ def test_processes_share_the_work_and_effects_are_made_once(shop: Shop) -> None:
         assert {call[1] for call in shop.calls()} == {"1"}
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 def test_a_run_that_outlasts_its_lease_is_left_to_its_worker(shop: Shop) -> None:
     shop.open(WAITS, PROCORE_WEBHOOK_LEASE=6)
@@ -394,6 +395,7 @@ def writer(event):
 """
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize("early", [False, True], ids=["writes late", "writes early"])
 def test_a_worker_that_stalls_has_no_effect_when_it_comes_back(
@@ -420,6 +422,7 @@ def test_a_worker_that_stalls_has_no_effect_when_it_comes_back(
     assert [call[1] for call in shop.calls()] == ["1", "2"]
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 def test_a_worker_that_stalls_leaves_the_rest_of_its_batch_to_others(
     shop: Shop,
@@ -453,6 +456,7 @@ def writer(event):
     assert sorted(ran) == ["evt_000", "evt_001", "evt_001", "evt_002"]
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 def test_an_event_that_kills_its_process_takes_no_other_with_it(shop: Shop) -> None:
     shop.open(

@@ -392,6 +392,7 @@ def test_a_connection_that_has_gone_silent_holds_up_one_delivery_alone(
         inbox.database.engine.dispose()
 
 
+@pytest.mark.server
 def test_when_the_database_is_away_all_are_told_so(
     make_app: Callable[..., Flask], webhooks: ProcoreWebhooks
 ) -> None:
