@@ -225,6 +225,11 @@ class Statements:
     def _add(self, *_: object) -> None:
         self.count += 1
 
+    def wait_for(self, number: int) -> None:
+        """Return after so many more."""
+        start = self.count
+        wait_until(lambda: self.count >= start + number)
+
     def wait(self, seconds: float) -> None:
         """Return when nothing was asked for that long."""
         deadline, before = time.monotonic() + PATIENCE, -1
@@ -294,14 +299,15 @@ def test_what_nobody_told_it_of_is_found_at_the_next_look(
 ) -> None:
     """Another process recorded it, and was ended before it could run it."""
     webhooks.on()(lambda event: None)
-    worker = Worker([endpoint], poll=0.1)
+    worker, statements = Worker([endpoint], poll=0.1), Statements(endpoint)
     with running(worker) as (thread,):
         record(endpoint.inbox, "evt_1")
         wait_until(lambda: are_done(endpoint.inbox, "evt_1"))
         pause(endpoint.inbox, "test")
-        time.sleep(0.3)
+        # One look may have begun before the pause.
+        statements.wait_for(2)
         record(endpoint.inbox, "evt_2")
-        time.sleep(0.3)
+        statements.wait_for(2)
         assert statuses(endpoint.inbox)["evt_2"] == "pending"
         resume(endpoint.inbox, "test")
         wait_until(lambda: are_done(endpoint.inbox, "evt_2"))

@@ -279,7 +279,7 @@ def writer(event):
     wait_until(lambda: shop.is_running("slow"))
     assert counted(shop.host.inbox)["running"] > 1
     worker.send(number)
-    time.sleep(1)
+    wait_until(lambda: not worker.catches(number))
     assert worker.is_running
     shop.go_on()
 
@@ -336,7 +336,7 @@ def test_a_second_signal_ends_a_worker_at_once(
     worker = shop.worker("--grace", "3600")
     wait_until(lambda: shop.is_running("evt_1"))
     worker.send(signal.SIGTERM)
-    time.sleep(1.5)
+    wait_until(lambda: not worker.catches(second))
     assert worker.is_running
     worker.send(second)
     assert worker.exit_code(20) == -second

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from support.outages import relay_to
+from support.waiting import wait_until
 
 from flask_procore_webhooks import browse
 from flask_procore_webhooks import grouping
@@ -55,10 +55,7 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def all_waiting(grouped: Grouped[Any, Any], number: int) -> None:
-    deadline = time.monotonic() + 30
-    while len(grouped._waiting) < number:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    wait_until(lambda: len(grouped._waiting) >= number)
 
 
 def outcome(call: Callable[[], Any]) -> Any:
