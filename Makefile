@@ -2,20 +2,29 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test soak bench lint clean
+# What "make test" runs: the tests on SQLite, without processes and servers of their own.
+QUICK = not slow and not server and not serial and not soak
+
+.PHONY: demo test check soak bench lint clean
 
 demo: .venv/demo
 	$(BIN)/python examples/quickstart/demo.py
 
 test: .venv/test
+	$(BIN)/python -m pytest -n 2 -m "$(QUICK)" tests/unit tests/inbox tests/running tests/app
+
+# Everything: lint and types, and all tests on PostgreSQL, MariaDB, Redis and RabbitMQ too,
+# with coverage. Tests without their server are skipped; with CI=true they fail.
+check: lint .venv/check
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 3
+	$(BIN)/coverage run -m pytest -n 2 -m "not serial and not soak"
+	$(BIN)/coverage run -m pytest -m "serial and not soak"
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
 # Kills processes and stops databases under load, for about ten minutes. To repeat one
 # run: make soak SOAK="mariadb --runs crash --seed 4711"
-soak: .venv/test
+soak: .venv/check
 	cd tests && ../$(BIN)/python -m soak $(SOAK)
 	$(BIN)/python -m pytest -q -m soak
 
@@ -42,6 +51,10 @@ $(BIN)/python:
 
 .venv/test: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -q -e '.[test]'
+	touch $@
+
+.venv/check: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q -e '.[test,check]'
 	touch $@
 
 .venv/bench: setup.cfg pyproject.toml | $(BIN)/python

@@ -9,6 +9,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from hypothesis import HealthCheck
+from hypothesis import settings
+from support.selection import mark_server_tests
+from support.serial import pytest_runtest_protocol as pytest_runtest_protocol
+from support.serial import pytest_sessionfinish as pytest_sessionfinish
+from support.serial import pytest_terminal_summary as pytest_terminal_summary
 from support.services import MARIADB
 from support.services import own_database
 from support.services import POSTGRESQL
@@ -21,6 +27,17 @@ from flask_procore_webhooks import subscribers
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.running.background import stop_all
+
+# On a busy machine an example takes long, and so does generating one; neither says
+# anything about the code.
+settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_server_tests(items)
 
 
 @pytest.fixture(autouse=True)

@@ -503,7 +503,7 @@ def generator(*material: object) -> random.Random:
 
 
 def test_what_is_not_authentic_is_refused_and_leaves_no_row(receiver: Receiver) -> None:
-    @settings(max_examples=140, deadline=None)
+    @settings(max_examples=140)
     @given(_seed, _bodies, _others)
     def forge(seed: int, bodies: list[bytes], other: list[str]) -> None:
         rnd = generator(seed, bodies, other)
@@ -542,7 +542,7 @@ def test_what_is_not_authentic_is_refused_and_leaves_no_row(receiver: Receiver) 
 def test_an_authentic_body_of_any_bytes_is_kept_and_never_an_error(
     receiver: Receiver,
 ) -> None:
-    @settings(max_examples=65, deadline=None)
+    @settings(max_examples=65)
     @given(_seed, _bodies, _others)
     def post(seed: int, bodies: list[bytes], other: list[str]) -> None:
         rnd = generator(seed, bodies, other)
@@ -566,7 +566,7 @@ def test_an_authentic_body_of_any_bytes_is_kept_and_never_an_error(
 def test_an_authentic_object_of_any_content_is_run_and_never_an_error(
     receiver: Receiver,
 ) -> None:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(_seed, st.lists(_json, max_size=6))
     def post(seed: int, junk: list[Any]) -> None:
         rnd = generator(seed, junk)
@@ -590,7 +590,7 @@ def test_an_authentic_object_of_any_content_is_run_and_never_an_error(
 def test_headers_decide_alone_whether_a_delivery_is_authentic(
     receiver: Receiver,
 ) -> None:
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=80)
     @given(_seed, _others)
     def post(seed: int, other: list[str]) -> None:
         rnd = generator(seed, other)

@@ -68,7 +68,12 @@ def nobody_listens_either(tmp_path: Path) -> str:
     return f"mysql+pymysql://u:a-pass-word@127.0.0.1:{free_port()}/x"
 
 
-BROKEN = (broken_folder, broken_file, nobody_listens, nobody_listens_either)
+BROKEN = (
+    broken_folder,
+    broken_file,
+    pytest.param(nobody_listens, marks=pytest.mark.server),
+    pytest.param(nobody_listens_either, marks=pytest.mark.server),
+)
 
 
 @pytest.mark.parametrize("hosted", [True, False])

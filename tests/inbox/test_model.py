@@ -758,7 +758,6 @@ def _explore(parts: Parts, examples: int, steps: int) -> None:
         stateful_step_count=steps,
         derandomize=not SOAK,
         database=None,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
     machine: Any = partial(Machine, parts)

@@ -87,8 +87,14 @@ def _app_on(url: str, kind: str, make_app: MakeApp) -> Iterator[tuple[Flask, Sto
 @pytest.mark.parametrize(
     "url",
     [
-        "postgresql+psycopg://postgres@127.0.0.1:{port}/nothing",
-        "mysql+pymysql://root@127.0.0.1:{port}/nothing",
+        pytest.param(
+            "postgresql+psycopg://postgres@127.0.0.1:{port}/nothing",
+            marks=pytest.mark.server,
+        ),
+        pytest.param(
+            "mysql+pymysql://root@127.0.0.1:{port}/nothing",
+            marks=pytest.mark.server,
+        ),
         "sqlite:///{folder}",
         "sqlite:///{folder}/missing/inbox.db",
         "sqlite:////proc/inbox.db",
@@ -110,6 +116,7 @@ def test_unreachable_database_is_answered_503(
     assert "the inbox cannot be used: " in caplog.text
 
 
+@pytest.mark.server
 @pytest.mark.slow
 def test_silent_server_is_answered_503_in_time(make_app: MakeApp) -> None:
     """Longer than the sender would; as when a firewall swallows every packet."""

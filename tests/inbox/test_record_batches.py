@@ -212,6 +212,7 @@ def test_silent_connection_delays_only_one_delivery(
         store.database.engine.dispose()
 
 
+@pytest.mark.server
 def test_all_calls_of_a_batch_fail_without_a_database(
     make_app: Callable[..., Flask], webhooks: ProcoreWebhooks
 ) -> None:

@@ -230,6 +230,11 @@ class Statements:
     def _add(self, *_: object) -> None:
         self.count += 1
 
+    def wait_for(self, number: int) -> None:
+        """Return after so many more."""
+        start = self.count
+        wait_until(lambda: self.count >= start + number)
+
     def wait(self, seconds: float) -> None:
         """Return when nothing was asked for that long."""
         deadline, before = time.monotonic() + PATIENCE, -1
@@ -666,12 +671,14 @@ def test_wait_after_a_database_error_doubles_up_to_a_limit(
     assert len(background_threads()) == 1
 
 
+@pytest.mark.server
 def test_silent_server_does_not_delay_another_inbox(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks, make_app: MakeApp
 ) -> None:
     webhooks.on()(lambda event: None)
     record(endpoint.store, "evt_1")
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE)
         port = silent.getsockname()[1]
         url = f"postgresql+psycopg://127.0.0.1:{port}/x?connect_timeout=50"
         other = make_app(PROCORE_WEBHOOK_DATABASE_URI=url)

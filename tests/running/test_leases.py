@@ -115,6 +115,7 @@ def test_released_claim_does_not_start(store: Store) -> None:
         assert (held.started(), held.queued()) == ([first], [second])
 
 
+@pytest.mark.serial
 def test_short_lease_beside_a_long_one_is_renewed_in_time(store: Store) -> None:
     record(store, "evt_1", "evt_2")
     long, short = claims.claim_due(store, 2, 600)

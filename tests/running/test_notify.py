@@ -322,6 +322,7 @@ def test_silent_connection_is_checked(
         wait_until(lambda: store.rows(looks))
 
 
+@pytest.mark.serial
 def test_listening_ends_at_once_and_leaves_no_connection(
     site: tuple[Endpoint, list[str]],
 ) -> None:
@@ -333,6 +334,8 @@ def test_listening_ends_at_once_and_leaves_no_connection(
     assert store.database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
+@pytest.mark.serial
+@pytest.mark.server
 def test_listening_ends_while_there_is_no_database(
     make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -63,6 +64,12 @@ class Process:
     def send(self, number: int) -> None:
         """Send a signal to the process, not to its group."""
         self.process.send_signal(number)
+
+    def catches(self, number: int) -> bool:
+        """Whether the process has a handler for the signal, as Linux knows it."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        (caught,) = re.findall(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)
+        return bool(int(caught, 16) & 1 << number - 1)
 
     def exit_code(self, seconds: float = PATIENCE) -> int:
         """Wait for the end."""

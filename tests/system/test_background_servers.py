@@ -25,6 +25,7 @@ from support.hosts import run_host
 from support.inboxes import numbered
 from support.inboxes import record
 from support.inboxes import statuses
+from support.processes import environment
 from support.servers import serve
 from support.servers import Server
 from support.values import SECRET
@@ -283,6 +284,7 @@ def test_a_run_that_outlasts_the_grace_is_given_back_too(site: Site, name: str) 
     site.check_effects([id for id in site.calls() if id not in interrupted])
 
 
+@pytest.mark.serial
 @on_both
 def test_what_a_killed_worker_had_begun_is_done_by_the_next(site: Site) -> None:
     lease = {"FLASK_PROCORE_WEBHOOK_LEASE": "2"}
@@ -346,9 +348,10 @@ import faulthandler, os, signal, sys, threading, time
 import sqlalchemy as sa
 from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.testing import deliver, payload
+from support.inboxes import are_done
+from support.waiting import wait_until
 
 folder, url = sys.argv[1:]
 app = Flask("host", instance_path=folder)
@@ -373,13 +376,6 @@ def threads():
 def send(id):
     sent = payload("RFIs.update", id=id)
     while deliver(app.test_client(), sent).status_code != 200:
-        time.sleep(0.05)
-
-def wait_until_done(ids):
-    while True:
-        rows = queries.newest(endpoint.store, limit=1000)
-        if ids <= {row["event_id"] for row in rows if row["status"] == "done"}:
-            return
         time.sleep(0.05)
 
 def wait_until_idle():
@@ -414,7 +410,7 @@ for fork in range(FORKS):
             app.test_client().get("/")
             assert len(threads()) == 1
             send(f"evt_{fork}_child")
-            wait_until_done({f"evt_{fork}_child"})
+            wait_until(lambda: are_done(endpoint.store, f"evt_{fork}_child"))
             # As the end of a process does, which a child by fork has to do itself.
             from flask_procore_webhooks.running.background import stop_all
             stop_all()
@@ -426,7 +422,7 @@ for fork in range(FORKS):
     _, status = os.waitpid(child, 0)
     assert status == 0, f"the child of fork {fork} ended with {status}"
     ids.add(f"evt_{fork}_child")
-wait_until_done(ids)
+wait_until(lambda: are_done(endpoint.store, *ids))
 assert len(threads()) == 1
 """
 
@@ -441,6 +437,7 @@ def test_a_fork_beside_a_live_thread_has_a_thread_of_its_own(
     script = FORKS.replace("FORKS", str(forks))
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, str(tmp_path), url],
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from contextlib import ExitStack
+from contextlib import suppress
 from contextvars import Context
 from datetime import datetime
 from datetime import timezone
@@ -65,8 +66,6 @@ MakeApp = Callable[..., Flask]
 
 #: Seconds that a condition may take on a machine that is busy with other things.
 DEADLINE = 90.0
-#: Seconds; Procore's.
-SENDER_WAITS = 5.0
 
 
 @pytest.fixture
@@ -120,12 +119,10 @@ def app(make_app: MakeApp, redis: Broker, calls: list[str]) -> Flask:
 
 
 def send(app: Flask, **fields: Any) -> int:
-    """Deliver an event, which has to be accepted in time; return its row id."""
+    """Deliver an event, which has to be accepted; return its row id."""
     sent = payload("RFIs.update", **fields)
-    start = time.monotonic()
     answer = deliver(app.test_client(), sent, endpoint="procore_webhooks")
     assert answer.status_code == 200
-    assert time.monotonic() - start < SENDER_WAITS
     row = queries.find(endpoint_of(app).store, sent["id"])
     assert row
     return int(row["id"])
@@ -459,11 +456,22 @@ def test_a_broker_that_does_not_answer_is_waited_for_once(
         start = time.monotonic()
         send(app)
         assert time.monotonic() - start >= PATIENCE, "it was asked"
-        asked = time.monotonic()
+        assert connections(silent)
         for _ in range(5):
             send(app)
-        assert time.monotonic() - asked < 5 * PATIENCE, "it was not asked again"
+        assert not connections(silent), "it was not asked again"
     assert caplog.text.count("No messages are sent") == 1
+
+
+def connections(listener: socket.socket) -> int:
+    """Take the connections that wait to be accepted; return how many there were."""
+    listener.setblocking(False)
+    taken = 0
+    with suppress(BlockingIOError):
+        while True:
+            listener.accept()[0].close()
+            taken += 1
+    return taken
 
 
 def test_a_connection_that_broke_meanwhile_costs_no_message(
@@ -680,6 +688,19 @@ class Site:
     def wait_until_finished(self, worker: Process, **statuses: int) -> None:
         self.wait_for(lambda: self.statuses() == Counter(statuses), worker)
 
+    def sweep_until_finished(self, worker: Process, **statuses: int) -> None:
+        """Sweep now and then until the events have these statuses."""
+        last = 0.0
+
+        def are_finished() -> bool:
+            nonlocal last
+            if time.monotonic() - last > 2:
+                last = time.monotonic()
+                self.sweep()
+            return self.statuses() == Counter(statuses)
+
+        self.wait_for(are_finished, worker)
+
     def check_effects(self, ids: list[str]) -> None:
         """Each has its effect, and has it once."""
         assert Counter(note.split()[0] for note in self.host.notes()) == Counter(ids)
@@ -759,16 +780,7 @@ def test_a_broker_that_is_cut_off_in_mid_stream_loses_nothing(
         site.send(ids[80:])
         # Not once: the worker may take its time to come back, and Redis gives what it
         # had taken to nobody before its visibility timeout is over.
-        last = 0.0
-
-        def are_done() -> bool:
-            nonlocal last
-            if time.monotonic() - last > 5:
-                last = time.monotonic()
-                site.sweep()
-            return site.statuses() == Counter(done=120)
-
-        site.wait_for(are_done, worker)
+        site.sweep_until_finished(worker, done=120)
     site.check_effects(ids)
 
 
@@ -797,11 +809,7 @@ def test_what_a_killed_worker_was_running_is_done_by_another(
     # Not slow any more: what takes long is the machine, not the event.
     with site.worker(SITE_IS_QUICK="yes") as worker:
         site.send(ids[2:])
-        deadline = time.monotonic() + DEADLINE
-        while site.statuses() != Counter(done=3) and time.monotonic() < deadline:
-            site.sweep()
-            time.sleep(1)
-        site.wait_until_finished(worker, done=3)
+        site.sweep_until_finished(worker, done=3)
     site.check_effects(ids)
 
 

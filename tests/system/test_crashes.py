@@ -60,6 +60,7 @@ def check(result: Result) -> None:
 # Kills at random
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 def test_processes_that_are_killed_lose_and_repeat_nothing(
     database_url: str, tmp_path: Path, seed: int
@@ -146,6 +147,7 @@ def _effects(endpoint: Endpoint, event: dict[str, Any]) -> list[str]:
 # The database goes away
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 def test_a_database_that_comes_back_has_lost_and_repeated_nothing(
     database_url: str, tmp_path: Path, seed: int

@@ -80,6 +80,7 @@ def process(folder: Path, endpoint: Endpoint, *options: str) -> Iterator[Process
         yield worker
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 def test_the_command_listens_on_one_connection_and_ends_at_once(
     site: tuple[Endpoint, list[str]], tmp_path: Path
@@ -99,6 +100,7 @@ def test_the_command_listens_on_one_connection_and_ends_at_once(
     wait_until(lambda: not listeners(endpoint.store))
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 def test_what_an_operator_replays_or_resumes_is_run_at_once(
     site: tuple[Endpoint, list[str]], tmp_path: Path

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -223,9 +222,7 @@ def test_nobody_listens_through_a_pooler(
 ) -> None:
     """It would hand what is told to whoever has the connection next."""
     with listening([site.store], lambda: None):
-        deadline = time.monotonic() + 10
-        while "pooler" not in caplog.text and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: "pooler" in caplog.text)
     assert [record.message for record in caplog.records] == [NO_LISTENING]
 
 

@@ -281,7 +281,7 @@ def writer(event):
     wait_until(lambda: shop.is_running("slow"))
     assert counted(shop.host.store)["running"] > 1
     worker.send(number)
-    time.sleep(1)
+    wait_until(lambda: not worker.catches(number))
     assert worker.is_running
     shop.go_on()
 
@@ -338,7 +338,7 @@ def test_a_second_signal_ends_a_worker_at_once(
     worker = shop.worker("--grace", "3600")
     wait_until(lambda: shop.is_running("evt_1"))
     worker.send(signal.SIGTERM)
-    time.sleep(1.5)
+    wait_until(lambda: not worker.catches(second))
     assert worker.is_running
     worker.send(second)
     assert worker.exit_code(20) == -second
@@ -361,6 +361,7 @@ def test_processes_share_the_work_and_effects_are_made_once(shop: Shop) -> None:
         assert {call[1] for call in shop.calls()} == {"1"}
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 def test_a_run_that_outlasts_its_lease_is_left_to_its_worker(shop: Shop) -> None:
     shop.open(WAITS, PROCORE_WEBHOOK_LEASE=6)
@@ -396,6 +397,7 @@ def writer(event):
 """
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize("early", [False, True], ids=["writes late", "writes early"])
 def test_a_worker_that_stalls_has_no_effect_when_it_comes_back(
@@ -422,6 +424,7 @@ def test_a_worker_that_stalls_has_no_effect_when_it_comes_back(
     assert [call[1] for call in shop.calls()] == ["1", "2"]
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 def test_a_worker_that_stalls_leaves_the_rest_of_its_batch_to_others(
     shop: Shop,
@@ -455,6 +458,7 @@ def writer(event):
     assert sorted(ran) == ["evt_000", "evt_001", "evt_001", "evt_002"]
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 def test_an_event_that_kills_its_process_takes_no_other_with_it(shop: Shop) -> None:
     shop.open(

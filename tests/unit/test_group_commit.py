@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import as_completed
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 import pytest
+from support.waiting import wait_until
 
 from flask_procore_webhooks.inbox import group_commit
 from flask_procore_webhooks.inbox.group_commit import GroupCommit
@@ -39,10 +39,7 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def all_waiting(grouped: GroupCommit[Any, Any], number: int) -> None:
-    deadline = time.monotonic() + 30
-    while len(grouped._waiting) < number:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    wait_until(lambda: len(grouped._waiting) >= number)
 
 
 def outcome(call: Callable[[], Any]) -> Any:

@@ -809,6 +809,7 @@ def test_no_log_signal_or_answer_holds_a_secret_a_signature_or_a_body(
         assert hidden not in everything
 
 
+@pytest.mark.server
 def test_an_inbox_that_cannot_be_reached_tells_no_password(
     make_app: Callable[..., Flask], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -275,9 +275,7 @@ def test_two_different_functions_of_one_name_are_refused_at_the_second(
 
     # Twice: a refused one must not make the name free.
     for _ in range(2):
-        with pytest.raises(
-            ConfigError, match=f"{name}.*give one of them another"
-        ):
+        with pytest.raises(ConfigError, match=f"{name}.*give one of them another"):
             second(webhooks, lambda *arguments: calls.append("second"), name)
 
     assert send("RFIs.create") == 200

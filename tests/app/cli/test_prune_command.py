@@ -18,6 +18,7 @@ from support.sites import add_finished
 from support.sites import DAY
 from support.sites import open_site
 from support.sites import Site
+from support.waiting import wait_until
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
@@ -101,9 +102,8 @@ def _prune_against_a_lock(site: Site) -> Any:
             table = site.events.name
             connection.execute(sa.text(f"LOCK TABLE {table} IN EXCLUSIVE MODE"))
             held.set()
-            deadline = time.monotonic() + 60
-            while not connection.scalar(waiting) and time.monotonic() < deadline:
-                time.sleep(0.01)
+            wait_until(lambda: connection.scalar(waiting))
+            # The command tells how far it is once a second.
             time.sleep(1.1)
 
     thread = threading.Thread(target=hold)

@@ -1,0 +1,31 @@
+"""Marks that tests get by what they use, so that runs can be chosen by them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+#: Fixtures that need a server, or a driver for one.
+FIXTURES = {"postgresql_url", "mariadb_url", "redis", "broker"}
+#: Parameters, or words of them, that stand for one.
+PARAMETERS = {"postgresql", "mariadb", "psycopg", "psycopg2", "redis", "rabbitmq"}
+
+
+def mark_server_tests(items: list[pytest.Item]) -> None:
+    """Mark tests with a database server, or a broker, as ``server``."""
+    for item in items:
+        if needs_server(item):
+            item.add_marker("server")
+
+
+def needs_server(item: pytest.Item) -> bool:
+    fixtures = set(getattr(item, "fixturenames", ()))
+    return bool(fixtures & FIXTURES) or not PARAMETERS.isdisjoint(_words(item))
+
+
+def _words(item: pytest.Item) -> Iterator[str]:
+    callspec = getattr(item, "callspec", None)
+    for value in callspec.params.values() if callspec else ():
+        if isinstance(value, str):
+            yield from value.split()
