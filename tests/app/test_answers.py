@@ -28,12 +28,12 @@ from flask_procore_webhooks.testing import sign
 MakeApp = Callable[..., Flask]
 
 
-def test_a_new_event_is_received(app: Flask) -> None:
+def test_new_event_is_received(app: Flask) -> None:
     answer = deliver(app.test_client(), payload("RFIs.create"))
     assert exact(answer) == (200, {"received": True}, None)
 
 
-def test_an_event_in_the_inbox_is_a_duplicate(app: Flask) -> None:
+def test_event_in_the_inbox_is_a_duplicate(app: Flask) -> None:
     event = payload("RFIs.create")
     deliver(app.test_client(), event)
     answer = deliver(app.test_client(), event)
@@ -41,7 +41,7 @@ def test_an_event_in_the_inbox_is_a_duplicate(app: Flask) -> None:
     assert [row["repeats"] for row in recorded(app)] == [1]
 
 
-def test_another_body_under_the_same_id_is_a_conflict_and_the_first_one_stays(
+def test_second_body_under_an_id_is_a_conflict_and_the_first_is_kept(
     app: Flask,
 ) -> None:
     first, second = (payload("RFIs.create", id="evt_1", user_id=n) for n in (1, 2))
@@ -52,13 +52,13 @@ def test_another_body_under_the_same_id_is_a_conflict_and_the_first_one_stays(
     assert body_of(app, "evt_1") == to_bytes(first)
 
 
-def test_a_body_that_is_no_object_is_quarantined_each_time(app: Flask) -> None:
+def test_body_without_json_object_is_quarantined_each_time(app: Flask) -> None:
     for _ in range(2):
         answer = deliver(app.test_client(), b"[]", timestamp=None)
         assert exact(answer) == (200, {"received": True, "quarantined": True}, None)
 
 
-def test_an_ignored_event_is_received(make_app: MakeApp) -> None:
+def test_ignored_event_is_received(make_app: MakeApp) -> None:
     app = make_app(PROCORE_WEBHOOK_IGNORE_USER_IDS=["7"])
     app.register_blueprint(ProcoreWebhooks())
     answer = deliver(app.test_client(), payload("RFIs.create", user_id=7))
@@ -83,7 +83,7 @@ NO_SIGNATURE: dict[str, dict[str, str | None]] = {
 
 
 @pytest.mark.parametrize("case", NO_SIGNATURE)
-def test_a_delivery_without_a_valid_signature_is_refused(app: Flask, case: str) -> None:
+def test_delivery_without_a_valid_signature_is_refused(app: Flask, case: str) -> None:
     headers = {**sign(BODY, SECRET), **NO_SIGNATURE[case]}
     sent = {name: value for name, value in headers.items() if value is not None}
     answer = post(app, BODY, headers=sent)
@@ -92,7 +92,7 @@ def test_a_delivery_without_a_valid_signature_is_refused(app: Flask, case: str) 
 
 
 @pytest.mark.parametrize("seconds", [-301, 301])
-def test_a_signature_of_another_hour_is_refused(
+def test_signature_outside_the_tolerance_is_refused(
     app: Flask, clock: Clock, seconds: int
 ) -> None:
     stamp = int(clock().timestamp()) + seconds
@@ -103,7 +103,7 @@ def test_a_signature_of_another_hour_is_refused(
 @pytest.mark.parametrize(
     "value", [None, "", "Bearer", AUTHORIZATION[:-1], AUTHORIZATION.lower(), "\xff"]
 )
-def test_a_delivery_without_the_authorization_is_refused(
+def test_delivery_without_the_authorization_is_refused(
     token_app: Flask, value: str | None
 ) -> None:
     headers = {} if value is None else {"Authorization": value}
@@ -119,7 +119,7 @@ def test_a_delivery_without_the_authorization_is_refused(
         ("Authorization", "Invalid authorization"),
     ],
 )
-def test_what_is_configured_has_to_pass_and_both_if_both_are(
+def test_signature_and_authorization_are_both_required_if_configured(
     make_app: MakeApp, left_out: str, error: str
 ) -> None:
     app = make_app(PROCORE_WEBHOOK_AUTHORIZATION=AUTHORIZATION)
@@ -130,12 +130,12 @@ def test_what_is_configured_has_to_pass_and_both_if_both_are(
     assert post(app, BODY, headers=both).status_code == 200
 
 
-def test_a_body_over_the_limit_is_refused(token_app: Flask) -> None:
+def test_body_over_the_limit_is_refused(token_app: Flask) -> None:
     answer = deliver(token_app.test_client(), b" " * (LIMIT + 1))
     assert exact(answer) == (413, {"error": "Payload too large"}, None)
 
 
-def test_a_failed_subscriber_fails_the_delivery_and_the_next_one_resumes(
+def test_failed_inline_run_is_answered_500_and_resumed_by_the_next_delivery(
     app: Flask, webhooks: ProcoreWebhooks
 ) -> None:
     outcomes: list[Exception | None] = [ValueError("password=hunter2"), None]
@@ -154,7 +154,7 @@ def test_a_failed_subscriber_fails_the_delivery_and_the_next_one_resumes(
 
 
 @pytest.mark.parametrize("error", [Discard("not ours"), ValueError("broken")])
-def test_an_event_for_which_nothing_is_left_to_do_is_received(
+def test_discarded_and_dead_events_are_answered_200(
     make_app: MakeApp, error: Exception
 ) -> None:
     """Discarded by its subscriber, or dead after its last attempt."""
@@ -170,7 +170,7 @@ def test_an_event_for_which_nothing_is_left_to_do_is_received(
     assert exact(answer) == (200, {"received": True}, None)
 
 
-def test_a_delivery_of_an_event_that_is_being_run_has_to_come_again(
+def test_delivery_of_a_running_event_is_answered_503(
     app: Flask, webhooks: ProcoreWebhooks
 ) -> None:
     """The run might still fail, and only the sender would repeat it."""
@@ -197,7 +197,7 @@ def test_a_delivery_of_an_event_that_is_being_run_has_to_come_again(
     assert exact(first[0]) == (200, {"received": True}, None)
 
 
-def test_an_error_page_of_the_host_does_not_replace_our_answers(
+def test_host_error_handlers_do_not_replace_answers(
     make_app: MakeApp,
 ) -> None:
     app = make_app()

@@ -48,7 +48,7 @@ def with_page(app: Flask) -> Flask:
     return app
 
 
-def test_a_blueprint_without_db_beside_flask_sqlalchemy_is_told_of_once(
+def test_blueprint_without_db_beside_flask_sqlalchemy_warns_once(
     make_app: MakeApp, webhooks: ProcoreWebhooks, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = with_page(make_app(SQLALCHEMY_DATABASE_URI="sqlite:///host.db"))
@@ -67,7 +67,7 @@ def test_a_blueprint_without_db_beside_flask_sqlalchemy_is_told_of_once(
     assert warnings(caplog) == [said]
 
 
-def test_each_endpoint_and_each_app_is_told_of(
+def test_each_endpoint_and_each_app_warns(
     make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     db, blueprints = SQLAlchemy(), (ProcoreWebhooks(), PrudraWebhooks())
@@ -85,7 +85,7 @@ def test_each_endpoint_and_each_app_is_told_of(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_said_where_effects_and_receipts_are_one_commit(
+def test_no_warning_if_effects_and_receipts_share_a_commit(
     make_app: MakeApp, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     url = f"sqlite:///{tmp_path / 'host.db'}"
@@ -95,7 +95,7 @@ def test_nothing_is_said_where_effects_and_receipts_are_one_commit(
     assert not caplog.messages
 
 
-def test_nothing_is_said_of_the_embedded_default(
+def test_no_warning_for_the_embedded_default(
     app: Flask, caplog: pytest.LogCaptureFixture
 ) -> None:
     get(app)
@@ -120,7 +120,7 @@ def _with_binds(make_app: MakeApp, audit: str) -> tuple[Flask, SQLAlchemy]:
     return app, db
 
 
-def test_models_of_another_bind_are_told_of_by_name(
+def test_models_of_another_bind_are_named_in_the_warning(
     make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     app, db = _with_binds(make_app, "sqlite:///audit.db")
@@ -161,7 +161,7 @@ def _plain(
     return session
 
 
-def test_tables_that_a_session_binds_elsewhere_are_told_of(
+def test_tables_bound_to_another_engine_cause_a_warning(
     make_app: MakeApp,
     two_engines: tuple[sa.Engine, sa.Engine],
     caplog: pytest.LogCaptureFixture,
@@ -175,7 +175,7 @@ def test_tables_that_a_session_binds_elsewhere_are_told_of(
     session.remove()
 
 
-def test_tables_that_a_session_binds_to_one_database_are_fine(
+def test_tables_bound_to_one_database_cause_no_warning(
     make_app: MakeApp,
     two_engines: tuple[sa.Engine, sa.Engine],
     caplog: pytest.LogCaptureFixture,
@@ -188,7 +188,7 @@ def test_tables_that_a_session_binds_to_one_database_are_fine(
     session.remove()
 
 
-def test_a_host_whose_session_cannot_be_asked_answers_its_requests(
+def test_requests_are_answered_if_the_session_cannot_be_inspected(
     make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = with_page(make_app())
@@ -203,7 +203,7 @@ def test_a_host_whose_session_cannot_be_asked_answers_its_requests(
     assert not warnings(caplog)
 
 
-def test_a_table_without_a_bind_breaks_no_request(
+def test_table_without_a_bind_does_not_fail_requests(
     make_app: MakeApp,
     two_engines: tuple[sa.Engine, sa.Engine],
     caplog: pytest.LogCaptureFixture,
@@ -215,7 +215,7 @@ def test_a_table_without_a_bind_breaks_no_request(
     session.remove()
 
 
-def test_the_look_leaves_the_session_of_the_request_as_it_is(
+def test_inspection_leaves_the_request_session_unchanged(
     make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     app, db = _with_binds(make_app, "sqlite:///audit.db")
@@ -237,7 +237,7 @@ def test_the_look_leaves_the_session_of_the_request_as_it_is(
     assert len(warnings(caplog)) == 1
 
 
-def test_the_look_does_not_end_the_session_of_the_thread(
+def test_inspection_does_not_close_the_thread_session(
     make_app: MakeApp,
     two_engines: tuple[sa.Engine, sa.Engine],
 ) -> None:

@@ -42,7 +42,7 @@ CONSUMERS: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("content_type", CONTENT_TYPES)
 @pytest.mark.parametrize("consumer", CONSUMERS)
-def test_a_host_that_consumes_the_body_first_does_not_break_verification(
+def test_body_read_by_the_host_first_is_still_verified(
     make_app: MakeApp, consumer: str, content_type: str
 ) -> None:
     app = make_app()
@@ -54,14 +54,14 @@ def test_a_host_that_consumes_the_body_first_does_not_break_verification(
     assert body_of(app, "evt_1") == body
 
 
-def test_a_real_multipart_body_is_authentic_and_quarantined(app: Flask) -> None:
+def test_real_multipart_body_is_authentic_and_quarantined(app: Flask) -> None:
     body = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n'
     header = {"Content-Type": "multipart/form-data; boundary=x"}
     answer = deliver(app.test_client(), body, headers=header)
     assert answer.json == {"received": True, "quarantined": True}
 
 
-def test_a_body_that_was_gone_before_we_came_is_refused_with_a_reason(
+def test_body_consumed_without_cache_is_refused_with_a_reason(
     token_app: Flask, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What is left of it must not be taken for the delivery."""
@@ -72,7 +72,7 @@ def test_a_body_that_was_gone_before_we_came_is_refused_with_a_reason(
     assert recorded(token_app) == []
 
 
-def test_hooks_of_the_host_are_all_run_for_a_body_that_is_refused(
+def test_host_hooks_run_for_a_refused_body(
     make_app: MakeApp,
 ) -> None:
     app = make_app(PROCORE_WEBHOOK_MAX_BYTES=10)
@@ -88,7 +88,7 @@ def test_hooks_of_the_host_are_all_run_for_a_body_that_is_refused(
     assert (answer.status_code, answer.headers["X-Began"]) == (413, "True")
 
 
-def test_routes_that_the_host_adds_to_the_blueprint_keep_their_bodies(
+def test_routes_added_to_the_blueprint_are_not_limited(
     make_app: MakeApp,
 ) -> None:
     webhooks = ProcoreWebhooks()
@@ -104,13 +104,13 @@ def test_routes_that_the_host_adds_to_the_blueprint_keep_their_bodies(
 @pytest.mark.parametrize(
     ("size", "status"), [(LIMIT - 1, 200), (LIMIT, 200), (LIMIT + 1, 413)]
 )
-def test_the_limit_holds_to_the_byte(token_app: Flask, size: int, status: int) -> None:
+def test_size_limit_is_exact(token_app: Flask, size: int, status: int) -> None:
     answer = deliver(token_app.test_client(), b"{}".ljust(size))
     assert answer.status_code == status
     assert len(recorded(token_app)) == (status == 200)
 
 
-def test_the_limit_is_ours_and_not_the_one_of_the_host(make_app: MakeApp) -> None:
+def test_max_bytes_replaces_max_content_length(make_app: MakeApp) -> None:
     app = make_app(MAX_CONTENT_LENGTH=10, PROCORE_WEBHOOK_MAX_BYTES=1000)
     app.register_blueprint(ProcoreWebhooks())
     assert deliver(app.test_client(), b"{}".ljust(1000)).status_code == 200
@@ -131,7 +131,7 @@ class Endless(io.RawIOBase):
         return len(buffer)
 
 
-def test_an_endless_body_is_read_up_to_the_limit_and_no_further(
+def test_endless_body_is_read_up_to_the_limit(
     token_app: Flask,
 ) -> None:
     body = Endless()
@@ -143,7 +143,7 @@ def test_an_endless_body_is_read_up_to_the_limit_and_no_further(
     assert (answer.status_code, body.read_bytes) == (413, LIMIT + 1)
 
 
-def test_a_body_that_is_announced_as_too_large_is_not_read_at_all(
+def test_body_with_a_content_length_over_the_limit_is_not_read(
     token_app: Flask,
 ) -> None:
     body = Endless()
@@ -158,7 +158,7 @@ def test_a_body_that_is_announced_as_too_large_is_not_read_at_all(
     "length",
     ["1", "13", "14", "0", "-14", "+13", "1e1", "abc", "13, 13", "9" * 5000, "²"],
 )
-def test_a_body_of_another_length_than_announced_is_refused(
+def test_body_that_differs_from_its_content_length_is_refused(
     token_app: Flask, length: str
 ) -> None:
     """Servers differ in what they let through; a shortened body would be accepted."""
@@ -173,7 +173,7 @@ def test_a_body_of_another_length_than_announced_is_refused(
     assert recorded(token_app) == []
 
 
-def test_a_length_with_leading_zeros_is_the_same_length(token_app: Flask) -> None:
+def test_content_length_may_have_leading_zeros(token_app: Flask) -> None:
     answer = post(
         token_app,
         b"{}",
@@ -183,7 +183,7 @@ def test_a_length_with_leading_zeros_is_the_same_length(token_app: Flask) -> Non
     assert answer.status_code == 200
 
 
-def test_a_chunked_body_is_refused_where_the_server_does_not_pass_it_on(
+def test_chunked_body_is_refused_without_server_support(
     token_app: Flask,
 ) -> None:
     """Werkzeug then finds no body at all, which is not what was sent."""
@@ -210,16 +210,14 @@ ODD_SPELLINGS = {
 
 
 @pytest.mark.parametrize("spelling", ODD_SPELLINGS)
-def test_a_body_is_verified_and_kept_as_the_bytes_that_were_sent(
-    app: Flask, spelling: str
-) -> None:
+def test_body_is_verified_and_stored_byte_for_byte(app: Flask, spelling: str) -> None:
     body = ODD_SPELLINGS[spelling]
     assert deliver(app.test_client(), body).json == {"received": True}
     assert body_of(app, "evt_1") == body
 
 
 @pytest.mark.parametrize("spelling", ODD_SPELLINGS)
-def test_the_same_json_in_other_bytes_is_refused(app: Flask, spelling: str) -> None:
+def test_reserialised_json_is_refused(app: Flask, spelling: str) -> None:
     body = ODD_SPELLINGS[spelling]
     respelt = json.dumps(json.loads(body), indent=1).encode()
     assert post(app, respelt, headers=sign(body, SECRET)).status_code == 401
@@ -246,9 +244,7 @@ NOT_JSON = {
 
 
 @pytest.mark.parametrize("content", NOT_JSON)
-def test_an_authentic_body_that_cannot_be_read_is_kept_in_quarantine(
-    app: Flask, content: str
-) -> None:
+def test_authentic_unreadable_body_is_quarantined(app: Flask, content: str) -> None:
     body = NOT_JSON[content]
     answer = deliver(app.test_client(), body)
     assert answer.json == {"received": True, "quarantined": True}
@@ -258,7 +254,7 @@ def test_an_authentic_body_that_cannot_be_read_is_kept_in_quarantine(
 
 
 @pytest.mark.parametrize("content", NOT_JSON)
-def test_an_unsigned_body_that_cannot_be_read_is_only_refused(
+def test_unsigned_unreadable_body_is_refused_and_not_recorded(
     app: Flask, content: str
 ) -> None:
     assert post(app, NOT_JSON[content]).status_code == 401
@@ -266,7 +262,7 @@ def test_an_unsigned_body_that_cannot_be_read_is_only_refused(
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
-def test_a_compressed_body_is_quarantined_and_never_inflated(
+def test_compressed_body_is_quarantined_and_never_inflated(
     app: Flask, encoding: str
 ) -> None:
     """Inflated, this one would be larger than MAX_BYTES, and readable."""

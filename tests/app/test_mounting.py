@@ -85,7 +85,7 @@ def test_two_blueprints_share_the_tables_of_one_database() -> None:
 
 
 @pytest.mark.parametrize("db_first", [True, False])
-def test_the_order_of_init_app_and_registration_is_free(
+def test_init_app_and_registration_may_come_in_any_order(
     make_app: MakeApp, tmp_path: Path, db_first: bool
 ) -> None:
     db = SQLAlchemy()
@@ -99,7 +99,7 @@ def test_the_order_of_init_app_and_registration_is_free(
     assert receives(app)
 
 
-def test_what_subscribers_write_through_the_session_of_the_host_is_committed(
+def test_writes_through_the_host_session_are_committed(
     make_app: MakeApp, database_url: str
 ) -> None:
     db = SQLAlchemy()
@@ -125,7 +125,7 @@ def test_what_subscribers_write_through_the_session_of_the_host_is_committed(
         db.engine.dispose()
 
 
-def test_an_in_memory_database_of_the_host_serves_its_tests(make_app: MakeApp) -> None:
+def test_in_memory_database_of_the_host_serves_its_tests(make_app: MakeApp) -> None:
     """There the inbox and the session share the one connection that there is."""
     db = SQLAlchemy()
     webhooks = ProcoreWebhooks(db=db)
@@ -153,7 +153,7 @@ def test_an_in_memory_database_of_the_host_serves_its_tests(make_app: MakeApp) -
         assert db.session.scalar(sa.select(sa.func.count(Note.id))) == 1
 
 
-def test_a_database_that_was_never_initialised_is_reported_and_not_a_crash(
+def test_uninitialised_flask_sqlalchemy_is_answered_503_and_logged(
     make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = make_app()
@@ -200,7 +200,7 @@ def bound_by_class(engine: sa.Engine) -> Any:
     "source",
     [scoped, scoped_by_the_host, a_function, a_method, bound_by_class],
 )
-def test_plain_sqlalchemy_works_with_any_way_to_find_the_session(
+def test_plain_sqlalchemy_session_may_be_given_in_any_form(
     make_app: MakeApp, tmp_path: Path, source: Callable[[sa.Engine], Any]
 ) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'host.db'}")
@@ -222,7 +222,7 @@ def test_plain_sqlalchemy_works_with_any_way_to_find_the_session(
     engine.dispose()
 
 
-def test_metadata_alone_leaves_the_tables_to_the_host(
+def test_metadata_without_session_leaves_table_creation_to_the_host(
     make_app: MakeApp, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = f"sqlite:///{tmp_path / 'host.db'}"
@@ -265,7 +265,7 @@ URI_KEYS = ("PROCORE_WEBHOOK_DATABASE_URI", "SQLALCHEMY_DATABASE_URI")
         ({URI_KEYS[0]: "sqlite+pysqlite:///driver.db"}, "driver.db"),
     ],
 )
-def test_relative_files_are_in_the_instance_folder_and_our_own_uri_comes_first(
+def test_relative_sqlite_paths_are_in_the_instance_folder(
     make_app: MakeApp, config: dict[str, Any], expected: str
 ) -> None:
     app = make_app(**config)
@@ -278,7 +278,7 @@ def test_relative_files_are_in_the_instance_folder_and_our_own_uri_comes_first(
 
 
 @pytest.mark.parametrize("key", URI_KEYS)
-def test_a_uri_filename_is_the_same_file_for_us_and_for_flask_sqlalchemy(
+def test_uri_filename_is_the_same_file_for_us_and_for_flask_sqlalchemy(
     make_app: MakeApp, tmp_path: Path, key: str
 ) -> None:
     absolute = tmp_path / "absolute.db"
@@ -289,7 +289,7 @@ def test_a_uri_filename_is_the_same_file_for_us_and_for_flask_sqlalchemy(
         assert (path or Path(app.instance_path) / "relative.db").is_file()
 
 
-def test_an_absolute_file_needs_no_instance_folder(
+def test_absolute_file_needs_no_instance_folder(
     make_app: MakeApp, tmp_path: Path
 ) -> None:
     """Containers often mount everything but the data read-only."""
@@ -300,7 +300,7 @@ def test_an_absolute_file_needs_no_instance_folder(
     assert not Path(app.instance_path).exists()
 
 
-def test_an_instance_folder_that_cannot_be_made_does_not_stop_the_app(
+def test_instance_folder_that_cannot_be_made_does_not_stop_the_app(
     make_app: MakeApp, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
@@ -312,7 +312,7 @@ def test_an_instance_folder_that_cannot_be_made_does_not_stop_the_app(
 
 
 @pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
-def test_an_in_memory_inbox_is_one_inbox_for_all_threads(
+def test_in_memory_inbox_is_one_inbox_for_all_threads(
     make_app: MakeApp, uri: str
 ) -> None:
     app = make_app(SQLALCHEMY_DATABASE_URI=uri)
@@ -394,7 +394,7 @@ def tenants(make_app: MakeApp) -> Flask:
     return app
 
 
-def test_the_signature_of_one_tenant_is_refused_on_the_route_of_another(
+def test_signature_of_one_tenant_is_refused_on_the_route_of_another(
     tenants: Flask,
 ) -> None:
     body = b'{"id": "evt_1", "type": "RFIs.create", "endpoint": "a", "tenant": "a"}'
@@ -405,7 +405,7 @@ def test_the_signature_of_one_tenant_is_refused_on_the_route_of_another(
     assert (len(recorded(tenants, "a")), len(recorded(tenants, "b"))) == (1, 0)
 
 
-def test_the_same_id_at_two_endpoints_is_two_events(tenants: Flask) -> None:
+def test_same_id_at_two_endpoints_is_two_events(tenants: Flask) -> None:
     seen: list[tuple[str, str]] = []
 
     @resource_event.connect_via(tenants)
@@ -434,7 +434,7 @@ def test_one_blueprint_serves_two_apps_and_each_has_its_own_secret(
     assert [len(recorded(app)) for app in (first, second)] == [1, 1]
 
 
-def test_a_signal_of_one_app_does_not_reach_the_subscribers_of_another(
+def test_signal_of_one_app_does_not_reach_the_subscribers_of_another(
     make_app: MakeApp, webhooks: ProcoreWebhooks
 ) -> None:
     apps = [make_app(), make_app()]
@@ -447,7 +447,7 @@ def test_a_signal_of_one_app_does_not_reach_the_subscribers_of_another(
     assert seen == ["second"]
 
 
-def test_an_app_factory_may_be_called_fifty_times(
+def test_app_factory_may_be_called_fifty_times(
     make_app: MakeApp, webhooks: ProcoreWebhooks, tmp_path: Path
 ) -> None:
     db = SQLAlchemy()
@@ -477,7 +477,7 @@ def test_an_app_factory_may_be_called_fifty_times(
     assert len(webhooks.deferred_functions) == before
 
 
-def test_the_blueprint_keeps_nothing_of_an_app_that_is_gone(
+def test_blueprint_holds_no_reference_to_a_collected_app(
     make_app: MakeApp, webhooks: ProcoreWebhooks
 ) -> None:
     webhooks.on()(print)
@@ -501,7 +501,7 @@ def test_init_app_is_another_way_to_register(
     assert receives(app)
 
 
-def test_a_name_and_a_prefix_may_be_given_at_registration(
+def test_name_and_a_prefix_may_be_given_at_registration(
     make_app: MakeApp, webhooks: ProcoreWebhooks
 ) -> None:
     app = make_app()
@@ -524,9 +524,7 @@ def test_one_blueprint_may_be_registered_twice_under_two_names(
     assert receives(app, "second", id="evt_1")
 
 
-def test_the_blueprint_may_be_nested(
-    make_app: MakeApp, webhooks: ProcoreWebhooks
-) -> None:
+def test_blueprint_may_be_nested(make_app: MakeApp, webhooks: ProcoreWebhooks) -> None:
     app, outer, inner = make_app(), Blueprint("api", __name__), Blueprint("v1", "v1")
     inner.register_blueprint(webhooks, url_prefix="/hooks")
     outer.register_blueprint(inner, url_prefix="/v1")
@@ -537,7 +535,7 @@ def test_the_blueprint_may_be_nested(
     assert endpoint.blueprint == "api.v1.procore_webhooks"
 
 
-def test_a_blueprint_nested_in_ours_keeps_its_own_views(make_app: MakeApp) -> None:
+def test_blueprint_nested_in_ours_keeps_its_own_views(make_app: MakeApp) -> None:
     webhooks, inner = ProcoreWebhooks(), Blueprint("inner", __name__)
     inner.add_url_rule("/echo", "receive", lambda: request.get_data(), methods=["POST"])
     webhooks.register_blueprint(inner)
@@ -560,7 +558,7 @@ def test_any_prefix_answers_with_and_without_a_slash(
 
 
 @pytest.mark.parametrize("nested", [True, False])
-def test_a_prefix_may_hold_variables(make_app: MakeApp, nested: bool) -> None:
+def test_prefix_may_hold_variables(make_app: MakeApp, nested: bool) -> None:
     app, outer = make_app(), Blueprint("tenant", __name__, url_prefix="/<tenant>")
     if nested:
         outer.register_blueprint(ProcoreWebhooks(url_prefix="/hooks"))
@@ -600,7 +598,7 @@ def same_name_in_two_parents(app: Flask) -> None:
     "mount",
     [same_name, same_blueprint, same_name_at_registration, same_name_in_two_parents],
 )
-def test_two_endpoints_of_one_name_are_refused(
+def test_second_endpoint_with_a_used_name_is_refused(
     make_app: MakeApp, mount: Callable[[Flask], None]
 ) -> None:
     """They would share their events: one tenant's id would hide the other's."""
@@ -612,13 +610,13 @@ BAD_NAMES = ("", "a b", "é", "a\n", "x" * 81)
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_a_name_that_not_every_database_can_store_is_refused(name: str) -> None:
+def test_unportable_endpoint_name_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="visible ASCII"):
         ProcoreWebhooks(name)
 
 
 @pytest.mark.parametrize("name", BAD_NAMES[1:])
-def test_such_a_name_is_refused_at_registration_too(
+def test_unportable_endpoint_name_is_refused_at_registration(
     make_app: MakeApp, webhooks: ProcoreWebhooks, name: str
 ) -> None:
     with pytest.raises(ConfigError, match="visible ASCII"):
@@ -627,7 +625,7 @@ def test_such_a_name_is_refused_at_registration_too(
 
 @pytest.mark.parametrize("kind", [ProcoreWebhooks, PrudraWebhooks])
 @pytest.mark.parametrize("given", ["db metadata", "db session", "db metadata session"])
-def test_a_database_is_given_in_one_way_only(
+def test_database_may_be_given_only_once(
     kind: type[ProcoreWebhooks], given: str
 ) -> None:
     db = SQLAlchemy()
@@ -636,7 +634,7 @@ def test_a_database_is_given_in_one_way_only(
         kind(**{name: every[name] for name in given.split()})
 
 
-def test_a_session_without_metadata_is_refused() -> None:
+def test_session_without_metadata_is_refused() -> None:
     with pytest.raises(ConfigError, match="Pass metadata= with session="):
         ProcoreWebhooks(session=SQLAlchemy().session)
 
@@ -649,7 +647,7 @@ def test_all_wrong_arguments_are_named_at_once() -> None:
 
 
 @pytest.mark.parametrize("with_session", [True, False])
-def test_a_database_uri_that_nobody_reads_is_refused(
+def test_database_uri_without_effect_is_refused(
     make_app: MakeApp, with_session: bool
 ) -> None:
     db = SQLAlchemy()
@@ -668,7 +666,7 @@ def test_a_database_uri_that_nobody_reads_is_refused(
 
 @pytest.mark.parametrize("place", ["plain", "renamed", "nested"])
 @pytest.mark.parametrize("csrf_first", [True, False])
-def test_csrf_protection_leaves_deliveries_alone_and_nothing_else(
+def test_csrf_protection_exempts_only_deliveries(
     make_app: MakeApp, csrf_first: bool, place: str
 ) -> None:
     app, csrf = make_app(SECRET_KEY="of the sessions"), CSRFProtect()
@@ -694,7 +692,7 @@ def test_csrf_protection_leaves_deliveries_alone_and_nothing_else(
         assert app.test_client().post("/outer/form").status_code == 400
 
 
-def test_a_delivery_with_a_form_type_passes_csrf_protection(make_app: MakeApp) -> None:
+def test_delivery_with_a_form_type_passes_csrf_protection(make_app: MakeApp) -> None:
     app = make_app(SECRET_KEY="of the sessions")
     CSRFProtect(app)
     app.register_blueprint(ProcoreWebhooks())
@@ -704,7 +702,7 @@ def test_a_delivery_with_a_form_type_passes_csrf_protection(make_app: MakeApp) -
 
 
 @pytest.mark.parametrize("guard_first", [True, False])
-def test_a_login_check_lets_deliveries_pass_by_the_name_of_the_blueprint(
+def test_login_check_can_exempt_the_blueprint_by_name(
     make_app: MakeApp, webhooks: ProcoreWebhooks, guard_first: bool
 ) -> None:
     app = make_app()
@@ -725,7 +723,7 @@ def test_a_login_check_lets_deliveries_pass_by_the_name_of_the_blueprint(
     assert app.test_client().get("/page").status_code == 302
 
 
-def test_a_login_check_that_does_not_is_obeyed(
+def test_login_check_without_exemption_blocks_deliveries(
     make_app: MakeApp, webhooks: ProcoreWebhooks
 ) -> None:
     """The host decides; the command ``check`` tells."""
@@ -822,7 +820,7 @@ def test_plain_sqlalchemy_may_have_any_base(
     engine.dispose()
 
 
-def test_tables_that_were_reflected_before_are_used_as_they_are(
+def test_previously_reflected_tables_are_used(
     make_app: MakeApp, tmp_path: Path
 ) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'host.db'}")
@@ -853,7 +851,7 @@ def with_a_hooks_schema(url: str, tmp_path: Path) -> tuple[sa.Engine, str]:
     return engine, schema
 
 
-def test_the_tables_may_be_in_a_schema(
+def test_tables_may_be_in_a_schema(
     make_app: MakeApp, database_url: str, tmp_path: Path
 ) -> None:
     engine, schema = with_a_hooks_schema(database_url, tmp_path)
@@ -885,7 +883,7 @@ CONVENTION = {
 }
 
 
-def test_the_naming_convention_of_the_host_is_kept(
+def test_naming_convention_of_the_host_is_kept(
     make_app: MakeApp, database_url: str
 ) -> None:
     engine = sa.create_engine(database_url)
@@ -929,7 +927,7 @@ def test_commands_that_a_user_added_survive_a_second_blueprint(
     assert commands(app) >= {"init-db", "of-a", "of-b"}
 
 
-def test_a_group_that_the_host_has_made_keeps_its_commands(
+def test_existing_command_group_of_the_host_keeps_its_commands(
     make_app: MakeApp, webhooks: ProcoreWebhooks
 ) -> None:
     app = make_app()
@@ -952,20 +950,20 @@ def test_commands_of_one_app_do_not_appear_in_another(
     assert "of-theirs" not in commands(second)
 
 
-def test_the_group_may_have_another_name(make_app: MakeApp) -> None:
+def test_group_may_have_another_name(make_app: MakeApp) -> None:
     app = make_app()
     app.register_blueprint(ProcoreWebhooks(cli_group="hooks"))
     assert "init-db" in commands(app, "hooks")
     assert "procore-webhooks" not in app.cli.commands
 
 
-def test_the_commands_see_all_endpoints_of_the_app(tenants: Flask) -> None:
+def test_commands_see_all_endpoints_of_the_app(tenants: Flask) -> None:
     result = tenants.test_cli_runner().invoke(args=["procore-webhooks", "init-db"])
     assert result.exit_code == 0
     assert {line.partition(":")[0] for line in result.output.splitlines()} == {"a", "b"}
 
 
-def test_a_sqlite_file_of_the_host_keeps_its_journal_mode(
+def test_sqlite_file_of_the_host_keeps_its_journal_mode(
     make_app: MakeApp, tmp_path: Path
 ) -> None:
     for key, mode in (
@@ -980,7 +978,7 @@ def test_a_sqlite_file_of_the_host_keeps_its_journal_mode(
             assert connection.execute("PRAGMA journal_mode").fetchone() == (mode,)
 
 
-def test_a_wrapped_view_is_guarded_like_our_own(make_app: MakeApp) -> None:
+def test_wrapped_view_is_verified_like_the_original(make_app: MakeApp) -> None:
     """Tracing agents and limiters replace view functions with their own."""
     app = make_app(PROCORE_WEBHOOK_MAX_BYTES=100)
     app.register_blueprint(ProcoreWebhooks())
@@ -997,7 +995,7 @@ def test_a_wrapped_view_is_guarded_like_our_own(make_app: MakeApp) -> None:
     assert deliver(app.test_client(), b"x" * 101).status_code == 413
 
 
-def test_only_the_webhook_itself_is_spared_csrf_protection(make_app: MakeApp) -> None:
+def test_csrf_exemption_covers_only_the_webhook_view(make_app: MakeApp) -> None:
     webhooks, admin = ProcoreWebhooks(), Blueprint("admin", __name__)
     webhooks.add_url_rule("/upload", "upload", lambda: "uploaded", methods=["POST"])
     admin.add_url_rule("/purge", "purge", lambda: "purged", methods=["POST"])
@@ -1018,7 +1016,7 @@ def test_only_the_webhook_itself_is_spared_csrf_protection(make_app: MakeApp) ->
         "postgresql+psycopg://user:TOPSECRET@host/db?prepare_threshold=often",
     ],
 )
-def test_a_malformed_database_uri_is_a_config_error_without_its_password(
+def test_malformed_database_uri_is_a_config_error_without_its_password(
     make_app: MakeApp, uri: str
 ) -> None:
     app = make_app(PROCORE_WEBHOOK_DATABASE_URI=uri)
@@ -1031,7 +1029,7 @@ def test_a_malformed_database_uri_is_a_config_error_without_its_password(
     assert len(raised.value.problems) == 2, "all that is wrong is told at once"
 
 
-def test_a_malformed_uri_of_the_host_does_not_log_its_password(
+def test_malformed_uri_of_the_host_does_not_log_its_password(
     make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = make_app(SQLALCHEMY_DATABASE_URI="postgresql:/user:TOPSECRET@host/db")

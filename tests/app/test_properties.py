@@ -502,7 +502,7 @@ def generator(*material: object) -> random.Random:
 # The properties
 
 
-def test_what_is_not_authentic_is_refused_and_leaves_no_row(receiver: Receiver) -> None:
+def test_unauthentic_request_is_refused_and_not_recorded(receiver: Receiver) -> None:
     @settings(max_examples=140)
     @given(_seed, _bodies, _others)
     def forge(seed: int, bodies: list[bytes], other: list[str]) -> None:
@@ -539,7 +539,7 @@ def test_what_is_not_authentic_is_refused_and_leaves_no_row(receiver: Receiver) 
     finished.add("forged")
 
 
-def test_an_authentic_body_of_any_bytes_is_kept_and_never_an_error(
+def test_authentic_body_of_any_bytes_is_recorded(
     receiver: Receiver,
 ) -> None:
     @settings(max_examples=65)
@@ -563,7 +563,7 @@ def test_an_authentic_body_of_any_bytes_is_kept_and_never_an_error(
     finished.add("bytes")
 
 
-def test_an_authentic_object_of_any_content_is_run_and_never_an_error(
+def test_authentic_object_of_any_content_is_run(
     receiver: Receiver,
 ) -> None:
     @settings(max_examples=40)
@@ -587,7 +587,7 @@ def test_an_authentic_object_of_any_content_is_run_and_never_an_error(
     finished.add("objects")
 
 
-def test_headers_decide_alone_whether_a_delivery_is_authentic(
+def test_authenticity_depends_only_on_headers_and_body(
     receiver: Receiver,
 ) -> None:
     @settings(max_examples=80)

@@ -22,20 +22,20 @@ from flask_procore_webhooks.testing import sign
 
 
 @pytest.mark.parametrize("path", [PATH, f"{PATH}/"])
-def test_a_slash_at_the_end_makes_no_difference(app: Flask, path: str) -> None:
+def test_trailing_slash_is_optional(app: Flask, path: str) -> None:
     body = to_bytes(payload("RFIs.create"))
     answer = app.test_client().post(path, data=body, headers=sign(body, SECRET))
     assert (answer.status_code, answer.json) == (200, {"received": True})
 
 
 @pytest.mark.parametrize("path", [PATH, f"{PATH}/"])
-def test_a_probe_by_head_is_answered_and_told_nothing(app: Flask, path: str) -> None:
+def test_head_request_is_answered_204_without_body(app: Flask, path: str) -> None:
     answer = app.test_client().head(path)
     assert (answer.status_code, answer.data) == (204, b"")
     assert recorded(app) == []
 
 
-def test_a_signed_head_request_is_no_delivery(app: Flask) -> None:
+def test_signed_head_request_is_not_recorded(app: Flask) -> None:
     body = to_bytes(payload("RFIs.create"))
     headers = sign(body, SECRET)
     assert app.test_client().head(PATH, data=body, headers=headers).status_code == 204
@@ -43,7 +43,9 @@ def test_a_signed_head_request_is_no_delivery(app: Flask) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "TRACE"])
-def test_other_methods_are_refused_and_told_nothing(app: Flask, method: str) -> None:
+def test_other_methods_are_answered_405_without_details(
+    app: Flask, method: str
+) -> None:
     body = to_bytes(payload("RFIs.create"))
     answer = app.test_client().open(
         PATH, method=method, data=body, headers=sign(body, SECRET)
@@ -53,14 +55,14 @@ def test_other_methods_are_refused_and_told_nothing(app: Flask, method: str) -> 
     assert recorded(app) == []
 
 
-def test_the_method_cannot_be_overridden_by_a_header(app: Flask) -> None:
+def test_method_cannot_be_overridden_by_a_header(app: Flask) -> None:
     body = to_bytes(payload("RFIs.create"))
     headers = {**sign(body, SECRET), "X-HTTP-Method-Override": "POST"}
     assert app.test_client().get(PATH, data=body, headers=headers).status_code == 405
 
 
 @pytest.mark.parametrize("spell", [str.lower, str.upper, str.title])
-def test_the_case_of_header_names_is_irrelevant(
+def test_case_of_header_names_is_irrelevant(
     app: Flask, spell: Callable[[str], str]
 ) -> None:
     body = to_bytes(payload("RFIs.create"))
@@ -72,7 +74,7 @@ def test_the_case_of_header_names_is_irrelevant(
     "header",
     ["X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded", "Host"],
 )
-def test_what_a_proxy_says_decides_nothing(app: Flask, header: str) -> None:
+def test_proxy_headers_are_ignored(app: Flask, header: str) -> None:
     body = to_bytes(payload("RFIs.create"))
     claim = {header: "127.0.0.1"}
     assert post(app, body, headers=claim).status_code == 401
@@ -110,7 +112,7 @@ def readers(functions: set[tuple[str, str]]) -> set[str]:
         {"X-Procore-Timestamp": "1"},
     ],
 )
-def test_nothing_looks_into_a_body_that_is_not_authentic(
+def test_unauthentic_body_is_not_parsed(
     app: Flask, forged: dict[str, str], content_type: str
 ) -> None:
     body = to_bytes(payload("RFIs.create"))
@@ -122,20 +124,20 @@ def test_nothing_looks_into_a_body_that_is_not_authentic(
     assert readers(refused) == set()
 
 
-def test_an_authentic_body_is_looked_into(app: Flask) -> None:
+def test_authentic_body_is_parsed(app: Flask) -> None:
     """So the test above would have noticed."""
     client = app.test_client()
     accepted = entered(lambda: deliver(client, payload("RFIs.create")))
     assert {"decoder.py:decode", "payload.py:parse"} <= readers(accepted)
 
 
-def test_forgeries_cost_no_row_and_no_connection(app: Flask) -> None:
+def test_forged_deliveries_use_no_row_and_no_connection(app: Flask) -> None:
     for _ in range(20):
         assert post(app, b"{}").status_code == 401
     assert not Path(app.instance_path).exists()
 
 
-def test_a_forgery_cannot_use_up_the_id_of_a_genuine_event(app: Flask) -> None:
+def test_forgery_cannot_use_up_the_id_of_a_genuine_event(app: Flask) -> None:
     event = payload("RFIs.create", id="evt_1")
     forged = deliver(
         app.test_client(), event, headers={"X-Procore-Signature": "0" * 64}

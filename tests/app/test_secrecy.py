@@ -202,7 +202,7 @@ def everything_told(
 
 
 @pytest.mark.parametrize("mishap", MISHAPS)
-def test_nothing_secret_is_logged_or_answered_whatever_fails(
+def test_secrets_are_neither_logged_nor_answered_on_any_failure(
     guarded_app: tuple[Flask, SQLAlchemy],
     mishap: Callable[[Flask, SQLAlchemy], None],
     caplog: pytest.LogCaptureFixture,
@@ -226,7 +226,7 @@ def test_nothing_secret_is_logged_or_answered_whatever_fails(
             assert word not in told, (mishap.__name__, answer.status)
 
 
-def test_every_mishap_of_the_test_above_does_fail(
+def test_every_failure_of_the_secrecy_test_occurs(
     guarded_app: tuple[Flask, SQLAlchemy],
 ) -> None:
     app, db = guarded_app
@@ -244,7 +244,7 @@ def test_every_mishap_of_the_test_above_does_fail(
     assert statuses == expected
 
 
-def test_nothing_secret_is_in_the_repr_of_anything(
+def test_reprs_contain_no_secrets(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     seen: list[object] = []

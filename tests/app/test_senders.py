@@ -133,7 +133,7 @@ def _scenes(make_app: MakeApp, url: str) -> Iterator[Callable[..., Scene]]:
 
 
 @pytest.mark.parametrize("mode", OTHERS)
-def test_a_subscriber_that_always_fails_stops_nothing(
+def test_failing_subscriber_does_not_delay_other_events(
     scene: Callable[..., Scene], mode: str
 ) -> None:
     day = scene(mode)
@@ -147,7 +147,7 @@ def test_a_subscriber_that_always_fails_stops_nothing(
 
 
 @pytest.mark.parametrize("mode", OTHERS)
-def test_a_subscriber_that_takes_an_hour_stops_no_delivery(
+def test_hour_long_subscriber_does_not_delay_deliveries(
     scene: Callable[..., Scene], mode: str
 ) -> None:
     day = scene(mode)
@@ -171,7 +171,7 @@ def test_a_subscriber_that_takes_an_hour_stops_no_delivery(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_body_that_is_no_json_is_kept_dead_and_stops_nothing(
+def test_body_without_json_is_dead_and_does_not_delay_other_events(
     scene: Callable[..., Scene], mode: str
 ) -> None:
     day = scene(mode)
@@ -187,7 +187,7 @@ def test_a_body_that_is_no_json_is_kept_dead_and_stops_nothing(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_copies_in_any_order_are_one_event_each(
+def test_shuffled_copies_are_recorded_once(
     scene: Callable[..., Scene], mode: str
 ) -> None:
     day = scene(mode)
@@ -203,7 +203,7 @@ def test_copies_in_any_order_are_one_event_each(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_outage_of_the_inbox_below_12_hours_loses_nothing(
+def test_outage_below_12_hours_loses_no_event(
     scene: Callable[..., Scene], mode: str
 ) -> None:
     day = scene(mode)
@@ -221,7 +221,7 @@ def test_an_outage_of_the_inbox_below_12_hours_loses_nothing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", OTHERS)
-def test_all_of_it_on_one_day_loses_nothing(
+def test_all_disturbances_in_one_day_lose_no_event(
     scene: Callable[..., Scene], mode: str
 ) -> None:
     day = scene(mode)
@@ -230,7 +230,7 @@ def test_all_of_it_on_one_day_loses_nothing(
 
 @pytest.mark.soak
 @pytest.mark.parametrize("database", ["postgresql", "mariadb"])
-def test_all_of_it_loses_nothing_on_servers(
+def test_all_disturbances_lose_no_event_on_database_servers(
     make_app: MakeApp, request: pytest.FixtureRequest, database: str
 ) -> None:
     url = request.getfixturevalue(f"{database}_url")
@@ -256,7 +256,7 @@ def _all_of_it(day: Scene, count: int = 60) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_outage_of_more_than_12_hours_loses_what_came_in_it(
+def test_outage_over_12_hours_loses_the_queued_events(
     scene: Callable[..., Scene], mode: str
 ) -> None:
     """So the simulated sender can lose events at all."""
@@ -383,7 +383,7 @@ def _offsets(queued: Queued) -> list[float]:
 
 
 @pytest.mark.parametrize("resigns", [True, False], ids=["signed anew", "signed once"])
-def test_prudra_brings_an_event_after_an_outage_of_two_minutes(
+def test_prudra_delivers_after_an_outage_of_two_minutes(
     prudra: Callable[..., World], resigns: bool
 ) -> None:
     world = prudra()
@@ -399,7 +399,7 @@ def test_prudra_brings_an_event_after_an_outage_of_two_minutes(
 
 
 @pytest.mark.parametrize("resigns", [True, False], ids=["signed anew", "signed once"])
-def test_prudra_with_a_tolerance_below_its_retries_has_to_sign_anew(
+def test_prudra_retries_beyond_the_tolerance_need_a_new_signature(
     prudra: Callable[..., World], resigns: bool
 ) -> None:
     world = prudra(TOLERANCE=60)
@@ -415,7 +415,7 @@ def test_prudra_with_a_tolerance_below_its_retries_has_to_sign_anew(
 
 
 @pytest.mark.parametrize("resigns", [True, False], ids=["signed anew", "signed once"])
-def test_what_prudra_gave_up_is_accepted_later_only_if_it_is_signed_anew(
+def test_abandoned_prudra_event_is_accepted_later_if_signed_again(
     prudra: Callable[..., World], resigns: bool
 ) -> None:
     world = prudra()
@@ -433,7 +433,7 @@ def test_what_prudra_gave_up_is_accepted_later_only_if_it_is_signed_anew(
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("task", ["fails", "sleeps"])
-def test_prudra_gives_up_an_event_only_where_it_waits_for_the_subscriber(
+def test_prudra_abandons_events_only_with_inline_dispatch(
     prudra: Callable[..., World], mode: str, task: str
 ) -> None:
     world = prudra(DISPATCH="inline" if mode == "inline" else "worker")

@@ -70,7 +70,7 @@ def read(made: dict[str, Any], format: str) -> Event:
 
 
 @pytest.mark.parametrize("format", ["v2", "v3", "v4", "signed"])
-def test_a_payload_reads_back_as_what_was_asked_for(format: str) -> None:
+def test_payload_is_parsed_as_requested(format: str) -> None:
     made = payload(
         "RFIs.update", format=format, resource_id="7", project_id=None, user_id=8
     )
@@ -86,21 +86,21 @@ def test_a_payload_reads_back_as_what_was_asked_for(format: str) -> None:
     assert event.payload_version == {"signed": None}.get(format, f"{format}.0")
 
 
-def test_prudras_payload_reads_back_as_what_was_asked_for() -> None:
+def test_prudra_payload_is_parsed_as_requested() -> None:
     event = read(payload("vault.opened", format="prudra", vaultId="v"), "prudra")
     assert (event.type, event.reason) == ("vault.opened", "opened")
     assert event.data == {"vaultId": "v"}
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_payloads_have_ids_of_their_own_or_the_one_that_is_given(format: str) -> None:
+def test_payload_ids_are_unique_or_given(format: str) -> None:
     ids = {read(payload("a.b", format=format), format).id for _ in range(20)}
     assert len(ids) == 20
     assert not any(id.startswith("sha256:") for id in ids)
     assert read(payload("a.b", format=format, id="mine"), format).id == "mine"
 
 
-def test_an_envelopes_own_keys_are_set_there_and_others_in_its_data() -> None:
+def test_envelope_keys_are_set_in_the_envelope_and_others_in_data() -> None:
     made = payload("a.b", created=1700000000, extra={"deep": [1]}, resource_id=7)
     assert made["created"] == 1700000000
     assert (made["data"]["extra"], made["data"]["resource_id"]) == ({"deep": [1]}, 7)
@@ -108,20 +108,20 @@ def test_an_envelopes_own_keys_are_set_there_and_others_in_its_data() -> None:
     assert payload("a.b", format="prudra", payload=[])["payload"] == []
 
 
-def test_words_of_the_envelope_become_procores_reasons() -> None:
+def test_envelope_actions_become_procore_reasons() -> None:
     assert payload("resource.deleted", format="v4")["reason"] == "delete"
     assert payload("resource.created", format="v2")["event_type"] == "create"
     assert payload("RFIs", format="v4")["resource_type"] == "RFIs"
 
 
-def test_procores_own_payloads_look_like_procores() -> None:
+def test_payloads_match_procores_format() -> None:
     """19-digit numbers in v2 and v3, text in v4, as the sender makes them."""
     assert len(str(payload("RFIs.update", format="v3")["id"])) == 19
     ids = {k: v for k, v in payload("a.b", format="v4").items() if k.endswith("id")}
     assert ids and all(isinstance(value, str) for value in ids.values())
 
 
-def test_an_unknown_format_is_answered_with_those_there_are() -> None:
+def test_unknown_format_error_lists_the_formats() -> None:
     with pytest.raises(ValueError, match=r"signed, v2, v3, v4, prudra, not 'v1'"):
         payload("a.b", format="v1")
 
@@ -137,7 +137,9 @@ def seen(webhooks: ProcoreWebhooks) -> list[Event]:
     return events
 
 
-def test_a_delivery_is_authentic_and_worked_on(app: Flask, seen: list[Event]) -> None:
+def test_deliver_is_authentic_and_runs_subscribers(
+    app: Flask, seen: list[Event]
+) -> None:
     made = payload("RFIs.update", resource_id=7)
     answer = deliver(app.test_client(), made)
     assert (answer.status_code, answer.get_json()) == (200, {"received": True})
@@ -174,7 +176,7 @@ def test_bytes_are_delivered_as_they_are(app: Flask, seen: list[Event]) -> None:
         {"timestamp": "soon"},
     ],
 )
-def test_a_forgery_is_refused(
+def test_forgery_is_refused(
     app: Flask, seen: list[Event], more: dict[str, Any]
 ) -> None:
     answer = deliver(app.test_client(), payload("a.b"), **more)
@@ -185,7 +187,7 @@ def test_a_forgery_is_refused(
     assert not seen
 
 
-def test_other_headers_arrive_too(app: Flask) -> None:
+def test_additional_headers_are_sent(app: Flask) -> None:
     arrived: dict[str, str] = {}
 
     @app.before_request
@@ -200,7 +202,7 @@ def test_other_headers_arrive_too(app: Flask) -> None:
 
 
 @pytest.mark.parametrize("value", [AUTHORIZATION, "Basic eA==", "näive ☃"])
-def test_what_is_configured_passes_signature_and_authorization(
+def test_deliver_sends_signature_and_authorization(
     make_app: MakeApp, value: str
 ) -> None:
     app = make_app(PROCORE_WEBHOOK_AUTHORIZATION=value)
@@ -210,7 +212,7 @@ def test_what_is_configured_passes_signature_and_authorization(
     assert wrong.get_json() == {"error": "Invalid authorization"}
 
 
-def test_an_endpoint_without_a_secret_gets_no_signature(make_app: MakeApp) -> None:
+def test_endpoint_without_a_secret_gets_no_signature(make_app: MakeApp) -> None:
     app = make_app(
         PROCORE_WEBHOOK_SECRET=None, PROCORE_WEBHOOK_AUTHORIZATION=AUTHORIZATION
     )
@@ -220,7 +222,7 @@ def test_an_endpoint_without_a_secret_gets_no_signature(make_app: MakeApp) -> No
     assert "X-Procore-Signature" not in answer.request.headers
 
 
-def test_a_secret_that_was_rotated_in_is_used(make_app: MakeApp) -> None:
+def test_deliver_uses_the_current_secret(make_app: MakeApp) -> None:
     """With the fallback alone it would be refused once that is removed."""
     app = make_app(
         PROCORE_WEBHOOK_SECRET="new", PROCORE_WEBHOOK_SECRET_FALLBACKS=["old"]
@@ -231,7 +233,7 @@ def test_a_secret_that_was_rotated_in_is_used(make_app: MakeApp) -> None:
     assert answer.request.headers["X-Procore-Signature"] == signature
 
 
-def test_the_path_is_the_one_that_the_app_mounts(make_app: MakeApp) -> None:
+def test_deliver_uses_the_mounted_path(make_app: MakeApp) -> None:
     app = make_app(PRUDRA_WEBHOOK_SECRET=SECRET, APPLICATION_ROOT="/root")
     parent = Blueprint("parent", __name__, url_prefix="/api")
     parent.register_blueprint(ProcoreWebhooks(), url_prefix="/hooks")
@@ -245,7 +247,9 @@ def test_the_path_is_the_one_that_the_app_mounts(make_app: MakeApp) -> None:
 
 
 @pytest.mark.parametrize("endpoint", [None, "nope"])
-def test_an_endpoint_is_never_guessed(make_app: MakeApp, endpoint: str | None) -> None:
+def test_deliver_needs_an_endpoint_if_there_are_several(
+    make_app: MakeApp, endpoint: str | None
+) -> None:
     app = make_app(PRUDRA_WEBHOOK_SECRET=SECRET)
     app.register_blueprint(ProcoreWebhooks())
     app.register_blueprint(PrudraWebhooks())
@@ -253,7 +257,7 @@ def test_an_endpoint_is_never_guessed(make_app: MakeApp, endpoint: str | None) -
         deliver(app.test_client(), payload("a.b"), endpoint=endpoint)
 
 
-def test_an_app_without_the_blueprint_is_told_so() -> None:
+def test_deliver_without_a_blueprint_explains_the_error() -> None:
     app = Flask("bare")
     with pytest.raises(LookupError, match="it has: none"):
         deliver(app.test_client(), payload("a.b"))
@@ -276,7 +280,7 @@ def failing_once(webhooks: ProcoreWebhooks) -> list[Event]:
     return events
 
 
-def test_drain_runs_what_is_due_and_early_what_waits(
+def test_drain_runs_due_events_and_early_drain_waiting_ones(
     app: Flask, failing_once: list[Event], clock: Any
 ) -> None:
     assert deliver(app.test_client(), payload("a.b")).status_code == 500
@@ -310,7 +314,7 @@ def test_drain_runs_the_events_of_every_endpoint(make_app: MakeApp) -> None:
 # The fixture
 
 
-def test_the_fixture_offers_the_same(
+def test_fixture_has_the_same_functions(
     procore_webhooks: Deliveries, endpoint: Endpoint, failing_once: list[Event]
 ) -> None:
     made = procore_webhooks.payload("RFIs.update", format="v4", id="1")

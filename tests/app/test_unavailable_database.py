@@ -24,7 +24,7 @@ MakeApp = Callable[..., Flask]
 
 
 @pytest.mark.parametrize("missing", [TABLES, TABLES[:1], TABLES[1:]])
-def test_missing_tables_are_named_with_what_to_do_and_found_once_they_are_there(
+def test_missing_tables_are_logged_with_advice_and_used_once_created(
     make_app: MakeApp,
     database_url: str,
     missing: tuple[str, ...],
@@ -78,7 +78,7 @@ BROKEN = (
 
 @pytest.mark.parametrize("hosted", [True, False])
 @pytest.mark.parametrize("broken", BROKEN)
-def test_without_its_database_the_inbox_asks_the_sender_to_come_again(
+def test_unreachable_database_is_answered_503(
     make_app: MakeApp,
     tmp_path: Path,
     broken: Callable[[Path], str],
@@ -108,7 +108,7 @@ def test_without_its_database_the_inbox_asks_the_sender_to_come_again(
     assert app.test_client().head(PATH).status_code == 204
 
 
-def test_the_inbox_works_as_soon_as_its_database_does(
+def test_deliveries_are_accepted_once_the_database_is_back(
     make_app: MakeApp, tmp_path: Path
 ) -> None:
     obstacle = tmp_path / "inbox.db"

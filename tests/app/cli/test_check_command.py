@@ -92,7 +92,7 @@ def broken() -> Any:
         (broken, "LookupError: no current user"),
     ],
 )
-def test_check_finds_a_before_request_that_stands_in_the_way(
+def test_check_reports_a_before_request_that_blocks_deliveries(
     app: Flask, before: Callable[[], Any], answer: str
 ) -> None:
     app.before_request(before)
@@ -119,7 +119,7 @@ def test_check_finds_two_endpoints_at_one_path(make_app: MakeApp) -> None:
 
 
 @pytest.mark.parametrize("hosts", [None, [".example.com"]])
-def test_check_does_not_mind_a_host_that_wants_https_and_its_own_name(
+def test_check_passes_where_https_and_a_trusted_host_are_required(
     make_app: MakeApp, hosts: list[str] | None
 ) -> None:
     app = mounted(make_app(TRUSTED_HOSTS=hosts))
@@ -131,7 +131,7 @@ def test_check_does_not_mind_a_host_that_wants_https_and_its_own_name(
     run(app, "check")
 
 
-def test_check_passes_where_each_endpoint_has_its_way_in(make_app: MakeApp) -> None:
+def test_check_passes_where_every_route_is_reachable(make_app: MakeApp) -> None:
     app = make_app(
         APPLICATION_ROOT="/app",
         SERVER_NAME="example.com",
@@ -142,7 +142,7 @@ def test_check_passes_where_each_endpoint_has_its_way_in(make_app: MakeApp) -> N
     run(mounted(app, PrudraWebhooks()), "check")
 
 
-def test_the_knock_of_check_reaches_neither_log_nor_watchers(
+def test_probe_of_check_is_neither_logged_nor_signalled(
     app: Flask, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen: list[object] = []
@@ -153,7 +153,7 @@ def test_the_knock_of_check_reaches_neither_log_nor_watchers(
     assert seen and caplog.records, "the log and the signal work again"
 
 
-def test_the_knock_of_check_runs_no_events(make_app: MakeApp) -> None:
+def test_probe_of_check_starts_no_background_thread(make_app: MakeApp) -> None:
     app = mounted(make_app(TESTING=False), ProcoreWebhooks())
     run(app, "check")
     assert not background_of(app_state(app)).was_started
@@ -211,7 +211,7 @@ def test_check_warns_and_still_passes(
     assert shown.exit_code == 0, shown.output
 
 
-def test_check_does_not_take_another_endpoints_keys_for_strays(
+def test_check_accepts_keys_of_another_endpoint(
     make_app: MakeApp,
 ) -> None:
     app = make_app(PROCORE_WEBHOOK_SANDBOX_SECRET=SECRET)
@@ -228,7 +228,7 @@ def test_check_prints_long_times_in_plain_digits(make_app: MakeApp) -> None:
     assert "PROCORE_WEBHOOK_RETENTION = 34560000 s" in run(app, "check").output
 
 
-def test_check_for_machines_is_complete(host: Flask) -> None:
+def test_check_json_is_complete(host: Flask) -> None:
     (report,) = json.loads(run(host, "check", "--json", ok=False).output).values()
     assert report.pop("settings")["PROCORE_WEBHOOK_TOLERANCE"] == "300 s"
     assert report.pop("database").startswith("sqlite:///")

@@ -37,7 +37,7 @@ def test_two_blueprints_share_one_group_with_the_hosts_own_commands(
     assert "acme" not in run(app, "stats", "--endpoint", "bolt").output
 
 
-def test_a_command_of_one_app_does_not_appear_in_another(make_app: MakeApp) -> None:
+def test_command_of_one_app_does_not_appear_in_another(make_app: MakeApp) -> None:
     """The blueprint is shared by both, the group of commands is not."""
     first, second, webhooks = make_app(), make_app(), ProcoreWebhooks()
     group = click.Group(
@@ -49,7 +49,7 @@ def test_a_command_of_one_app_does_not_appear_in_another(make_app: MakeApp) -> N
     assert "of-the-first" in run(first, "--help").output
 
 
-def test_the_group_of_another_blueprint_sees_every_endpoint(make_app: MakeApp) -> None:
+def test_group_of_another_blueprint_sees_every_endpoint(make_app: MakeApp) -> None:
     app = mounted(
         make_app(PRUDRA_WEBHOOK_SECRET=SECRET), ProcoreWebhooks(), PrudraWebhooks()
     )
@@ -58,14 +58,12 @@ def test_the_group_of_another_blueprint_sees_every_endpoint(make_app: MakeApp) -
 
 
 @pytest.mark.parametrize("command", ["list", "stats", "check", "init-db"])
-def test_an_unknown_endpoint_is_answered_with_those_there_are(
-    app: Flask, command: str
-) -> None:
+def test_unknown_endpoint_error_lists_the_endpoints(app: Flask, command: str) -> None:
     shown = run(app, command, "--endpoint", "nope", ok=False).output
     assert "no endpoint 'nope'" in shown and "procore_webhooks" in shown
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
-def test_every_command_says_what_it_is_for(app: Flask, command: str) -> None:
+def test_every_command_has_help(app: Flask, command: str) -> None:
     shown = run(app, command, "--help").output
     assert len(shown.splitlines()[2]) > 10

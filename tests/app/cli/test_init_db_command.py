@@ -35,7 +35,7 @@ def test_init_db_makes_the_tables_on_every_database(
     }
 
 
-def test_secrets_are_strong_differ_and_are_accepted_as_they_are(app: Flask) -> None:
+def test_generated_secrets_are_strong_distinct_and_valid(app: Flask) -> None:
     made = [run(app, "secret").output.strip() for _ in range(2)]
     assert made[0] != made[1]
     for secret in made:

@@ -36,7 +36,7 @@ def test_list_shows_the_newest_first_in_columns(app: Flask, clock: Clock) -> Non
     assert all(f"{clock():%Y-%m-%d}" in row for row in rows)
 
 
-def test_list_narrows_by_status_type_and_number(app: Flask, clock: Clock) -> None:
+def test_list_filters_by_status_type_and_limit(app: Flask, clock: Clock) -> None:
     first = send(app, "A.create")
     deliver(app.test_client(), b"not JSON")
     clock.forward(1)
@@ -55,7 +55,7 @@ def test_list_narrows_by_status_type_and_number(app: Flask, clock: Clock) -> Non
     assert "No events." in run(app, "list", "--status", "running").output
 
 
-def test_list_of_several_endpoints_says_whose_event_it_is(
+def test_list_of_several_endpoints_has_an_endpoint_column(
     make_app: MakeApp, tmp_path: Path
 ) -> None:
     uri = f"sqlite:///{tmp_path}/shared.db"
@@ -73,7 +73,7 @@ def test_list_of_several_endpoints_says_whose_event_it_is(
 NASTY = "a\x1b[31mb\u202ec\nd\r\n2  done"
 
 
-def test_what_senders_write_cannot_forge_rows_or_steer_the_terminal(
+def test_sender_text_cannot_forge_rows_or_control_the_terminal(
     app: Flask, webhooks: ProcoreWebhooks
 ) -> None:
     @webhooks.on()
@@ -92,7 +92,7 @@ def test_what_senders_write_cannot_forge_rows_or_steer_the_terminal(
     assert names.count("status") == 1, "further lines are indented"
 
 
-def test_list_for_machines_has_every_column_but_the_body(app: Flask) -> None:
+def test_list_json_has_every_column_except_the_body(app: Flask) -> None:
     send(app, created=1700000000)
     (row,) = json.loads(run(app, "list", "--json").output)
     times = [row.pop(name) for name in ("received_at", "finished_at")]

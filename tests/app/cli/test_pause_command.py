@@ -19,7 +19,7 @@ from flask_procore_webhooks.inbox.due import is_paused
 MakeApp = Callable[..., Flask]
 
 
-def test_pause_holds_the_workers_until_resume(site: Site) -> None:
+def test_paused_endpoint_runs_no_events_until_resume(site: Site) -> None:
     site.subscribe_good_and_bad()
     assert "paused; events are recorded" in run(site.app, "pause").output
     site.send()
@@ -35,7 +35,7 @@ def test_pause_holds_the_workers_until_resume(site: Site) -> None:
 
 
 @pytest.mark.parametrize("command", ["pause", "resume"])
-def test_of_several_endpoints_one_is_named_or_all_are_meant(
+def test_pause_of_several_endpoints_needs_a_name_or_all(
     two_sites: tuple[Site, Site], command: str
 ) -> None:
     site, other = two_sites
@@ -51,7 +51,7 @@ def test_of_several_endpoints_one_is_named_or_all_are_meant(
 
 
 @pytest.mark.parametrize("command", ["pause", "resume"])
-def test_who_runs_in_requests_cannot_be_paused(
+def test_inline_endpoint_cannot_be_paused(
     make_app: MakeApp, tmp_path: Path, command: str
 ) -> None:
     url = f"sqlite:///{tmp_path}/test.db"

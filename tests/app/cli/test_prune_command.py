@@ -51,7 +51,7 @@ def test_prune_keeps_bodies_for_retention_and_ids_four_times_as_long(
     }
 
 
-def test_prune_goes_by_the_retention_of_each_endpoint(
+def test_prune_uses_the_retention_of_each_endpoint(
     make_app: MakeApp, tmp_path: Path
 ) -> None:
     url = f"sqlite:///{tmp_path}/test.db"
@@ -76,7 +76,7 @@ def test_prune_goes_by_the_retention_of_each_endpoint(
         other.store.database.engine.dispose()
 
 
-def test_a_long_prune_says_on_standard_error_how_far_it_is(
+def test_long_prune_reports_progress_on_standard_error(
     make_app: MakeApp, postgresql_url: str
 ) -> None:
     with open_site(make_app(), postgresql_url) as site:
@@ -115,6 +115,6 @@ def _prune_against_a_lock(site: Site) -> Any:
         thread.join()
 
 
-def test_a_short_prune_says_nothing_on_standard_error(local: Site) -> None:
+def test_short_prune_reports_no_progress(local: Site) -> None:
     add_finished(local, 3, age=8 * DAY)
     assert run_apart(local.app, "prune").stderr == ""

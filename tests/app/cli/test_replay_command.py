@@ -24,7 +24,7 @@ from flask_procore_webhooks.inbox.status import Status
 MakeApp = Callable[..., Flask]
 
 
-def test_an_operator_finds_a_failed_event_reads_why_and_has_it_run_again(
+def test_failed_event_can_be_listed_shown_and_replayed(
     site: Site,
 ) -> None:
     site.subscribe_good_and_bad()
@@ -74,7 +74,7 @@ def test_replay_takes_event_ids_and_row_ids(site: Site) -> None:
     assert [len(journal_of(site.store, row)) for row in rows] == [0, 1, 0, 1]
 
 
-def test_replay_without_saying_what_is_refused(local: Site) -> None:
+def test_replay_without_selection_is_refused(local: Site) -> None:
     dead_ones(local)
     refused = run(local.app, "replay", ok=False)
     assert "Name events, give a filter, or give --all." in refused.output
@@ -92,14 +92,14 @@ def test_replay_of_named_events_takes_no_filter(local: Site, more: list[str]) ->
     assert local.statuses() == ["dead"] * 3
 
 
-def test_replay_names_the_events_there_are_not_and_does_nothing(local: Site) -> None:
+def test_replay_of_unknown_events_names_them_and_replays_nothing(local: Site) -> None:
     dead_ones(local)
     refused = run(local.app, "replay", "nope", "evt_1", "12345", ok=False)
     assert refused.output.endswith("no such event in the inbox: 12345, nope.\n")
     assert local.statuses() == ["dead"] * 3
 
 
-def test_replay_all_means_the_dead(site: Site) -> None:
+def test_replay_all_selects_dead_events(site: Site) -> None:
     rows = dead_ones(site)
     add_finished(site, 2)
     assert lines_of(stdout_of(site.app, "replay", "--all"))[0].endswith("replayed 3")
@@ -109,7 +109,7 @@ def test_replay_all_means_the_dead(site: Site) -> None:
     assert all(len(journal_of(site.store, row)) == 1 for row in rows)
 
 
-def test_replay_of_done_events_runs_everybody_again(site: Site) -> None:
+def test_replay_of_done_events_reruns_every_subscriber(site: Site) -> None:
     dead_ones(site)
     add_finished(site, 2)
     run(site.app, "replay", "--status", "done")
@@ -118,14 +118,14 @@ def test_replay_of_done_events_runs_everybody_again(site: Site) -> None:
     assert sorted(name for name, _ in site.calls) == ["bad"] * 2 + ["good"] * 2
 
 
-def test_replay_anew_runs_those_that_had_finished_too(site: Site) -> None:
+def test_replay_anew_reruns_finished_subscribers(site: Site) -> None:
     dead_ones(site, 1)
     run(site.app, "replay", "--all", "--anew")
     site.work()
     assert site.calls == [("good", "evt_0"), ("bad", "evt_0")]
 
 
-def test_replay_for_machines_counts_by_endpoint(two_sites: tuple[Site, Site]) -> None:
+def test_replay_json_counts_by_endpoint(two_sites: tuple[Site, Site]) -> None:
     site, other = two_sites
     dead_ones(site)
     dead_ones(other, 2)
@@ -145,7 +145,7 @@ def test_replay_for_machines_counts_by_endpoint(two_sites: tuple[Site, Site]) ->
     }
 
 
-def test_replay_says_what_it_left_out(local: Site) -> None:
+def test_replay_reports_skipped_events(local: Site) -> None:
     local.send(id="waits")
     shown = lines_of(stdout_of(local.app, "replay", "waits"))
     assert shown == [
@@ -177,13 +177,13 @@ def test_replay_runs_the_events_of_inline_endpoints_itself(
         assert site.calls == [("bad", f"evt_{n}") for n in range(3)]
 
 
-def test_times_alone_are_a_filter_of_replay(local: Site) -> None:
+def test_replay_accepts_a_time_filter_alone(local: Site) -> None:
     dead_ones(local)
     shown = stdout_of(local.app, "replay", "--since", -60, "--json")
     assert json.loads(shown)["procore_webhooks"]["replayed"] == 3
 
 
-def test_a_number_is_an_event_id_first_and_a_row_only_where_there_is_none(
+def test_number_is_an_event_id_before_a_row_id(
     two_sites: tuple[Site, Site],
 ) -> None:
     one, other = two_sites
@@ -197,7 +197,7 @@ def test_a_number_is_an_event_id_first_and_a_row_only_where_there_is_none(
     assert [one.row(row)["status"] for row in rows] == ["done", "done", "pending"]
 
 
-def test_a_paused_endpoint_is_told_of_where_somebody_waits_for_its_runs(
+def test_replay_and_worker_mention_a_paused_endpoint(
     local: Site,
 ) -> None:
     local.send(id="evt_1")

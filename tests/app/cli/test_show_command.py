@@ -52,14 +52,14 @@ def test_show_finds_an_event_by_an_id_that_is_kept_as_a_digest(
 @pytest.mark.parametrize(
     "nobody", ["ü", "99999999999999999999", "-1", "", "\udcff", "'"]
 )
-def test_show_says_that_there_is_no_such_event_on_every_database(
+def test_show_reports_an_unknown_event_on_every_database(
     anywhere: Flask, nobody: str
 ) -> None:
     send(anywhere)
     assert "There is no event" in run(anywhere, "show", "--", nobody, ok=False).output
 
 
-def test_show_tells_receipts_error_and_conflicts(
+def test_show_prints_receipts_error_and_conflicts(
     app: Flask, webhooks: ProcoreWebhooks
 ) -> None:
     webhooks.on(name="easy")(lambda event: None)
@@ -80,7 +80,7 @@ def test_show_tells_receipts_error_and_conflicts(
     assert "lease" not in row
 
 
-def test_show_gives_the_exact_bytes_of_a_body(app: Flask) -> None:
+def test_show_body_prints_the_exact_bytes(app: Flask) -> None:
     body = b"\xff\x00\r\n\x1b[31m"
     deliver(app.test_client(), body)
     assert run(app, "show", "1", "--body").stdout_bytes == body
@@ -92,7 +92,7 @@ def test_show_gives_the_exact_bytes_of_a_body(app: Flask) -> None:
     assert json.loads(row["body"])["id"] == "text" and row["body_base64"] is None
 
 
-def test_a_shown_body_can_be_verified_and_sent_again(
+def test_shown_body_can_be_verified_and_sent_again(
     app: Flask, receiver: Receiver, tmp_path: Path
 ) -> None:
     send(app, id="again")
@@ -102,7 +102,7 @@ def test_a_shown_body_can_be_verified_and_sent_again(
     assert receiver.json()[0]["id"] == "again"
 
 
-def test_show_tells_how_each_subscriber_ended(site: Site) -> None:
+def test_show_prints_the_receipt_of_each_subscriber(site: Site) -> None:
     site.webhooks.on(name="keeps")(lambda event: None)
     site.webhooks.on(name="latest", latest_only=True)(lambda event: None)
 

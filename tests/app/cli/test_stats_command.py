@@ -65,7 +65,7 @@ def test_stats_of_an_empty_inbox(app: Flask) -> None:
     assert "oldest due: -" in run(app, "stats").output
 
 
-def test_the_inbox_commands_read_every_database(anywhere: Flask) -> None:
+def test_inbox_commands_read_every_database(anywhere: Flask) -> None:
     app = anywhere
     event_id = send(app, "Überall.create", resource_id="1'\"")
     assert event_id in run(app, "list", "--type", "Überall.create").output
@@ -75,7 +75,7 @@ def test_the_inbox_commands_read_every_database(anywhere: Flask) -> None:
     assert isinstance(numbers["attempts"], int)
 
 
-def test_stats_tell_of_a_pause_and_of_the_oldest_due(site: Site) -> None:
+def test_stats_print_the_pause_and_the_oldest_due_event(site: Site) -> None:
     site.subscribe_good_and_bad()
     site.send()
     site.work()

@@ -46,7 +46,7 @@ def test_trigger_does_not_follow_a_redirect(app: Flask, receiver: Receiver) -> N
     assert len(receiver.got) == 1
 
 
-def test_an_answer_cannot_steer_the_terminal_or_fill_it(
+def test_answer_is_escaped_and_shortened_for_the_terminal(
     app: Flask, receiver: Receiver
 ) -> None:
     receiver.status = 500
@@ -63,7 +63,7 @@ def test_an_answer_cannot_steer_the_terminal_or_fill_it(
     assert len(shown) < 1000
 
 
-def test_a_terminal_of_few_letters_is_no_reason_to_fail(
+def test_trigger_works_on_a_terminal_without_unicode(
     app: Flask, receiver: Receiver
 ) -> None:
     receiver.body = "angenommen ✓".encode()
@@ -86,7 +86,7 @@ def dripping_headers(handler: BaseHTTPRequestHandler) -> None:
 
 
 @pytest.mark.parametrize("answer", [silent, dripping, dripping_headers])
-def test_trigger_gives_up_when_the_sender_would(
+def test_trigger_times_out_like_the_sender(
     app: Flask, receiver: Receiver, answer: Callable[[BaseHTTPRequestHandler], None]
 ) -> None:
     receiver.answer = answer
@@ -116,7 +116,7 @@ def cut_short(handler: BaseHTTPRequestHandler) -> None:
         (cut_short, "IncompleteRead"),
     ],
 )
-def test_a_receiver_that_breaks_off_is_told_in_a_sentence(
+def test_broken_answer_is_reported_in_one_sentence(
     app: Flask,
     receiver: Receiver,
     answer: Callable[[BaseHTTPRequestHandler], None],
@@ -127,14 +127,16 @@ def test_a_receiver_that_breaks_off_is_told_in_a_sentence(
     assert shown.startswith("---") and words in shown
 
 
-def test_a_closed_port_asks_whether_the_receiver_runs(app: Flask) -> None:
+def test_closed_port_error_asks_whether_the_receiver_runs(app: Flask) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}/"
     shown = run(app, "trigger", "a.b", "--url", url, ok=False).output
     assert "connection refused; is the receiver running?" in shown
 
 
-def test_a_plain_port_asks_for_http(app: Flask, receiver: Receiver) -> None:
+def test_tls_error_on_a_plain_port_suggests_http(
+    app: Flask, receiver: Receiver
+) -> None:
     url = receiver.url.replace("http:", "https:")
     shown = run(app, "trigger", "a.b", "--url", url, ok=False).output
     assert "does not speak TLS; does it want http://?" in shown

@@ -51,7 +51,7 @@ def test_trigger_signs_prudras_format_with_prudras_headers(
     assert set(receiver.json()[0]) == {"type", "eventId", "payload"}
 
 
-def test_trigger_sends_what_an_endpoint_without_a_secret_gets_from_procore(
+def test_trigger_sends_v4_with_authorization_to_an_endpoint_without_secret(
     make_app: MakeApp, receiver: Receiver
 ) -> None:
     value = "Token näive ☃"
@@ -77,14 +77,12 @@ def test_trigger_sends_what_an_endpoint_without_a_secret_gets_from_procore(
         "http://me:password@localhost/",
     ],
 )
-def test_a_url_that_cannot_be_posted_to_is_a_wrong_option(app: Flask, url: str) -> None:
+def test_invalid_url_is_a_usage_error(app: Flask, url: str) -> None:
     result = run(app, "trigger", "a.b", "--url", url, ok=False)
     assert result.exit_code == 2 and "'--url'" in result.output
 
 
-def test_paths_and_queries_arrive_as_browsers_send_them(
-    app: Flask, receiver: Receiver
-) -> None:
+def test_path_and_query_are_percent_encoded(app: Flask, receiver: Receiver) -> None:
     url = f"{receiver.url}/für uns?key=a b&q=%20#top"
     run(app, "trigger", "a.b", "--url", url)
     assert receiver.got[0].path == "/f%C3%BCr%20uns?key=a%20b&q=%20"
@@ -93,7 +91,7 @@ def test_paths_and_queries_arrive_as_browsers_send_them(
 # Options
 
 
-def test_data_sets_values_whatever_their_names(app: Flask, receiver: Receiver) -> None:
+def test_data_may_set_any_key(app: Flask, receiver: Receiver) -> None:
     data = {"resource_id": "7", "type": "x.y", "format": 1, "fields": 2, "id": "mine"}
     more = ["--data", json.dumps(data), "--url", receiver.url]
     run(app, "trigger", "RFIs.update", *more)
@@ -126,7 +124,7 @@ def test_data_sets_values_whatever_their_names(app: Flask, receiver: Receiver) -
         ("--format", "v1"),
     ],
 )
-def test_a_wrong_option_is_named(
+def test_wrong_option_is_named(
     app: Flask, receiver: Receiver, option: str, value: str
 ) -> None:
     more = [option, value, "--url", receiver.url]
@@ -135,7 +133,7 @@ def test_a_wrong_option_is_named(
     assert not receiver.got
 
 
-def test_a_file_is_sent_byte_for_byte(
+def test_file_is_sent_byte_for_byte(
     app: Flask, receiver: Receiver, tmp_path: Path
 ) -> None:
     body = bytes(range(256)) + b"\r\n"
@@ -150,19 +148,21 @@ def test_a_file_is_sent_byte_for_byte(
 
 
 @pytest.mark.parametrize("more", [["--count", 2], ["--data", "{}"]])
-def test_options_that_a_file_leaves_no_room_for_are_refused(
+def test_options_that_conflict_with_file_are_refused(
     app: Flask, receiver: Receiver, more: list[Any]
 ) -> None:
     command = ["trigger", "--file", "-", *more, "--url", receiver.url]
     assert "--file is sent as it is" in run(app, *command, ok=False, input=b"x").output
 
 
-def test_nothing_to_send_asks_for_a_type(app: Flask, receiver: Receiver) -> None:
+def test_trigger_without_type_and_file_is_refused(
+    app: Flask, receiver: Receiver
+) -> None:
     shown = run(app, "trigger", "--url", receiver.url, ok=False).output
     assert "Give a TYPE" in shown
 
 
-def test_count_makes_events_and_repeat_makes_copies(
+def test_count_sends_events_and_repeat_sends_copies(
     app: Flask, receiver: Receiver
 ) -> None:
     more = ["--count", 3, "--repeat", 2, "--url", receiver.url]
@@ -172,9 +172,7 @@ def test_count_makes_events_and_repeat_makes_copies(
     assert ids[::2] == ids[1::2] and len(set(ids)) == 3
 
 
-def test_one_refusal_among_many_fails_the_command(
-    app: Flask, receiver: Receiver
-) -> None:
+def test_trigger_fails_if_any_delivery_fails(app: Flask, receiver: Receiver) -> None:
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(500 if len(receiver.got) == 2 else 200)
         handler.end_headers()
@@ -186,7 +184,7 @@ def test_one_refusal_among_many_fails_the_command(
     assert "1 of 3 not delivered" in shown
 
 
-def test_another_secret_is_used_alone_and_never_shown(
+def test_trigger_secret_replaces_configured_credentials_and_is_not_shown(
     make_app: MakeApp, receiver: Receiver
 ) -> None:
     """The app's own values are not for a receiver that has others."""
@@ -200,7 +198,7 @@ def test_another_secret_is_used_alone_and_never_shown(
     assert "theirs" not in run(app, "trigger", "--help", env=env).output
 
 
-def test_another_authorization_comes_from_the_environment(
+def test_trigger_authorization_is_read_from_the_environment(
     app: Flask, receiver: Receiver
 ) -> None:
     env = {"PROCORE_WEBHOOK_TRIGGER_AUTHORIZATION": "Bearer theirs"}
@@ -210,7 +208,7 @@ def test_another_authorization_comes_from_the_environment(
     assert not [name for name in got.headers if "Signature" in name]
 
 
-def test_an_empty_variable_counts_as_none(app: Flask, receiver: Receiver) -> None:
+def test_empty_trigger_variable_is_ignored(app: Flask, receiver: Receiver) -> None:
     env = {"PROCORE_WEBHOOK_TRIGGER_SECRET": ""}
     run(app, "trigger", "a.b", "--url", receiver.url, env=env)
     expected = hmac_sha256(SECRET, receiver.got[0], "Procore")
@@ -226,7 +224,7 @@ def test_an_empty_variable_counts_as_none(app: Flask, receiver: Receiver) -> Non
         ("2023-11-14T23:13:20+01:00", 1700000000),
     ],
 )
-def test_another_time_is_signed_as_given(
+def test_absolute_timestamp_is_signed_as_given(
     app: Flask, receiver: Receiver, given: str, expected: int
 ) -> None:
     run(app, "trigger", "a.b", "--timestamp", given, "--url", receiver.url)
@@ -237,7 +235,7 @@ def test_another_time_is_signed_as_given(
 
 
 @pytest.mark.parametrize("shift", [-400, 400])
-def test_a_signed_number_is_a_time_from_now(
+def test_signed_timestamp_is_relative_to_now(
     app: Flask, receiver: Receiver, shift: int
 ) -> None:
     run(app, "trigger", "a.b", "--timestamp", f"{shift:+}", "--url", receiver.url)
@@ -270,7 +268,7 @@ def test_headers_are_added_replaced_and_left_out(
         ("/elsewhere", ["--format", "prudra"], "prudra"),
     ],
 )
-def test_trigger_signs_for_the_endpoint_that_is_meant(
+def test_trigger_signs_for_the_endpoint_at_the_path(
     tenants: Flask, receiver: Receiver, path: str, more: list[str], secret: str
 ) -> None:
     run(tenants, "trigger", "a.b", "--url", receiver.url + path, *more)
@@ -280,7 +278,7 @@ def test_trigger_signs_for_the_endpoint_that_is_meant(
     assert got.headers[f"X-{kind}-Signature"].removeprefix("sha256=") == digest
 
 
-def test_trigger_does_not_guess_whose_secret_is_meant(
+def test_trigger_for_an_unknown_path_asks_for_an_endpoint(
     tenants: Flask, receiver: Receiver
 ) -> None:
     url = f"{receiver.url}/elsewhere"

@@ -20,7 +20,7 @@ MakeApp = Callable[..., Flask]
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb", "sqlite", "no driver"])
 @pytest.mark.parametrize("command", ["check", "init-db", "list", "stats", "show 1"])
-def test_a_database_that_is_down_is_told_in_a_sentence(
+def test_unreachable_database_is_reported_in_one_sentence(
     make_app: MakeApp, tmp_path: Path, kind: str, command: str
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
@@ -34,9 +34,7 @@ def test_a_database_that_is_down_is_told_in_a_sentence(
 
 
 @pytest.mark.parametrize("command", ["list", "stats", "show 1"])
-def test_missing_tables_are_told_with_the_command_that_makes_them(
-    host: Flask, command: str
-) -> None:
+def test_missing_tables_error_names_init_db(host: Flask, command: str) -> None:
     shown = run(host, *command.split(), ok=False).output
     assert "missing tables: procore_webhook_event" in shown and "init-db" in shown
 
@@ -56,7 +54,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb", "sqlite"])
-def test_without_a_database_a_command_ends_with_one_sentence(
+def test_every_command_reports_an_unreachable_database_in_one_sentence(
     make_app: MakeApp, tmp_path: Path, kind: str, command: str
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
@@ -67,7 +65,7 @@ def test_without_a_database_a_command_ends_with_one_sentence(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_without_its_tables_a_command_says_how_to_make_them(
+def test_every_command_reports_missing_tables_with_init_db(
     site: Site, command: str
 ) -> None:
     site.send(id="evt_1")
@@ -79,7 +77,7 @@ def test_without_its_tables_a_command_says_how_to_make_them(
     assert "init-db" in result.output
 
 
-def test_without_the_journal_a_command_names_it(site: Site) -> None:
+def test_commands_name_the_missing_journal_table(site: Site) -> None:
     """As after an upgrade that was not followed by its migration."""
     site.subscribe_good_and_bad()
     row = site.send(id="evt_1")

@@ -50,7 +50,7 @@ def test_verify_shows_the_event_of_an_authentic_request(
         ("soon", "1700000000", "X-Procore-Timestamp is not in Unix seconds"),
     ],
 )
-def test_verify_says_what_is_wrong_with_the_time(
+def test_verify_explains_a_refused_timestamp(
     app: Flask, tmp_path: Path, timestamp: int | str, at: str, reason: str
 ) -> None:
     file = captured(tmp_path)
@@ -59,7 +59,7 @@ def test_verify_says_what_is_wrong_with_the_time(
     assert f"procore_webhooks: 401, {reason}" in shown
 
 
-def test_verify_tells_an_old_capture_from_a_wrong_secret(
+def test_verify_distinguishes_an_old_capture_from_a_wrong_secret(
     app: Flask, tmp_path: Path
 ) -> None:
     file = captured(tmp_path)
@@ -80,7 +80,7 @@ def test_verify_tells_an_old_capture_from_a_wrong_secret(
         (b"{}\n", b"{}", "with a line break"),
     ],
 )
-def test_verify_notices_the_line_break_of_an_editor(
+def test_verify_detects_a_line_break_added_by_an_editor(
     app: Flask, tmp_path: Path, sent: bytes, saved: bytes, hint: str
 ) -> None:
     headers = lines(sign(sent, SECRET))
@@ -96,7 +96,7 @@ def test_verify_notices_the_line_break_of_an_editor(
         (["-H", "x-procore-signature:" + "0" * 64], "X-Procore-Timestamp is missing"),
     ],
 )
-def test_verify_names_the_header_that_fails(
+def test_verify_names_the_refused_header(
     app: Flask, tmp_path: Path, more: list[str], reason: str
 ) -> None:
     assert reason in run(app, "verify", captured(tmp_path), *more, ok=False).output
@@ -112,7 +112,7 @@ def test_verify_joins_repeated_headers_as_servers_do(
     assert "X-Procore-Signature is not one SHA-256 in hex" in shown
 
 
-def test_verify_reads_headers_from_a_file_whatever_stands_around_them(
+def test_verify_reads_headers_from_a_raw_request_file(
     app: Flask, tmp_path: Path
 ) -> None:
     file, headers = captured(tmp_path), tmp_path / "headers"
@@ -125,7 +125,9 @@ def test_verify_reads_headers_from_a_file_whatever_stands_around_them(
     run(app, "verify", "-", "--headers", headers, input=body)
 
 
-def test_verify_compares_authorization_whole(make_app: MakeApp, tmp_path: Path) -> None:
+def test_verify_compares_the_whole_authorization(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
     value = "Bearer näive ☃"
     app = make_app(PROCORE_WEBHOOK_SECRET=None, PROCORE_WEBHOOK_AUTHORIZATION=value)
     file = captured(tmp_path)
@@ -136,7 +138,7 @@ def test_verify_compares_authorization_whole(make_app: MakeApp, tmp_path: Path) 
     assert "näive" not in shown
 
 
-def test_verify_knows_the_size_limit(make_app: MakeApp, tmp_path: Path) -> None:
+def test_verify_applies_the_size_limit(make_app: MakeApp, tmp_path: Path) -> None:
     app = mounted(make_app(PROCORE_WEBHOOK_MAX_BYTES=10))
     file = captured(tmp_path, b"x" * 11)
     headers = lines(sign(file.read_bytes(), SECRET))
@@ -145,7 +147,7 @@ def test_verify_knows_the_size_limit(make_app: MakeApp, tmp_path: Path) -> None:
     )
 
 
-def test_verify_says_that_an_authentic_text_is_quarantined(
+def test_verify_reports_that_authentic_text_is_quarantined(
     app: Flask, tmp_path: Path
 ) -> None:
     file = captured(tmp_path, b"\x1b[31m not JSON")
