@@ -254,7 +254,7 @@ ENDS = {
         for id, end in ENDS.items()
     ],
 )
-def test_a_process_that_ends_gives_back_what_it_has_not_begun(
+def test_ending_process_releases_queued_events(
     site: Site, signal_and_server: tuple[Any, ...]
 ) -> None:
     signal_, *server = signal_and_server
@@ -271,7 +271,7 @@ def test_a_process_that_ends_gives_back_what_it_has_not_begun(
 
 @pytest.mark.soak
 @pytest.mark.parametrize("name", ["sync", "gevent"])
-def test_a_run_that_outlasts_the_grace_is_given_back_too(site: Site, name: str) -> None:
+def test_run_that_exceeds_the_grace_is_released(site: Site, name: str) -> None:
     signal_, *server = ENDS[name]
     with site.serve(*server) as running:
         stalled_batch(site, running, seconds=600)
@@ -286,7 +286,7 @@ def test_a_run_that_outlasts_the_grace_is_given_back_too(site: Site, name: str) 
 
 @pytest.mark.serial
 @on_both
-def test_what_a_killed_worker_had_begun_is_done_by_the_next(site: Site) -> None:
+def test_run_of_a_killed_worker_is_repeated_by_the_next(site: Site) -> None:
     lease = {"FLASK_PROCORE_WEBHOOK_LEASE": "2"}
     ids = ["evt_slow", *numbered(5)]
     with site.serve("gunicorn", **lease) as running:
@@ -311,7 +311,7 @@ def _answers(server: Server) -> str | None:
         return None
 
 
-def test_a_reload_goes_on_with_what_is_pending(site: Site) -> None:
+def test_reloaded_server_continues_pending_events(site: Site) -> None:
     ids = numbered(30)
     with site.serve("flask", "--reload") as running:
         stalled_batch(site, running, seconds=1)
@@ -327,7 +327,7 @@ def test_a_reload_goes_on_with_what_is_pending(site: Site) -> None:
 
 
 @pytest.mark.parametrize("site", ["postgresql"], indirect=True)
-def test_workers_share_no_connection_that_was_made_before_the_fork(site: Site) -> None:
+def test_connections_made_before_a_fork_are_not_shared(site: Site) -> None:
     """One on which the app factory has looked at the database, say."""
     made = "with app.app_context():\n    db.create_all()\n"
     site.module.write_text(HOST + made)
@@ -428,9 +428,7 @@ assert len(threads()) == 1
 
 
 @on_both
-def test_a_fork_beside_a_live_thread_has_a_thread_of_its_own(
-    site: Site, tmp_path: Path
-) -> None:
+def test_forked_child_starts_its_own_thread(site: Site, tmp_path: Path) -> None:
     url = site.env["FLASK_SQLALCHEMY_DATABASE_URI"]
     # An inbox of its own: the engine of a host is the host's to dispose of.
     forks = 4

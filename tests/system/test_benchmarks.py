@@ -195,7 +195,7 @@ def no_rivals() -> list[str]:
     return ["--without", "Celery", "--without", "procrastinate"]
 
 
-def test_a_wrong_answer_is_no_result(tmp_path: Path) -> None:
+def test_benchmark_with_a_wrong_answer_has_no_result(tmp_path: Path) -> None:
     """The candidates are given another secret than the deliveries are signed with."""
     script = """
 import sys

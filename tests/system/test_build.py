@@ -31,7 +31,7 @@ def requirements(lines: list[str]) -> set[str]:
 # What is installed
 
 
-def test_three_packages_are_required_and_no_more() -> None:
+def test_exactly_three_packages_are_required() -> None:
     required = requirements(metadata.requires("flask-procore-webhooks") or [])
     assert required == {"flask", "itsdangerous", "sqlalchemy"}
 
@@ -85,7 +85,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_every_module_the_marker_and_nothing_else(built: Built) -> None:
+def test_wheel_contains_exactly_the_modules_and_py_typed(built: Built) -> None:
     files = [*(ROOT / NAME).rglob("*.py"), ROOT / NAME / "py.typed"]
     files.append(ROOT / f"pytest_{NAME}.py")
     expected = {str(file.relative_to(ROOT)) for file in files}
@@ -96,7 +96,7 @@ def test_the_wheel_holds_every_module_the_marker_and_nothing_else(built: Built) 
 
 
 @pytest.mark.slow
-def test_the_wheel_says_what_it_is_and_needs(built: Built) -> None:
+def test_wheel_metadata_is_complete(built: Built) -> None:
     about = built.metadata()
     assert about["Name"] == "flask-procore-webhooks"
     assert about["Requires-Python"] == ">=3.10"
@@ -113,7 +113,7 @@ def test_the_wheel_says_what_it_is_and_needs(built: Built) -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_works_where_it_is_installed(built: Built, tmp_path: Path) -> None:
+def test_installed_wheel_can_be_imported(built: Built, tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
     subprocess.run([*pip, "--target", str(tmp_path), str(built.wheel)], check=True)
     script = f"""
@@ -132,7 +132,7 @@ print(flask_procore_webhooks.__file__, entry.load().__file__)
 
 
 @pytest.mark.slow
-def test_the_sdist_can_be_built_and_tested(built: Built) -> None:
+def test_sdist_can_be_built_and_tested(built: Built) -> None:
     """Setuptools takes tests/test_*.py by itself, which alone cannot run."""
     shipped = built.in_sdist()
     assert {"setup.cfg", "pyproject.toml", "README.md", "LICENSE"} <= shipped

@@ -150,7 +150,7 @@ def close_breaker(app: Flask) -> None:
 # Messages
 
 
-def test_a_message_carries_the_name_of_the_endpoint_and_the_row_id(
+def test_message_carries_the_name_of_the_endpoint_and_the_row_id(
     app: Flask, broker: Broker, calls: list[str]
 ) -> None:
     broker.celery(app)
@@ -166,13 +166,13 @@ def test_a_message_carries_the_name_of_the_endpoint_and_the_row_id(
     assert status(app, row) == "pending"
 
 
-def test_the_names_of_the_tasks_are_stable() -> None:
+def test_names_of_the_tasks_are_stable() -> None:
     """They are in users' beat_schedule and task_routes, and in messages under way."""
     assert RUN == "flask_procore_webhooks.run"
     assert SWEEP == "flask_procore_webhooks.sweep"
 
 
-def test_a_duplicate_of_an_unfinished_event_is_a_message_and_no_other(
+def test_duplicate_of_an_unfinished_event_is_published_again(
     app: Flask, redis: Broker
 ) -> None:
     row = send(app, id="evt_1")
@@ -183,14 +183,14 @@ def test_a_duplicate_of_an_unfinished_event_is_a_message_and_no_other(
     assert redis.take() == []
 
 
-def test_ignored_and_unreadable_events_are_no_messages(
+def test_ignored_and_unreadable_events_are_not_published(
     app: Flask, redis: Broker
 ) -> None:
     assert deliver(app.test_client(), b"no json").get_json()["quarantined"]
     assert redis.take() == []
 
 
-def test_routes_of_the_host_are_followed(app: Flask, redis: Broker) -> None:
+def test_task_routes_of_the_host_are_used(app: Flask, redis: Broker) -> None:
     other = f"{redis.queue}:other"
     app.extensions["celery"].conf.task_routes = {RUN: {"queue": other}}
     row = send(app)
@@ -202,7 +202,7 @@ def test_routes_of_the_host_are_followed(app: Flask, redis: Broker) -> None:
     assert message.decode()[0] == ["procore_webhooks", row]
 
 
-def test_a_celery_that_runs_tasks_at_once_runs_the_event(
+def test_always_eager_celery_runs_the_event_in_the_request(
     app: Flask, calls: list[str]
 ) -> None:
     app.extensions["celery"].conf.task_always_eager = True
@@ -225,7 +225,7 @@ def test_without_dispatch_a_test_runs_events_in_the_request(
 # The task of one event
 
 
-def test_a_message_is_a_run_and_its_double_changes_nothing(
+def test_repeated_message_runs_the_event_once(
     app: Flask, redis: Broker, calls: list[str]
 ) -> None:
     row = send(app, id="evt_1")
@@ -236,7 +236,7 @@ def test_a_message_is_a_run_and_its_double_changes_nothing(
 
 
 @pytest.mark.parametrize("fields", [{"wait": 100}, {"fails": True}])
-def test_a_run_that_failed_is_a_message_for_later(
+def test_failed_run_is_published_with_a_countdown(
     app: Flask, redis: Broker, calls: list[str], fields: dict[str, Any]
 ) -> None:
     row = send(app, **fields)
@@ -253,7 +253,7 @@ def test_a_run_that_failed_is_a_message_for_later(
     assert len(calls) == 1 and redis.take() == []
 
 
-def test_a_long_wait_is_left_to_the_sweep(app: Flask, redis: Broker) -> None:
+def test_long_wait_is_left_to_the_sweep(app: Flask, redis: Broker) -> None:
     """Brokers take back what a worker holds for half an hour or an hour."""
     assert LONGEST_COUNTDOWN < 1800
     endpoint, clock = endpoint_of(app), Clock()
@@ -268,7 +268,7 @@ def test_a_long_wait_is_left_to_the_sweep(app: Flask, redis: Broker) -> None:
     assert redis.taken_rows() == [row]
 
 
-def test_a_dead_event_is_no_message(make_app: MakeApp, redis: Broker) -> None:
+def test_dead_event_is_not_published(make_app: MakeApp, redis: Broker) -> None:
     webhooks = ProcoreWebhooks()
     webhooks.on(name="bad")(lambda event: 1 / 0)
     keys = {"PROCORE_WEBHOOK_DISPATCH": "celery", "PROCORE_WEBHOOK_MAX_ATTEMPTS": 1}
@@ -283,7 +283,7 @@ def test_a_dead_event_is_no_message(make_app: MakeApp, redis: Broker) -> None:
     assert call(app, SWEEP, overdue=0) == 0
 
 
-def test_while_paused_nothing_is_run_and_the_sweep_goes_on_afterwards(
+def test_paused_endpoint_is_swept_after_resume(
     app: Flask, redis: Broker, calls: list[str]
 ) -> None:
     store = endpoint_of(app).store
@@ -325,7 +325,7 @@ def test_tasks_outside_an_app_context_log_what_to_do(
     assert status(app, row) == "pending"
 
 
-def test_each_app_of_a_process_runs_its_own(
+def test_each_app_of_a_process_runs_its_own_events(
     make_app: MakeApp, redis: Broker, webhooks: ProcoreWebhooks
 ) -> None:
     ran: list[str] = []
@@ -347,7 +347,7 @@ def test_each_app_of_a_process_runs_its_own(
     assert ran == ["a", "b"]
 
 
-def test_without_the_database_an_event_is_left_to_the_sweep(
+def test_event_is_swept_after_a_database_outage(
     app: Flask, caplog: pytest.LogCaptureFixture
 ) -> None:
     row = send(app)
@@ -369,9 +369,7 @@ def test_without_the_database_an_event_is_left_to_the_sweep(
 # The sweep
 
 
-def test_the_sweep_hands_over_what_has_been_due_for_a_while(
-    app: Flask, redis: Broker
-) -> None:
+def test_sweep_publishes_overdue_events(app: Flask, redis: Broker) -> None:
     endpoint, clock = endpoint_of(app), Clock()
     endpoint.store.now = clock
     rows = []
@@ -385,7 +383,7 @@ def test_the_sweep_hands_over_what_has_been_due_for_a_while(
     assert redis.taken_rows() == rows[:4]
 
 
-def test_the_sweep_finds_the_run_of_a_worker_that_was_killed(
+def test_sweep_publishes_the_event_of_a_killed_worker(
     app: Flask, redis: Broker
 ) -> None:
     endpoint, clock = endpoint_of(app), Clock()
@@ -400,7 +398,7 @@ def test_the_sweep_finds_the_run_of_a_worker_that_was_killed(
     assert status(app, row) == "done"
 
 
-def test_the_sweep_leaves_other_endpoints_to_their_own(
+def test_sweep_ignores_endpoints_with_other_dispatch_modes(
     app: Flask, redis: Broker
 ) -> None:
     app.config["PRUDRA_WEBHOOK_SECRET"] = SECRET
@@ -417,7 +415,7 @@ def test_the_sweep_leaves_other_endpoints_to_their_own(
 # What stands in the way
 
 
-def test_an_app_without_celery_records_and_tells_what_to_do(
+def test_app_without_celery_records_events_and_logs_advice(
     app: Flask, redis: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     theirs = app.extensions.pop("celery")
@@ -431,7 +429,7 @@ def test_an_app_without_celery_records_and_tells_what_to_do(
     assert redis.taken_rows() == rows
 
 
-def test_a_broker_that_refuses_costs_no_time_and_one_line(
+def test_refusing_broker_is_tried_and_logged_once(
     app: Flask, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     with relay_to(broker.url) as relay:
@@ -446,7 +444,7 @@ def test_a_broker_that_refuses_costs_no_time_and_one_line(
         assert broker.taken_rows(10) == rows
 
 
-def test_a_broker_that_does_not_answer_is_waited_for_once(
+def test_silent_broker_is_tried_once(
     app: Flask, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -474,9 +472,7 @@ def connections(listener: socket.socket) -> int:
     return taken
 
 
-def test_a_connection_that_broke_meanwhile_costs_no_message(
-    app: Flask, broker: Broker
-) -> None:
+def test_broken_idle_connection_loses_no_message(app: Flask, broker: Broker) -> None:
     with relay_to(broker.url) as relay:
         broker.celery(app, relay.url)
         first = send(app)
@@ -488,7 +484,7 @@ def test_a_connection_that_broke_meanwhile_costs_no_message(
         assert broker.taken_rows(1) == [second]
 
 
-def test_no_password_gets_into_the_log(
+def test_broker_password_is_not_logged(
     app: Flask, caplog: pytest.LogCaptureFixture
 ) -> None:
     with own_broker("rabbitmq") as broker:
@@ -512,7 +508,7 @@ app.register_blueprint(ProcoreWebhooks())
 
 
 @pytest.mark.parametrize("dispatch", ["celery", "background"])
-def test_celery_is_needed_by_those_who_ask_for_it(
+def test_celery_is_required_only_for_dispatch_celery(
     tmp_path: Path, dispatch: str
 ) -> None:
     command = [sys.executable, "-c", NOT_INSTALLED, str(tmp_path), dispatch]
@@ -527,7 +523,9 @@ def test_celery_is_needed_by_those_who_ask_for_it(
 # Commands
 
 
-def test_check_finds_what_is_missing(app: Flask, redis: Broker) -> None:
+def test_check_reports_missing_celery_broker_and_schedule(
+    app: Flask, redis: Broker
+) -> None:
     theirs = app.extensions.pop("celery")
     assert "has no app.extensions['celery']" in check(app)
     redis.celery(app, "redis://127.0.0.1:1/0")
@@ -546,7 +544,7 @@ def check(app: Flask, ok: bool = False) -> str:
     return result.output
 
 
-def test_what_is_replayed_is_handed_over(app: Flask, redis: Broker) -> None:
+def test_replayed_event_is_published(app: Flask, redis: Broker) -> None:
     row = send(app, id="evt_1")
     redis.take()
     call(app, RUN, "procore_webhooks", row)
@@ -559,7 +557,9 @@ def test_what_is_replayed_is_handed_over(app: Flask, redis: Broker) -> None:
     assert "the next sweep publishes the events that have waited" in result.output
 
 
-def test_the_command_worker_may_help_out(app: Flask, calls: list[str]) -> None:
+def test_worker_command_runs_events_of_celery_endpoints(
+    app: Flask, calls: list[str]
+) -> None:
     row = send(app, id="evt_1")
     app.test_cli_runner().invoke(args=["procore-webhooks", "worker", "--once"])
     assert status(app, row) == "done"
@@ -751,7 +751,7 @@ def test_every_event_is_done_and_has_its_effect_once(site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_an_event_that_keeps_failing_is_dead_after_its_attempts(site: Site) -> None:
+def test_event_that_keeps_failing_is_dead_after_its_attempts(site: Site) -> None:
     with site.worker() as worker:
         site.send(["evt_bad"], fails=100)
         site.wait_until_finished(worker, dead=1)
@@ -763,7 +763,7 @@ def test_an_event_that_keeps_failing_is_dead_after_its_attempts(site: Site) -> N
 
 
 @pytest.mark.slow
-def test_a_broker_that_is_cut_off_in_mid_stream_loses_nothing(
+def test_broker_outage_loses_no_event(
     large_site: Site,
 ) -> None:
     site, ids = large_site, numbered(120, "evt_cut")
@@ -785,7 +785,7 @@ def test_a_broker_that_is_cut_off_in_mid_stream_loses_nothing(
 
 
 @pytest.mark.slow
-def test_messages_that_are_purged_are_swept_up(site: Site) -> None:
+def test_purged_messages_are_published_by_the_sweep(site: Site) -> None:
     ids = numbered(10, "evt_purged")
     site.send(ids)
     assert len(site.broker.take(10)) == 10
@@ -797,7 +797,7 @@ def test_messages_that_are_purged_are_swept_up(site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_what_a_killed_worker_was_running_is_done_by_another(
+def test_run_of_a_killed_worker_is_done_by_another(
     large_site: Site,
 ) -> None:
     site, ids = large_site, ["evt_slow_1", "evt_slow_2", "evt_quick"]
@@ -821,7 +821,7 @@ def documented_settings() -> dict[str, Any]:
     return dict(found["CELERY"])
 
 
-def test_the_documented_settings_are_celerys_and_name_our_tasks(app: Flask) -> None:
+def test_documented_celery_settings_are_valid(app: Flask) -> None:
     theirs = app.extensions["celery"]
     theirs.conf.update(documented_settings())
     (entry,) = theirs.conf.beat_schedule.values()
@@ -852,7 +852,7 @@ def test_beat_calls_the_sweep(site: Site) -> None:
 @pytest.mark.slow
 @only_redis
 @pytest.mark.parametrize("pool", ["solo", "threads", "gevent"])
-def test_other_pools_run_events_too(site: Site, pool: str) -> None:
+def test_other_celery_pools_run_events(site: Site, pool: str) -> None:
     ids = numbered(5, f"evt_{pool}")
     with site.worker("-P", pool, "-c", "2") as worker:
         site.send(ids)
@@ -861,7 +861,7 @@ def test_other_pools_run_events_too(site: Site, pool: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_forked_process_has_connections_of_its_own(
+def test_forked_process_has_its_own_broker_connections(
     app: Flask, broker: Broker
 ) -> None:
     broker.celery(app)
@@ -877,7 +877,7 @@ def test_a_forked_process_has_connections_of_its_own(
     assert sorted(broker.taken_rows(3)) == sorted([first, 7, 8])
 
 
-def test_a_mount_without_celery_is_a_config_error(
+def test_dispatch_celery_without_celery_is_a_config_error(
     make_app: MakeApp, webhooks: ProcoreWebhooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     celery._register_tasks.cache_clear()

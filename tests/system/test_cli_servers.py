@@ -63,7 +63,7 @@ def fail(event):
         ("x -H X-Procore-Timestamp:", '401 {"error"', "Timestamp is missing"),
     ],
 )
-def test_trigger_tries_everything_on_a_running_app(
+def test_trigger_prints_the_answers_of_a_running_app(
     app: Flask, running: Server, arguments: str, answer: str, reason: str
 ) -> None:
     url = f"{running.url}/webhooks/procore"
@@ -84,16 +84,14 @@ def test_copies_are_duplicates_and_a_text_is_quarantined(
     assert '"quarantined": true' in shown
 
 
-def test_a_wrong_path_is_answered_with_the_right_one(
-    app: Flask, running: Server
-) -> None:
+def test_answer_404_names_the_mounted_path(app: Flask, running: Server) -> None:
     url = f"{running.url}/webhook/procore"
     shown = run(app, "trigger", "a.b", "--url", url, ok=False).output
     assert shown.startswith("404")
     assert "this app would receive at /webhooks/procore" in shown
 
 
-def test_the_commands_work_from_a_shell(tmp_path: Path) -> None:
+def test_commands_work_from_a_shell(tmp_path: Path) -> None:
     """With a real terminal's environment, logging set up by nobody, and pipes."""
     (tmp_path / "app.py").write_text(
         f"""
@@ -140,7 +138,7 @@ def certificate(tmp_path: Path) -> Path:
     return file
 
 
-def test_https_needs_a_certificate_that_is_trusted(
+def test_https_needs_a_trusted_certificate(
     app: Flask, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -113,7 +113,7 @@ with run_host(app, "flask_sqlalchemy", order["url"], create=False) as host:
 
 
 @pytest.mark.slow
-def test_what_a_killed_process_left_is_resumed_when_its_lease_is_over(
+def test_event_of_a_killed_process_is_resumed_after_its_lease(
     host: Host, host_clock: Clock, database_url: str, tmp_path: Path
 ) -> None:
     sent = payload("RFIs.update")

@@ -62,7 +62,7 @@ def check(result: Result) -> None:
 
 @pytest.mark.serial
 @pytest.mark.slow
-def test_processes_that_are_killed_lose_and_repeat_nothing(
+def test_killed_processes_lose_and_repeat_nothing(
     database_url: str, tmp_path: Path, seed: int
 ) -> None:
     result = crash_run(
@@ -90,7 +90,7 @@ def app(database_url: str) -> Iterator[Flask]:
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_step_leaves_what_the_next_worker_finishes(
+def test_kill_at_any_step_is_recovered_by_the_next_worker(
     app: Flask, endpoint: Endpoint, database_url: str
 ) -> None:
     with child("-m", "soak.steps", database_url) as forker:
@@ -149,7 +149,7 @@ def _effects(endpoint: Endpoint, event: dict[str, Any]) -> list[str]:
 
 @pytest.mark.serial
 @pytest.mark.slow
-def test_a_database_that_comes_back_has_lost_and_repeated_nothing(
+def test_database_outage_loses_and_repeats_nothing(
     database_url: str, tmp_path: Path, seed: int
 ) -> None:
     with ExitStack() as stack:
@@ -175,7 +175,7 @@ def test_a_database_that_comes_back_has_lost_and_repeated_nothing(
 # The harness
 
 
-def test_the_audit_finds_what_is_lost_and_what_is_doubled(
+def test_audit_finds_lost_and_doubled_effects(
     app: Flask, endpoint: Endpoint, database_url: str
 ) -> None:
     ids = [f"evt_{number}" for number in range(4)]

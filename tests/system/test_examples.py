@@ -147,7 +147,7 @@ def test_quickstart_does_what_its_readme_says(
 
 
 @pytest.mark.slow
-def test_the_demo_tells_what_happened_and_leaves_nothing_behind(
+def test_demo_prints_its_steps_and_removes_its_files(
     example: Callable[[str], Example],
 ) -> None:
     quickstart = example("quickstart")
@@ -173,7 +173,7 @@ def test_the_demo_tells_what_happened_and_leaves_nothing_behind(
         pytest.param(("    app.logger.info", "    raise Exception"), id="failure"),
     ],
 )
-def test_the_demo_fails_when_something_is_not_as_announced(
+def test_demo_fails_on_an_unexpected_result(
     bug: tuple[str, str], example: Callable[[str], Example]
 ) -> None:
     quickstart = example("quickstart")
@@ -187,7 +187,7 @@ def test_the_demo_fails_when_something_is_not_as_announced(
     assert not listens(port_in(ran.stdout))
 
 
-def test_the_demo_says_why_the_server_does_not_start(
+def test_demo_prints_why_the_server_does_not_start(
     example: Callable[[str], Example],
 ) -> None:
     quickstart = example("quickstart")
@@ -404,7 +404,7 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracker]:
 
 
 @pytest.mark.slow
-def test_the_migration_fits_every_database(tmp_path: Path, database_url: str) -> None:
+def test_migration_fits_every_database(tmp_path: Path, database_url: str) -> None:
     """It is what the models say, runs there and back, and what it makes works."""
     with tracking(tmp_path, database_url) as tracker:
         tracker.example.run("flask db check")
@@ -420,7 +420,7 @@ def test_the_migration_fits_every_database(tmp_path: Path, database_url: str) ->
     tracker.example.run("flask db downgrade base")
 
 
-def test_the_migration_is_what_flask_db_migrate_writes(tmp_path: Path) -> None:
+def test_migration_is_what_flask_db_migrate_writes(tmp_path: Path) -> None:
     """When the tables change: remove the file, and in its place, as it is done here,
     ``flask db migrate -m "RFIs and inbox" --rev-id 53f3ea1c7be5``; then ruff.
     """
@@ -466,7 +466,7 @@ def test_existing_app_does_what_its_readme_says(tracker: Tracker) -> None:
     assert '"subject":"Where does the duct go?"' in shown
 
 
-def test_the_stand_in_of_existing_app_answers_as_procore_does(tmp_path: Path) -> None:
+def test_stand_in_of_existing_app_answers_as_procore_does(tmp_path: Path) -> None:
     existing = copy_of("existing_app", tmp_path)
     with serve("stand_in", server="flask", folder=existing.folder) as server:
         shown = http("GET", f"{server.url}/rest/v1.0/projects/3001/rfis/4001")
@@ -482,7 +482,7 @@ def test_check_finds_the_way_through_the_login_of_existing_app(
     )
 
 
-def test_the_login_of_existing_app_lets_nothing_else_pass(tracker: Tracker) -> None:
+def test_login_of_existing_app_exempts_only_the_webhook(tracker: Tracker) -> None:
     asks = "401 Log in, please."
     assert http("GET", f"{tracker.server.url}/rfis") == asks
     assert http("GET", f"{tracker.server.url}/webhooks") == asks
@@ -491,7 +491,7 @@ def test_the_login_of_existing_app_lets_nothing_else_pass(tracker: Tracker) -> N
 
 
 @pytest.mark.parametrize("value", [None, "Bearer guessed", "Basic Om9mZmljZQ=="])
-def test_a_forgery_changes_no_rfi(value: str | None, tracker: Tracker) -> None:
+def test_forgery_changes_no_rfi(value: str | None, tracker: Tracker) -> None:
     tracker.api.rfis["66"] = rfi("forged")
     body = json.dumps(payload("RFIs.create", format="v4", resource_id="66")).encode()
     headers = {"Authorization": value} if value else {}
@@ -514,7 +514,7 @@ def test_rfis_are_kept_in_step(tracker: Tracker) -> None:
     assert "7" not in tracker.page()
 
 
-def test_a_late_update_of_a_deleted_rfi_does_not_bring_it_back(
+def test_late_update_of_a_deleted_rfi_does_not_bring_it_back(
     tracker: Tracker,
 ) -> None:
     assert tracker.tell("RFIs.delete", "8") == RECEIVED
@@ -523,7 +523,7 @@ def test_a_late_update_of_a_deleted_rfi_does_not_bring_it_back(
     assert "8" not in tracker.page()
 
 
-def test_an_rfi_that_is_gone_at_procore_goes_before_its_own_event(
+def test_rfi_that_is_gone_at_procore_goes_before_its_own_event(
     tracker: Tracker,
 ) -> None:
     tracker.api.rfis["9"] = rfi("soon gone")
@@ -541,7 +541,7 @@ def test_an_rfi_that_is_gone_at_procore_goes_before_its_own_event(
     ],
     ids=["seconds", "date"],
 )
-def test_what_a_busy_procore_refused_is_made_good_later(
+def test_fetch_refused_by_a_busy_procore_is_retried(
     retry_after: str, asked_for: str, tracker: Tracker
 ) -> None:
     body = payload("RFIs.create", format="v4", resource_id="10")
@@ -559,7 +559,7 @@ def test_what_a_busy_procore_refused_is_made_good_later(
 
 
 @pytest.mark.parametrize("ids", [{"resource_id": ""}, {"project_id": None}])
-def test_an_event_that_names_no_rfi_is_dropped(
+def test_event_that_names_no_rfi_is_dropped(
     ids: dict[str, Any], tracker: Tracker
 ) -> None:
     asked = len(tracker.api.asked)
@@ -567,7 +567,7 @@ def test_an_event_that_names_no_rfi_is_dropped(
     assert len(tracker.api.asked) == asked
 
 
-def test_an_id_cannot_lead_to_another_page_of_the_api(tracker: Tracker) -> None:
+def test_id_cannot_lead_to_another_page_of_the_api(tracker: Tracker) -> None:
     assert tracker.tell("RFIs.update", "../../me?x=1") == RECEIVED
     path, _ = tracker.api.asked[-1]
     assert path == "/rest/v1.0/projects/3001/rfis/..%2F..%2Fme%3Fx%3D1"
@@ -596,7 +596,7 @@ def in_background(work: Callable[[], object]) -> Iterator[threading.Thread]:
 
 
 @pytest.mark.slow
-def test_the_tests_of_the_testing_example_pass_and_can_fail(
+def test_tests_of_the_testing_example_pass_and_can_fail(
     example: Callable[[str], Example],
 ) -> None:
     testing = example("testing")
@@ -614,7 +614,7 @@ def test_the_tests_of_the_testing_example_pass_and_can_fail(
 
 
 @pytest.mark.slow
-def test_many_machines_lose_and_double_nothing_while_they_are_killed(
+def test_killed_machines_lose_and_double_nothing(
     postgresql_url: str, example: Callable[[str], Example]
 ) -> None:
     many = example("many_machines")
@@ -628,7 +628,7 @@ def test_many_machines_lose_and_double_nothing_while_they_are_killed(
     assert int(counts["duplicates"]) > 0
 
 
-def test_the_audit_of_many_machines_finds_what_is_lost_and_doubled(
+def test_audit_of_many_machines_finds_lost_and_doubled_effects(
     tmp_path: Path,
 ) -> None:
     audit = runpy.run_path(str(EXAMPLES / "many_machines" / "audit.py"))

@@ -64,7 +64,7 @@ def race() -> Iterator[Callable[[int, int, Path], list[str]]]:
 @pytest.mark.parametrize(
     ("processes", "threads", "rounds"), [(1, 12, 5), (4, 1, 30), (2, 4, 10)]
 )
-def test_everybody_may_be_the_first_to_use_a_new_inbox(
+def test_new_inbox_may_be_used_first_by_many_processes(
     race: Callable[[int, int, Path], list[str]],
     tmp_path: Path,
     processes: int,

@@ -41,7 +41,7 @@ assert [first.value, patient.value, commit(3)] == [0, 2, 3]
 """
 
 
-def test_a_cancelled_call_does_not_block_the_batch() -> None:
+def test_cancelled_call_does_not_block_the_batch() -> None:
     """Under gevent, hosts put timeouts around requests."""
     command = [sys.executable, "-c", GIVES_UP]
     ended = subprocess.run(command, timeout=60, capture_output=True, text=True)
@@ -125,7 +125,7 @@ if child:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_each_process_logs_the_warning_once(tmp_path: Path) -> None:
+def test_each_process_warns_once(tmp_path: Path) -> None:
     script = [sys.executable, "-c", FORKS, str(tmp_path)]
     ended = subprocess.run(script, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr

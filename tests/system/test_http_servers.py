@@ -160,7 +160,7 @@ def real(
     ("size", "status"),
     [(LIMIT - 1, 200), (LIMIT, 200), (LIMIT + 1, 413), (10 * LIMIT, 413)],
 )
-def test_a_chunked_body_over_the_limit_is_refused_not_cut(
+def test_chunked_body_over_the_limit_is_refused_not_cut(
     real: RealServer, endpoint: str, size: int, status: int
 ) -> None:
     body, before = real.new_body(size), real.count()
@@ -175,7 +175,7 @@ def test_a_chunked_body_over_the_limit_is_refused_not_cut(
     ("size", "status"),
     [(LIMIT - 1, 200), (LIMIT, 200), (LIMIT + 1, 413), (10 * LIMIT, 413)],
 )
-def test_a_body_of_known_length_over_the_limit_is_refused(
+def test_body_of_known_length_over_the_limit_is_refused(
     real: RealServer, endpoint: str, size: int, status: int
 ) -> None:
     body = real.new_body(size)
@@ -183,7 +183,7 @@ def test_a_body_of_known_length_over_the_limit_is_refused(
     assert real.recorded(body) == (status == 200)
 
 
-def test_an_announced_length_over_the_limit_is_refused_at_once(
+def test_announced_length_over_the_limit_is_refused_at_once(
     real: RealServer,
 ) -> None:
     lines = [f"Authorization: {AUTHORIZATION}", "Content-Length: 999999999999"]
@@ -191,7 +191,7 @@ def test_an_announced_length_over_the_limit_is_refused_at_once(
 
 
 @pytest.mark.parametrize("length", ["abc", "-5", "5, 5", "1e3", "0x10", "9" * 5000])
-def test_a_malformed_length_is_never_accepted(real: RealServer, length: str) -> None:
+def test_malformed_length_is_never_accepted(real: RealServer, length: str) -> None:
     before = real.count()
     lines = [f"Authorization: {AUTHORIZATION}", f"Content-Length: {length}"]
     status = real.exchange("token", lines, real.new_body(), hang_up=True)
@@ -250,7 +250,7 @@ CUTS = (
 
 
 @pytest.mark.parametrize("cut", CUTS)
-def test_a_body_that_breaks_off_is_never_accepted(
+def test_truncated_body_is_never_accepted(
     real: RealServer, cut: Callable[[bytes], tuple[str, bytes]]
 ) -> None:
     """A JSON object can be whole in what arrived of it, and no signature tells."""
@@ -262,7 +262,7 @@ def test_a_body_that_breaks_off_is_never_accepted(
     assert real.deliver("token") == 200
 
 
-def test_the_server_outlives_senders_that_just_go_away(real: RealServer) -> None:
+def test_server_survives_aborted_connections(real: RealServer) -> None:
     body, before = real.new_body(), real.count()
     for _ in range(5):
         connection = socket.create_connection(("127.0.0.1", real.server.port), 20)
@@ -277,7 +277,7 @@ def test_the_server_outlives_senders_that_just_go_away(real: RealServer) -> None
 
 
 @pytest.mark.parametrize("name", ["X-Procore-Signature", "X-Procore-Timestamp"])
-def test_a_header_of_the_signature_sent_twice_is_refused(
+def test_header_of_the_signature_sent_twice_is_refused(
     real: RealServer, name: str
 ) -> None:
     """Even with the same value: who checks the first must not be told the second."""
@@ -288,7 +288,7 @@ def test_a_header_of_the_signature_sent_twice_is_refused(
 
 
 @pytest.mark.parametrize("value", [AUTHORIZATION, "Bearer other", ""])
-def test_an_authorization_sent_twice_is_refused(real: RealServer, value: str) -> None:
+def test_authorization_sent_twice_is_refused(real: RealServer, value: str) -> None:
     body = real.new_body()
     assert real.post("token", body, f"Authorization: {value}") in (400, 401)
     assert not real.recorded(body)
@@ -305,7 +305,7 @@ def test_servers_pass_headers_on_whatever_their_case(
     assert real.exchange("signed", lines, body) == 200
 
 
-def test_a_header_with_underscores_is_not_taken_for_ours(real: RealServer) -> None:
+def test_header_with_underscores_is_ignored(real: RealServer) -> None:
     body = real.new_body()
     lines = [line.replace("-", "_") for line in authentic("signed", body)]
     lines.append(f"Content-Length: {len(body)}")
@@ -314,7 +314,7 @@ def test_a_header_with_underscores_is_not_taken_for_ours(real: RealServer) -> No
 
 
 @pytest.mark.parametrize("value", ["\xe9" * 64, "\x80\xff", "5" * 63, "=", "sha256=,"])
-def test_a_strange_signature_is_refused_by_every_server(
+def test_strange_signature_is_refused_by_every_server(
     real: RealServer, value: str
 ) -> None:
     body = real.new_body()
@@ -323,7 +323,7 @@ def test_a_strange_signature_is_refused_by_every_server(
     assert real.exchange("signed", lines, body) in (400, 401)
 
 
-def test_the_log_of_a_server_holds_no_secret_and_no_traceback(
+def test_log_of_a_server_holds_no_secret_and_no_traceback(
     real: RealServer,
 ) -> None:
     """Of all the requests above: this test is the last one on each server."""

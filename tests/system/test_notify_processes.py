@@ -82,7 +82,7 @@ def process(folder: Path, endpoint: Endpoint, *options: str) -> Iterator[Process
 
 @pytest.mark.serial
 @pytest.mark.slow
-def test_the_command_listens_on_one_connection_and_ends_at_once(
+def test_command_listens_on_one_connection_and_ends_at_once(
     site: tuple[Endpoint, list[str]], tmp_path: Path
 ) -> None:
     endpoint, _ = site
@@ -102,7 +102,7 @@ def test_the_command_listens_on_one_connection_and_ends_at_once(
 
 @pytest.mark.serial
 @pytest.mark.slow
-def test_what_an_operator_replays_or_resumes_is_run_at_once(
+def test_replayed_and_resumed_events_are_run_at_once(
     site: tuple[Endpoint, list[str]], tmp_path: Path
 ) -> None:
     endpoint, _ = site

@@ -126,7 +126,7 @@ def site(pooled_url: str, make_app: Callable[..., Flask]) -> Iterator[Site]:
         site.store.database.tables.event.metadata.drop_all(site.store.database.engine)
 
 
-def test_the_pool_changes_sessions_between_transactions(pooled_url: str) -> None:
+def test_pool_changes_sessions_between_transactions(pooled_url: str) -> None:
     """Else the other tests tell nothing."""
     with ExitStack() as stack:
         clients = [
@@ -144,7 +144,7 @@ def test_the_pool_changes_sessions_between_transactions(pooled_url: str) -> None
     ("query", "expected"),
     [("", 5), ("?prepare_threshold=None", None), ("?prepare_threshold=7", 7)],
 )
-def test_the_url_tells_when_psycopg_prepares(
+def test_prepare_threshold_is_read_from_the_url(
     query: str, expected: int | None, postgresql_url: str
 ) -> None:
     engine = own_engine(sa.make_url(postgresql_url + query))
@@ -179,7 +179,7 @@ def send_all(app: Flask, events: list[dict[str, object]]) -> int:
     return [answer.status_code for answer in answers].count(200)
 
 
-def test_a_failure_is_rolled_back_and_run_again(host: Host) -> None:
+def test_failure_is_rolled_back_and_run_again(host: Host) -> None:
     broken = True
 
     @host.webhooks.on(name="note")
@@ -198,7 +198,7 @@ def test_a_failure_is_rolled_back_and_run_again(host: Host) -> None:
     assert host.notes() == [host.payload["id"]]
 
 
-def test_a_transaction_keeps_its_session_to_itself(site: Site) -> None:
+def test_settings_of_a_transaction_stay_in_it(site: Site) -> None:
     look = sa.text("SELECT pg_backend_pid()")
     with site.store.transaction() as one, site.store.transaction() as two:
         seen = {(one.scalar(look), two.scalar(look)) for _ in range(5)}
@@ -206,7 +206,7 @@ def test_a_transaction_keeps_its_session_to_itself(site: Site) -> None:
     assert first != second
 
 
-def test_a_transaction_that_fails_is_rolled_back(site: Site) -> None:
+def test_transaction_that_fails_is_rolled_back(site: Site) -> None:
     rows = [site.send() for _ in range(3)]
     for _ in range(3):
         with pytest.raises(InboxUnavailable, match="on purpose"):
@@ -217,7 +217,7 @@ def test_a_transaction_that_fails_is_rolled_back(site: Site) -> None:
     assert due_rows(site.store) == rows
 
 
-def test_nobody_listens_through_a_pooler(
+def test_listening_through_a_pooler_is_refused(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It would hand what is told to whoever has the connection next."""
@@ -244,7 +244,7 @@ def test_operators_replay_pause_and_prune(site: Site) -> None:
     assert site.count("event") == site.count("receipt") == 0
 
 
-def test_a_lease_is_renewed_and_ends(site: Site) -> None:
+def test_lease_is_renewed_and_ends(site: Site) -> None:
     site.send()
     (held,) = claims.claim_due(site.store, 1, seconds=10)
     site.clock.forward(9)
@@ -258,7 +258,7 @@ def test_a_lease_is_renewed_and_ends(site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_workers_find_what_comes_in_later(
+def test_workers_find_new_events_by_polling(
     site: Site, pooled_url: str, tmp_path: Path
 ) -> None:
     """They cannot listen through the pool, so this is by polling."""

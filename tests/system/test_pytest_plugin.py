@@ -121,20 +121,20 @@ def run(project: pytest.Pytester, *options: str) -> pytest.RunResult:
     )
 
 
-def test_the_plug_in_is_found_and_works_in_memory_under_pytest_flask(
+def test_plug_in_is_found_and_works_in_memory_under_pytest_flask(
     project: pytest.Pytester,
 ) -> None:
     """pytest-flask pushes a request context of its own around every test."""
     run(project, "-p", "flask").assert_outcomes(passed=5)
 
 
-def test_the_plug_in_needs_no_other(project: pytest.Pytester) -> None:
+def test_plugin_needs_no_other_plugin(project: pytest.Pytester) -> None:
     with (project.path / "conftest.py").open("a") as conftest:
         conftest.write(textwrap.dedent(CLIENT))
     run(project, "-p", "no:flask").assert_outcomes(passed=5)
 
 
-def test_a_project_without_an_app_fixture_is_told_which_is_missing(
+def test_missing_app_fixture_is_named(
     project: pytest.Pytester,
 ) -> None:
     (project.path / "conftest.py").write_text("")
@@ -143,7 +143,7 @@ def test_a_project_without_an_app_fixture_is_told_which_is_missing(
     result.stdout.fnmatch_lines(["*fixture 'app' not found"])
 
 
-def test_the_plug_in_imports_the_package_only_when_a_test_uses_it() -> None:
+def test_plug_in_imports_the_package_only_for_the_fixture() -> None:
     """pytest imports every plug-in at its start, in any project."""
     script = """
         import sys

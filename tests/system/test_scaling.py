@@ -75,7 +75,7 @@ def test_every_block_of_sql_is_run_by_a_test() -> None:
     assert len(scripts()) == len(blocks("docs/scaling.md", "sql"))
 
 
-def test_the_settings_are_taken(operator: Operator, site: Site) -> None:
+def test_settings_are_taken(operator: Operator, site: Site) -> None:
     operator.run("settings")
     look = "SELECT relname, reloptions FROM pg_class WHERE reloptions IS NOT NULL"
     options = {name: set(found) for name, found in operator.rows(look)}
@@ -85,7 +85,7 @@ def test_the_settings_are_taken(operator: Operator, site: Site) -> None:
     check_the_whole_way(site)
 
 
-def test_what_to_watch_can_be_seen(operator: Operator, site: Site) -> None:
+def test_monitoring_queries_work(operator: Operator, site: Site) -> None:
     site.send()
     due, live, tables, transactions = operator.run("watch")
     ((name, seconds),) = due
@@ -97,7 +97,7 @@ def test_what_to_watch_can_be_seen(operator: Operator, site: Site) -> None:
     assert transactions
 
 
-def test_an_event_is_handled_once_on_hash_partitions(
+def test_event_is_handled_once_on_hash_partitions(
     operator: Operator, site: Site
 ) -> None:
     before = [site.send() for _ in range(20)]
@@ -126,7 +126,7 @@ def test_hash_partitions_have_what_the_table_had(
     assert ids == sorted(set(ids))
 
 
-def test_the_archive_keeps_what_prune_removes(operator: Operator, site: Site) -> None:
+def test_archive_keeps_what_prune_removes(operator: Operator, site: Site) -> None:
     operator.run("archive")
     operator.run("archive, partitions")
     operator.run("archive, partitions")

@@ -148,7 +148,7 @@ on_servers = pytest.mark.parametrize(
 
 
 @pytest.mark.slow
-def test_once_runs_all_that_is_due_in_several_threads(shop: Shop) -> None:
+def test_once_runs_all_due_events_in_several_threads(shop: Shop) -> None:
     shop.open(
         """
 @host.webhooks.on(name="writer")
@@ -173,7 +173,7 @@ def writer(event):
 
 
 @pytest.mark.slow
-def test_once_fails_when_the_database_is_away(
+def test_once_fails_without_its_database(
     make_app: MakeApp, postgresql_url: str, tmp_path: Path
 ) -> None:
     with relay_to(_with_password(postgresql_url)) as relay:
@@ -204,7 +204,7 @@ def _with_password(url: str) -> str:
 
 @pytest.mark.slow
 @on_sqlite
-def test_an_inbox_in_memory_is_refused(shop: Shop) -> None:
+def test_inbox_in_memory_is_refused(shop: Shop) -> None:
     shop.url = "sqlite://"
     shop.open(WRITER)
     worker = shop.worker("--once")
@@ -214,7 +214,7 @@ def test_an_inbox_in_memory_is_refused(shop: Shop) -> None:
 
 @pytest.mark.slow
 @on_sqlite
-def test_a_worker_may_be_of_one_endpoint(shop: Shop) -> None:
+def test_worker_may_be_of_one_endpoint(shop: Shop) -> None:
     shop.open(
         """
 from flask_procore_webhooks import PrudraWebhooks
@@ -241,7 +241,7 @@ host.webhooks.on(name="mine")(say)
 
 @pytest.mark.soak
 @on_sqlite
-def test_the_poll_is_when_new_events_are_seen(shop: Shop) -> None:
+def test_new_events_are_found_by_polling(shop: Shop) -> None:
     shop.open(WRITER)
     worker = shop.worker("--poll", "0.05")
     for number in range(3):
@@ -263,7 +263,7 @@ def test_the_poll_is_when_new_events_are_seen(shop: Shop) -> None:
     ],
     indirect=["database_url"],
 )
-def test_a_signal_ends_a_worker_after_its_event(shop: Shop, number: int) -> None:
+def test_signal_ends_a_worker_after_its_event(shop: Shop, number: int) -> None:
     shop.open(
         LARGE_BATCHES
         + """
@@ -308,7 +308,7 @@ async def writer(event):
 @pytest.mark.slow
 @pytest.mark.parametrize("subscribers", [WAITS, ASYNC_WAITS], ids=["plain", "async"])
 @on_sqlite
-def test_after_the_grace_a_run_is_given_back(shop: Shop, subscribers: str) -> None:
+def test_run_is_released_after_the_grace(shop: Shop, subscribers: str) -> None:
     shop.open(subscribers)
     record(shop.host.store, "evt_1", "evt_2")
     worker = shop.worker("--grace", "0.5", "--concurrency", "2")
@@ -330,7 +330,7 @@ def _leases(host: Host) -> list[Any]:
 @on_sqlite
 @pytest.mark.parametrize("subscribers", [WAITS, ASYNC_WAITS], ids=["plain", "async"])
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_a_worker_at_once(
+def test_second_signal_ends_a_worker_at_once(
     shop: Shop, second: int, subscribers: str
 ) -> None:
     shop.open(subscribers)
@@ -363,7 +363,7 @@ def test_processes_share_the_work_and_effects_are_made_once(shop: Shop) -> None:
 
 @pytest.mark.serial
 @pytest.mark.slow
-def test_a_run_that_outlasts_its_lease_is_left_to_its_worker(shop: Shop) -> None:
+def test_run_longer_than_its_lease_stays_with_its_worker(shop: Shop) -> None:
     shop.open(WAITS, PROCORE_WEBHOOK_LEASE=6)
     record(shop.host.store, "evt_1")
     for _ in range(2):
@@ -400,7 +400,7 @@ def writer(event):
 @pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize("early", [False, True], ids=["writes late", "writes early"])
-def test_a_worker_that_stalls_has_no_effect_when_it_comes_back(
+def test_stalled_worker_has_no_effect_after_it_continues(
     shop: Shop, early: bool
 ) -> None:
     if early and shop.host.engine.dialect.name == "sqlite":
@@ -426,7 +426,7 @@ def test_a_worker_that_stalls_has_no_effect_when_it_comes_back(
 
 @pytest.mark.serial
 @pytest.mark.slow
-def test_a_worker_that_stalls_leaves_the_rest_of_its_batch_to_others(
+def test_stalled_worker_releases_the_rest_of_its_batch(
     shop: Shop,
 ) -> None:
     shop.open(
@@ -460,7 +460,7 @@ def writer(event):
 
 @pytest.mark.serial
 @pytest.mark.slow
-def test_an_event_that_kills_its_process_takes_no_other_with_it(shop: Shop) -> None:
+def test_event_that_kills_its_process_loses_no_other_event(shop: Shop) -> None:
     shop.open(
         """
 @host.webhooks.on(name="writer")
@@ -504,9 +504,7 @@ def _run_until_it_ends(shop: Shop) -> int:
 
 @pytest.mark.slow
 @on_servers
-def test_a_worker_survives_that_its_database_goes_away(
-    shop: Shop, database_url: str
-) -> None:
+def test_worker_survives_a_database_outage(shop: Shop, database_url: str) -> None:
     url = database_url
     if url.startswith("postgresql"):
         url = _with_password(url)
