@@ -62,7 +62,7 @@ def settings_of(app: Flask, name: str = "procore_webhooks") -> Settings:
 # Without mistakes
 
 
-def test_a_secret_alone_is_enough_and_the_rest_has_its_documented_default() -> None:
+def test_secret_alone_is_enough_and_the_rest_has_its_documented_default() -> None:
     assert read(SECRET="a secret") == Settings(
         secrets=(b"a secret",),
         authorizations=(),
@@ -122,7 +122,7 @@ def test_none_means_not_set(key: str) -> None:
     assert read(**{other: "x", key: None}) == read(**{other: "x"})
 
 
-def test_an_authorization_alone_is_enough() -> None:
+def test_authorization_alone_is_enough() -> None:
     settings = read(AUTHORIZATION="Bearer abc")
     assert (settings.secrets, settings.authorizations) == ((), (b"Bearer abc",))
 
@@ -173,7 +173,7 @@ def test_settings_cannot_be_changed() -> None:
         ("a\ud800b", "holds a lone surrogate, which cannot be encoded."),
     ],
 )
-def test_a_secret_that_protects_nothing_is_refused(
+def test_secret_that_protects_nothing_is_refused(
     key: str, value: object, problem: str
 ) -> None:
     assert problems(**{key: value}) == [f"{key} {problem}"]
@@ -198,7 +198,7 @@ def test_a_secret_that_protects_nothing_is_refused(
         (True, "", "must be a list, not bool."),
     ],
 )
-def test_a_fallback_that_protects_nothing_is_refused_and_not_skipped(
+def test_fallback_that_protects_nothing_is_refused_and_not_skipped(
     key: str, value: object, where: str, problem: str
 ) -> None:
     found = problems(**{key: "new", f"{key}_FALLBACKS": value})
@@ -223,7 +223,9 @@ def test_fallbacks_need_the_current_one(key: str) -> None:
         {"SECRET": None, "TOLERANCE": 300},
     ],
 )
-def test_there_is_no_way_to_accept_everything(config: dict[str, object]) -> None:
+def test_configuration_without_secret_and_authorization_is_refused(
+    config: dict[str, object],
+) -> None:
     keys = {PREFIX + key: value for key, value in config.items()}
     with pytest.raises(ConfigError) as caught:
         read_settings(keys, PREFIX)
@@ -244,7 +246,7 @@ def test_seconds_that_are_not_positive_are_refused(key: str, value: object) -> N
 
 
 @pytest.mark.parametrize("key", ["TOLERANCE", "LEASE"])
-def test_a_fraction_of_a_second_is_no_tolerance_and_no_lease(key: str) -> None:
+def test_tolerance_and_lease_below_one_second_are_refused(key: str) -> None:
     assert problems(**{key: 0.999}) == [f"{key} must be at least 1 s."]
     assert read(**{key: 1})
 
@@ -264,7 +266,7 @@ def test_seconds_that_reach_past_the_last_date_are_refused(
 @pytest.mark.parametrize(
     "key", ["TOLERANCE", "RETRY_BASE", "RETRY_CAP", "LEASE", "RETENTION"]
 )
-def test_the_most_seconds_still_make_a_date(key: str) -> None:
+def test_largest_accepted_seconds_give_a_valid_date(key: str) -> None:
     seconds = getattr(read(**{key: 1000 * YEAR}), key.lower())
     assert datetime.now(timezone.utc) + timedelta(seconds=seconds)
 
@@ -284,7 +286,7 @@ def test_seconds_are_numbers(key: str, value: object, kind: str) -> None:
 @pytest.mark.parametrize(
     "value", [43199, 43199.999, 1, 0, -1, timedelta(hours=11, minutes=59)]
 )
-def test_a_retention_shorter_than_the_senders_retries_is_refused(
+def test_retention_shorter_than_the_senders_retries_is_refused(
     value: object,
 ) -> None:
     (problem,) = problems(RETENTION=value)
@@ -316,7 +318,9 @@ KNOWN = "'background', 'worker', 'celery', 'inline'"
 
 
 @pytest.mark.parametrize("testing", [False, None])
-def test_a_thread_runs_subscribers_unless_it_is_a_test(testing: object) -> None:
+def test_dispatch_defaults_to_background_and_to_inline_under_test(
+    testing: object,
+) -> None:
     keys = {"PROCORE_WEBHOOK_SECRET": "a secret"}
     assert read_settings(keys, PREFIX).dispatch == "background"
     assert read_settings({**keys, "TESTING": testing}, PREFIX).dispatch == "background"
@@ -325,7 +329,7 @@ def test_a_thread_runs_subscribers_unless_it_is_a_test(testing: object) -> None:
 
 @pytest.mark.parametrize("value", ["background", "worker", "celery", "inline"])
 @pytest.mark.parametrize("testing", [True, False])
-def test_a_way_of_dispatching_that_is_named_is_taken(value: str, testing: bool) -> None:
+def test_configured_dispatch_is_used(value: str, testing: bool) -> None:
     config = {PREFIX + "SECRET": "a secret", PREFIX + "DISPATCH": value}
     assert read_settings({**config, "TESTING": testing}, PREFIX).dispatch == value
 
@@ -333,7 +337,7 @@ def test_a_way_of_dispatching_that_is_named_is_taken(value: str, testing: bool) 
 @pytest.mark.parametrize(
     "value", ["", "Inline", "Celery", "thread", 1, True, ["inline"], {}]
 )
-def test_an_unknown_way_of_dispatching_is_refused(value: object) -> None:
+def test_unknown_dispatch_is_refused(value: object) -> None:
     assert problems(DISPATCH=value) == [
         f"DISPATCH must be one of {KNOWN}, not {value!r}."
     ]
@@ -357,14 +361,14 @@ def test_ignored_ids_are_a_list_of_ids(key: str, value: object, problem: str) ->
     assert problems(**{key: value}) == [f"{key} {problem}"]
 
 
-def test_a_database_uri_beside_the_hosts_database_is_refused() -> None:
+def test_database_uri_beside_the_hosts_database_is_refused() -> None:
     (problem,) = problems(False, DATABASE_URI="sqlite:///inbox.db")
     assert problem == "DATABASE_URI has no effect with db= or session=; remove it."
     assert read(False).database_uri is None
 
 
 @pytest.mark.parametrize("value", ["", " ", " sqlite://", 5, True, b"sqlite://"])
-def test_a_database_uri_that_is_no_text_is_refused(value: object) -> None:
+def test_database_uri_of_another_type_is_refused(value: object) -> None:
     (problem,) = problems(DATABASE_URI=value)
     assert problem.startswith("DATABASE_URI ")
 
@@ -385,20 +389,18 @@ def test_a_database_uri_that_is_no_text_is_refused(value: object) -> None:
         ("RETENTION_", "RETENTION"),
     ],
 )
-def test_a_misspelt_key_is_refused_with_what_was_meant(
-    misspelt: str, meant: str
-) -> None:
+def test_misspelt_key_is_refused_with_a_suggestion(misspelt: str, meant: str) -> None:
     (problem,) = problems(SECRET="a secret", **{misspelt: None})
     assert problem == f"{misspelt} is not a setting; did you mean {PREFIX}{meant}?"
 
 
 @pytest.mark.parametrize("unknown", ["", "_", "X", "URL", "ALLOW_UNSIGNED", "é"])
-def test_a_key_of_our_prefix_that_means_nothing_is_refused(unknown: str) -> None:
+def test_unknown_key_with_the_prefix_is_refused(unknown: str) -> None:
     (problem,) = problems(SECRET="a secret", **{unknown: True})
     assert problem.startswith(f"{unknown} is not a setting; ")
 
 
-def test_other_peoples_keys_are_left_alone() -> None:
+def test_keys_without_the_prefix_are_ignored() -> None:
     config = {
         "PROCORE_WEBHOOK_SECRET": "a secret",
         "PROCORE_CLIENT_ID": "x",
@@ -433,7 +435,7 @@ MISTAKES: dict[str, object] = {
 }
 
 
-def test_all_mistakes_are_told_at_once_and_none_tells_a_value() -> None:
+def test_config_error_names_all_mistakes_and_no_values() -> None:
     found = problems(**MISTAKES)
     names = [problem.partition(" ")[0].partition("[")[0] for problem in found]
     assert sorted(names) == sorted([*MISTAKES, "SECRET_FALLBACKS"])
@@ -443,7 +445,7 @@ def test_all_mistakes_are_told_at_once_and_none_tells_a_value() -> None:
     assert "7777777" not in everything
 
 
-def test_an_app_with_mistakes_does_not_start(make_app: Callable[..., Flask]) -> None:
+def test_app_with_mistakes_does_not_start(make_app: Callable[..., Flask]) -> None:
     app = make_app(**{PREFIX + key: value for key, value in MISTAKES.items()})
     with pytest.raises(ConfigError) as caught:
         app.register_blueprint(ProcoreWebhooks())
@@ -454,7 +456,7 @@ def test_an_app_with_mistakes_does_not_start(make_app: Callable[..., Flask]) -> 
     assert all(PREFIX + key in text for key in MISTAKES)
 
 
-def test_an_app_that_goes_on_in_spite_of_mistakes_accepts_nothing(
+def test_app_that_ignores_the_config_error_accepts_nothing(
     make_app: Callable[..., Flask],
 ) -> None:
     app = make_app(TESTING=False, PROCORE_WEBHOOK_SECRET="")
@@ -467,7 +469,7 @@ def test_an_app_that_goes_on_in_spite_of_mistakes_accepts_nothing(
         assert answer.status_code == 500
 
 
-def test_one_mistake_is_told_in_one_line() -> None:
+def test_config_error_for_one_mistake_is_one_line() -> None:
     with pytest.raises(ConfigError) as caught:
         read(TOLERANCE=0)
     assert str(caught.value) == "PROCORE_WEBHOOK_TOLERANCE must be at least 1 s."
@@ -515,7 +517,7 @@ def test_any_configuration_is_read_or_refused_with_a_config_error(
 @pytest.mark.parametrize(
     ("value", "kind"), [("12345678", "int"), ("1e5", "float"), ("true", "bool")]
 )
-def test_a_secret_that_the_environment_turned_into_a_number_is_refused_with_a_cure(
+def test_numeric_secret_from_the_environment_is_refused_with_advice(
     monkeypatch: pytest.MonkeyPatch, key: str, value: str, kind: str
 ) -> None:
     app = app_from_environment(monkeypatch, **{key: value})
@@ -528,13 +530,15 @@ def test_a_secret_that_the_environment_turned_into_a_number_is_refused_with_a_cu
     assert value not in str(caught.value)
 
 
-def test_the_cure_for_a_secret_of_digits_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quoted_numeric_secret_from_the_environment_is_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     app = app_from_environment(monkeypatch, SECRET='"00012345"')
     app.register_blueprint(ProcoreWebhooks())
     assert settings_of(app).secrets == (b"00012345",)
 
 
-def test_an_empty_variable_is_a_mistake_and_null_is_none(
+def test_empty_environment_variable_is_refused_and_null_means_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     app = app_from_environment(monkeypatch, SECRET="", AUTHORIZATION="null")
@@ -543,7 +547,7 @@ def test_an_empty_variable_is_a_mistake_and_null_is_none(
     assert str(caught.value) == "PROCORE_WEBHOOK_SECRET is empty."
 
 
-def test_a_file_with_a_newline_at_its_end_is_a_mistake(
+def test_secret_with_a_trailing_newline_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     app = app_from_environment(monkeypatch, SECRET="a secret\n")
@@ -577,7 +581,7 @@ def test_every_kind_of_value_comes_through_the_environment(
 
 
 @pytest.mark.parametrize("value", ["old", "old,older", "['old']", '"old"'])
-def test_a_list_that_the_environment_left_as_text_is_refused(
+def test_list_that_the_environment_left_as_text_is_refused(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     app = app_from_environment(monkeypatch, SECRET="new", SECRET_FALLBACKS=value)
@@ -606,7 +610,7 @@ def test_environment_bytes_that_are_not_utf_8_stay_those_bytes(
     assert answer.status_code == 200
 
 
-def test_a_lone_surrogate_in_json_is_a_mistake_and_no_crash(
+def test_lone_surrogate_in_json_is_a_config_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     app = app_from_environment(monkeypatch, SECRET='"\\ud800"')
@@ -617,7 +621,7 @@ def test_a_lone_surrogate_in_json_is_a_mistake_and_no_crash(
 # Read once
 
 
-def test_what_changes_in_the_config_later_has_no_effect(
+def test_config_changes_after_registration_have_no_effect(
     make_app: Callable[..., Flask],
 ) -> None:
     fallbacks = ["old"]
@@ -687,13 +691,13 @@ def test_prefixes_that_extend_one_another_do_not_clash(
         assert answer.status_code == 200
 
 
-def test_a_prefix_that_extends_another_is_not_given_its_values() -> None:
+def test_longer_prefix_does_not_inherit_values_of_the_shorter() -> None:
     config = {"PROCORE_WEBHOOK_SECRET": "of live"}
     with pytest.raises(ConfigError, match="Set PROCORE_WEBHOOK_SANDBOX_SECRET or"):
         read_settings(config, "PROCORE_WEBHOOK_SANDBOX_")
 
 
-def test_a_misspelt_key_of_the_longer_prefix_is_found() -> None:
+def test_misspelt_key_of_the_longer_prefix_is_found() -> None:
     config = {
         "PROCORE_WEBHOOK_SANDBOX_SECRET": "x",
         "PROCORE_WEBHOOK_SANDBOX_TOLERANC": 5,
@@ -718,7 +722,7 @@ def test_procore_and_prudra_read_keys_of_their_own(
         make_app().register_blueprint(PrudraWebhooks())
 
 
-def test_a_control_character_within_a_value_is_refused() -> None:
+def test_control_character_within_a_value_is_refused() -> None:
     """No header can hold it, so nothing could ever match."""
     with pytest.raises(ConfigError, match="AUTHORIZATION holds a control character"):
         read_settings({"P_AUTHORIZATION": "Bearer a\nb"}, "P_")

@@ -49,7 +49,7 @@ def outcome(call: Callable[[], Any]) -> Any:
         return error
 
 
-def test_a_lone_call_is_a_group_of_its_own() -> None:
+def test_single_call_is_a_batch_of_one() -> None:
     work = Work()
     work.go.set()
     grouped = GroupCommit(work)
@@ -57,7 +57,7 @@ def test_a_lone_call_is_a_group_of_its_own() -> None:
     assert work.groups == [[1], [2]]
 
 
-def test_calls_that_come_meanwhile_are_done_together() -> None:
+def test_calls_during_a_batch_form_the_next_batch() -> None:
     work = Work()
     grouped = GroupCommit(work)
     with ThreadPoolExecutor(8) as pool:
@@ -72,7 +72,7 @@ def test_calls_that_come_meanwhile_are_done_together() -> None:
     assert [sorted(group) for group in work.groups[1:]] == [list(range(1, 8))]
 
 
-def test_an_exception_is_raised_by_its_own_call_only() -> None:
+def test_exception_is_raised_only_by_the_call_it_belongs_to() -> None:
     work = Work()
     grouped = GroupCommit(work)
     with ThreadPoolExecutor(4) as pool:
@@ -87,7 +87,7 @@ def test_an_exception_is_raised_by_its_own_call_only() -> None:
     assert isinstance(found[1], ValueError)
 
 
-def test_who_waits_for_a_failure_that_comes_late_has_the_same(
+def test_late_batch_failure_is_shared_with_queued_calls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A database that does not answer is not waited for by group after group."""
@@ -106,7 +106,7 @@ def test_who_waits_for_a_failure_that_comes_late_has_the_same(
     assert grouped(5) == 10
 
 
-def test_groups_have_a_largest_size() -> None:
+def test_batch_size_is_limited() -> None:
     work = Work()
     grouped = GroupCommit(work)
     with ThreadPoolExecutor(LARGEST_BATCH + 11) as pool:
@@ -122,7 +122,7 @@ def test_groups_have_a_largest_size() -> None:
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
-def test_nobody_waits_for_a_leader_that_was_interrupted(
+def test_interrupted_leader_is_replaced(
     kind: type[BaseException],
 ) -> None:
     interrupted: list[int] = []
@@ -189,7 +189,7 @@ def test_calls_behind_a_hanging_batch_start_the_next_one(
     assert batches[-1] == [9]
 
 
-def test_when_everybody_hangs_who_waits_is_told_so(
+def test_queued_call_times_out_when_two_leaders_hang(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(group_commit, "LONGEST_WAIT", 0.3)

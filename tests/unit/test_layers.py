@@ -60,7 +60,7 @@ LONGEST_FUNCTION = 45
 # The public names
 
 
-def test_the_public_names_are_those_of_the_contract() -> None:
+def test_public_names_are_those_of_the_contract() -> None:
     names = {
         name
         for name, value in vars(flask_procore_webhooks).items()
@@ -77,7 +77,7 @@ def test_public_names_are_documented_and_exported_to_type_checkers(name: str) ->
     assert f"import {name} as {name}\n" in (PACKAGE / "__init__.py").read_text()
 
 
-def test_the_package_is_marked_as_typed() -> None:
+def test_package_is_marked_as_typed() -> None:
     assert (PACKAGE / "py.typed").exists()
 
 
@@ -116,7 +116,7 @@ def imported(file: Path) -> Iterator[str]:
                 yield ".".join([*base, alias.name] if is_module else base)
 
 
-def test_every_module_has_its_layer() -> None:
+def test_every_module_belongs_to_a_layer() -> None:
     layers = {place(module_name(file))[0] for file in modules()} - {""}
     assert layers == set(LAYERS)
     for folder, names in FOLDERS.items():
@@ -126,7 +126,7 @@ def test_every_module_has_its_layer() -> None:
 
 
 @pytest.mark.parametrize("file", modules(), ids=module_name)
-def test_imports_point_one_way(file: Path) -> None:
+def test_imports_follow_the_order_of_layers(file: Path) -> None:
     layer, module = place(module_name(file))
     if not layer:
         return  # the package itself imports the public names
@@ -141,7 +141,7 @@ def test_imports_point_one_way(file: Path) -> None:
 
 
 @pytest.mark.parametrize("layer", PURE)
-def test_the_inner_layers_know_no_http_and_no_sql(layer: str) -> None:
+def test_inner_layers_know_no_http_and_no_sql(layer: str) -> None:
     known = {NAME, "itsdangerous", *sys.stdlib_module_names}
     for file in modules():
         if place(module_name(file))[0] == layer:
@@ -188,7 +188,7 @@ def test_registries_at_module_level_are_those_of_subscribers() -> None:
     assert hooks == []
 
 
-def test_nothing_is_imported_that_is_not_required() -> None:
+def test_only_required_packages_are_imported() -> None:
     """Flask requires the last four; one module imports Celery, for its mode."""
     required = {"flask", "itsdangerous", "sqlalchemy", "blinker", "click", "werkzeug"}
     found = {
@@ -200,7 +200,7 @@ def test_nothing_is_imported_that_is_not_required() -> None:
     assert found - sys.stdlib_module_names - {NAME} <= required
 
 
-def test_the_guide_lists_the_layers_in_their_order() -> None:
+def test_guide_lists_the_layers_in_their_order() -> None:
     guide = (ROOT / "docs" / "architecture.md").read_text()
     table = guide[guide.index("## Modules") : guide.index("know neither Flask")]
     cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)

@@ -241,7 +241,7 @@ def test_every_payload_file_has_an_expectation() -> None:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_payload_becomes_the_event_that_the_table_of_shapes_promises(
+def test_payload_becomes_the_event_that_the_table_of_shapes_promises(
     name: str,
 ) -> None:
     event = read(name)
@@ -255,7 +255,7 @@ def test_a_payload_becomes_the_event_that_the_table_of_shapes_promises(
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_payload_reaches_a_subscriber_and_the_inbox_as_the_same_event(
+def test_payload_reaches_a_subscriber_and_the_inbox_as_the_same_event(
     name: str, make_app: Callable[..., Flask]
 ) -> None:
     blueprint = PrudraWebhooks() if name == "prudra" else ProcoreWebhooks()
@@ -286,7 +286,7 @@ def test_a_payload_reaches_a_subscriber_and_the_inbox_as_the_same_event(
     assert row.event_at == at
 
 
-def test_an_id_beyond_what_a_float_can_hold_keeps_every_digit() -> None:
+def test_id_beyond_what_a_float_can_hold_keeps_every_digit() -> None:
     assert read("v2_of_a_company").id == str(2**63 - 1)
     event = procore({"event_type": "update", "id": 10**18 + 1, "resource_id": 2**63})
     assert (event.id, event.resource_id) == ("1000000000000000001", str(2**63))
@@ -311,7 +311,7 @@ def test_an_id_beyond_what_a_float_can_hold_keeps_every_digit() -> None:
     ],
 )
 @pytest.mark.parametrize("key_", ["reason", "event_type"])
-def test_reasons_are_an_open_set_kept_in_lower_case(
+def test_unknown_reasons_are_kept_in_lower_case(
     key_: str, sent: object, kept: str | None
 ) -> None:
     resource = {"reason": "resource_type", "event_type": "resource_name"}[key_]
@@ -341,7 +341,7 @@ def test_reasons_are_an_open_set_kept_in_lower_case(
         (1.5, None, None),
     ],
 )
-def test_the_type_of_an_envelope_is_kept_as_sent_and_split_at_its_last_dot(
+def test_type_of_an_envelope_is_kept_as_sent_and_split_at_its_last_dot(
     sent: object, resource_type: str | None, reason: str | None
 ) -> None:
     event = procore({"id": "1", "type": sent, "data": {}})
@@ -352,7 +352,7 @@ def test_the_type_of_an_envelope_is_kept_as_sent_and_split_at_its_last_dot(
 @pytest.mark.parametrize(
     "sent", ["vault.created", "vault.updated", "withdrawal.DELETED"]
 )
-def test_prudras_words_are_not_translated_to_procores(sent: str) -> None:
+def test_prudra_reasons_are_not_translated_to_procore_reasons(sent: str) -> None:
     event = read_event(json.dumps({"type": sent}).encode(), PRUDRA)
     assert event.type == sent
     assert event.reason == sent.partition(".")[2].lower()
@@ -375,7 +375,7 @@ def test_prudras_words_are_not_translated_to_procores(sent: str) -> None:
     ],
 )
 @pytest.mark.parametrize("source", [PROCORE, PRUDRA])
-def test_an_object_that_lacks_everything_is_still_an_event(
+def test_object_without_known_keys_is_an_event(
     payload: dict[str, object], source: Source
 ) -> None:
     body = json.dumps(payload).encode()
@@ -385,7 +385,7 @@ def test_an_object_that_lacks_everything_is_still_an_event(
     assert event.payload == payload
 
 
-def test_unknown_keys_change_nothing_but_the_payload() -> None:
+def test_unknown_keys_change_only_the_payload() -> None:
     known = json.loads(sample("v4"))
     more = {**known, "schema": {"next": ["year"]}, "type": "x", "event_type": "delete"}
     fields = {"payload", "data", "body"}
@@ -423,7 +423,7 @@ def test_unknown_keys_change_nothing_but_the_payload() -> None:
     "field", ["resource_id", "company_id", "project_id", "user_id"]
 )
 @pytest.mark.parametrize("shape", ["reason", "event_type", "data"])
-def test_ids_are_text_or_none_whatever_was_sent(
+def test_ids_of_any_json_type_become_text_or_none(
     shape: str, field: str, sent: object, kept: str | None
 ) -> None:
     if shape == "data":
@@ -433,14 +433,14 @@ def test_ids_are_text_or_none_whatever_was_sent(
     assert getattr(event, field) == kept
 
 
-def test_the_ulid_comes_before_the_id_and_an_unusable_one_does_not() -> None:
+def test_valid_ulid_takes_precedence_over_id() -> None:
     update = {"event_type": "update", "id": 7}
     assert procore({**update, "ulid": "01JZ"}).id == "01JZ"
     for unusable in ("", " ", None, True, 0, 1.5, ["01JZ"], {"a": "01JZ"}):
         assert procore({**update, "ulid": unusable}).id == "7"
 
 
-def test_an_event_is_frozen(endpoint: Endpoint) -> None:
+def test_event_is_frozen(endpoint: Endpoint) -> None:
     event = endpoint.read(sample("v4"))
     with pytest.raises(dataclasses.FrozenInstanceError):
         event.id = "another"  # type: ignore[misc]
@@ -452,7 +452,7 @@ def test_an_event_is_frozen(endpoint: Endpoint) -> None:
 @pytest.mark.parametrize(
     "plain", ["1", "!", "~", "evt_0001", "01JZ", "a/b:c%s", "x" * 80]
 )
-def test_an_id_that_every_database_can_hold_is_the_key(plain: str) -> None:
+def test_portable_id_is_the_event_id(plain: str) -> None:
     assert event_key(plain, "1767225600", b"body") == plain
 
 
@@ -475,13 +475,13 @@ def test_an_id_that_every_database_can_hold_is_the_key(plain: str) -> None:
         "sha256:anything",
     ],
 )
-def test_an_over_long_or_strange_id_becomes_a_digest_of_itself(strange: str) -> None:
+def test_unportable_id_is_replaced_by_its_digest(strange: str) -> None:
     found = event_key(strange, "1767225600", b"body")
     assert found == sha256(strange.encode("utf-8", "surrogatepass"))
     assert found == event_key(strange, "1767225601", b"another body")
 
 
-def test_nobody_can_send_an_id_that_is_the_digest_of_another_event() -> None:
+def test_sender_cannot_choose_the_digest_of_another_event_as_id() -> None:
     victim = event_key(None, "1767225600", b"body")
     assert event_key(victim, "1767225600", b"forged") != victim
 
@@ -502,7 +502,7 @@ def test_ids_of_different_spelling_are_different_events_on_every_database(
 @pytest.mark.parametrize(
     "body", [b'{"type":"test","data":{}}', b"[]", b"\xff", b"{}", b""]
 )
-def test_the_same_delivery_without_an_id_is_one_event(
+def test_repeated_delivery_without_an_id_is_one_event(
     body: bytes, endpoint: Endpoint
 ) -> None:
     client = endpoint.app.test_client()
@@ -525,7 +525,7 @@ def test_equal_bodies_without_an_id_signed_at_different_times_are_two_events(
     assert len(rows(endpoint.store)) == 2
 
 
-def test_the_id_of_another_shape_is_not_taken_for_the_events_own() -> None:
+def test_id_key_of_another_payload_format_is_not_the_event_id() -> None:
     """Neither a resource's id nor one deeper inside identifies the event."""
     inner = {"id": "9", "ulid": "9", "eventId": "9", "resource_id": "9"}
     for outer in (
@@ -566,7 +566,7 @@ def test_the_id_of_another_shape_is_not_taken_for_the_events_own() -> None:
         (1777896000.25, 250_000),
     ],
 )
-def test_a_time_is_read_from_text_or_seconds_as_aware_utc(
+def test_time_is_read_from_text_or_seconds_as_aware_utc(
     sent: object, microseconds: int
 ) -> None:
     when = to_datetime(sent)
@@ -624,11 +624,11 @@ def test_a_time_is_read_from_text_or_seconds_as_aware_utc(
         {"time": 1777896000},
     ],
 )
-def test_what_is_no_time_is_none_and_never_an_error(sent: object) -> None:
+def test_invalid_time_is_read_as_none(sent: object) -> None:
     assert to_datetime(sent) is None
 
 
-def test_the_first_and_the_last_times_are_recorded_on_every_database(
+def test_first_and_the_last_times_are_recorded_on_every_database(
     on_database: Endpoint,
 ) -> None:
     client = on_database.app.test_client()
@@ -649,7 +649,7 @@ def test_the_first_and_the_last_times_are_recorded_on_every_database(
 
 
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.datetimes().map(str)))
-def test_to_datetime_is_total(value: object) -> None:
+def test_to_datetime_accepts_any_value(value: object) -> None:
     when = to_datetime(value)
     assert when is None or when.utcoffset() == timedelta(0)
 
@@ -658,7 +658,7 @@ def test_to_datetime_is_total(value: object) -> None:
 
 
 @pytest.mark.parametrize("case", QUARANTINED)
-def test_a_body_that_is_no_json_object_says_why_without_its_content(case: str) -> None:
+def test_error_for_a_body_without_json_object_omits_its_content(case: str) -> None:
     body, reason = QUARANTINED[case]
     with pytest.raises(BadPayload, match=reason) as caught:
         parse(body)
@@ -669,7 +669,7 @@ def test_a_body_that_is_no_json_object_says_why_without_its_content(case: str) -
 
 
 @pytest.mark.parametrize("case", QUARANTINED)
-def test_a_body_that_is_no_json_object_is_kept_dead_byte_by_byte(
+def test_body_without_json_object_is_dead_and_kept_unchanged(
     case: str, endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     ran: list[Event] = []
@@ -688,7 +688,7 @@ def test_a_body_that_is_no_json_object_is_kept_dead_byte_by_byte(
     assert row.finished_at is not None
 
 
-def test_a_body_that_is_no_json_object_is_kept_on_every_database(
+def test_body_without_json_object_is_kept_on_every_database(
     on_database: Endpoint,
 ) -> None:
     client = on_database.app.test_client()
@@ -709,7 +709,7 @@ def nested(depth: int, opening: bytes = b"[", closing: bytes = b"]") -> bytes:
 
 
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
-def test_a_hundred_levels_are_readable_and_no_more(
+def test_json_is_read_up_to_a_depth_of_one_hundred(
     opening: bytes, closing: bytes
 ) -> None:
     for depth in (1, 2, 50, 99, 100):
@@ -719,12 +719,12 @@ def test_a_hundred_levels_are_readable_and_no_more(
             parse(nested(depth, opening, closing))
 
 
-def test_width_is_no_depth() -> None:
+def test_wide_json_is_not_counted_as_deep() -> None:
     wide = b'{"id":"1","a":[' + b"[],{}," * 20_000 + b"[[]]]}"
     assert len(parse(wide)["a"]) == 40_001
 
 
-def test_an_event_is_the_same_wherever_on_pythons_stack_it_is_read() -> None:
+def test_depth_limit_does_not_depend_on_the_python_stack() -> None:
     def read_below(frames: int, body: bytes) -> Event | str:
         if frames:
             return read_below(frames - 1, body)
@@ -738,7 +738,7 @@ def test_an_event_is_the_same_wherever_on_pythons_stack_it_is_read() -> None:
         assert read_below(0, body) == read_below(sys.getrecursionlimit() // 2, body)
 
 
-def test_any_depth_is_answered_200_and_never_left_between(
+def test_json_of_any_depth_is_answered_200(
     endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     """The view, the run and each subscriber's turn read at different stack depths."""
@@ -766,7 +766,7 @@ def test_numbers_that_python_holds_are_readable(number: str) -> None:
     assert parse(b'{"n": %b}' % number.encode()) == {"n": json.loads(number)}
 
 
-def test_a_number_is_refused_alike_where_the_host_lifted_pythons_limit() -> None:
+def test_number_limit_does_not_depend_on_int_max_str_digits() -> None:
     limit = sys.get_int_max_str_digits()
     reasons = set()
     try:
@@ -781,7 +781,7 @@ def test_a_number_is_refused_alike_where_the_host_lifted_pythons_limit() -> None
 
 
 @given(st.binary())
-def test_parse_is_total(body: bytes) -> None:
+def test_parse_accepts_any_body(body: bytes) -> None:
     try:
         assert isinstance(parse(body), dict)
     except BadPayload as bad:
@@ -819,6 +819,6 @@ def test_strange_text_is_recorded_and_run_on_every_database(
             assert "\0" not in getattr(row, column)
 
 
-def test_an_event_does_not_show_its_content_in_its_repr() -> None:
+def test_event_repr_omits_the_payload() -> None:
     body = b'{"id": "1", "type": "a.b", "data": {"phone": "555-0100"}}'
     assert "555-0100" not in repr(read_event(body, PROCORE))

@@ -61,7 +61,7 @@ LIFECYCLE = (
         ("ping", "signed", ["event"]),
     ],
 )
-def test_the_reason_decides_which_work_signals_fire(
+def test_reason_decides_which_work_signals_fire(
     app: Flask, type: str, format: str, fired: list[str]
 ) -> None:
     calls: list[str] = []
@@ -78,7 +78,7 @@ def test_the_reason_decides_which_work_signals_fire(
     assert calls == fired
 
 
-def test_a_receiver_is_called_with_the_app_and_the_event(app: Flask) -> None:
+def test_receiver_is_called_with_the_app_and_the_event(app: Flask) -> None:
     calls = []
 
     @resource_event.connect
@@ -139,7 +139,7 @@ def test_one_function_may_be_connected_for_several_apps(
     assert calls == [1]
 
 
-def test_a_factory_scopes_its_closures_to_its_own_app(
+def test_factory_scopes_its_closures_to_its_own_app(
     make_app: MakeApp, webhooks: ProcoreWebhooks
 ) -> None:
     """Each app keeps its own, though they are one definition."""
@@ -162,7 +162,7 @@ def test_a_factory_scopes_its_closures_to_its_own_app(
     assert calls == [0, 1, 2]
 
 
-def test_connecting_the_same_function_again_leaves_one(app: Flask) -> None:
+def test_function_connected_twice_runs_once(app: Flask) -> None:
     calls = []
 
     def receiver(app: Flask, event: Event) -> None:
@@ -176,7 +176,9 @@ def test_connecting_the_same_function_again_leaves_one(app: Flask) -> None:
     assert len(calls) == 1
 
 
-def test_one_function_may_be_two_subscribers(app: Flask, endpoint: Endpoint) -> None:
+def test_function_may_be_connected_under_two_names(
+    app: Flask, endpoint: Endpoint
+) -> None:
     """Replacing it under one name keeps it under the other."""
     calls = []
 
@@ -197,7 +199,7 @@ def test_one_function_may_be_two_subscribers(app: Flask, endpoint: Endpoint) -> 
     assert sorted(calls) == [1, 2]
 
 
-def test_a_disconnected_receiver_is_not_run(app: Flask) -> None:
+def test_disconnected_receiver_is_not_run(app: Flask) -> None:
     calls = []
 
     @resource_event.connect
@@ -216,7 +218,7 @@ def test_a_disconnected_receiver_is_not_run(app: Flask) -> None:
     assert calls == ["stays", "stays", "gone"]
 
 
-def test_disconnecting_what_was_never_connected_does_nothing(app: Flask) -> None:
+def test_disconnecting_an_unknown_receiver_does_nothing(app: Flask) -> None:
     resource_event.disconnect(print)
     resource_event.disconnect(print, app)
     assert deliver(app.test_client(), payload("RFIs.update")).status_code == 200
@@ -246,7 +248,7 @@ def test_connected_to_lasts_as_long_as_its_block(
     assert calls == [0, 1, 1]
 
 
-def test_a_work_signal_sent_by_hand_calls_its_receivers_in_order(app: Flask) -> None:
+def test_work_signal_sent_by_hand_calls_its_receivers_in_order(app: Flask) -> None:
     """As a host's own test may do; blinker's sets would be in any order."""
     calls: list[int] = []
     for number in range(30):
@@ -263,7 +265,7 @@ def test_a_work_signal_sent_by_hand_calls_its_receivers_in_order(app: Flask) -> 
     assert calls == [*everyone, *of_the_app]
 
 
-def test_a_muted_work_signal_runs_nobody(app: Flask) -> None:
+def test_muted_work_signal_runs_no_subscribers(app: Flask) -> None:
     calls = []
     resource_event.connect(lambda app, event: calls.append("event"), name="of-event")
     resource_created.connect(
@@ -308,7 +310,7 @@ def watch(endpoint: Endpoint) -> Watch:
     return Watch(endpoint)
 
 
-def test_a_good_event_is_recorded_run_and_processed(
+def test_successful_event_sends_recorded_and_processed(
     app: Flask, watch: Watch, webhooks: ProcoreWebhooks
 ) -> None:
     @webhooks.on()
@@ -328,7 +330,7 @@ def test_a_good_event_is_recorded_run_and_processed(
     assert after and (after["status"], after["attempts"]) == ("done", 1)
 
 
-def test_a_repeat_says_whether_the_body_was_another(app: Flask, watch: Watch) -> None:
+def test_event_repeated_reports_a_conflicting_body(app: Flask, watch: Watch) -> None:
     first = payload("RFIs.update", id="evt_1", resource_id=1)
     other = payload("RFIs.update", id="evt_1", resource_id=2)
     for each in (first, first, other, first):
@@ -341,7 +343,7 @@ def test_a_repeat_says_whether_the_body_was_another(app: Flask, watch: Watch) ->
     assert all(list(fields) == ["event", "conflict"] for fields in repeats)
 
 
-def test_each_failure_is_told_and_the_last_one_is_the_death(
+def test_each_failure_sends_event_failed_and_the_last_event_dead(
     make_app: MakeApp, webhooks: ProcoreWebhooks
 ) -> None:
     app = make_app(PROCORE_WEBHOOK_MAX_ATTEMPTS=3)
@@ -375,7 +377,7 @@ def test_each_failure_is_told_and_the_last_one_is_the_death(
     assert "event-processed" not in watch.names
 
 
-def test_what_cannot_be_read_is_recorded_and_dead(app: Flask, watch: Watch) -> None:
+def test_unreadable_body_sends_recorded_and_dead(app: Flask, watch: Watch) -> None:
     timestamp = int(_now(watch))
     for _ in range(2):
         deliver(app.test_client(), b"[1, 2]", timestamp=timestamp)
@@ -387,7 +389,7 @@ def test_what_cannot_be_read_is_recorded_and_dead(app: Flask, watch: Watch) -> N
     assert row and (row["status"], row["error"]) == ("dead", fields["error"])
 
 
-def test_an_ignored_event_is_recorded_and_no_more(
+def test_ignored_event_sends_only_recorded(
     make_app: MakeApp, webhooks: ProcoreWebhooks
 ) -> None:
     app = make_app(PROCORE_WEBHOOK_IGNORE_USER_IDS=["42"])
@@ -401,7 +403,7 @@ def test_an_ignored_event_is_recorded_and_no_more(
     assert watch.seen[0][2] and watch.seen[0][2]["status"] == "ignored"
 
 
-def test_a_rejected_delivery_is_told_with_status_and_reason(
+def test_delivery_rejected_has_status_and_reason(
     app: Flask, endpoint: Endpoint, watch: Watch
 ) -> None:
     forged = {"X-Procore-Signature": "0" * 64}
@@ -448,7 +450,7 @@ def _wrong_arguments() -> None: ...
     [_raises, _raises_async, AsyncReceiver(), _cancelled, _wrong_arguments],
     ids=["function", "coroutine", "async object", "cancelled", "arguments"],
 )
-def test_a_receiver_that_raises_is_logged_and_changes_nothing(
+def test_lifecycle_receiver_error_is_logged_and_ignored(
     app: Flask,
     endpoint: Endpoint,
     webhooks: ProcoreWebhooks,
@@ -492,7 +494,7 @@ def test_a_receiver_that_raises_is_logged_and_changes_nothing(
 
 
 @pytest.mark.parametrize("signal", LIFECYCLE, ids=lambda signal: signal.name)
-def test_async_receivers_are_run_to_their_end(
+def test_async_lifecycle_receivers_are_awaited(
     app: Flask, signal: LifecycleSignal
 ) -> None:
     calls = []
@@ -513,7 +515,7 @@ def test_async_receivers_are_run_to_their_end(
     assert sorted(calls) == ["function", "object"]
 
 
-def test_receivers_are_held_muted_scoped_and_disconnected(
+def test_lifecycle_receivers_follow_blinker_semantics(
     make_app: MakeApp, webhooks: ProcoreWebhooks
 ) -> None:
     calls = []
@@ -548,7 +550,7 @@ def test_receivers_are_held_muted_scoped_and_disconnected(
     assert "temporary" not in deliver_to_both()
 
 
-def test_a_weak_receiver_goes_with_its_owner(app: Flask) -> None:
+def test_weakly_connected_receiver_is_collected_with_its_owner(app: Flask) -> None:
     calls = []
 
     class Owner:

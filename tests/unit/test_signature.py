@@ -178,7 +178,7 @@ def at_now(endpoint: Endpoint) -> Clock:
 # What is signed
 
 
-def test_a_fixed_vector_verifies() -> None:
+def test_fixed_vector_verifies() -> None:
     """The digests were made by ``openssl dgst -sha256 -hmac``."""
     vectors = [
         (
@@ -209,7 +209,7 @@ def test_a_fixed_vector_verifies() -> None:
     timestamp=st.integers(0, 10**11 - 1),
     source=st.sampled_from([PROCORE, PRUDRA]),
 )
-def test_the_signature_is_hmac_sha256_of_timestamp_dot_body(
+def test_signature_is_hmac_sha256_of_timestamp_dot_body(
     secret: str | bytes, body: bytes, timestamp: int, source: Source
 ) -> None:
     if isinstance(secret, str):
@@ -246,7 +246,7 @@ def test_one_changed_bit_of_the_body_is_refused(
         b"",
     ],
 )
-def test_the_bytes_are_verified_and_not_their_meaning(app: Flask, body: bytes) -> None:
+def test_signature_covers_bytes_not_json_values(app: Flask, body: bytes) -> None:
     client = app.test_client()
     assert deliver(client, body).status_code == 200
     headers = sign(body, SECRET)
@@ -257,9 +257,7 @@ def test_the_bytes_are_verified_and_not_their_meaning(app: Flask, body: bytes) -
         assert answer.status_code == 401
 
 
-def test_bytes_that_are_no_text_are_refused_before_anybody_reads_them(
-    app: Flask, endpoint: Endpoint
-) -> None:
+def test_unsigned_binary_body_is_refused_unread(app: Flask, endpoint: Endpoint) -> None:
     for body in (b"\xff\xfe", b"[" * 100_000, b'{"id":' + b"9" * 5000 + b"}"):
         answer = post(app.test_client(), body, HTTP_X_PROCORE_SIGNATURE=HEX)
         assert (answer.status_code, answer.json) == (
@@ -269,13 +267,13 @@ def test_bytes_that_are_no_text_are_refused_before_anybody_reads_them(
     assert count(endpoint) == 0
 
 
-def test_a_mac_of_the_body_alone_is_refused() -> None:
+def test_mac_of_the_body_alone_is_refused() -> None:
     digest = hmac_by_hand(SECRET.encode(), BODY)
     assert refusal(signature(digest)) == "no secret matches"
 
 
 @pytest.mark.parametrize("between", ["", ":", ",", "..", ". ", "\n"])
-def test_nothing_but_a_dot_joins_timestamp_and_body(between: str) -> None:
+def test_timestamp_and_body_are_joined_by_a_dot_only(between: str) -> None:
     digest = hmac_by_hand(SECRET.encode(), f"{NOW}{between}".encode() + BODY)
     assert refusal(signature(digest)) == "no secret matches"
 
@@ -296,7 +294,7 @@ def test_no_other_algorithm_passes_under_any_prefix(algorithm: str) -> None:
     assert refusal(signature(padded)) == "no secret matches"
 
 
-def test_an_unkeyed_hash_is_no_signature() -> None:
+def test_unkeyed_hash_is_refused() -> None:
     digest = hashlib.sha256(b"%d.%b" % (NOW, BODY)).hexdigest()
     assert refusal(signature(digest)) == "no secret matches"
 
@@ -314,14 +312,14 @@ def test_hex_verifies_in_either_case_with_and_without_its_prefix(
     verify(headers, BODY, source, SIGNED, NOW)
 
 
-def test_the_headers_of_the_other_source_are_not_looked_at() -> None:
+def test_headers_of_the_other_source_are_ignored() -> None:
     headers = sign(BODY, SECRET, timestamp=NOW, source=PRUDRA)
     assert refusal(headers) == "X-Procore-Signature is missing"
     assert refusal(GOOD, source=PRUDRA) == "X-Prudra-Signature is missing"
 
 
 @pytest.mark.parametrize("change", [str.upper, str.lower, str.title])
-def test_the_case_of_header_names_does_not_matter(
+def test_case_of_header_names_does_not_matter(
     app: Flask, change: Callable[[str], str]
 ) -> None:
     headers = {change(name): value for name, value in sign(BODY, SECRET).items()}
@@ -333,14 +331,14 @@ def test_the_case_of_header_names_does_not_matter(
 
 
 @pytest.mark.parametrize("case", NOT_A_SIGNATURE)
-def test_a_header_that_is_no_signature_is_refused_by_its_shape(case: str) -> None:
+def test_malformed_signature_header_is_refused(case: str) -> None:
     assert refusal(signature(NOT_A_SIGNATURE[case])) == (
         "X-Procore-Signature is not one SHA-256 in hex"
     )
 
 
 @pytest.mark.parametrize("case", NOT_A_SIGNATURE)
-def test_a_header_that_is_no_signature_is_answered_401_and_not_recorded(
+def test_malformed_signature_is_answered_401_and_not_recorded(
     case: str, endpoint: Endpoint, at_now: Clock
 ) -> None:
     client = endpoint.app.test_client()
@@ -356,7 +354,7 @@ def test_a_header_that_is_no_signature_is_answered_401_and_not_recorded(
 
 
 @pytest.mark.parametrize("case", NOT_A_TIMESTAMP)
-def test_a_malformed_timestamp_is_refused_even_if_it_was_signed(case: str) -> None:
+def test_malformed_timestamp_is_refused_even_if_it_was_signed(case: str) -> None:
     stamp = NOT_A_TIMESTAMP[case]
     signed = stamp.encode("utf-8", "surrogatepass") + b"." + BODY
     digest = hmac_by_hand(SECRET.encode(), signed)
@@ -368,7 +366,7 @@ def test_a_malformed_timestamp_is_refused_even_if_it_was_signed(case: str) -> No
 
 
 @pytest.mark.parametrize("case", NOT_A_TIMESTAMP)
-def test_a_malformed_timestamp_is_answered_401_and_not_recorded(
+def test_malformed_timestamp_is_answered_401_and_not_recorded(
     case: str, endpoint: Endpoint
 ) -> None:
     stamp = NOT_A_TIMESTAMP[case].encode("utf-8", "surrogatepass")
@@ -382,7 +380,7 @@ def test_a_malformed_timestamp_is_answered_401_and_not_recorded(
     assert count(endpoint) == 0
 
 
-def test_a_missing_header_is_named() -> None:
+def test_missing_header_is_named() -> None:
     assert refusal({}) == "X-Procore-Signature is missing"
     assert refusal({"X-Procore-Timestamp": str(NOW)}) == (
         "X-Procore-Signature is missing"
@@ -390,27 +388,27 @@ def test_a_missing_header_is_named() -> None:
     assert refusal({"X-Procore-Signature": HEX}) == "X-Procore-Timestamp is missing"
 
 
-def test_a_timestamp_that_was_dropped_or_changed_is_refused() -> None:
+def test_timestamp_that_was_dropped_or_changed_is_refused() -> None:
     verify(GOOD, BODY, PROCORE, SIGNED, NOW)
     assert refusal({"X-Procore-Signature": HEX}) == "X-Procore-Timestamp is missing"
     for other in (NOW - 1, NOW + 1, f"0{NOW}"):
         assert refusal(signature(HEX, other)) == "no secret matches"
 
 
-def test_the_timestamp_is_signed_as_sent_and_not_as_a_number() -> None:
+def test_timestamp_is_signed_as_sent_and_not_as_a_number() -> None:
     headers = sign(BODY, SECRET, timestamp=f"00{NOW}")
     verify(headers, BODY, PROCORE, SIGNED, NOW)
     assert refusal(signature(headers["X-Procore-Signature"])) == "no secret matches"
 
 
 @pytest.mark.parametrize("stamp", [NOW * 1000, NOW * 1000 + 999, 10**11, 10**12])
-def test_a_timestamp_in_milliseconds_is_refused_by_that_name(stamp: int) -> None:
+def test_timestamp_in_milliseconds_is_named_in_the_reason(stamp: int) -> None:
     reason = refusal(sign(BODY, SECRET, timestamp=stamp))
     assert reason.startswith("timestamp is in milliseconds")
     assert refusal(signature(HEX, stamp)) == "no secret matches"
 
 
-def test_the_last_second_before_milliseconds_begin_is_only_too_new() -> None:
+def test_last_second_before_milliseconds_begin_is_only_too_new() -> None:
     reason = refusal(sign(BODY, SECRET, timestamp=10**11 - 1))
     assert reason.startswith("clock differs by 98232774399 s (timestamp too new")
 
@@ -420,7 +418,7 @@ def test_the_last_second_before_milliseconds_begin_is_only_too_new() -> None:
 
 @pytest.mark.parametrize("tolerance", [1.0, 300.0, 3600.0])
 @pytest.mark.parametrize("side", [-1, 1])
-def test_the_tolerance_holds_to_the_second_on_both_sides(
+def test_tolerance_holds_to_the_second_on_both_sides(
     tolerance: float, side: int
 ) -> None:
     settings = Settings(secrets=SIGNED.secrets, tolerance=tolerance)
@@ -442,7 +440,7 @@ def test_fractions_of_our_own_clock_do_not_widen_the_tolerance() -> None:
     assert refusal(headers, now=NOW - 300.001)
 
 
-def test_the_reason_tells_how_far_the_clocks_differ() -> None:
+def test_reason_states_the_clock_difference() -> None:
     assert refusal(GOOD, now=NOW + 412) == (
         "clock differs by 412 s (timestamp too old, TOLERANCE is 300 s)"
     )
@@ -451,7 +449,7 @@ def test_the_reason_tells_how_far_the_clocks_differ() -> None:
     )
 
 
-def test_only_who_knows_the_secret_learns_about_our_clock() -> None:
+def test_clock_difference_is_reported_only_for_valid_signatures() -> None:
     for stamp in (0, NOW * 2, NOW * 1000):
         assert refusal(signature("0" * 64, stamp)) == "no secret matches"
 
@@ -466,7 +464,7 @@ def test_too_old_and_too_new_are_answered_401(
 
 
 @pytest.mark.parametrize("offset", [-300, 0, 300])
-def test_an_exact_replay_inside_the_tolerance_is_a_duplicate(
+def test_exact_replay_inside_the_tolerance_is_a_duplicate(
     endpoint: Endpoint, webhooks: ProcoreWebhooks, at_now: Clock, offset: int
 ) -> None:
     """A timestamp at the far edge is good for twice the tolerance: no replay runs."""
@@ -486,7 +484,7 @@ def test_an_exact_replay_inside_the_tolerance_is_a_duplicate(
     assert count(endpoint) == 1
 
 
-def test_a_replay_under_another_delivery_id_is_a_duplicate_too(
+def test_replay_under_another_delivery_id_is_a_duplicate_too(
     app: Flask, endpoint: Endpoint
 ) -> None:
     client = app.test_client()
@@ -500,7 +498,7 @@ def test_a_replay_under_another_delivery_id_is_a_duplicate_too(
     assert count(endpoint) == 1
 
 
-def test_a_forgery_does_not_use_up_the_id_of_the_genuine_event(app: Flask) -> None:
+def test_forgery_does_not_use_up_the_id_of_the_genuine_event(app: Flask) -> None:
     client = app.test_client()
     assert deliver(client, BODY, headers=signature("0" * 64)).status_code == 401
     assert deliver(client, BODY).json == {"received": True}
@@ -510,7 +508,7 @@ def test_a_forgery_does_not_use_up_the_id_of_the_genuine_event(app: Flask) -> No
 
 
 @pytest.mark.parametrize("order", [("old", "new"), ("new", "old")])
-def test_every_secret_that_is_listed_verifies_in_any_order(
+def test_every_configured_secret_verifies_in_any_order(
     order: tuple[str, ...],
 ) -> None:
     settings = Settings(secrets=tuple(secret.encode() for secret in order))
@@ -521,7 +519,7 @@ def test_every_secret_that_is_listed_verifies_in_any_order(
         assert refusal(headers, settings=settings) == "no secret matches"
 
 
-def test_a_rotation_goes_from_the_old_secret_over_both_to_the_new_one(
+def test_rotation_goes_from_the_old_secret_over_both_to_the_new_one(
     make_app: Callable[..., Flask],
 ) -> None:
     def accepted(**config: object) -> list[str]:
@@ -540,7 +538,7 @@ def test_a_rotation_goes_from_the_old_secret_over_both_to_the_new_one(
     assert accepted(SECRET="new", SECRET_FALLBACKS=[]) == ["new"]
 
 
-def test_the_signature_of_one_tenant_is_refused_on_the_route_of_another(
+def test_signature_of_one_tenant_is_refused_on_the_route_of_another(
     make_app: Callable[..., Flask],
 ) -> None:
     app = make_app(A_SECRET="of a", B_SECRET="of b", PRUDRA_WEBHOOK_SECRET="of p")
@@ -585,7 +583,7 @@ def test_neither_flasks_secret_key_nor_the_name_of_the_secret_signs(
         "Bearer Schlüssel 🔑",
     ],
 )
-def test_the_whole_authorization_value_is_compared(
+def test_whole_authorization_value_is_compared(
     make_app: Callable[..., Flask], value: str
 ) -> None:
     app = make_app(PROCORE_WEBHOOK_SECRET=None, PROCORE_WEBHOOK_AUTHORIZATION=value)
@@ -628,7 +626,7 @@ def test_the_whole_authorization_value_is_compared(
     assert count(endpoint) == 1
 
 
-def test_the_reason_of_a_bad_authorization_holds_no_value() -> None:
+def test_reason_of_a_bad_authorization_holds_no_value() -> None:
     assert refusal({}, settings=AUTHORIZED) == "Authorization is missing"
     reason = refusal({"Authorization": "Bearer a guess"}, settings=AUTHORIZED)
     assert reason == "Authorization is none of the configured values"
@@ -644,7 +642,7 @@ def test_authorization_bytes_that_are_no_utf_8_are_compared_as_bytes() -> None:
 
 
 @pytest.mark.parametrize("order", [("old", "new"), ("new", "old")])
-def test_every_authorization_value_that_is_listed_passes(
+def test_every_configured_authorization_passes(
     make_app: Callable[..., Flask], order: tuple[str, str]
 ) -> None:
     app = make_app(
@@ -660,7 +658,7 @@ def test_every_authorization_value_that_is_listed_passes(
     assert codes == {"old": 200, "new": 200, "newer": 401, "old,new": 401, "": 401}
 
 
-def test_what_is_configured_must_pass_and_both_if_both_are() -> None:
+def test_signature_and_authorization_must_both_pass_if_configured() -> None:
     right = {"Authorization": AUTHORIZATION}
     wrong = {"Authorization": AUTHORIZATION + "!"}
     forged = signature("0" * 64)
@@ -674,7 +672,7 @@ def test_what_is_configured_must_pass_and_both_if_both_are() -> None:
     verify({**forged, **right}, BODY, PROCORE, AUTHORIZED, NOW)
 
 
-def test_a_secret_is_no_authorization_and_an_authorization_no_secret() -> None:
+def test_secret_and_authorization_are_not_interchangeable() -> None:
     signed = sign(BODY, AUTHORIZATION, timestamp=NOW)
     assert refusal({**signed, "Authorization": SECRET}, settings=BOTH)
     assert refusal({**signed, "Authorization": AUTHORIZATION}, settings=BOTH)
@@ -730,14 +728,14 @@ def test_verification_returns_or_raises_bad_signature_for_any_bytes(
         assert not settings.authorizations or headers["Authorization"] == AUTHORIZATION
 
 
-def test_werkzeugs_headers_are_understood_as_well_as_a_dict() -> None:
+def test_headers_may_be_a_dict_or_werkzeug_headers() -> None:
     verify(Headers(GOOD), BODY, PROCORE, SIGNED, NOW)
 
 
 # Secrets stay secret
 
 
-def test_no_comparison_for_equality_touches_a_secret() -> None:
+def test_secrets_are_compared_in_constant_time() -> None:
     """Equality stops at the first difference, and its time tells where that was.
 
     Lengths are no secret: they are those of the sender's own text.
@@ -810,7 +808,7 @@ def test_no_log_signal_or_answer_holds_a_secret_a_signature_or_a_body(
 
 
 @pytest.mark.server
-def test_an_inbox_that_cannot_be_reached_tells_no_password(
+def test_unreachable_inbox_error_hides_the_password(
     make_app: Callable[..., Flask], caplog: pytest.LogCaptureFixture
 ) -> None:
     uri = "postgresql+psycopg://user:the-secret@127.0.0.1:1/inbox"
@@ -852,7 +850,7 @@ def test_no_repr_shows_a_secret(guarded: Flask) -> None:
 @pytest.mark.parametrize(
     "duplicate", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))]
 )
-def test_an_error_survives_the_way_to_another_process(
+def test_errors_can_be_pickled(
     error: Exception, duplicate: Callable[[Exception], Exception]
 ) -> None:
     """Process pools and task queues pickle what a subscriber raised."""

@@ -75,7 +75,7 @@ def receipts(endpoint: Endpoint) -> list[str]:
         (("RFIs", "approved"), "RFIs.approved", True),
     ],
 )
-def test_a_pattern_is_a_resource_type_and_a_reason(
+def test_pattern_is_a_resource_type_and_a_reason(
     webhooks: ProcoreWebhooks,
     send: Callable[..., int],
     calls: list[str],
@@ -99,7 +99,7 @@ def test_a_pattern_is_a_resource_type_and_a_reason(
         ("ping", ("ping", "*")),
     ],
 )
-def test_a_pattern_fits_the_signed_envelope_too(
+def test_pattern_matches_events_of_the_signed_envelope(
     webhooks: ProcoreWebhooks,
     send: Callable[..., int],
     calls: list[str],
@@ -115,7 +115,7 @@ def test_a_pattern_fits_the_signed_envelope_too(
 
 
 @pytest.mark.parametrize("arguments", [(len,), (7,), (None,), ("RFIs", None)])
-def test_on_says_how_it_is_written(
+def test_on_with_wrong_arguments_explains_its_syntax(
     webhooks: ProcoreWebhooks, arguments: tuple[Any, ...]
 ) -> None:
     with pytest.raises(ConfigError, match='Write @webhooks.on\\("RFIs", "update"\\)'):
@@ -138,7 +138,7 @@ def test_on_returns_the_function_itself(webhooks: ProcoreWebhooks) -> None:
 # Order
 
 
-def test_subscribers_run_in_the_order_of_registration_whatever_made_them(
+def test_subscribers_and_receivers_run_in_order_of_registration(
     webhooks: ProcoreWebhooks, send: Callable[..., int], calls: list[str]
 ) -> None:
     """On the blueprint and on three signals in turn; the third one raises."""
@@ -177,7 +177,7 @@ def test_many_receivers_of_one_signal_run_in_order(
 # Names
 
 
-def test_a_name_is_module_and_qualname(
+def test_name_is_module_and_qualname(
     webhooks: ProcoreWebhooks, send: Callable[..., int], endpoint: Endpoint
 ) -> None:
     class Service:
@@ -198,7 +198,7 @@ def test_a_name_is_module_and_qualname(
     webhooks.on()(functools.partial(functools.partial(partly), 1))
     send()
 
-    here = f"{__name__}:test_a_name_is_module_and_qualname.<locals>"
+    here = f"{__name__}:test_name_is_module_and_qualname.<locals>"
     assert receipts(endpoint) == [
         f"{here}.Service",
         f"{here}.Service.method",
@@ -207,7 +207,7 @@ def test_a_name_is_module_and_qualname(
     ]
 
 
-def test_a_given_name_is_what_receipts_are_kept_under(
+def test_explicit_name_is_stored_in_receipts(
     webhooks: ProcoreWebhooks, send: Callable[..., int], endpoint: Endpoint
 ) -> None:
     @webhooks.on(name="rfi-sync")
@@ -219,7 +219,7 @@ def test_a_given_name_is_what_receipts_are_kept_under(
     assert receipts(endpoint) == ["audit", "rfi-sync"]
 
 
-def test_a_name_that_fits_the_table_is_taken_whole(
+def test_name_up_to_the_column_size_is_stored_whole(
     webhooks: ProcoreWebhooks, send: Callable[..., int], endpoint: Endpoint
 ) -> None:
     name = "x" * 190
@@ -230,7 +230,7 @@ def test_a_name_that_fits_the_table_is_taken_whole(
 
 
 @pytest.mark.parametrize("name", ["x" * 191, "with space", "ä", "a\nb", "\0"])
-def test_a_name_that_some_database_could_not_keep_is_refused(
+def test_unportable_subscriber_name_is_refused(
     webhooks: ProcoreWebhooks, name: str
 ) -> None:
     with pytest.raises(ConfigError, match="is not a subscriber name"):
@@ -239,7 +239,7 @@ def test_a_name_that_some_database_could_not_keep_is_refused(
         resource_event.connect(lambda app, event: None, name=name)
 
 
-def test_names_that_differ_by_case_are_two(
+def test_names_are_case_sensitive(
     webhooks: ProcoreWebhooks, send: Callable[..., int], endpoint: Endpoint
 ) -> None:
     webhooks.on(name="sync")(lambda event: None)
@@ -263,7 +263,7 @@ def _other_signal(webhooks: ProcoreWebhooks, function: Any, name: str) -> None:
 
 @pytest.mark.parametrize("second", [_on, _signal, _other_signal])
 @pytest.mark.parametrize("first", [_on, _signal, _other_signal])
-def test_two_different_functions_of_one_name_are_refused_at_the_second(
+def test_second_function_with_a_used_name_is_refused(
     webhooks: ProcoreWebhooks,
     send: Callable[..., int],
     calls: list[str],
@@ -282,7 +282,7 @@ def test_two_different_functions_of_one_name_are_refused_at_the_second(
     assert calls == ["first"]
 
 
-def test_the_name_is_free_again_when_nobody_has_it(
+def test_name_of_a_removed_subscriber_can_be_reused(
     webhooks: ProcoreWebhooks, send: Callable[..., int], calls: list[str]
 ) -> None:
     with resource_event.connected_to(lambda app, event: calls.append("first")):
@@ -294,7 +294,7 @@ def test_the_name_is_free_again_when_nobody_has_it(
     assert calls == ["first", "second"]
 
 
-def test_subscribers_of_two_blueprints_may_have_one_name(make_app: MakeApp) -> None:
+def test_two_blueprints_may_use_the_same_subscriber_name(make_app: MakeApp) -> None:
     """They are never run for the same event."""
     calls = []
     app = make_app(SANDBOX_SECRET="a secret of the sandbox")
@@ -315,7 +315,7 @@ def test_subscribers_of_two_blueprints_may_have_one_name(make_app: MakeApp) -> N
 # The same function again
 
 
-def test_a_function_on_several_patterns_runs_once_for_an_event(
+def test_function_on_several_patterns_runs_once_for_an_event(
     webhooks: ProcoreWebhooks, send: Callable[..., int], calls: list[str]
 ) -> None:
     @webhooks.on("RFIs", "create")
@@ -330,7 +330,7 @@ def test_a_function_on_several_patterns_runs_once_for_an_event(
     assert calls == ["RFIs.create", "RFIs.update", "Submittals.update"]
 
 
-def test_a_function_on_a_signal_and_on_the_blueprint_runs_once(
+def test_function_on_a_signal_and_on_the_blueprint_runs_once(
     webhooks: ProcoreWebhooks, send: Callable[..., int], calls: list[str]
 ) -> None:
     def subscriber(*arguments: object) -> None:
@@ -344,7 +344,7 @@ def test_a_function_on_a_signal_and_on_the_blueprint_runs_once(
     assert calls == ["once"]
 
 
-def test_an_app_factory_may_be_called_many_times(
+def test_app_factory_may_be_called_many_times(
     make_app: MakeApp, webhooks: ProcoreWebhooks, calls: list[str]
 ) -> None:
     def create_app(number: int) -> Flask:
@@ -369,7 +369,7 @@ def test_an_app_factory_may_be_called_many_times(
     assert len(list(resource_event.receivers_for(apps[-1]))) == 1
 
 
-def test_a_reloaded_module_replaces_its_subscribers(
+def test_reloaded_module_replaces_its_subscribers(
     app: Flask,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -436,7 +436,7 @@ def test_closures_of_a_loop_need_names_of_their_own(
 # Lifetime
 
 
-def test_a_subscriber_nobody_else_holds_is_not_collected(
+def test_subscriber_is_held_by_its_blueprint(
     webhooks: ProcoreWebhooks, send: Callable[..., int], calls: list[str]
 ) -> None:
     class Service:
@@ -495,7 +495,7 @@ def test_subscribers_of_many_threads_are_all_kept(
     assert len({subscriber.name for subscriber in webhooks.subscribers}) == 400
 
 
-def test_a_subscriber_may_subscribe_others_while_it_runs(
+def test_subscriber_may_subscribe_others_while_it_runs(
     webhooks: ProcoreWebhooks, send: Callable[..., int], calls: list[str]
 ) -> None:
     def late(*arguments: object) -> None:
@@ -512,20 +512,20 @@ def test_a_subscriber_may_subscribe_others_while_it_runs(
 
 
 @pytest.mark.parametrize("type_", ["RFIs.update", "RFIs.updated", "resource.Created"])
-def test_a_type_in_the_place_of_a_resource_is_refused(type_: str) -> None:
+def test_event_type_as_resource_pattern_is_refused(type_: str) -> None:
     """It is what lists and logs show, and as a pattern it would match nothing."""
     webhooks = ProcoreWebhooks()
     with pytest.raises(ConfigError, match=r"is a type: write on\('\w+', '\w+e'\)"):
         webhooks.on(type_)(lambda event: None)
 
 
-def test_a_resource_whose_name_has_a_dot_is_a_pattern() -> None:
+def test_resource_whose_name_has_a_dot_is_a_pattern() -> None:
     webhooks = ProcoreWebhooks()
     webhooks.on("site.diary")(lambda event: None)
     assert [s.resource_type for s in webhooks.subscribers] == ["site.diary"]
 
 
-def test_a_function_that_could_not_be_called_is_refused_at_once() -> None:
+def test_function_with_an_incompatible_signature_is_refused() -> None:
     def forgot() -> None: ...
 
     with pytest.raises(ConfigError, match=r"forgot is called with \(event\)"):
@@ -534,7 +534,7 @@ def test_a_function_that_could_not_be_called_is_refused_at_once() -> None:
         resource_event.connect(forgot)
 
 
-def test_a_decorator_without_wraps_does_not_make_one_of_two_functions() -> None:
+def test_functions_behind_a_decorator_without_wraps_stay_distinct() -> None:
     def traced(function: Callable[..., object]) -> Callable[..., object]:
         return lambda app, event: function(app, event)
 
@@ -548,7 +548,7 @@ def test_a_decorator_without_wraps_does_not_make_one_of_two_functions() -> None:
         resource_event.connect(traced(other))
 
 
-def test_the_same_subscription_made_again_is_held_once() -> None:
+def test_same_subscription_made_again_is_held_once() -> None:
     def handler(event: Event) -> None: ...
 
     webhooks = ProcoreWebhooks()
@@ -558,7 +558,7 @@ def test_the_same_subscription_made_again_is_held_once() -> None:
     assert [s.resource_type for s in webhooks.subscribers] == ["RFIs", "Submittals"]
 
 
-def test_an_event_can_be_kept_in_a_set(
+def test_event_is_hashable(
     app: Flask, webhooks: ProcoreWebhooks, procore_webhooks: Deliveries
 ) -> None:
     kept: set[Event] = set()
