@@ -1,4 +1,4 @@
-"""The body of a delivery: whoever reads it first, its size, its bytes."""
+"""The body of a delivery: reads by the host, size limit, exact bytes."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class Server:
 
 @contextmanager
 def private_server(kind: str) -> Iterator[Server | None]:
-    """A server of that kind that nobody else uses; ``None`` where none is installed."""
+    """A private server of that kind; ``None`` if none is installed."""
     make = {"postgresql": _postgresql, "mariadb": _mariadb}[kind]
     folder = tempfile.mkdtemp(prefix=f"soak_{kind}_")
     server = None

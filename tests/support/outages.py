@@ -44,7 +44,7 @@ class Relay:
                 _close(each)
 
     def forget(self) -> None:
-        """Carry no more for the connections there are; as firewalls do, tell nobody."""
+        """Drop the traffic of existing connections silently, as firewalls do."""
         with self._lock:
             self._forgotten |= self._carried
 

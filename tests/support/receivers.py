@@ -27,7 +27,7 @@ class Got:
 
 @dataclass
 class Receiver:
-    """Somebody else's receiver: keeps what it gets and answers as it is told."""
+    """A foreign receiver: stores requests and answers as configured."""
 
     status: int = 200
     body: bytes = b""

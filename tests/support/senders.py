@@ -52,7 +52,7 @@ HOUR = 3600.0
 
 
 class Actor(ABC):
-    """Somebody who does something at times of their own."""
+    """A part of the simulation that acts at times of its own."""
 
     @abstractmethod
     def next_at(self) -> datetime | None:
@@ -84,14 +84,14 @@ class World:
         (self.endpoint,) = endpoints(app).values()
 
     def runs(self, mode: str) -> None:
-        """Set up who runs events in that mode."""
+        """Set up the runner of events for the dispatch mode."""
         if mode == "background":
             self.actors.append(Runner(self, poll=POLL, is_woken=True))
         elif mode == "worker":
             self.actors += [Runner(self, poll=1.0) for _ in range(2)]
 
     def run_for(self, seconds: float) -> None:
-        """Let everybody act in turn until so much time has passed."""
+        """Run the actors in order of time until so much time has passed."""
         self._run_until(self.clock.time + timedelta(seconds=seconds))
 
     def sleep(self, seconds: float) -> None:
@@ -373,7 +373,7 @@ class Prudra(Sender):
             self.discarded.append(queued)
 
     def replay(self) -> None:
-        """Somebody asks for one more delivery of what was given up."""
+        """Request one more delivery of the discarded event."""
         self.discarded.remove(self.queued)
         self._sends_at = self.now()
 

@@ -101,7 +101,7 @@ def make_app(make_app: MakeApp) -> Iterator[MakeApp]:
 
 @pytest.fixture
 def app(make_app: MakeApp, redis: Broker, calls: list[str]) -> Flask:
-    """An app that sends its events to a queue, from which nobody takes them."""
+    """An app that publishes its events to a queue without workers."""
     webhooks = ProcoreWebhooks()
 
     @webhooks.on(name="noted")

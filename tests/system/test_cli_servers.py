@@ -92,7 +92,7 @@ def test_answer_404_names_the_mounted_path(app: Flask, running: Server) -> None:
 
 
 def test_commands_work_from_a_shell(tmp_path: Path) -> None:
-    """With a real terminal's environment, logging set up by nobody, and pipes."""
+    """With a shell's environment, without logging configuration, with pipes."""
     (tmp_path / "app.py").write_text(
         f"""
 from flask import Flask

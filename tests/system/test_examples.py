@@ -363,7 +363,7 @@ class Tracker:
         return self.deliver(payload(type, format="v4", resource_id=rfi, **fields))
 
     def page(self) -> dict[str, str]:
-        """The subjects of the RFIs on the page, for who knows the password."""
+        """The subjects of the RFIs on the page, read with the password."""
         password = self.example.env["OFFICE_PASSWORD"]
         basic = base64.b64encode(f":{password}".encode()).decode()
         shown = http(

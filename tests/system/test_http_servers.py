@@ -69,7 +69,7 @@ class RealServer:
         return self.post(endpoint, self.new_body())
 
     def post(self, endpoint: str, body: bytes, *extra: str) -> int | None:
-        """As the sender does: again, if the disk keeps everybody waiting just now."""
+        """Deliver as the sender does: again after a 503, as on a slow disk."""
         lines = [*authentic(endpoint, body), f"Content-Length: {len(body)}", *extra]
         statuses = (self.exchange(endpoint, lines, body) for _ in range(ATTEMPTS))
         return next((status for status in statuses if status != 503), 503)
@@ -280,7 +280,7 @@ def test_server_survives_aborted_connections(real: RealServer) -> None:
 def test_header_of_the_signature_sent_twice_is_refused(
     real: RealServer, name: str
 ) -> None:
-    """Even with the same value: who checks the first must not be told the second."""
+    """Even with equal values: a verifier of the first must not ignore the second."""
     body = real.new_body()
     again = f"{name}: {sign(body, SECRET)[name]}"
     assert real.post("signed", body, again) == 401

@@ -90,7 +90,7 @@ def test_long_prune_reports_progress_on_standard_error(
 
 
 def _prune_against_a_lock(site: Site) -> Any:
-    """Somebody holds the table until the command has waited for a while."""
+    """Prune while another transaction locks the table for more than a second."""
     held = threading.Event()
     waiting = sa.text(
         "SELECT count(*) FROM pg_locks WHERE NOT granted AND database ="
