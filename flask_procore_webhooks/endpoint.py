@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
 from operator import attrgetter
@@ -61,13 +62,16 @@ class AppState:
         return self._runtimes.get(os.getpid()) or self._new_runtime()
 
     def _new_runtime(self) -> Runtime:
-        keep(tuple(self._runtimes.values()))
-        return self._runtimes.setdefault(os.getpid(), Runtime(is_forked=True))
+        *_, parent = self._runtimes.values()
+        keep(parent)
+        return self._runtimes.setdefault(os.getpid(), Runtime(parent))
 
     def leave_parent(self) -> None:
         """Use no connection of the parent process, also none of the host's engine."""
         for endpoint in self.endpoints.values():
-            endpoint.store.database.find_engine()
+            # An error is raised again by the next use of the inbox, which reports it.
+            with suppress(Exception):
+                endpoint.store.database.find_engine()
 
 
 @dataclass(frozen=True)
@@ -111,15 +115,11 @@ class Endpoint:
             return "inline"
         return self.settings.dispatch
 
-    def read(self, body: bytes, timestamp: str = "") -> Event:
-        """Read an authentic body.
+    def read(self, body: bytes, timestamp: str = "") -> tuple[Event, str | None]:
+        """Return the event of an authentic body, and why it is unreadable if so.
 
-        :raises BadPayload: it is not a JSON object.
+        :param timestamp: the timestamp header as sent, part of the key without an id.
         """
-        return read_event(body, self.source, timestamp, self.name)
-
-    def read_any(self, body: bytes, timestamp: str) -> tuple[Event, str | None]:
-        """Read an authentic body; return the event, and why it is unreadable if so."""
         try:
             return read_event(body, self.source, timestamp, self.name), None
         except BadPayload as bad:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
 from collections.abc import Callable
 from collections.abc import Hashable
+from contextlib import suppress
 from typing import Any
 from typing import NoReturn
 from typing import TypeVar
 
 T = TypeVar("T")
+
+log = logging.getLogger("flask_procore_webhooks")
 
 #: What belongs to a parent process. A child must neither close nor collect it: both
 #: would end connections that the parent still uses.
@@ -24,11 +28,11 @@ class Runtime:
     Each part is made at its first use, never at import: a server may fork, or patch
     locks for gevent, after the import.
 
-    :param is_forked: whether the app was set up in a parent of this process.
+    :param parent: the runtime of the process that forked this one.
     """
 
-    def __init__(self, *, is_forked: bool = False) -> None:
-        self.is_forked = is_forked
+    def __init__(self, parent: Runtime | None = None) -> None:
+        self.parent = parent
         #: Every part that exists, by its key.
         self.parts: dict[Hashable, Any] = {}
         self._lock = threading.RLock()
@@ -59,5 +63,13 @@ def end_forked_child() -> NoReturn:
     exit code is that of a ``SystemExit``, 1 after another exception, else 0.
     """
     error = sys.exc_info()[1]
-    code = error.code if isinstance(error, SystemExit) else error and 1
+    code: object = None
+    if isinstance(error, SystemExit):
+        code = error.code
+    elif error is not None:
+        log.exception("The process %s, forked by a subscriber, failed", os.getpid())
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))

@@ -49,10 +49,8 @@ def prepare_process(state: AppState, *_: object) -> None:
     """
     if state.prepared_pid == os.getpid() or PROBE in request.environ:
         return
-    if state.runtime.is_forked:
-        # An error is raised again by the next use of the inbox, which reports it.
-        with suppress(Exception):
-            state.leave_parent()
+    if state.runtime.parent is not None:
+        state.leave_parent()
     state.prepared_pid = os.getpid()
     for endpoint in state.endpoints.values():
         # A host that cannot name its tables has errors of its own for that.
@@ -101,7 +99,7 @@ def receive(**_: object) -> Response:
     body, now = sent.get_data(), store.now().timestamp()
     verify(sent.headers, body, endpoint.source, endpoint.settings, now)
     timestamp = sent.headers.get(endpoint.source.timestamp_header, "")
-    event, unreadable = endpoint.read_any(body, timestamp)
+    event, unreadable = endpoint.read(body, timestamp)
     status = _status(endpoint, event, unreadable)
     recorded = record(store, event, status, unreadable)
     _announce(endpoint, event, recorded, unreadable)

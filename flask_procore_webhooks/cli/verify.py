@@ -113,7 +113,7 @@ def _hints(
 
 def _print_event(endpoint: Endpoint, headers: Headers, body: bytes) -> None:
     stamp = headers.get(endpoint.source.timestamp_header, "")
-    event, unreadable = endpoint.read_any(body, stamp)
+    event, unreadable = endpoint.read(body, stamp)
     if unreadable:
         click.echo(printable(f"  quarantined: {unreadable}"))
     for each in fields(event):

@@ -17,10 +17,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement
 from sqlalchemy import insert
-from sqlalchemy import literal_column
 from sqlalchemy import or_
 from sqlalchemy import select
-from sqlalchemy import Update
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
@@ -32,16 +30,6 @@ from .record import LONGEST_ERROR
 from .status import FINISHED
 from .status import Status
 from .store import Store
-
-#: On PostgreSQL, the commit of a statement that returns this does not wait for the
-#: disk. A crash of the database server may lose the last fraction of a second of such
-#: commits, in order: the event runs again when its lease ends, and its receipts decide
-#: what is repeated. Measured with subscribers that write nothing: 1.4 to 2.3 times as
-#: many runs in five of six rounds. It is set for the transaction, so that the
-#: connection comes back to the pool unchanged.
-ASYNC_COMMIT: ColumnElement[str] = literal_column(
-    "set_config('synchronous_commit', 'off', true)"
-)
 
 
 @dataclass(frozen=True)
@@ -136,7 +124,7 @@ def claim_due(store: Store, limit: int, seconds: float) -> list[Claim]:
         # update decides.
         change = update(c.id.table).where(c.id.in_(rows), due)
         change = change.values(_running(store, lease, ends))
-        connection.execute(async_commit(store, change))
+        connection.execute(store.async_commit(change))
         # Afterwards, because another run may have ended since the look.
         finished = finished_subscribers(store, connection, rows)
         found = select(c.id, c.event_id, c.attempts, c.body)
@@ -191,7 +179,7 @@ def settle(store: Store, claim: Claim, end: Settlement) -> bool:
     held = update(c.id.table).where(c.id == claim.row_id, c.lease == claim.lease)
     change = held.values(outcome)
     if not claim.durable:
-        change = async_commit(store, change)
+        change = store.async_commit(change)
     return store.retry_transient(lambda: _settle(store, claim, change, end.receipt))
 
 
@@ -207,19 +195,13 @@ def claimable(
     return or_(due, c.status == Status.PENDING.value) if ignore_backoff else due
 
 
-def async_commit(store: Store, change: Update) -> Any:
-    """Return ``change`` with ``ASYNC_COMMIT`` on PostgreSQL, unchanged elsewhere."""
-    is_postgresql = store.dialect_name == "postgresql"
-    return change.returning(ASYNC_COMMIT) if is_postgresql else change
-
-
 def _settle(store: Store, claim: Claim, change: Any, receipt: Receipt | None) -> bool:
     if receipt is not None:
         try:
             return _settle_with_receipt(store, claim, change, receipt)
         except IntegrityError:
             # The receipt may exist, and then only the outcome is missing.
-            finish(store, claim.row_id, receipt)
+            finish(store, claim.row_id, receipt, durable=claim.durable)
     with store.connection() as connection:
         return connection.execute(change).rowcount > 0
 
@@ -258,7 +240,7 @@ def _change_held(store: Store, claims: Collection[Claim], **values: Any) -> None
     c = store.columns
     rows, leases = [each.row_id for each in claims], {each.lease for each in claims}
     held = update(c.id.table).where(c.id.in_(rows), c.lease.in_(leases))
-    change = async_commit(store, held.values(**values))
+    change = store.async_commit(held.values(**values))
 
     def execute() -> None:
         with store.connection() as connection:

@@ -44,6 +44,9 @@ from .tables import Tables
 #: The embedded default, in the app's instance folder.
 DEFAULT_URI = "sqlite:///procore_webhooks.db"
 
+#: Attribute of a host's engine: the process that has replaced the pool.
+REPLACED_BY = "_procore_webhooks_pool_replaced_by"
+
 #: Returns the session that subscribers use, the same one throughout a run.
 SessionSource = Callable[[], Session]
 
@@ -176,6 +179,13 @@ def own_mount(
         # The host's own file stays as the host set it up.
         tunes = url.get_backend_name() == "sqlite" and bool(uri or not host_uri)
 
+        key = ("engine", url, tunes)
+        if runtime.parent is not None and is_in_memory(url):
+            # A fork has copied the database; a new engine would have an empty one.
+            inherited: Engine | None = runtime.parent.parts.get(key)
+            if inherited is not None:
+                return inherited
+
         def make() -> Engine:
             engine = own_engine(url)
             if tunes:
@@ -183,11 +193,11 @@ def own_mount(
             weakref.finalize(app, _dispose, engine, os.getpid())
             return engine
 
-        return runtime.part(("engine", url, tunes), make)
+        return runtime.part(key, make)
 
-    key = ("own", id(metadata), uri)
+    mount_key = ("own", id(metadata), uri)
     return Mount(
-        define_tables(metadata), key, find_engine, creates_tables=creates_tables
+        define_tables(metadata), mount_key, find_engine, creates_tables=creates_tables
     )
 
 
@@ -219,14 +229,17 @@ def _host_engine(runtime: Runtime, host: Engine) -> Engine:
 
     Connections must not cross a fork: two processes that share one read each other's
     answers. The host's pool may hold some (for example from ``db.create_all()`` in an
-    app factory), so a forked process gets a new pool first.
+    app factory), so a forked process replaces it: once, also if several apps use it.
     """
 
     def make() -> Engine:
-        # A database in memory is this process's own copy already.
-        if runtime.is_forked and not is_in_memory(host.url):
+        replaced_by = getattr(host, REPLACED_BY, None)
+        # A fork has copied a database in memory.
+        is_shared = runtime.parent is not None and not is_in_memory(host.url)
+        if is_shared and replaced_by != os.getpid():
             keep(host.pool)
             host.dispose(close=False)
+            setattr(host, REPLACED_BY, os.getpid())
         return HostEngine(host)
 
     return runtime.part(("host engine", host), make)

@@ -88,11 +88,12 @@ def seconds_to_work(stores: Sequence[Store]) -> dict[str, float | None]:
     """Return the seconds until an event may run, 0.0 for now, for each endpoint.
 
     ``None``: the endpoint has no unfinished event, or is paused. One statement for all
-    endpoints, because an idle worker asks it at every poll.
+    endpoints where the database can, because an idle worker asks it at every poll.
 
     :param stores: of endpoints that share a database.
     """
-    found = stores[0].rows(_look(stores))
+    groups = [stores] if _can_share_a_look(stores[0]) else [[each] for each in stores]
+    found = [row for group in groups for row in group[0].rows(_look(group))]
     by_name = {row.endpoint: row for row in found}
     waits: dict[str, float | None] = {}
     for store in stores:
@@ -100,6 +101,15 @@ def seconds_to_work(stores: Sequence[Store]) -> dict[str, float | None]:
         is_waiting = row.action != PAUSE
         waits[store.endpoint] = seconds_until(store, row.due_at) if is_waiting else None
     return waits
+
+
+def _can_share_a_look(store: Store) -> bool:
+    """Whether the database has a table function for names.
+
+    MariaDB and MySQL have it since the version that skips locked rows.
+    """
+    is_mysql = store.dialect_name in ("mysql", "mariadb")
+    return store.traits().skips_locked if is_mysql else store.dialect_name in NAMED
 
 
 def _look(stores: Sequence[Store]) -> Select[Any]:

@@ -139,8 +139,10 @@ class GroupCommit(Generic[Item, Result]):
             self._leader = calls[0] if calls and not failure else None
             if self._leader is not None:
                 self._leader.batch = calls
+            if failure:
+                for call in calls:
+                    call.outcome = failure
         for call in calls if failure else calls[:1]:
-            call.outcome = failure
             call.wake()
 
     def _take(self, number: int) -> list[_Call[Item, Result]]:

@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy import and_
 from sqlalchemy import Connection
 from sqlalchemy import exists
-from sqlalchemy import func
 from sqlalchemy import insert
 from sqlalchemy import or_
 from sqlalchemy import select
@@ -69,9 +68,16 @@ def finish_in_session(
     session.execute(insert(table), receipt_row(store, row_id, receipt))
 
 
-def finish(store: Store, row_id: int, receipt: Receipt) -> None:
-    """Commit the receipt by itself; a receipt that exists stays as it is."""
-    statement = insert(store.database.tables.receipt)
+def finish(
+    store: Store, row_id: int, receipt: Receipt, *, durable: bool = False
+) -> None:
+    """Commit the receipt by itself; a receipt that exists stays as it is.
+
+    :param durable: the commit waits for the disk.
+    """
+    statement: Any = insert(store.database.tables.receipt)
+    if not durable:
+        statement = store.async_commit(statement)
     row = receipt_row(store, row_id, receipt)
 
     def commit() -> None:
@@ -123,5 +129,5 @@ def has_newer(store: Store, row_id: int, event: Event, subscriber: Subscriber) -
     )
     # The subscriber does not run for another reason, so that event does not count.
     if subscriber.reason != ANY:
-        newer = newer.where(func.lower(c.reason) == event.reason)
+        newer = newer.where(c.reason == store.text(event.reason, TEXTS["reason"]))
     return bool(store.rows(newer.limit(1)))

@@ -67,6 +67,7 @@ def replay(
     :param rerun_all: run every subscriber of dead events again too.
     :return: how many are due now.
     """
+    actor = _actor_text(store, actor)
     return store.retry_transient(lambda: _replay(store, rows, actor, rerun_all))
 
 
@@ -191,9 +192,14 @@ def _within(column: ColumnElement[int], window: tuple[int, int]) -> ColumnElemen
 
 
 def _note(store: Store, action: str, actor: str) -> None:
+    entry = _entry(store, action, _actor_text(store, actor))
     with store.connection() as connection:
-        entry = _entry(store, action, actor)
         connection.execute(insert(store.database.tables.journal), entry)
+
+
+def _actor_text(store: Store, actor: str) -> str:
+    """The actor as it is stored; may connect, so call it without a connection."""
+    return store.text(actor, 160) or ""
 
 
 def _entry(
@@ -204,5 +210,5 @@ def _entry(
         "action": action,
         "event": row_id,
         "at": store.db_now(),
-        "actor": store.text(actor, 160),
+        "actor": actor,
     }

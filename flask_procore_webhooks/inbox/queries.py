@@ -18,6 +18,7 @@ from sqlalchemy import select
 
 from ..senders.payload import event_key
 from ..senders.payload import PLAIN_ID
+from .record import TEXTS
 from .store import Store
 from .store import to_db_time
 
@@ -45,6 +46,8 @@ class Filter:
         for each in fields(self)[:-2]:
             value = getattr(self, each.name)
             if value is not None:
+                if each.name in TEXTS:
+                    value = store.text(value, TEXTS[each.name])
                 conditions.append(c[each.name] == value)
         if self.since:
             conditions.append(c.received_at >= to_db_time(self.since))

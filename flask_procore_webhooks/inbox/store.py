@@ -13,9 +13,11 @@ from functools import partial
 from typing import Any
 from typing import TypeVar
 
+from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import Dialect
 from sqlalchemy import Executable
+from sqlalchemy import literal_column
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.exc import InterfaceError
@@ -40,6 +42,15 @@ BEGIN = {
     "postgresql": ("BEGIN ISOLATION LEVEL READ COMMITTED",),
     "sqlite": ("BEGIN IMMEDIATE",),
 }
+#: On PostgreSQL, the commit of a statement that returns this does not wait for the
+#: disk. A crash of the database server may lose the last fraction of a second of such
+#: commits, in order: the event runs again when its lease ends, and its receipts decide
+#: about repetitions. Measured with subscribers that write nothing: 1.4 to 2.3 times as
+#: many runs in five of six rounds. It is set for the transaction, so that the
+#: connection comes back to the pool unchanged.
+ASYNC_COMMIT: ColumnElement[str] = literal_column(
+    "set_config('synchronous_commit', 'off', true)"
+)
 #: Error number of a deadlock in MySQL and MariaDB.
 DEADLOCK = 1213
 
@@ -103,8 +114,14 @@ class Store:
 
     @property
     def dialect_name(self) -> str:
-        database = self.database
-        return (database.opened or database.open()).dialect.name
+        """The name of SQLAlchemy's dialect, known without a connection."""
+        engine = self.database.opened
+        if engine is None:
+            try:
+                engine = self.database.find_engine()
+            except Exception as error:
+                raise self.unavailable(error) from None
+        return engine.dialect.name
 
     def rows(self, look: Executable) -> list[Any]:
         """Every row that ``look`` selects."""
@@ -132,6 +149,11 @@ class Store:
         if cut is None or cut.isascii() or not self.traits().escapes_text:
             return cut
         return cut.encode("ascii", "backslashreplace").decode()[:length]
+
+    def async_commit(self, change: Any) -> Any:
+        """Return ``change`` with ``ASYNC_COMMIT`` on PostgreSQL, else unchanged."""
+        is_postgresql = self.dialect_name == "postgresql"
+        return change.returning(ASYNC_COMMIT) if is_postgresql else change
 
     def db_now(self) -> datetime:
         """The current time as it is stored."""

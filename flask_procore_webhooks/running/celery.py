@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterable
 from collections.abc import Iterator
+from contextvars import Context
 from importlib import import_module
 from typing import Any
 
@@ -272,9 +273,19 @@ def problems(app: Flask) -> Iterator[tuple[str, bool]]:
             connection.default_channel.close()
     except Exception as error:
         yield f"The broker cannot be used: {type(error).__name__}: {error}", True
+    if not _enters_app_context(celery):
+        yield f"{NO_CONTEXT % RUN}.", True
     entries = (celery.conf.beat_schedule or {}).values()
     if SWEEP not in {entry.get("task") for entry in entries}:
         yield NO_SWEEP, False
+
+
+def _enters_app_context(celery: Any) -> bool:
+    """Whether tasks of ``celery`` run in an app context; tries it with a task."""
+    name = "flask_procore_webhooks.has_app_context"
+    probe = celery.task(has_app_context, name=name, shared=False, ignore_result=True)
+    # The command runs in an app context; a Celery worker's thread has none.
+    return bool(Context().run(lambda: probe.apply().get()))
 
 
 def _new_pool(celery: Any) -> Any:

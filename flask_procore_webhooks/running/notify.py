@@ -14,6 +14,7 @@ from collections.abc import Collection
 from collections.abc import Iterator
 from contextlib import closing
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from sqlalchemy import bindparam
@@ -21,8 +22,8 @@ from sqlalchemy import func
 from sqlalchemy import select
 from sqlalchemy import URL
 
-from ..inbox.claims import ASYNC_COMMIT
 from ..inbox.database import Database
+from ..inbox.store import ASYNC_COMMIT
 from ..inbox.store import safe_message
 from ..inbox.store import Store
 
@@ -131,7 +132,7 @@ class Listener:
         while not self._stopping.is_set():
             try:
                 with closing(_connect(self._database)) as connection:
-                    if reason := _refusal(connection):
+                    if reason := _refusal(self._database, connection):
                         log.warning(reason)
                         return
                     connection.execute(f"LISTEN {CHANNEL}")
@@ -181,19 +182,16 @@ def _connect(database: Database) -> Any:
     return connection
 
 
-def _refusal(connection: Any) -> str | None:
+def _refusal(database: Database, connection: Any) -> str | None:
     """Why this connection cannot listen.
 
     A pooler has process ids of its own. In its transaction mode, the pooler's next
     client would receive our notifications.
     """
-    module = type(connection).__module__.partition(".")[0]
-    version = getattr(__import__(module), "__version__", "0")
-    if module != "psycopg" or _numbers(version) < (3, 2):
+    if database.url.get_driver_name() != "psycopg":
+        return OLD_PSYCOPG
+    major, minor, *_ = import_module("psycopg").__version__.split(".")
+    if (int(major), int(minor)) < (3, 2):
         return OLD_PSYCOPG
     backend = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
     return NO_LISTENING if backend != connection.info.backend_pid else None
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

@@ -19,7 +19,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ..endpoint import Endpoint
-from ..errors import BadPayload
 from ..errors import Discard
 from ..errors import InboxUnavailable
 from ..errors import RetryLater
@@ -35,6 +34,7 @@ from ..inbox.status import Status
 from ..signals import event_dead
 from ..signals import event_failed
 from ..signals import event_processed
+from ..signals import LifecycleSignal
 from ..subscribers import run_to_end
 from ..subscribers import Subscriber
 from ..subscribers import to_end
@@ -132,27 +132,27 @@ class Run:
 
     def perform(self) -> RunOutcome:
         """Call the subscribers without a receipt, and settle the event."""
-        try:
-            event = self._read()
-        except BadPayload as bad:
-            event = self.endpoint.read_any(self.claim.body, "")[0]
-            return self._mark_dead(replace(event, id=self.claim.event_id), bad.reason)
+        event, unreadable = self._read()
+        if unreadable:
+            return self._mark_dead(unreadable)
         found = self.endpoint.subscribers_for(event)
         unfinished = [each for each in found if each.name not in self.claim.finished]
         # Allow one extra attempt: another event in the batch may have crashed the
         # process during the last one.
         if unfinished and self.claim.attempt > self.endpoint.settings.max_attempts + 1:
             # Attempts are counted by claims: this event crashes its processes.
-            return self._mark_dead(event, "every attempt ended without an outcome")
+            return self._mark_dead("every attempt ended without an outcome")
         for number, subscriber in enumerate(unfinished, 1):
             # Each subscriber has its own event: a changed payload affects no other.
-            own = event if number == 1 else self._read()
+            own = event if number == 1 else self._read()[0]
             self._run_subscriber(subscriber, own, is_last=number == len(unfinished))
-        return self._settle(event)
+        return self._settle()
 
-    def _read(self) -> Event:
-        event = self.endpoint.read(self.claim.body)
-        return replace(event, id=self.claim.event_id, attempt=self.claim.attempt)
+    def _read(self) -> tuple[Event, str | None]:
+        """Return the event, and why its body is unreadable if so."""
+        event, unreadable = self.endpoint.read(self.claim.body)
+        claim = self.claim
+        return replace(event, id=claim.event_id, attempt=claim.attempt), unreadable
 
     def _run_subscriber(
         self, subscriber: Subscriber, event: Event, *, is_last: bool
@@ -180,7 +180,8 @@ class Run:
             # In one commit with the outcome.
             self.receipt = receipt
         else:
-            jobs.finish(self.store, self.claim.row_id, receipt)
+            claim = self.claim
+            jobs.finish(self.store, claim.row_id, receipt, durable=claim.durable)
 
     def _call(self, subscriber: Subscriber, event: Event) -> Receipt | None:
         """Call the subscriber; return its receipt unless that is committed already."""
@@ -251,28 +252,34 @@ class Run:
         is_ours = current_thread() is not main_thread()
         return is_ours and self.endpoint.dispatch != "inline"
 
-    def _settle(self, event: Event) -> RunOutcome:
+    def _settle(self) -> RunOutcome:
         if not self.failures:
             if not self._end(Settlement(Status.DONE, receipt=self.receipt)):
                 return RunOutcome.NOT_CLAIMED
-            event_processed.announce(self.endpoint.app, event=event)
+            self._announce(event_processed)
             return RunOutcome.DONE
         error = "\n".join(failure.text for failure in self.failures)
         settings, attempt = self.endpoint.settings, self.claim.attempt
         if attempt >= settings.max_attempts:
-            return self._mark_dead(event, error)
+            return self._mark_dead(error)
         wait = max(wait_after(attempt, each.wait, settings) for each in self.failures)
         if not self._end(Settlement(Status.PENDING, error, wait, self.receipt)):
             return RunOutcome.NOT_CLAIMED
-        event_failed.announce(self.endpoint.app, event=event, error=error)
+        self._announce(event_failed, error=error)
         return RunOutcome.RETRY
 
-    def _mark_dead(self, event: Event, error: str) -> RunOutcome:
+    def _mark_dead(self, error: str) -> RunOutcome:
         if not self._end(Settlement(Status.DEAD, error, receipt=self.receipt)):
             return RunOutcome.NOT_CLAIMED
-        log.error("Gave up on %s: %s", describe(event), error)
-        event_dead.announce(self.endpoint.app, event=event, error=error)
+        log.error("Gave up on %s: %s", describe(self._read()[0]), error)
+        self._announce(event_dead, error=error)
         return RunOutcome.DEAD
 
     def _end(self, end: Settlement) -> bool:
         return claims.settle(self.store, self.claim, end)
+
+    def _announce(self, signal: LifecycleSignal, **fields: str) -> None:
+        if signal.receivers:
+            # Read again: a subscriber may have changed the payload of its event.
+            event = self._read()[0]
+            signal.announce(self.endpoint.app, event=event, **fields)

@@ -89,13 +89,10 @@ class Worker:
         """
         ran, failure = 0, None
         for group in self._by_database():
+            # A database that is away delays no other.
             try:
-                self._look(group)
-                for endpoint in group:
-                    if self._waits.get(endpoint.name) == 0.0 and not self.is_stopping:
-                        ran += self._run_endpoint(endpoint)
+                ran += self._run_group(group)
             except InboxUnavailable as unavailable:
-                # A database that is away delays no other.
                 failure = unavailable
         if failure:
             raise failure
@@ -130,6 +127,25 @@ class Worker:
         for endpoint in self.endpoints:
             groups.setdefault(id(endpoint.store.database), []).append(endpoint)
         return list(groups.values())
+
+    def _run_group(self, group: list[Endpoint]) -> int:
+        """Run a batch of due events at each endpoint of one database."""
+        ran, failure = 0, None
+        looked_at = float("-inf")
+        for endpoint in group:
+            # Again when batches have taken long: an endpoint may be paused meanwhile.
+            if time.monotonic() - looked_at > BATCH_SECONDS:
+                self._look(group)
+                looked_at = time.monotonic()
+            # An error at one endpoint delays no other.
+            try:
+                if self._waits[endpoint.name] == 0.0 and not self.is_stopping:
+                    ran += self._run_endpoint(endpoint)
+            except InboxUnavailable as unavailable:
+                failure = unavailable
+        if failure:
+            raise failure
+        return ran
 
     def _look(self, group: list[Endpoint]) -> None:
         """Ask one database once when there is work for its endpoints."""

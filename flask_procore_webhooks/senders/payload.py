@@ -28,7 +28,7 @@ DEEPEST = 100
 TOO_DEEP = "the JSON is nested too deeply"
 #: Digits of an integer. Python's own limit may be switched off.
 MOST_DIGITS = 1000
-MANY_DIGITS = re.compile(rf"\d{{{MOST_DIGITS + 1}}}")
+MANY_DIGITS = re.compile(rf"(?<!\d)\d{{{MOST_DIGITS + 1}}}")
 SHORT_REASONS = {"created": "create", "updated": "update", "deleted": "delete"}
 ID_NAMES = ("resource_id", "company_id", "project_id", "user_id")
 

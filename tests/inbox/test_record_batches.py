@@ -65,7 +65,7 @@ def store(endpoint: Endpoint) -> Store:
 
 
 def new_event(endpoint: Endpoint, **fields: Any) -> Event:
-    return endpoint.read(to_bytes(payload("RFIs.update", **fields)))
+    return endpoint.read(to_bytes(payload("RFIs.update", **fields)))[0]
 
 
 def statements(store: Store) -> list[str]:
@@ -136,7 +136,7 @@ def test_repeats_within_a_batch_are_recognised(
     new = new_event(endpoint)
     other_body = endpoint.read(
         to_bytes(payload("RFIs.update", id=there.id, resource_id=8))
-    )
+    )[0]
     dead = new_event(endpoint)
     record_event(store, dead, Status.DEAD, "gone")
     group = [new_event(endpoint), there, new, other_body, new, dead, new]
@@ -174,7 +174,7 @@ def test_refused_row_does_not_fail_other_rows_of_its_batch(
                 " SIGNAL SQLSTATE '45000'; END IF; END"
             )
     good = [new_event(endpoint) for _ in range(5)]
-    bad = endpoint.read(to_bytes(payload("RFIs.monster")))
+    bad = endpoint.read(to_bytes(payload("RFIs.monster")))[0]
     recorded = record_together(store, [*good[:2], bad, *good[2:]])
     refused = recorded.pop(2)
     assert isinstance(refused, InboxUnavailable)

@@ -131,7 +131,9 @@ def test_two_thousand_changes_cost_one_fetch(anywhere: Site) -> None:
         payload("RFIs.update", id=f"{n}", created=THEN + n % 60) for n in range(2000)
     ]
     rows = [
-        new_row(site.store, site.endpoint.read(to_bytes(event)), Status.PENDING, None)
+        new_row(
+            site.store, site.endpoint.read(to_bytes(event))[0], Status.PENDING, None
+        )
         for event in events
     ]
     with site.store.transaction() as connection:

@@ -315,7 +315,7 @@ def test_event_that_always_kills_its_process_becomes_dead(
 
     endpoint, store = sqlite_host.endpoint, sqlite_host.endpoint.store
     sqlite_host.payload = payload("RFIs.create")
-    recorded = record_event(store, endpoint.read(to_bytes(sqlite_host.payload)))
+    recorded = record_event(store, endpoint.read(to_bytes(sqlite_host.payload))[0])
     for _ in range(endpoint.settings.max_attempts + 1):
         # A run of which nothing but the claim was left, and its lease is over.
         assert claims.claim(store, recorded.row_id, seconds=-1)
@@ -339,7 +339,7 @@ def test_event_with_all_receipts_is_done_after_a_crash(
 
     endpoint, store = sqlite_host.endpoint, sqlite_host.endpoint.store
     sqlite_host.payload = payload("RFIs.create")
-    recorded = record_event(store, endpoint.read(to_bytes(sqlite_host.payload)))
+    recorded = record_event(store, endpoint.read(to_bytes(sqlite_host.payload))[0])
     for _ in range(endpoint.settings.max_attempts + 1):
         claim = claims.claim(store, recorded.row_id, seconds=-1)
     assert claim
@@ -1011,7 +1011,7 @@ def test_drain_runs_every_event_once_however_many_fail(
 
         for id in ids:
             body = to_bytes(payload("RFIs.create", id=id))
-            record_event(host.endpoint.store, host.endpoint.read(body))
+            record_event(host.endpoint.store, host.endpoint.read(body)[0])
 
         assert drain([host.endpoint]) == 130
         assert drain([host.endpoint]) == 0
@@ -1028,7 +1028,7 @@ def test_process_returns_the_outcome(
             raise ValueError("not yet")
 
     recorded = record_event(
-        endpoint.store, endpoint.read(to_bytes(payload("RFIs.create")))
+        endpoint.store, endpoint.read(to_bytes(payload("RFIs.create")))[0]
     )
     row_id = recorded.row_id
 

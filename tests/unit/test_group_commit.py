@@ -91,7 +91,7 @@ def test_late_batch_failure_is_shared_with_queued_calls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A database that does not answer is not waited for by group after group."""
-    monkeypatch.setattr("flask_procore_webhooks.inbox.claims.group_commit.LATE", 0.0)
+    monkeypatch.setattr("flask_procore_webhooks.inbox.group_commit.LATE", 0.0)
     work = Work()
     grouped = GroupCommit(work)
     with ThreadPoolExecutor(4) as pool:

@@ -441,7 +441,7 @@ def test_valid_ulid_takes_precedence_over_id() -> None:
 
 
 def test_event_is_frozen(endpoint: Endpoint) -> None:
-    event = endpoint.read(sample("v4"))
+    event = endpoint.read(sample("v4"))[0]
     with pytest.raises(dataclasses.FrozenInstanceError):
         event.id = "another"  # type: ignore[misc]
 
