@@ -92,8 +92,8 @@ class Worker:
             # A database that is away delays no other.
             try:
                 ran += self._run_group(group)
-            except InboxUnavailable as unavailable:
-                failure = unavailable
+            except Exception as error:
+                failure = error
         if failure:
             raise failure
         return ran
@@ -141,8 +141,8 @@ class Worker:
             try:
                 if self._waits[endpoint.name] == 0.0 and not self.is_stopping:
                     ran += self._run_endpoint(endpoint)
-            except InboxUnavailable as unavailable:
-                failure = unavailable
+            except Exception as error:
+                failure = error
         if failure:
             raise failure
         return ran

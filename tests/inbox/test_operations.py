@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
 from support.sites import add_finished
 from support.sites import at_once
 from support.sites import open_site
@@ -27,6 +29,7 @@ from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import engines
+from flask_procore_webhooks.inbox import operations
 from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Settlement
 from flask_procore_webhooks.inbox.due import is_paused
@@ -37,6 +40,7 @@ from flask_procore_webhooks.inbox.operations import prune_bodies
 from flask_procore_webhooks.inbox.operations import prune_rows
 from flask_procore_webhooks.inbox.operations import replay
 from flask_procore_webhooks.inbox.operations import resume
+from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.inbox.store import to_db_time
 from flask_procore_webhooks.running.worker import Worker
@@ -787,3 +791,33 @@ def test_ignored_events_are_recorded_and_not_run(
         assert site.work() == 1
         assert site.statuses() == ["done", "done"]
         assert len(site.calls) == 4
+
+
+def test_operation_needs_one_connection_whatever_the_name_of_the_operator(
+    make_app: Callable[..., Flask], tmp_path: Path
+) -> None:
+    """Whether text is escaped is found out before a connection is in use."""
+    app = make_app(
+        SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path / 'host.db'}",
+        SQLALCHEMY_ENGINE_OPTIONS={
+            "poolclass": sa.QueuePool,
+            "pool_size": 1,
+            "max_overflow": 0,
+            "pool_timeout": 1,
+        },
+    )
+    db = SQLAlchemy(app)
+    ProcoreWebhooks(db=db).init_app(app)
+    with app.app_context():
+        db.create_all()
+    (endpoint,) = endpoints(app).values()
+    operations.pause(endpoint.store, "Jürgen@host")
+    endpoint.store.database.traits = None
+    operations.resume(endpoint.store, "Jürgen@host")
+    record_event(endpoint.store, Event("evt_1", "a.b", body=b"{}"), Status.DEAD, "x")
+    endpoint.store.database.traits = None
+    assert operations.replay(endpoint.store, [1], "Jürgen@host") == 1
+    (entry,) = operations.journal_of(endpoint.store, 1)
+    assert entry["actor"] == "Jürgen@host"
+    with app.app_context():
+        db.engine.dispose()

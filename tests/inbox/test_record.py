@@ -472,3 +472,26 @@ def test_times_keep_their_microseconds(store: Store, clock: Clock) -> None:
     kept = row(store)
     assert kept["received_at"] == kept["due_at"] == to_db_time(clock.time)
     assert kept["event_at"] == to_db_time(clock.time)
+
+
+def test_text_outside_the_database_encoding_is_found_and_compared(
+    make_app: Callable[..., Flask], narrow_url: str
+) -> None:
+    """Filters and ``latest_only`` compare the text as it is stored."""
+    app, webhooks, ran = make_app(), ProcoreWebhooks(), []
+    app.config["PROCORE_WEBHOOK_DATABASE_URI"] = narrow_url
+    app.config["PROCORE_WEBHOOK_DISPATCH"] = "worker"
+    app.register_blueprint(webhooks)
+    webhooks.on("Überstunden", "gelöscht", latest_only=True)(
+        lambda event: ran.append(event.id)
+    )
+    (endpoint,) = endpoints(app).values()
+    for number in (1, 2):
+        sent = payload("Überstunden.gelöscht", id=f"evt_{number}", format="v4")
+        assert deliver(app.test_client(), sent).status_code == 200
+    Worker([endpoint], poll=1).run_all()
+    assert ran == ["evt_2"]
+    wanted = queries.Filter(resource_type="Überstunden", reason="gelöscht")
+    assert len(queries.newest(endpoint.store, wanted)) == 2
+    assert queries.newest(endpoint.store, queries.Filter(type="Протоколы")) == []
+    dispose(app)

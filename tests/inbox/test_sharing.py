@@ -243,3 +243,20 @@ def test_a_session_that_is_replaced_after_registration_is_used(
         assert db.session.query(Note).count() == 2
         assert len(set(map(id, sessions))) == 2
         db.engine.dispose()
+
+
+def test_many_endpoints_are_looked_at_one_by_one_without_a_table_function(
+    tenants: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CockroachDB, and on MariaDB before 10.6."""
+    stores = [each.store for each in endpoints(tenants).values()]
+    deliver(tenants.test_client(), payload("RFIs.update"), endpoint="tenant1")
+    stores[0].traits()
+    monkeypatch.setattr(due, "NAMED", {})
+    traits = stores[0].database.traits
+    assert traits is not None
+    stores[0].database.traits = traits._replace(skips_locked=False)
+    with statements(stores[0].database.engine) as seen:
+        waits = due.seconds_to_work(stores)
+    assert waits == {"tenant0": None, "tenant1": 0.0, "tenant2": None}
+    assert len(seen) == 3

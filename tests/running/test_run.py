@@ -25,6 +25,8 @@ from support.hosts import run_host
 
 from flask_procore_webhooks import Discard
 from flask_procore_webhooks import Event
+from flask_procore_webhooks import event_failed
+from flask_procore_webhooks import event_processed
 from flask_procore_webhooks import event_recorded
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import resource_created
@@ -1088,3 +1090,26 @@ def test_retry_later_subclass_with_its_own_constructor_is_retried(
     assert answer.status_code == 500
     (row,) = procore_webhooks.events()
     assert row["status"] == "pending" and row["error"].endswith("busy: retry")
+
+
+def test_lifecycle_receivers_get_the_event_without_changes_of_subscribers(
+    app: Flask, webhooks: ProcoreWebhooks
+) -> None:
+    seen: list[tuple[str, object]] = []
+
+    @webhooks.on(name="changes")
+    def changes(event: Event) -> None:
+        event.payload.clear()  # type: ignore[attr-defined]
+        if event.type == "RFIs.update":
+            raise ValueError("failed")
+
+    signals = (event_processed, event_failed)
+    for signal in signals:
+        signal.connect(
+            lambda app, event, signal=signal, **_: seen.append(
+                (signal.name, event.payload["id"])
+            )
+        )
+    deliver(app.test_client(), payload("RFIs.create", id="evt_1"))
+    deliver(app.test_client(), payload("RFIs.update", id="evt_2"))
+    assert seen == [("event-processed", "evt_1"), ("event-failed", "evt_2")]

@@ -37,6 +37,7 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks import RetryLater
 from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import due
 from flask_procore_webhooks.inbox import queries
@@ -473,3 +474,90 @@ def test_worker_waits_for_a_locked_file(
 
         assert sorted(host.notes()) == numbered(60)
         assert "database is locked" in caplog.text
+
+
+@pytest.mark.server
+def test_endpoints_of_an_unreachable_database_do_not_delay_another(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    """They share a look, which fails for both of them."""
+    away = "postgresql+psycopg://nobody@127.0.0.1:1/nothing"
+    app = make_app(
+        PROCORE_WEBHOOK_DATABASE_URI=away,
+        OTHER_SECRET="a secret of the other",
+        OTHER_DATABASE_URI=away,
+        PRUDRA_WEBHOOK_DATABASE_URI=f"sqlite:///{tmp_path / 'prudra.db'}",
+        PRUDRA_WEBHOOK_SECRET="a secret of Prudra",
+    )
+    ran: list[str] = []
+    prudra = PrudraWebhooks()
+    prudra.on(name="any")(lambda event: ran.append(event.id))
+    other = ProcoreWebhooks("other", url_prefix="/other", config_prefix="OTHER_")
+    for blueprint in (ProcoreWebhooks(), other, prudra):
+        app.register_blueprint(blueprint)
+    *_, last = endpoints(app).values()
+    record_event(last.store, Event("evt_1", "a.b", body=b"{}"))
+    with pytest.raises(InboxUnavailable, match="the inbox cannot be used"):
+        Worker(endpoints(app).values(), poll=1).run_due()
+    assert ran == ["evt_1"]
+    last.store.database.engine.dispose()
+
+
+def test_error_at_one_endpoint_does_not_delay_another_of_its_database(
+    make_app: MakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'inbox.db'}"
+    app = make_app(
+        PROCORE_WEBHOOK_DATABASE_URI=url,
+        PRUDRA_WEBHOOK_DATABASE_URI=url,
+        PRUDRA_WEBHOOK_SECRET="a secret of Prudra",
+    )
+    ran: list[str] = []
+    procore, prudra = ProcoreWebhooks(), PrudraWebhooks()
+    for blueprint in (procore, prudra):
+        app.register_blueprint(blueprint)
+        blueprint.on(name="any")(lambda event: ran.append(event.id))
+    first, second = endpoints(app).values()
+    for each in (first, second):
+        record_event(each.store, Event(f"evt of {each.name}", "a.b", body=b"{}"))
+    # Its rows cannot be changed, as when a trigger of the host refuses it.
+    with first.store.connection() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER no BEFORE UPDATE ON procore_webhook_event"
+            " WHEN NEW.endpoint = 'procore_webhooks'"
+            " BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    worker = Worker([first, second], poll=1)
+    with pytest.raises(sa.exc.IntegrityError):
+        worker.run_due()
+    assert ran == ["evt of prudra_webhooks"]
+    first.store.database.engine.dispose()
+
+
+def test_pause_is_noticed_between_the_batches_of_two_endpoints(
+    make_app: MakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flask_procore_webhooks.running.worker.BATCH_SECONDS", 1e-9)
+    url = f"sqlite:///{tmp_path / 'inbox.db'}"
+    app = make_app(
+        PROCORE_WEBHOOK_DATABASE_URI=url,
+        PRUDRA_WEBHOOK_DATABASE_URI=url,
+        PRUDRA_WEBHOOK_SECRET="a secret of Prudra",
+    )
+    ran: list[str] = []
+    procore, prudra = ProcoreWebhooks(), PrudraWebhooks()
+    for blueprint in (procore, prudra):
+        app.register_blueprint(blueprint)
+    first, second = endpoints(app).values()
+
+    @procore.on(name="pauses")
+    def pauses(event: Event) -> None:
+        ran.append(event.endpoint)
+        pause(second.store, "the subscriber of the first")
+
+    prudra.on(name="any")(lambda event: ran.append(event.endpoint))
+    for each in (first, second):
+        record_event(each.store, Event("evt_1", "a.b", body=b"{}"))
+    assert Worker([first, second], poll=1).run_due() == 1
+    assert ran == ["procore_webhooks"]
+    first.store.database.engine.dispose()

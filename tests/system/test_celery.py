@@ -885,3 +885,15 @@ def test_dispatch_celery_without_celery_is_a_config_error(
     app = make_app(PROCORE_WEBHOOK_DISPATCH="celery")
     with pytest.raises(ConfigError, match="Celery is not installed"):
         app.register_blueprint(webhooks)
+
+
+def test_check_reports_a_celery_whose_tasks_have_no_app_context(
+    app: Flask, redis: Broker
+) -> None:
+    """Its workers could not find the Flask app, and would run no event."""
+    theirs = app.extensions["celery"]
+    app.extensions["celery"] = redis.contextless_celery()
+    shown = check(app)
+    assert "ERROR: The task flask_procore_webhooks.run runs outside an app" in shown
+    app.extensions["celery"] = theirs
+    assert "outside an app context" not in check(app, ok=True)

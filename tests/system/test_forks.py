@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -132,3 +133,91 @@ def test_each_process_warns_once(tmp_path: Path) -> None:
     logged = [line for line in ended.stderr.splitlines() if WITHOUT_DB in line]
     assert len(logged) == 2
     assert len({line.split()[0] for line in logged}) == 2
+
+
+#: Children of a process that has used the host's engine, and what they leave alone.
+HOST_POOLS = """
+import json, os, sys
+from flask import Flask
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.testing import deliver, payload
+import sqlalchemy as sa
+from sqlalchemy.orm import scoped_session, sessionmaker
+
+engine = sa.create_engine(sys.argv[1])
+session = scoped_session(sessionmaker(engine))
+metadata = sa.MetaData()
+
+def fails():
+    raise RuntimeError("a session that cannot be made")
+
+apps = []
+for number in range(3):
+    app = Flask(f"host{number}")
+    app.config["PROCORE_WEBHOOK_SECRET"] = "a secret"
+    app.config["PROCORE_WEBHOOK_DISPATCH"] = "worker"
+    broken = ProcoreWebhooks(
+        "broken", metadata=sa.MetaData(), session=fails, url_prefix="/broken"
+    )
+    app.register_blueprint(broken)
+    app.register_blueprint(ProcoreWebhooks(metadata=metadata, session=session))
+    apps.append(app)
+metadata.create_all(engine)
+BACKEND = sa.text("SELECT pg_backend_pid()")
+COUNT = sa.text(
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+)
+with engine.connect() as connection:
+    parent = connection.scalar(BACKEND)
+if os.fork() == 0:
+    for app in apps:
+        sent = payload("RFIs.update")
+        answer = deliver(app.test_client(), sent, endpoint="procore_webhooks")
+        assert answer.status_code == 200
+    with engine.connect() as connection:
+        child, count = connection.scalar(BACKEND), connection.scalar(COUNT)
+    print(json.dumps([parent, child, count]), flush=True)
+    os._exit(0)
+os.wait()
+with engine.connect() as connection:
+    assert connection.scalar(BACKEND) == parent, "its connection still works"
+"""
+
+
+def test_pool_of_the_host_is_replaced_once_in_a_child(postgresql_url: str) -> None:
+    """Also beside an endpoint whose engine cannot be found, and for several apps."""
+    command = [sys.executable, "-c", HOST_POOLS, postgresql_url]
+    ended = subprocess.run(command, timeout=60, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    parent, child, count = json.loads(ended.stdout)
+    assert child != parent
+    assert count == 2, "one connection of each process"
+
+
+IN_MEMORY = """
+import os
+from flask import Flask
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.testing import deliver, payload
+
+app = Flask("host")
+app.config.update(
+    PROCORE_WEBHOOK_SECRET="s" * 20,
+    PROCORE_WEBHOOK_DISPATCH="worker",
+    PROCORE_WEBHOOK_DATABASE_URI="sqlite://",
+)
+app.register_blueprint(ProcoreWebhooks())
+sent = payload("RFIs.update")
+assert deliver(app.test_client(), sent).get_json() == {"received": True}
+if os.fork() == 0:
+    print(deliver(app.test_client(), sent).get_json(), flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_child_keeps_its_copy_of_a_database_in_memory() -> None:
+    command = [sys.executable, "-c", IN_MEMORY]
+    ended = subprocess.run(command, timeout=60, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "{'received': True, 'duplicate': True}\n"
