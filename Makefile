@@ -1,8 +1,8 @@
-# Everything happens in .venv; all that has to be there is Python 3.10 or newer.
+# All targets set up what they need in .venv. They require Python 3.10 or newer.
 PYTHON ?= python3
 BIN = .venv/bin
 
-# What "make test" runs: the tests on SQLite, without processes and servers of their own.
+# The tests of "make test": on SQLite, without other processes and servers.
 QUICK = not slow and not server and not serial and not soak
 
 .PHONY: demo test check soak bench lint clean
@@ -13,8 +13,8 @@ demo: .venv/demo
 test: .venv/test
 	$(BIN)/python -m pytest -n 2 -m "$(QUICK)" tests/unit tests/inbox tests/running tests/app
 
-# Everything: lint and types, and all tests on PostgreSQL, MariaDB, Redis and RabbitMQ too,
-# with coverage. Tests without their server are skipped; with CI=true they fail.
+# Lint, types, and all tests with coverage, also on PostgreSQL, MariaDB, Redis and RabbitMQ.
+# A test whose server is missing is skipped; with CI=true it fails.
 check: lint .venv/check
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n 2 -m "not serial and not soak"
@@ -22,15 +22,15 @@ check: lint .venv/check
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-# Kills processes and stops databases under load, for about ten minutes. To repeat one
-# run: make soak SOAK="mariadb --runs crash --seed 4711"
+# Kill processes and stop databases under load, for about ten minutes. To repeat one run:
+# make soak SOAK="mariadb --runs crash --seed 4711"
 soak: .venv/check
 	cd tests && ../$(BIN)/python -m soak $(SOAK)
 	$(BIN)/python -m pytest -q -m soak
 
-# This package beside what else one could use, in about 40 minutes and 5 GB of disk; to try
-# it: make bench BENCH=--quick; for a part of it: make bench BENCH="--only process". Uses
-# PostgreSQL, wrk, node and Redis where they are.
+# Compare the package with alternatives; about 40 minutes and 5 GB of disk. A trial: make
+# bench BENCH=--quick. A part: make bench BENCH="--only process". PostgreSQL, wrk, node and
+# Redis are used if they are installed.
 bench: .venv/bench
 	$(BIN)/python -m benchmarks $(BENCH)
 

@@ -160,12 +160,12 @@ def _lacks_timeout(endpoint: Endpoint) -> bool:
         raw: Any = connection.connection.dbapi_connection
         if driver == "pymysql":
             return raw._read_timeout is None
-        parameters: dict[str, str] = (
-            raw.info.dsn_parameters
-            if (driver == "psycopg2")
-            else raw.info.get_parameters()
-        )
-        return not parameters.get("tcp_user_timeout", "").strip("0")
+        if driver == "psycopg2":
+            parameters = raw.info.dsn_parameters
+        else:
+            parameters = raw.info.get_parameters()
+    is_local = str(parameters.get("host", "/")).startswith("/")
+    return not is_local and not parameters.get("tcp_user_timeout", "").strip("0")
 
 
 def _route_reachable(endpoint: Endpoint) -> Iterator[Finding]:

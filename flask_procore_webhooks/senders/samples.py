@@ -25,28 +25,28 @@ USER_AGENT = "flask-procore-webhooks"
 
 
 def payload(type: str, *, format: str = "signed", **fields: Any) -> dict[str, Any]:
-    """Return a payload of ``type`` with an id of its own.
+    """Return a payload of ``type`` with a new id.
 
     :param type: ``"resource.created"``, ``"RFIs.update"``, ``"payment.received"``.
     :param format: ``"signed"`` for the envelope ``{id, type, data, created}``,
         ``"v2"``, ``"v3"`` or ``"v4"`` for Procore's own, ``"prudra"`` for Prudra's.
-    :param fields: values to set. Keys that the format has at its top level are set
-        there, ``id`` is the event's id in every format, and all others go to where the
-        format describes the resource.
-    :raises ValueError: there is no such format.
+    :param fields: values to set. ``id`` is the event's id in every format. A key of the
+        format's top level is set there; every other key is set in the part that
+        describes the resource.
+    :raises ValueError: the format is unknown.
     """
     return sample(type, format, fields)
 
 
 def sample(type: str, format: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as :func:`payload`, for fields of any name."""
+    """Like :func:`payload`, for fields of any name."""
     if format not in FORMATS:
         raise ValueError(f"format is one of {', '.join(FORMATS)}, not {format!r}")
     return FORMATS[format](type, dict(fields))
 
 
 def source_of(format: str) -> Source:
-    """Whose format it is."""
+    """The source that sends the format."""
     return PRUDRA if format == "prudra" else PROCORE
 
 
@@ -90,8 +90,7 @@ class Credentials:
     ) -> dict[str, str]:
         """Return the headers that make ``body`` authentic.
 
-        :param instead: sent in the place of those of the same name; ``None`` leaves
-            one out.
+        :param instead: replace headers of the same name; ``None`` leaves a header out.
         """
         headers = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
         if self.secret:
