@@ -137,6 +137,7 @@ def test_one_look_tells_pauses_and_due_times_of_all_endpoints(tenants: Flask) ->
     deliver(tenants.test_client(), payload("RFIs.update"), endpoint="tenant0")
     deliver(tenants.test_client(), payload("RFIs.update"), endpoint="tenant1")
     operations.pause(second, "tests")
+    first.traits()  # asked once, before the first look
     with statements(first.database.engine) as seen:
         waits = due.seconds_to_work([first, second, third])
     assert waits == {"tenant0": 0.0, "tenant1": None, "tenant2": None}
