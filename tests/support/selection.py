@@ -9,7 +9,11 @@ import pytest
 #: Fixtures that need a server, or a driver for one.
 FIXTURES = {"postgresql_url", "mariadb_url", "redis", "broker"}
 #: Parameters, or words of them, that stand for one.
-PARAMETERS = {"postgresql", "mariadb", "psycopg", "psycopg2", "redis", "rabbitmq"}
+PARAMETERS = {
+    *{"postgresql", "psycopg", "psycopg2"},
+    *{"mariadb", "pymysql"},
+    *{"redis", "rabbitmq"},
+}
 
 
 def mark_server_tests(items: list[pytest.Item]) -> None:
