@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from dataclasses import field
 from datetime import datetime
 from datetime import timezone
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +32,7 @@ from flask import Flask
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
+from support.payloads import PAYLOADS
 from support.values import SECRET
 
 from flask_procore_webhooks import Event
@@ -46,10 +46,7 @@ pytestmark = pytest.mark.slow
 NOW = 1_767_225_600
 TOLERANCE = 300
 MAX_BYTES = 20_000
-SAMPLES = {
-    path.stem: path.read_bytes()
-    for path in sorted((Path(__file__).parents[1] / "payloads").glob("*.json"))
-}
+SAMPLES = {path.stem: path.read_bytes() for path in sorted(PAYLOADS.glob("*.json"))}
 NAMES = {"procore": "X_PROCORE", "prudra": "X_PRUDRA"}
 
 RECEIVED = {"received": True}

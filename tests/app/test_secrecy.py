@@ -22,10 +22,13 @@ from support.web import post
 from support.web import TABLES
 from werkzeug.test import TestResponse
 
+from flask_procore_webhooks import BadSignature
 from flask_procore_webhooks import delivery_rejected
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import RetryLater
+from flask_procore_webhooks.config import Settings
 from flask_procore_webhooks.endpoint import Endpoint
+from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.senders.samples import Credentials
@@ -272,3 +275,80 @@ def test_reprs_contain_no_secrets(
     assert "evt_1" in told
     for word in (SECRET, repr(SECRET.encode()), MARK):
         assert word not in told
+
+
+@pytest.fixture
+def rotating_app(make_app: Callable[..., Flask]) -> Iterator[Flask]:
+    app = make_app(
+        PROCORE_WEBHOOK_SECRET="the-secret-0",
+        PROCORE_WEBHOOK_SECRET_FALLBACKS=["the-secret-1"],
+        PROCORE_WEBHOOK_AUTHORIZATION="Bearer the-secret-2",
+        PROCORE_WEBHOOK_AUTHORIZATION_FALLBACKS=["the-secret-3"],
+        PROCORE_WEBHOOK_MAX_BYTES=2000,
+    )
+    app.register_blueprint(ProcoreWebhooks())
+    yield app
+
+
+def test_no_log_signal_or_answer_holds_a_secret_a_signature_or_a_body(
+    rotating_app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    told: list[Any] = []
+    delivery_rejected.connect(lambda app, **fields: told.append(fields))
+    client = rotating_app.test_client()
+    body = b'{"id":"1","type":"a.b","data":{"phone":"555-0100"}}'
+    good = sign(body, "the-secret-0") | {"Authorization": "Bearer the-secret-2"}
+    digest = good["X-Procore-Signature"]
+    old = sign(body, "the-secret-0", timestamp=1) | {"Authorization": "the-secret-3"}
+    attempts: list[tuple[bytes, dict[str, str], int]] = [
+        (body, good, 200),
+        (body, good, 200),
+        (body, {**good, "Authorization": "Bearer the-secret-1"}, 401),
+        (body, {**good, "Authorization": ""}, 401),
+        (body, {**good, "X-Procore-Signature": f"{digest}{digest}"}, 401),
+        (body, {**good, "X-Procore-Signature": digest[::-1]}, 401),
+        (body, {**good, "X-Procore-Timestamp": "the-secret-0"}, 401),
+        (body, old, 401),
+        (body, {}, 401),
+        (body + b"!", good, 401),
+        (body * 100, good, 413),
+    ]
+    broken = b'{"phone": "555-0100", '
+    unreadable = sign(broken, "the-secret-1") | {"Authorization": "the-secret-3"}
+    attempts.append((broken, unreadable, 200))
+    answers = b""
+    for sent, headers, code in attempts:
+        answer = client.post("/webhooks/procore", data=sent, headers=headers)
+        assert answer.status_code == code
+        answers += answer.data + repr(answer.headers).encode()
+    everything = caplog.text + repr(told) + answers.decode()
+    assert len(told) == 9
+    for hidden in ("the-secret", digest, digest[::-1], "555-0100"):
+        assert hidden not in everything
+
+
+@pytest.mark.server
+def test_unreachable_inbox_error_hides_the_password(
+    make_app: Callable[..., Flask], caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = "postgresql+psycopg://user:the-secret@127.0.0.1:1/inbox"
+    app = make_app(PROCORE_WEBHOOK_DATABASE_URI=uri)
+    app.register_blueprint(ProcoreWebhooks())
+    answer = deliver(app.test_client(), b'{"id":"1","phone":"555-0100"}')
+    assert (answer.status_code, answer.json) == (503, {"error": "Unavailable"})
+    assert "127.0.0.1" in caplog.text
+    assert "the-secret" not in caplog.text and "555-0100" not in caplog.text
+
+
+def test_no_repr_shows_a_secret(rotating_app: Flask) -> None:
+    (endpoint,) = endpoints(rotating_app).values()
+    settings = endpoint.settings
+    assert len(settings.secrets) == len(settings.authorizations) == 2
+    shown = repr(
+        [endpoint, settings, endpoint.__dict__, BadSignature("no secret matches")]
+    )
+    assert "tolerance=300.0" in shown
+    assert "the-secret" not in shown
+    uri = "postgresql://user:the-secret@127.0.0.1/inbox"
+    assert "the-secret" not in repr(Settings(database_uri=uri))

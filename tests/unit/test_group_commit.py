@@ -18,7 +18,7 @@ from flask_procore_webhooks.inbox.group_commit import LARGEST_BATCH
 
 
 class Work:
-    """Doubles numbers, a group at a time; the first group waits until it is let go."""
+    """Doubles the numbers of each batch, as soon as ``go`` is set."""
 
     def __init__(self) -> None:
         self.groups: list[list[int]] = []
@@ -34,7 +34,7 @@ class Work:
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a slow machine too, no call starts a batch beside a running one."""
+    """Even on a slow machine, no call starts a batch beside a running batch."""
     monkeypatch.setattr(group_commit, "LONGEST_WAIT", 60)
 
 
@@ -90,7 +90,7 @@ def test_exception_is_raised_only_by_the_call_it_belongs_to() -> None:
 def test_late_batch_failure_is_shared_with_queued_calls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A database that does not answer is not waited for by group after group."""
+    """Queued calls do not wait for an unresponsive database batch after batch."""
     monkeypatch.setattr("flask_procore_webhooks.inbox.group_commit.LATE", 0.0)
     work = Work()
     grouped = GroupCommit(work)
@@ -146,7 +146,7 @@ def test_interrupted_leader_is_replaced(
         assert first.result(30) == 0
         found = [each.result(30) for each in others]
     assert sorted(interrupted) == [1, 2, 3]
-    # One of them was interrupted itself; the others were done without it.
+    # One call was interrupted; the remaining calls were completed.
     assert len([each for each in found if isinstance(each, kind)]) == 1
     assert {each for each in found if isinstance(each, int)} < {1, 2, 3}
     assert len([each for each in found if isinstance(each, int)]) == 2
@@ -165,7 +165,7 @@ def test_calls_behind_a_hanging_batch_start_the_next_one(
     def work(items: list[int]) -> list[int | Exception]:
         batches.append(items)
         if len(batches) == 1:
-            # So that the batch that hangs has several calls.
+            # The next batch, which hangs, has several calls.
             all_waiting(grouped, 3)
         elif len(batches) == 2:
             hanging.set()

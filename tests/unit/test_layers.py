@@ -1,4 +1,4 @@
-"""What is public, and which way the imports point."""
+"""The public names, and the direction of imports between layers."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PUBLIC = """
     ProcoreWebhooksError ConfigError DeliveryError BadSignature BadPayload
 """
 
-#: Modules and folders of the package; each imports only from those before it.
+#: Modules and folders of the package; each imports only from earlier ones.
 LAYERS = """
     errors event runtime config senders subscribers signals inbox endpoint running
     views testing cli blueprint
 """.split()
 
-#: The modules in each folder; each imports only from those before it.
+#: The modules in each folder; each imports only from earlier ones.
 FOLDERS = {
     "senders": "source payload procore prudra signature samples",
     "inbox": """
@@ -44,15 +44,15 @@ FOLDERS = {
     "cli": "_http _values _options _output _actor _report",
 }
 
-#: The files of commands, one a command; ``pause`` has ``resume`` too.
+#: The modules of commands, one per command; ``pause`` also defines ``resume``.
 COMMANDS = """
     check init_db list pause prune replay secret show stats trigger verify worker
 """.split()
 
-#: These import neither Flask nor SQLAlchemy.
+#: Modules and folders that import neither Flask nor SQLAlchemy.
 PURE = ("errors", "event", "runtime", "config", "senders")
 
-#: At most so many lines in a module and in a function.
+#: Maximum lines of a module and of a function.
 LONGEST_MODULE = 300
 LONGEST_FUNCTION = 45
 
@@ -71,7 +71,7 @@ def test_public_names_are_those_of_the_contract() -> None:
 
 @pytest.mark.parametrize("name", PUBLIC.split())
 def test_public_names_are_documented_and_exported_to_type_checkers(name: str) -> None:
-    """``import X as X`` is what strict type checkers take for an export."""
+    """Strict type checkers treat ``import X as X`` as an export."""
     value = getattr(flask_procore_webhooks, name)
     assert len(value.__doc__) > 10
     assert f"import {name} as {name}\n" in (PACKAGE / "__init__.py").read_text()
@@ -100,7 +100,7 @@ def module_name(file: Path) -> str:
 
 
 def imported(file: Path) -> Iterator[str]:
-    """The absolute name of every module that ``file`` imports, at any place in it."""
+    """The absolute name of every module that ``file`` imports, anywhere in the file."""
     parents = [NAME, *file.relative_to(PACKAGE).parts[:-1]]
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -180,7 +180,7 @@ def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef, source: str) -> int
 
 
 def test_registries_at_module_level_are_those_of_subscribers() -> None:
-    """All else that belongs to a process is in a Runtime, which a child replaces."""
+    """Other state of a process is in a Runtime, which a forked child replaces."""
     weak = re.compile(r"^\w+.*= (weakref\.)?Weak\w+\(", re.MULTILINE)
     found = {file.stem for file in modules() if weak.search(file.read_text())}
     assert found == {"subscribers"}
@@ -189,7 +189,7 @@ def test_registries_at_module_level_are_those_of_subscribers() -> None:
 
 
 def test_only_required_packages_are_imported() -> None:
-    """Flask requires the last four; one module imports Celery, for its mode."""
+    """Flask requires the last four; only the Celery mode imports Celery."""
     required = {"flask", "itsdangerous", "sqlalchemy", "blinker", "click", "werkzeug"}
     found = {
         name.partition(".")[0]

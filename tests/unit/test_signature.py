@@ -5,37 +5,30 @@ import copy
 import hashlib
 import hmac
 import inspect
-import logging
 import pickle
 from collections.abc import Callable
-from collections.abc import Iterator
-from datetime import datetime
-from datetime import timezone
-from typing import Any
 
 import pytest
-import sqlalchemy as sa
-from flask import Flask
-from flask.testing import FlaskClient
 from hypothesis import example
 from hypothesis import given
 from hypothesis import strategies as st
+from support.signatures import BODY
+from support.signatures import GOOD
+from support.signatures import HEX
+from support.signatures import hmac_by_hand
+from support.signatures import NOT_A_SIGNATURE
+from support.signatures import NOT_A_TIMESTAMP
+from support.signatures import NOW
+from support.signatures import signature
 from support.values import AUTHORIZATION
-from support.values import Clock
 from support.values import SECRET
 from werkzeug.datastructures import Headers
-from werkzeug.test import TestResponse
 
 from flask_procore_webhooks import BadSignature
 from flask_procore_webhooks import ConfigError
-from flask_procore_webhooks import delivery_rejected
 from flask_procore_webhooks import Discard
-from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks import RetryLater
 from flask_procore_webhooks.config import Settings
-from flask_procore_webhooks.endpoint import Endpoint
-from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import BadAuthorization
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.senders import signature as verify_module
@@ -43,89 +36,11 @@ from flask_procore_webhooks.senders.procore import PROCORE
 from flask_procore_webhooks.senders.prudra import PRUDRA
 from flask_procore_webhooks.senders.signature import verify
 from flask_procore_webhooks.senders.source import Source
-from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import sign
 
-NOW = 1_767_225_600
-BODY = b'{"id":"1","type":"resource.created","data":{}}'
 SIGNED = Settings(secrets=(SECRET.encode(),))
 AUTHORIZED = Settings(authorizations=(AUTHORIZATION.encode(),))
 BOTH = Settings(secrets=SIGNED.secrets, authorizations=AUTHORIZED.authorizations)
-
-GOOD = sign(BODY, SECRET, timestamp=NOW)
-HEX = GOOD["X-Procore-Signature"]
-
-NOT_A_SIGNATURE = {
-    "nothing": "",
-    "a space": " ",
-    "=": "=",
-    "sha256=": "sha256=",
-    "sha256==": "sha256==" + HEX,
-    "sha256": "sha256",
-    "the prefix twice": "sha256=sha256=" + HEX,
-    "the prefix behind it": HEX + "sha256=",
-    "the prefix in upper case": "SHA256=" + HEX,
-    "another prefix": "sha512=" + HEX,
-    "a version": "v1=" + HEX,
-    "a list": f"v1,{HEX}",
-    "one digit short": HEX[:-1],
-    "one digit long": HEX + "0",
-    "one byte short": HEX[:-2],
-    "as long as SHA-1": HEX[:40],
-    "as long as MD5": HEX[:32],
-    "as long as SHA-512": HEX * 2,
-    "a digit that is none": "g" + HEX[1:],
-    "a space inside": HEX[:32] + " " + HEX[33:],
-    "spaces around": f" {HEX} ",
-    "a line break behind": HEX + "\n",
-    "a NUL behind": HEX + "\0",
-    "0x": "0x" + HEX[2:],
-    "a sign": "+" + HEX[1:],
-    "underscores": "_".join(HEX[i : i + 2] for i in range(0, 44, 2))[:64],
-    "colons": ":".join(HEX[i : i + 2] for i in range(0, 64, 2)),
-    "a comma and the same again": f"{HEX},{HEX}",
-    "a comma, a space and the same again": f"{HEX}, {HEX}",
-    "Base64": "MKT4z0U1/XcQXx/wzV1R04U0Kee1t8ZgIoUfZPfG5SI=",
-    "not ASCII": "\xe9" * 64,
-    "every byte over 127": "".join(map(chr, range(128, 256))),
-    "full width digits": "".join(chr(ord(c) + 0xFEE0) for c in HEX),
-    "Arabic-Indic digits": "\u0661" * 64,
-    "lone surrogates": "\ud800" * 64,
-    "1 MB": "0" * 2**20,
-    "1 MB that is not ASCII": "\xff" * 2**20,
-    "null": "null",
-    "none": "none",
-}
-
-NOT_A_TIMESTAMP = {
-    "nothing": "",
-    "a space before": f" {NOW}",
-    "a space behind": f"{NOW} ",
-    "a line break behind": f"{NOW}\n",
-    "a plus": f"+{NOW}",
-    "a minus": f"-{NOW}",
-    "+1": "+1",
-    "-1": "-1",
-    "a float": f"{NOW}.0",
-    "an exponent": "1e9",
-    "an underscore": "1_000",
-    "a comma": "1,767,225,600",
-    "hexadecimal": hex(NOW),
-    "NaN": "NaN",
-    "Infinity": "Infinity",
-    "ISO 8601": "2026-01-01T00:00:00Z",
-    "twice": f"{NOW},{NOW}",
-    "5,000 digits": "1" * 5000,
-    "1 MB": "1" * 2**20,
-    "nanoseconds": str(NOW * 10**9),
-    "zeros before": str(NOW).zfill(17),
-    "Arabic-Indic digits": "".join(chr(0x660 + int(c)) for c in str(NOW)),
-    "full width digits": "".join(chr(0xFF10 + int(c)) for c in str(NOW)),
-    "superscript digits": "\xb2\xb3\xb9",
-    "not ASCII": "\xe9",
-    "a lone surrogate": "\ud800",
-    "a NUL": f"{NOW}\0",
-}
 
 
 def refusal(
@@ -136,46 +51,13 @@ def refusal(
     source: Source = PROCORE,
     now: float = NOW,
 ) -> str:
-    """The reason why a delivery is refused."""
+    """The reason for the refusal of a delivery."""
     with pytest.raises(BadSignature) as caught:
         verify(headers, body, source, settings, now)
     return caught.value.reason
 
 
-def signature(digest: str, timestamp: object = NOW) -> dict[str, str]:
-    return {"X-Procore-Signature": digest, "X-Procore-Timestamp": str(timestamp)}
-
-
-def hmac_by_hand(secret: bytes, message: bytes) -> str:
-    """RFC 2104, with nothing but the hash."""
-    block = hashlib.sha256(secret).digest() if len(secret) > 64 else secret
-    block = block.ljust(64, b"\0")
-    inner = hashlib.sha256(bytes(b ^ 0x36 for b in block) + message).digest()
-    return hashlib.sha256(bytes(b ^ 0x5C for b in block) + inner).hexdigest()
-
-
-def post(
-    client: FlaskClient, body: bytes = BODY, path: str = "", **environ: str
-) -> TestResponse:
-    """Send headers as WSGI hands them over, whatever they hold."""
-    path = path or "/webhooks/procore"
-    return client.post(path, data=body, environ_overrides=environ)
-
-
-def count(endpoint: Endpoint) -> int:
-    table = endpoint.store.database.tables.event
-    return len(endpoint.store.rows(sa.select(table.c.id)))
-
-
-@pytest.fixture
-def at_now(endpoint: Endpoint) -> Clock:
-    clock = Clock()
-    clock.time = datetime.fromtimestamp(NOW, timezone.utc)
-    endpoint.store.now = clock
-    return clock
-
-
-# What is signed
+# Signed content
 
 
 def test_fixed_vector_verifies() -> None:
@@ -235,38 +117,6 @@ def test_one_changed_bit_of_the_body_is_refused(
     assert refusal(headers, bytes(changed)) == "no secret matches"
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b'{ "type" :\t"resource.created",\r\n  "id" : "1" }\n',
-        b'{"type":"a.b","id":"1","name":"Z\\u00fcrich"}',
-        '{"type":"a.b","id":"1","name":"Zürich 🏗️"}'.encode(),
-        b'{"z":1,"type":"a.b","a":2,"id":"1","price":1.10}\n\n',
-        b"\xff\xfe",
-        b"",
-    ],
-)
-def test_signature_covers_bytes_not_json_values(app: Flask, body: bytes) -> None:
-    client = app.test_client()
-    assert deliver(client, body).status_code == 200
-    headers = sign(body, SECRET)
-    for other in (body + b"\n", body.strip() or b" ", body.replace(b" ", b"") or b"."):
-        if other == body:
-            continue
-        answer = client.post("/webhooks/procore", data=other, headers=headers)
-        assert answer.status_code == 401
-
-
-def test_unsigned_binary_body_is_refused_unread(app: Flask, endpoint: Endpoint) -> None:
-    for body in (b"\xff\xfe", b"[" * 100_000, b'{"id":' + b"9" * 5000 + b"}"):
-        answer = post(app.test_client(), body, HTTP_X_PROCORE_SIGNATURE=HEX)
-        assert (answer.status_code, answer.json) == (
-            401,
-            {"error": "Invalid signature"},
-        )
-    assert count(endpoint) == 0
-
-
 def test_mac_of_the_body_alone_is_refused() -> None:
     digest = hmac_by_hand(SECRET.encode(), BODY)
     assert refusal(signature(digest)) == "no secret matches"
@@ -318,15 +168,6 @@ def test_headers_of_the_other_source_are_ignored() -> None:
     assert refusal(GOOD, source=PRUDRA) == "X-Prudra-Signature is missing"
 
 
-@pytest.mark.parametrize("change", [str.upper, str.lower, str.title])
-def test_case_of_header_names_does_not_matter(
-    app: Flask, change: Callable[[str], str]
-) -> None:
-    headers = {change(name): value for name, value in sign(BODY, SECRET).items()}
-    answer = app.test_client().post("/webhooks/procore", data=BODY, headers=headers)
-    assert answer.status_code == 200
-
-
 # Malformed headers
 
 
@@ -337,22 +178,6 @@ def test_malformed_signature_header_is_refused(case: str) -> None:
     )
 
 
-@pytest.mark.parametrize("case", NOT_A_SIGNATURE)
-def test_malformed_signature_is_answered_401_and_not_recorded(
-    case: str, endpoint: Endpoint, at_now: Clock
-) -> None:
-    client = endpoint.app.test_client()
-    answer = post(
-        client,
-        HTTP_X_PROCORE_SIGNATURE=NOT_A_SIGNATURE[case],
-        HTTP_X_PROCORE_TIMESTAMP=str(NOW),
-    )
-    assert (answer.status_code, answer.json) == (401, {"error": "Invalid signature"})
-    assert count(endpoint) == 0
-    # The same delivery with its true header is refused by nothing else.
-    assert post(client, **_environ(GOOD)).status_code == 200
-
-
 @pytest.mark.parametrize("case", NOT_A_TIMESTAMP)
 def test_malformed_timestamp_is_refused_even_if_it_was_signed(case: str) -> None:
     stamp = NOT_A_TIMESTAMP[case]
@@ -360,24 +185,9 @@ def test_malformed_timestamp_is_refused_even_if_it_was_signed(case: str) -> None
     digest = hmac_by_hand(SECRET.encode(), signed)
     reason = "X-Procore-Timestamp is not in Unix seconds"
     assert refusal(signature(digest, stamp)) == reason
-    # As WSGI hands over what is not ASCII: a character for each byte.
+    # WSGI decodes headers as Latin-1: one character for each byte.
     stamp = stamp.encode("utf-8", "surrogatepass").decode("latin-1")
     assert refusal(signature(digest, stamp)) == reason
-
-
-@pytest.mark.parametrize("case", NOT_A_TIMESTAMP)
-def test_malformed_timestamp_is_answered_401_and_not_recorded(
-    case: str, endpoint: Endpoint
-) -> None:
-    stamp = NOT_A_TIMESTAMP[case].encode("utf-8", "surrogatepass")
-    digest = hmac_by_hand(SECRET.encode(), stamp + b"." + BODY)
-    answer = post(
-        endpoint.app.test_client(),
-        HTTP_X_PROCORE_SIGNATURE=digest,
-        HTTP_X_PROCORE_TIMESTAMP=stamp.decode("latin-1"),
-    )
-    assert (answer.status_code, answer.json) == (401, {"error": "Invalid signature"})
-    assert count(endpoint) == 0
 
 
 def test_missing_header_is_named() -> None:
@@ -454,56 +264,6 @@ def test_clock_difference_is_reported_only_for_valid_signatures() -> None:
         assert refusal(signature("0" * 64, stamp)) == "no secret matches"
 
 
-@pytest.mark.parametrize("offset", [-301, 301, -(10**9), 10**9])
-def test_too_old_and_too_new_are_answered_401(
-    endpoint: Endpoint, at_now: Clock, offset: int
-) -> None:
-    answer = deliver(endpoint.app.test_client(), BODY, timestamp=NOW + offset)
-    assert (answer.status_code, answer.json) == (401, {"error": "Invalid signature"})
-    assert count(endpoint) == 0
-
-
-@pytest.mark.parametrize("offset", [-300, 0, 300])
-def test_exact_replay_inside_the_tolerance_is_a_duplicate(
-    endpoint: Endpoint, webhooks: ProcoreWebhooks, at_now: Clock, offset: int
-) -> None:
-    """A timestamp at the far edge is good for twice the tolerance: no replay runs."""
-    runs = []
-    webhooks.on()(lambda event: runs.append(event.id))
-    client = endpoint.app.test_client()
-    captured = _environ(sign(BODY, SECRET, timestamp=NOW + offset))
-    assert post(client, **captured).json == {"received": True}
-    end = NOW + offset + 300
-    for moment in sorted({NOW, (NOW + end) // 2, end}):
-        at_now.time = datetime.fromtimestamp(moment, timezone.utc)
-        answer = post(client, **captured)
-        assert answer.json == {"received": True, "duplicate": True}
-    at_now.forward(1)
-    assert post(client, **captured).status_code == 401
-    assert runs == ["1"]
-    assert count(endpoint) == 1
-
-
-def test_replay_under_another_delivery_id_is_a_duplicate_too(
-    app: Flask, endpoint: Endpoint
-) -> None:
-    client = app.test_client()
-    body = b'{"type":"test","data":{}}'
-    captured = _environ(sign(body, SECRET))
-    assert post(client, body, **captured).json == {"received": True}
-    again = post(
-        client, body, **captured, HTTP_X_DELIVERY_ID="2", HTTP_X_REQUEST_ID="2"
-    )
-    assert again.json == {"received": True, "duplicate": True}
-    assert count(endpoint) == 1
-
-
-def test_forgery_does_not_use_up_the_id_of_the_genuine_event(app: Flask) -> None:
-    client = app.test_client()
-    assert deliver(client, BODY, headers=signature("0" * 64)).status_code == 401
-    assert deliver(client, BODY).json == {"received": True}
-
-
 # Secrets
 
 
@@ -519,111 +279,7 @@ def test_every_configured_secret_verifies_in_any_order(
         assert refusal(headers, settings=settings) == "no secret matches"
 
 
-def test_rotation_goes_from_the_old_secret_over_both_to_the_new_one(
-    make_app: Callable[..., Flask],
-) -> None:
-    def accepted(**config: object) -> list[str]:
-        app = make_app(**{f"PROCORE_WEBHOOK_{key}": v for key, v in config.items()})
-        app.register_blueprint(ProcoreWebhooks())
-        return [
-            secret
-            for secret in ("old", "new")
-            if post(app.test_client(), **_environ(sign(BODY, secret))).status_code
-            == 200
-        ]
-
-    assert accepted(SECRET="old") == ["old"]
-    assert accepted(SECRET="old", SECRET_FALLBACKS=["new"]) == ["old", "new"]
-    assert accepted(SECRET="new", SECRET_FALLBACKS=["old"]) == ["old", "new"]
-    assert accepted(SECRET="new", SECRET_FALLBACKS=[]) == ["new"]
-
-
-def test_signature_of_one_tenant_is_refused_on_the_route_of_another(
-    make_app: Callable[..., Flask],
-) -> None:
-    app = make_app(A_SECRET="of a", B_SECRET="of b", PRUDRA_WEBHOOK_SECRET="of p")
-    for name in ("A", "B"):
-        app.register_blueprint(
-            ProcoreWebhooks(name, url_prefix=f"/{name}", config_prefix=f"{name}_")
-        )
-    app.register_blueprint(PrudraWebhooks())
-    client = app.test_client()
-    secrets = {"/A": "of a", "/B": "of b", "/webhooks/prudra": "of p"}
-    for owner, secret in secrets.items():
-        headers = sign(BODY, secret) | sign(BODY, secret, source=PRUDRA)
-        for path in secrets:
-            answer = client.post(path, data=BODY, headers=headers)
-            assert answer.status_code == (200 if path == owner else 401)
-
-
-def test_neither_flasks_secret_key_nor_the_name_of_the_secret_signs(
-    make_app: Callable[..., Flask],
-) -> None:
-    app = make_app(SECRET_KEY="of the app", PROCORE_WEBHOOK_SECRET="whsec_c2VjcmV0")
-    app.register_blueprint(ProcoreWebhooks())
-    client = app.test_client()
-    for secret in ("of the app", "c2VjcmV0", "secret", "PROCORE_WEBHOOK_SECRET", ""):
-        assert post(client, **_environ(sign(BODY, secret))).status_code == 401
-    assert post(client, **_environ(sign(BODY, "whsec_c2VjcmV0"))).status_code == 200
-
-
 # Authorization
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "Bearer abc.def-ghi",
-        "Basic dXNlcjpwYXNz",
-        "Token 0123456789",
-        "a-bare-token",
-        'Digest username="procore", realm="x"',
-        "Bearer  two  spaces",
-        "Bearer a,b",
-        "Bearer Schlüssel 🔑",
-    ],
-)
-def test_whole_authorization_value_is_compared(
-    make_app: Callable[..., Flask], value: str
-) -> None:
-    app = make_app(PROCORE_WEBHOOK_SECRET=None, PROCORE_WEBHOOK_AUTHORIZATION=value)
-    app.register_blueprint(ProcoreWebhooks())
-    client = app.test_client()
-    sent = value.encode().decode("latin-1")
-    assert post(client, HTTP_AUTHORIZATION=sent).status_code == 200
-    scheme, _, credentials = sent.rpartition(" ")
-    wrong = [
-        "",
-        " ",
-        sent[:-1],
-        sent + "x",
-        sent + "\0",
-        sent + " ",
-        " " + sent,
-        sent.swapcase(),
-        scheme,
-        credentials + "x",
-        f"Bearer {sent}",
-        f"Authorization: {sent}",
-        f"{sent},{sent}",
-        f"{sent}, {sent}",
-        f'"{sent}"',
-        "\xff" * 10,
-        "0" * 2**20,
-    ]
-    if credentials != sent:
-        wrong += [credentials, sent.replace(" ", "  ", 1), f"Other {credentials}"]
-    for header in wrong:
-        answer = post(client, HTTP_AUTHORIZATION=header)
-        assert answer.json == {"error": "Invalid authorization"}, header[:80]
-        assert answer.status_code == 401
-    answer = post(client)
-    assert (answer.status_code, answer.json) == (
-        401,
-        {"error": "Invalid authorization"},
-    )
-    (endpoint,) = endpoints(app).values()
-    assert count(endpoint) == 1
 
 
 def test_reason_of_a_bad_authorization_holds_no_value() -> None:
@@ -641,23 +297,6 @@ def test_authorization_bytes_that_are_no_utf_8_are_compared_as_bytes() -> None:
         assert refusal({"Authorization": other}, settings=settings)
 
 
-@pytest.mark.parametrize("order", [("old", "new"), ("new", "old")])
-def test_every_configured_authorization_passes(
-    make_app: Callable[..., Flask], order: tuple[str, str]
-) -> None:
-    app = make_app(
-        PROCORE_WEBHOOK_SECRET=None,
-        PROCORE_WEBHOOK_AUTHORIZATION=order[0],
-        PROCORE_WEBHOOK_AUTHORIZATION_FALLBACKS=[order[1]],
-    )
-    app.register_blueprint(ProcoreWebhooks())
-    codes = {
-        value: post(app.test_client(), HTTP_AUTHORIZATION=value).status_code
-        for value in ("old", "new", "newer", "old,new", "")
-    }
-    assert codes == {"old": 200, "new": 200, "newer": 401, "old,new": 401, "": 401}
-
-
 def test_signature_and_authorization_must_both_pass_if_configured() -> None:
     right = {"Authorization": AUTHORIZATION}
     wrong = {"Authorization": AUTHORIZATION + "!"}
@@ -667,7 +306,7 @@ def test_signature_and_authorization_must_both_pass_if_configured() -> None:
     assert refusal(GOOD, settings=BOTH) == "Authorization is missing"
     assert refusal({**forged, **right}, settings=BOTH) == "no secret matches"
     assert refusal(right, settings=BOTH) == "X-Procore-Signature is missing"
-    # What is not configured is not looked at.
+    # A header without a configured value is ignored.
     verify({**GOOD, **wrong}, BODY, PROCORE, SIGNED, NOW)
     verify({**forged, **right}, BODY, PROCORE, AUTHORIZED, NOW)
 
@@ -679,7 +318,7 @@ def test_secret_and_authorization_are_not_interchangeable() -> None:
     assert refusal({**GOOD, "Authorization": SECRET}, settings=BOTH)
 
 
-# A total function
+# Any bytes
 
 _bytes_as_text = st.binary(max_size=80).map(lambda raw: raw.decode("latin-1"))
 _near_signature = st.tuples(
@@ -732,13 +371,13 @@ def test_headers_may_be_a_dict_or_werkzeug_headers() -> None:
     verify(Headers(GOOD), BODY, PROCORE, SIGNED, NOW)
 
 
-# Secrets stay secret
+# Secrecy
 
 
 def test_secrets_are_compared_in_constant_time() -> None:
-    """Equality stops at the first difference, and its time tells where that was.
+    """The time of ``==`` depends on the position of the first difference.
 
-    Lengths are no secret: they are those of the sender's own text.
+    Lengths may be compared: the sender knows the length of its own text.
     """
     tree = ast.parse(inspect.getsource(verify_module))
     timed = (ast.Eq, ast.NotEq, ast.In, ast.NotIn)
@@ -754,83 +393,6 @@ def test_secrets_are_compared_in_constant_time() -> None:
     }
     assert {"hmac.compare_digest", "HMAC_SHA256.verify_signature"} <= called
     assert not {name for name in called if name.endswith(("startswith", "__eq__"))}
-
-
-@pytest.fixture
-def guarded(make_app: Callable[..., Flask]) -> Iterator[Flask]:
-    app = make_app(
-        PROCORE_WEBHOOK_SECRET="the-secret-0",
-        PROCORE_WEBHOOK_SECRET_FALLBACKS=["the-secret-1"],
-        PROCORE_WEBHOOK_AUTHORIZATION="Bearer the-secret-2",
-        PROCORE_WEBHOOK_AUTHORIZATION_FALLBACKS=["the-secret-3"],
-        PROCORE_WEBHOOK_MAX_BYTES=2000,
-    )
-    app.register_blueprint(ProcoreWebhooks())
-    yield app
-
-
-def test_no_log_signal_or_answer_holds_a_secret_a_signature_or_a_body(
-    guarded: Flask, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    told: list[Any] = []
-    delivery_rejected.connect(lambda app, **fields: told.append(fields))
-    client = guarded.test_client()
-    body = b'{"id":"1","type":"a.b","data":{"phone":"555-0100"}}'
-    good = sign(body, "the-secret-0") | {"Authorization": "Bearer the-secret-2"}
-    digest = good["X-Procore-Signature"]
-    old = sign(body, "the-secret-0", timestamp=1) | {"Authorization": "the-secret-3"}
-    attempts: list[tuple[bytes, dict[str, str], int]] = [
-        (body, good, 200),
-        (body, good, 200),
-        (body, {**good, "Authorization": "Bearer the-secret-1"}, 401),
-        (body, {**good, "Authorization": ""}, 401),
-        (body, {**good, "X-Procore-Signature": f"{digest}{digest}"}, 401),
-        (body, {**good, "X-Procore-Signature": digest[::-1]}, 401),
-        (body, {**good, "X-Procore-Timestamp": "the-secret-0"}, 401),
-        (body, old, 401),
-        (body, {}, 401),
-        (body + b"!", good, 401),
-        (body * 100, good, 413),
-    ]
-    broken = b'{"phone": "555-0100", '
-    unreadable = sign(broken, "the-secret-1") | {"Authorization": "the-secret-3"}
-    attempts.append((broken, unreadable, 200))
-    answers = b""
-    for sent, headers, code in attempts:
-        answer = client.post("/webhooks/procore", data=sent, headers=headers)
-        assert answer.status_code == code
-        answers += answer.data + repr(answer.headers).encode()
-    everything = caplog.text + repr(told) + answers.decode()
-    assert len(told) == 9
-    for hidden in ("the-secret", digest, digest[::-1], "555-0100"):
-        assert hidden not in everything
-
-
-@pytest.mark.server
-def test_unreachable_inbox_error_hides_the_password(
-    make_app: Callable[..., Flask], caplog: pytest.LogCaptureFixture
-) -> None:
-    uri = "postgresql+psycopg://user:the-secret@127.0.0.1:1/inbox"
-    app = make_app(PROCORE_WEBHOOK_DATABASE_URI=uri)
-    app.register_blueprint(ProcoreWebhooks())
-    answer = deliver(app.test_client(), b'{"id":"1","phone":"555-0100"}')
-    assert (answer.status_code, answer.json) == (503, {"error": "Unavailable"})
-    assert "127.0.0.1" in caplog.text
-    assert "the-secret" not in caplog.text and "555-0100" not in caplog.text
-
-
-def test_no_repr_shows_a_secret(guarded: Flask) -> None:
-    (endpoint,) = endpoints(guarded).values()
-    settings = endpoint.settings
-    assert len(settings.secrets) == len(settings.authorizations) == 2
-    shown = repr(
-        [endpoint, settings, endpoint.__dict__, BadSignature("no secret matches")]
-    )
-    assert "tolerance=300.0" in shown
-    assert "the-secret" not in shown
-    uri = "postgresql://user:the-secret@127.0.0.1/inbox"
-    assert "the-secret" not in repr(Settings(database_uri=uri))
 
 
 @pytest.mark.parametrize(
@@ -857,10 +419,3 @@ def test_errors_can_be_pickled(
     found = duplicate(error)
     assert type(found) is type(error)
     assert (str(found), vars(found)) == (str(error), vars(error))
-
-
-def _environ(headers: dict[str, str]) -> dict[str, str]:
-    return {
-        f"HTTP_{name.upper().replace('-', '_')}": value
-        for name, value in headers.items()
-    }

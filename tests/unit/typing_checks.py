@@ -1,6 +1,6 @@
-"""Code that only has to type-check: the public API as users write it, under strict.
+"""Type checks of the public API as users write it, under strict.
 
-Nothing here is run. ``assert_type`` says what a checker must have inferred.
+The code is checked, never run. ``assert_type`` names the type to be inferred.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def test_it(app: Flask, client: FlaskClient, procore_webhooks: Deliveries) -> No
     assert procore_webhooks.events("prudra")[0]["status"] == "done"
 
 
-# What a checker has to have inferred
+# Inferred types
 
 
 def inferred() -> None:
@@ -217,7 +217,7 @@ def inferred() -> None:
     print(kept)
 
 
-# What a checker has to refuse; an ignore that is not needed is an error under strict
+# Errors of a checker; under strict, an unneeded ignore is an error
 
 
 def refused() -> None:
