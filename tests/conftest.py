@@ -28,8 +28,7 @@ from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.running.background import stop_all
 
-# On a busy machine an example takes long, and so does generating one; neither says
-# anything about the code.
+# On a busy machine, both generating and running an example may take long.
 settings.register_profile(
     "suite", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -42,18 +41,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _end_threads() -> Iterator[None]:
-    """No thread that runs events outlives the test that started it."""
+    """Stop the threads that a test has started to run events."""
     yield
     stop_all()
 
 
 @pytest.fixture(autouse=True)
-def _disconnect_everybody() -> Iterator[None]:
-    """Signals and names are global: what a test connected is gone after it."""
+def _disconnect_receivers() -> Iterator[None]:
+    """Signals and names are global: remove the receivers that a test has connected."""
     yield
     for signal in signals._signals.values():
         signal._clear_state()
-    # Of blueprints too, which may live on until they are collected.
+    # Blueprints may live until they are garbage collected.
     subscribers._collections.clear()
 
 
@@ -128,7 +127,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clear_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("FLASK_", "PROCORE_", "PRUDRA_")):
             monkeypatch.delenv(name)

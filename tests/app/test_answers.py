@@ -1,4 +1,4 @@
-"""The answers to deliveries, each with its status and content."""
+"""The answers to deliveries: status and content."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_failed_inline_run_is_answered_500_and_resumed_by_the_next_delivery(
 def test_discarded_and_dead_events_are_answered_200(
     make_app: MakeApp, error: Exception
 ) -> None:
-    """Discarded by its subscriber, or dead after its last attempt."""
+    """The event is discarded by a subscriber, or dead after the last attempt."""
     app = make_app(PROCORE_WEBHOOK_MAX_ATTEMPTS=1)
     webhooks = ProcoreWebhooks()
     app.register_blueprint(webhooks)
@@ -173,7 +173,7 @@ def test_discarded_and_dead_events_are_answered_200(
 def test_delivery_of_a_running_event_is_answered_503(
     app: Flask, webhooks: ProcoreWebhooks
 ) -> None:
-    """The run might still fail, and only the sender would repeat it."""
+    """The run may still fail, and inline retries depend on the sender."""
     started, finish = threading.Event(), threading.Event()
 
     @webhooks.on()

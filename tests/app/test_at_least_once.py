@@ -1,4 +1,4 @@
-"""What the log says at the first request about effects that may be repeated."""
+"""The at-least-once warnings, logged at the first request."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ WITHOUT_DB = "the blueprint was made without db="
 
 
 @pytest.fixture(autouse=True)
-def _sessions_are_closed() -> Iterator[None]:
-    """Files of hosts are closed before the next test."""
+def _close_sessions() -> Iterator[None]:
+    """Close the sessions of hosts, and with them their database files."""
     yield
     orm.close_all_sessions()
 
@@ -102,7 +102,7 @@ def test_no_warning_for_the_embedded_default(
     assert not caplog.messages
 
 
-# Tables elsewhere
+# Tables on another engine
 
 
 def _with_binds(make_app: MakeApp, audit: str) -> tuple[Flask, SQLAlchemy]:
@@ -147,7 +147,7 @@ def two_engines(tmp_path: Path) -> Iterator[tuple[sa.Engine, sa.Engine]]:
 def _plain(
     app: Flask, engine: sa.Engine, trail: sa.Engine | None
 ) -> orm.scoped_session[Any]:
-    """Plain SQLAlchemy, with a table for notes, and one that is bound to ``trail``."""
+    """Plain SQLAlchemy: ``note`` on ``engine``, ``trail`` on the engine ``trail``."""
     metadata = sa.MetaData()
     for name in ("note", "trail"):
         sa.Table(name, metadata, sa.Column("id", sa.Integer, primary_key=True))
@@ -241,14 +241,14 @@ def test_inspection_does_not_close_the_thread_session(
     make_app: MakeApp,
     two_engines: tuple[sa.Engine, sa.Engine],
 ) -> None:
-    """Hosts remove it when an app context ends: only that of the request may end."""
+    """Hosts remove the session at the end of an app context, such as a pushed one."""
     host, audit = two_engines
     app = make_app()
     session = _plain(app, host, host)
     app.teardown_appcontext(lambda _: session.remove())
     used = []
 
-    # Ahead of everybody's, as that of a host that mounts the blueprint last.
+    # Runs before the blueprint's preprocessor, as in a host that mounts it last.
     @app.url_value_preprocessor
     def begin(*_: object) -> None:
         used.append(session())

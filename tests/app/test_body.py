@@ -64,7 +64,7 @@ def test_real_multipart_body_is_authentic_and_quarantined(app: Flask) -> None:
 def test_body_consumed_without_cache_is_refused_with_a_reason(
     token_app: Flask, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is left of it must not be taken for the delivery."""
+    """The unread rest must not be treated as the delivery."""
     token_app.url_value_preprocessor(lambda *_: print(request.get_data(cache=False)))
     answer = deliver(token_app.test_client(), payload("RFIs.create"))
     assert answer.status_code == 401
@@ -118,7 +118,7 @@ def test_max_bytes_replaces_max_content_length(make_app: MakeApp) -> None:
 
 
 class Endless(io.RawIOBase):
-    """A body that never ends and counts what was read of it."""
+    """An endless body that counts the bytes read."""
 
     read_bytes = 0
 
@@ -161,7 +161,7 @@ def test_body_with_a_content_length_over_the_limit_is_not_read(
 def test_body_that_differs_from_its_content_length_is_refused(
     token_app: Flask, length: str
 ) -> None:
-    """Servers differ in what they let through; a shortened body would be accepted."""
+    """Some servers pass such requests on; a shortened body could be accepted."""
     body = b'{"id": "evt"}' if length != "13" else b'{"id": "ev"}'
     answer = token_app.test_client().post(
         PATH,
@@ -186,7 +186,7 @@ def test_content_length_may_have_leading_zeros(token_app: Flask) -> None:
 def test_chunked_body_is_refused_without_server_support(
     token_app: Flask,
 ) -> None:
-    """Werkzeug then finds no body at all, which is not what was sent."""
+    """Werkzeug then reads an empty body instead of the delivery."""
     answer = token_app.test_client().post(
         PATH,
         input_stream=io.BytesIO(b"{}"),
@@ -265,7 +265,7 @@ def test_unsigned_unreadable_body_is_refused_and_not_recorded(
 def test_compressed_body_is_quarantined_and_never_inflated(
     app: Flask, encoding: str
 ) -> None:
-    """Inflated, this one would be larger than MAX_BYTES, and readable."""
+    """The inflated body would be readable and larger than MAX_BYTES."""
     body = gzip.compress(b'{"id": "evt_1"}'.ljust(2**24), mtime=0)
     header = {"Content-Encoding": encoding}
     answer = deliver(app.test_client(), body, headers=header)

@@ -1,4 +1,4 @@
-"""Where an app may put the blueprint, and beside what: databases, apps, extensions."""
+"""The blueprint with every kind of database, app and extension."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ EVENT_TABLE, RECEIPT_TABLE, _ = TABLES
 
 
 def receives(app: Flask, endpoint: str | None = None, **fields: Any) -> bool:
-    """Whether a new event comes in at the endpoint and is worked on."""
+    """Whether the endpoint records a new event and runs it."""
     event = payload("RFIs.create", **fields)
     answer = deliver(app.test_client(), event, endpoint=endpoint)
     return answer.json == {"received": True} and recorded(app, endpoint)[0][
@@ -61,7 +61,7 @@ def receives(app: Flask, endpoint: str | None = None, **fields: Any) -> bool:
 
 
 def unauthentic(app: Flask, path: str = PATH) -> bool:
-    """Whether an unsigned delivery to ``path`` is refused by us, not by the host."""
+    """Whether an unsigned delivery to ``path`` gets the blueprint's own 401."""
     answer = app.test_client().post(path, data=b"{}")
     return (answer.status_code, answer.json) == (401, {"error": "Invalid signature"})
 
@@ -70,7 +70,7 @@ def unauthentic(app: Flask, path: str = PATH) -> bool:
 
 
 def test_tables_are_in_the_metadata_of_the_host_before_any_app_is_made() -> None:
-    """So that migrations see them, and so does db.create_all()."""
+    """Migrations and db.create_all() include the inbox's tables."""
     db = SQLAlchemy()
     ProcoreWebhooks(db=db)
     assert {*TABLES} == set(db.metadata.tables)
@@ -126,7 +126,7 @@ def test_writes_through_the_host_session_are_committed(
 
 
 def test_in_memory_database_of_the_host_serves_its_tests(make_app: MakeApp) -> None:
-    """There the inbox and the session share the one connection that there is."""
+    """The inbox and the session share the database's only connection."""
     db = SQLAlchemy()
     webhooks = ProcoreWebhooks(db=db)
     failures = [ValueError("the first time")]
@@ -235,7 +235,7 @@ def test_metadata_without_session_leaves_table_creation_to_the_host(
     assert receives(app)
 
 
-# Neither: a database of our own
+# Without db= and metadata=: a database of the inbox's own
 
 
 def test_without_a_database_the_inbox_is_a_file_in_the_instance_folder(
@@ -292,7 +292,7 @@ def test_uri_filename_is_the_same_file_for_us_and_for_flask_sqlalchemy(
 def test_absolute_file_needs_no_instance_folder(
     make_app: MakeApp, tmp_path: Path
 ) -> None:
-    """Containers often mount everything but the data read-only."""
+    """In containers, often only the data folder is writable."""
     url = f"sqlite:///{tmp_path / 'absolute.db'}"
     app = make_app(PROCORE_WEBHOOK_DATABASE_URI=url)
     app.register_blueprint(ProcoreWebhooks())
@@ -601,7 +601,7 @@ def same_name_in_two_parents(app: Flask) -> None:
 def test_second_endpoint_with_a_used_name_is_refused(
     make_app: MakeApp, mount: Callable[[Flask], None]
 ) -> None:
-    """They would share their events: one tenant's id would hide the other's."""
+    """Endpoints of one name would share events and treat equal ids as duplicates."""
     with pytest.raises(ConfigError, match="name"):
         mount(make_app())
 
@@ -726,7 +726,7 @@ def test_login_check_can_exempt_the_blueprint_by_name(
 def test_login_check_without_exemption_blocks_deliveries(
     make_app: MakeApp, webhooks: ProcoreWebhooks
 ) -> None:
-    """The host decides; the command ``check`` tells."""
+    """Exemption is up to the host; the command ``check`` reports a blocked route."""
     app = make_app()
     app.before_request(lambda: abort(Response("log in", 403)))
     app.register_blueprint(webhooks)
@@ -754,7 +754,7 @@ class NoMetaDataclassBase(orm.MappedAsDataclass, orm.DeclarativeBaseNoMeta):
 
 
 def new_base(kind: type) -> Any:
-    """A base of that kind with metadata of its own, which a subclass would share."""
+    """A new base with its own metadata; a subclass would share the parent's."""
     return type("Base", kind.__bases__, {"metadata": sa.MetaData()})
 
 
@@ -893,7 +893,7 @@ def test_naming_convention_of_the_host_is_kept(
     metadata.create_all(engine)
     assert receives(app)
     found = sa.inspect(engine).get_pk_constraint(RECEIPT_TABLE)["name"]
-    assert found in (f"pk_{RECEIPT_TABLE}", None)  # MariaDB names none.
+    assert found in (f"pk_{RECEIPT_TABLE}", None)  # MariaDB has no name for it.
     engine.dispose()
 
 
@@ -979,7 +979,7 @@ def test_sqlite_file_of_the_host_keeps_its_journal_mode(
 
 
 def test_wrapped_view_is_verified_like_the_original(make_app: MakeApp) -> None:
-    """Tracing agents and limiters replace view functions with their own."""
+    """Tracing agents and limiters wrap view functions."""
     app = make_app(PROCORE_WEBHOOK_MAX_BYTES=100)
     app.register_blueprint(ProcoreWebhooks())
     view = app.view_functions["procore_webhooks.receive"]

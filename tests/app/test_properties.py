@@ -1,9 +1,9 @@
-"""Thousands of hostile and unlucky requests through the real WSGI stack.
+"""Thousands of malformed, forged and valid requests through the real WSGI stack.
 
-Hypothesis chooses the material, and each example sends a batch of requests that are
-made of it by a seeded generator, which is a hundred times faster than to draw each one
-and is repeated as exactly. What has to be answered is decided here, without the code
-under test. The inbox is a real SQLite file that does not wait for the disk.
+Hypothesis draws the material, and a seeded generator makes a batch of requests from it
+in each example: a hundred times faster than drawing each request, and as reproducible.
+The expected answers are computed here, without the code under test. The inbox is a real
+SQLite file with ``synchronous`` off.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ TOO_LARGE = {"error": "Payload too large"}
 
 Environ = dict[str, str]
 
-#: How often each answer was given, and which tests have sent all of theirs.
+#: The count of each answer, and the tests that have sent all their requests.
 answers: Counter[str] = Counter()
 finished: set[str] = set()
 
@@ -75,13 +75,13 @@ class Answer:
 
 @dataclass
 class Receiver:
-    """An app with an endpoint for each source, and what its subscribers were given."""
+    """An app with an endpoint for each source, and a count of each event's runs."""
 
     app: Flask
     ran: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def send(self, body: bytes, environ: Environ) -> Answer:
-        """Hand one request to the app as a WSGI server does."""
+        """Call the app with one request, as a WSGI server does."""
         path = environ.get("PATH_INFO", "/webhooks/procore")
         made: dict[str, Any] = {
             "REQUEST_METHOD": "POST",
@@ -111,7 +111,7 @@ class Receiver:
         return Answer(int(status[:3]), dict(headers).get("Content-Type"), content)
 
     def start(self) -> None:
-        """Forget everything, so that an example means the same when it is repeated."""
+        """Delete all state, so that a repeated example gives the same result."""
         self.ran.clear()
         store = self.endpoint.store
         with store.connection() as connection:
@@ -125,7 +125,7 @@ class Receiver:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Any of them: they share their tables."""
+        """One of the endpoints, which share their tables."""
         return next(iter(endpoints(self.app).values()))
 
 
@@ -133,7 +133,7 @@ class Receiver:
 def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
     folder = tmp_path_factory.mktemp("properties")
     app = Flask("host", instance_path=str(folder))
-    # Errors are answered and not raised, as in production.
+    # As in production, errors are answered instead of raised.
     app.config.update(TESTING=False)
     for prefix in ("PROCORE_WEBHOOK_", "PRUDRA_WEBHOOK_"):
         app.config[prefix + "SECRET"] = SECRET
@@ -156,7 +156,7 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
 
 
 def take(receiver: Receiver, event: Event) -> None:
-    """A subscriber that looks at all it was given."""
+    """A subscriber that checks the event's fields."""
     assert event.id and event.body and event.attempt == 1
     assert {event.resource_id, event.company_id, event.project_id}.isdisjoint({"", 0})
     assert event.timestamp is None or event.timestamp.tzinfo is timezone.utc
@@ -164,7 +164,7 @@ def take(receiver: Receiver, event: Event) -> None:
     receiver.ran[event.endpoint, event.id] += 1
 
 
-# What has to be answered, decided without the code under test
+# Expected answers, computed without the code under test
 
 
 def sign(
@@ -198,7 +198,7 @@ def is_authentic(environ: Environ, body: bytes) -> bool:
 
 
 def is_one_json_object(body: bytes) -> bool:
-    """By the standard library's own reader, and what it is too lenient about."""
+    """Decided by the standard library's parser, with its leniencies excluded."""
     lenient = True
 
     def strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def is_one_json_object(body: bytes) -> bool:
 
 
 def check(receiver: Receiver, body: bytes, environ: Environ) -> Answer:
-    """Send, and check all that holds for every request."""
+    """Send a request, and check its answer against the expected one."""
     answer = receiver.send(body, environ)
     answers[f"{answer.status} {answer.json if answer.status != 405 else ''}"] += 1
     if environ.get("REQUEST_METHOD", "POST") != "POST":
@@ -367,7 +367,7 @@ def mutated_bytes(rnd: random.Random, body: bytes) -> bytes:
 def mutated_json(rnd: random.Random, body: bytes, junk: list[Any]) -> bytes:
     top = json.loads(body)
     for key in ("id", "ulid", "eventId"):
-        # Mostly another event each time, sometimes the same one with another body.
+        # Mostly a new event, sometimes a known event with another body.
         if key in top and rnd.random() < 0.9:
             top[key] = rnd.choice([str, int])(rnd.getrandbits(63))
     for _ in range(rnd.randint(1, 4)):
@@ -422,7 +422,7 @@ def mutated_text(rnd: random.Random, text: str, other: list[str]) -> str:
 
 
 def mutated_headers(rnd: random.Random, environ: Environ, other: list[str]) -> Environ:
-    """Headers that matter are mutated, others are added: those must change nothing."""
+    """Mutate signed headers and add others, which must not change the answer."""
     changed = dict(environ)
     matter = [name for name in environ if name.startswith("HTTP_X_")]
     for name in rnd.sample(matter, rnd.choice([0, 1, 1, 2])):
@@ -492,7 +492,7 @@ _bodies = st.lists(
 
 
 def generator(*material: object) -> random.Random:
-    """Made of all that was drawn: Hypothesis likes to draw the same seed again."""
+    """Seeded with everything drawn, because Hypothesis often repeats a seed."""
     return random.Random(repr(material))
 
 
@@ -611,7 +611,7 @@ def test_authenticity_depends_only_on_headers_and_body(
 
 
 def expect_kept(receiver: Receiver, delivered: list[tuple[bytes, Any]]) -> None:
-    """Each answer that says a body is new stands for one row, and no other row is."""
+    """Rows and answers match: one row for each body accepted as new, and no other."""
     rows = receiver.rows()
     fresh = [body for body, answer in delivered if answer == RECEIVED]
     unreadable = {body for body, answer in delivered if answer == QUARANTINED}

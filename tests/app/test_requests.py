@@ -1,4 +1,4 @@
-"""Methods, paths and headers, and what is done before the signature has passed."""
+"""Methods, paths and headers, and the handling of unauthentic requests."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_proxy_headers_are_ignored(app: Flask, header: str) -> None:
 
 
 def entered(call: Callable[[], object]) -> set[tuple[str, str]]:
-    """Every function that ``call`` entered, with the file that it is in."""
+    """The file and name of every function that ``call`` entered."""
     seen: set[tuple[str, str]] = set()
 
     def note(frame: Any, event: str, _: object) -> None:
@@ -98,7 +98,7 @@ def entered(call: Callable[[], object]) -> set[tuple[str, str]]:
 
 
 def readers(functions: set[tuple[str, str]]) -> set[str]:
-    """Those among them that look into a body."""
+    """The functions that parse a body."""
     files = {"decoder.py", "formparser.py", "multipart.py", "provider.py", "payload.py"}
     return {f"{file}:{name}" for file, name in functions if file in files}
 
@@ -118,14 +118,14 @@ def test_unauthentic_body_is_not_parsed(
     body = to_bytes(payload("RFIs.create"))
     headers = {**sign(body, SECRET), **forged, "Content-Type": content_type}
     client = app.test_client()
-    client.get("/")  # what is done once in a process is done
+    client.get("/")  # completes what runs once in a process
     refused = entered(lambda: client.post(PATH, data=body, headers=headers))
     assert ("views.py", "refuse") in refused
     assert readers(refused) == set()
 
 
 def test_authentic_body_is_parsed(app: Flask) -> None:
-    """So the test above would have noticed."""
+    """A check of the test above: it would notice a parsed body."""
     client = app.test_client()
     accepted = entered(lambda: deliver(client, payload("RFIs.create")))
     assert {"decoder.py:decode", "payload.py:parse"} <= readers(accepted)

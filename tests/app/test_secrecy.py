@@ -63,7 +63,7 @@ def missing_receipts(app: Flask, db: SQLAlchemy) -> None:
 
 
 def _alter(db: SQLAlchemy, app: Flask, *statements: str) -> None:
-    """Run the statements that the database can run."""
+    """Run the statements marked for the database's dialect."""
     with app.app_context():
         dialect = db.engine.dialect.name
         with db.engine.begin() as connection:
@@ -78,7 +78,7 @@ def missing_column(app: Flask, db: SQLAlchemy) -> None:
 
 
 def stranger_index(app: Flask, db: SQLAlchemy) -> None:
-    """An insert violates a constraint that is not ours."""
+    """An insert violates a constraint of the host."""
     _alter(
         db,
         app,
@@ -97,7 +97,7 @@ def stranger_column(app: Flask, db: SQLAlchemy) -> None:
 
 
 def narrow_column(app: Flask, db: SQLAlchemy) -> None:
-    """What does not fit is part of some databases' messages."""
+    """Some databases quote the oversized value in their error message."""
     _alter(
         db,
         app,
@@ -120,7 +120,7 @@ def wrong_type(app: Flask, db: SQLAlchemy) -> None:
 
 
 def fails_late(app: Flask, db: SQLAlchemy) -> None:
-    """The event is recorded, and cannot be claimed."""
+    """The event is recorded, but claims fail."""
     _alter(
         db,
         app,
@@ -154,7 +154,7 @@ MISHAPS = (
 def guarded_app(
     make_app: MakeApp, database_url: str
 ) -> Iterator[tuple[Flask, SQLAlchemy]]:
-    """An app with everything that must not be told, and an engine that would."""
+    """An app with every kind of secret, and an engine that logs its parameters."""
     app = make_app(
         PROCORE_WEBHOOK_SECRET_FALLBACKS=["an older secret of the suite"],
         PROCORE_WEBHOOK_AUTHORIZATION=AUTHORIZATION,
@@ -170,7 +170,7 @@ def guarded_app(
 
 
 def sendings() -> Iterator[tuple[bytes, dict[str, str]]]:
-    """Deliveries of every kind: good, not readable, and refused for each reason."""
+    """Deliveries of every kind: valid, unreadable, and refused for each reason."""
     body = to_bytes(payload("RFIs.create", id="evt_1", note=MARK, user_id=3))
     good = {**sign(body, SECRET), "Authorization": AUTHORIZATION}
     yield body, good
@@ -210,7 +210,7 @@ def test_secrets_are_neither_logged_nor_answered_on_any_failure(
     mishap: Callable[[Flask, SQLAlchemy], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Not even by the host's engine, which shows parameters and logs statements."""
+    """The host's engine shows parameters in errors and logs statements."""
     app, db = guarded_app
     mishap(app, db)
     caplog.set_level(logging.DEBUG)

@@ -1,4 +1,4 @@
-"""Hours of deliveries, in every mode: what is lost, and what stops the sender."""
+"""Hours of deliveries in every mode: lost events, and pauses of the sender."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ NO_JSON = b"\xff{"
 
 @dataclass
 class Scene:
-    """A day of an app whose subscriber does what an event's ``task`` says."""
+    """A day of an app whose subscriber performs the event's ``task``."""
 
     host: Host
     world: World
     mode: str
     hook: Procore
-    #: The ids of the events in the stream, and the task of each.
+    #: Event id to task, for the events of the stream.
     tasks: dict[str, str] = field(default_factory=dict)
 
     def stream(self, count: int = 40, **tasks: int) -> list[tuple[float, bytes]]:
-        """Bodies of events, one a minute; ``fails=4`` gives number 4 that task."""
+        """Bodies, one a minute; ``fails=4`` gives event number 4 the task ``fails``."""
         by_number = {number: task for task, number in tasks.items()}
         stream = []
         for number in range(count):
@@ -67,7 +67,7 @@ class Scene:
         return {row["event_id"]: row for row in found}
 
     def check_nothing_is_lost(self) -> None:
-        """Nothing was discarded; each event is done, its effect once, or dead."""
+        """Assert: each event is dead, or done with one effect; none was discarded."""
         assert self.hook.discarded == []
         rows = self.rows()
         assert {*self.tasks} <= {*rows}
@@ -85,7 +85,7 @@ class Scene:
         return Counter(note.split()[0] for note in self.host.notes())
 
     def longest_wait(self) -> float:
-        """Seconds from an event to the end of its last delivery."""
+        """Longest time in seconds from an event to the end of its last delivery."""
         return max(each.seconds for each in self.hook.delivered)
 
 
@@ -97,7 +97,7 @@ def scene(make_app: MakeApp, tmp_path: Path) -> Iterator[Callable[..., Scene]]:
 
 @contextmanager
 def _scenes(make_app: MakeApp, url: str) -> Iterator[Callable[..., Scene]]:
-    """Give a function that sets up the one scene of the test."""
+    """Yield a function that sets up the test's scene."""
     made: list[Any] = []
 
     def scene(mode: str, *, limit: float | None = None, **config: Any) -> Scene:
@@ -129,7 +129,7 @@ def _scenes(make_app: MakeApp, url: str) -> Iterator[Callable[..., Scene]]:
             each.__exit__(None, None, None)
 
 
-# Every mode but inline: one bad event is nobody else's
+# Every mode but inline: a failing event does not delay others
 
 
 @pytest.mark.parametrize("mode", OTHERS)
@@ -213,7 +213,7 @@ def test_outage_below_12_hours_loses_no_event(
 
     day.check_nothing_is_lost()
     (pause,) = day.hook.pauses
-    # It ends with the first attempt after the outage, at most an hour later.
+    # The pause ends with the first attempt after the outage, within an hour.
     assert 10 * HOUR - 600 <= pause <= 11 * HOUR
     answers = [status for each in day.hook.delivered for status in each.statuses]
     assert {*answers} == {200, 503}
@@ -241,7 +241,7 @@ def test_all_disturbances_lose_no_event_on_database_servers(
 def _all_of_it(day: Scene, count: int = 60) -> None:
     stream = shuffled(day.stream(count, hour=7, fails=3), random.Random(5))
     day.hook.sends([*stream, (120.0, NO_JSON), (4000.0, NO_JSON)])
-    # While the hour is being slept, and after it.
+    # One outage during the hour of sleep, one after it.
     Outage(day.world, 1800, 3000)
     Outage(day.world, 5 * HOUR, 9 * HOUR)
     day.world.run_for(40 * HOUR)
@@ -252,17 +252,17 @@ def _all_of_it(day: Scene, count: int = 60) -> None:
     )
 
 
-# Where the sender's patience ends, in every mode
+# The sender's limit of 12 hours, in every mode
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_outage_over_12_hours_loses_the_queued_events(
     scene: Callable[..., Scene], mode: str
 ) -> None:
-    """So the simulated sender can lose events at all."""
+    """A check of the simulation: its sender can lose events."""
     day = scene(mode)
     day.hook.sends(day.stream(60))
-    # Away when the eleventh is sent.
+    # The inbox is away when the eleventh event is sent.
     Outage(day.world, 590, 14 * HOUR)
     day.world.run_for(24 * HOUR)
 
@@ -365,9 +365,9 @@ def prudra(make_app: MakeApp) -> Callable[..., World]:
         app.register_blueprint(PrudraWebhooks())
         (endpoint,) = endpoints(app).values()
         clock = endpoint.store.now = Clock()
-        # Whatever part of a second it is: signatures hold whole seconds.
+        # Signatures contain whole seconds.
         clock.time = clock.time.replace(microsecond=0)
-        # The tables, which an outage may take away at once.
+        # An outage that starts at once needs the tables.
         endpoint.store.database.create_tables()
         return World(app, clock)
 

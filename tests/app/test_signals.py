@@ -1,4 +1,4 @@
-"""Work signals have receivers that do the work, lifecycle signals have receivers."""
+"""Work signals run subscribers; lifecycle signals call receivers."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_one_function_may_be_connected_for_several_apps(
 def test_factory_scopes_its_closures_to_its_own_app(
     make_app: MakeApp, webhooks: ProcoreWebhooks
 ) -> None:
-    """Each app keeps its own, though they are one definition."""
+    """Closures of one definition stay separate for each app."""
     calls = []
 
     def create_app(number: int) -> Flask:
@@ -179,7 +179,7 @@ def test_function_connected_twice_runs_once(app: Flask) -> None:
 def test_function_may_be_connected_under_two_names(
     app: Flask, endpoint: Endpoint
 ) -> None:
-    """Replacing it under one name keeps it under the other."""
+    """Replacing the function under one name keeps it under the other name."""
     calls = []
 
     def make(number: int) -> Callable[..., None]:
@@ -249,7 +249,7 @@ def test_connected_to_lasts_as_long_as_its_block(
 
 
 def test_work_signal_sent_by_hand_calls_its_receivers_in_order(app: Flask) -> None:
-    """As a host's own test may do; blinker's sets would be in any order."""
+    """A host's test may send a work signal; blinker's own order is undefined."""
     calls: list[int] = []
     for number in range(30):
         sender = {"sender": app} if number % 2 else {}
@@ -283,7 +283,7 @@ def test_muted_work_signal_runs_no_subscribers(app: Flask) -> None:
 
 
 class Watch:
-    """Watches every lifecycle signal, and the event's row at that moment."""
+    """Records each lifecycle signal with the event's row at that moment."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -476,7 +476,7 @@ def test_lifecycle_receiver_error_is_logged_and_ignored(
     ]
 
     assert answers == [500, 200, 200, 401]
-    # Those that come after it are told all the same.
+    # Receivers connected after the failing receiver are called too.
     assert watch.names == [
         "event-recorded",
         "event-failed",
@@ -535,7 +535,7 @@ def test_lifecycle_receivers_follow_blinker_semantics(
             deliver(app.test_client(), payload("RFIs.update"))
         return sorted(calls)
 
-    # Nobody else holds these, and a receiver under a name may be there many times.
+    # The signal holds its receivers, and equal names do not replace one another.
     event_recorded.connect(watch("every"))
     event_recorded.connect(watch("every"))
     event_recorded.connect_via(apps[0])(watch("first"))

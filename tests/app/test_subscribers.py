@@ -1,4 +1,4 @@
-"""What ``webhooks.on`` makes of functions: names, patterns, order."""
+"""Subscribers that run: patterns, order, names and lifetime."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ MakeApp = Callable[..., Flask]
 
 @pytest.fixture
 def calls() -> list[str]:
-    """Subscribers append their names."""
+    """A list to which subscribers append their names."""
     return []
 
 
 @pytest.fixture
 def send(app: Flask) -> Callable[..., int]:
-    """Deliver an event; the subscribers have run when it returns."""
+    """Deliver an event and run its subscribers."""
 
     def send(type: str = "RFIs.update", format: str = "v4") -> int:
         event = payload(type, format=format)
@@ -120,7 +120,7 @@ def test_pattern_matches_events_of_the_signed_envelope(
 def test_subscribers_and_receivers_run_in_order_of_registration(
     webhooks: ProcoreWebhooks, send: Callable[..., int], calls: list[str]
 ) -> None:
-    """On the blueprint and on three signals in turn; the third one raises."""
+    """Subscribers alternate between the blueprint and signals; the third raises."""
 
     def subscriber(name: str) -> Callable[..., None]:
         def run(*arguments: object) -> None:
@@ -144,7 +144,7 @@ def test_subscribers_and_receivers_run_in_order_of_registration(
 def test_many_receivers_of_one_signal_run_in_order(
     send: Callable[..., int], calls: list[str]
 ) -> None:
-    """More than blinker's own sets keep in order by chance."""
+    """So many receivers are not in order by chance in blinker's sets."""
     names = [f"number-{n}" for n in range(30)]
     for name in names:
         resource_event.connect(lambda app, event, n=name: calls.append(n), name=name)
@@ -242,7 +242,7 @@ def test_second_function_with_a_used_name_is_refused(
     name = f"{first.__name__}-{second.__name__}"
     first(webhooks, lambda *arguments: calls.append("first"), name)
 
-    # Twice: a refused one must not make the name free.
+    # Twice: a refusal must not release the name.
     for _ in range(2):
         with pytest.raises(ConfigError, match=f"{name}.*give one of them another"):
             second(webhooks, lambda *arguments: calls.append("second"), name)
@@ -264,7 +264,7 @@ def test_name_of_a_removed_subscriber_can_be_reused(
 
 
 def test_two_blueprints_may_use_the_same_subscriber_name(make_app: MakeApp) -> None:
-    """They are never run for the same event."""
+    """The two subscribers never run for the same event."""
     calls = []
     app = make_app(SANDBOX_SECRET="a secret of the sandbox")
     one = ProcoreWebhooks("production")
@@ -383,7 +383,7 @@ webhooks.on()(Service())
 def test_closures_of_a_loop_need_names_of_their_own(
     webhooks: ProcoreWebhooks, send: Callable[..., int], calls: list[str]
 ) -> None:
-    """One definition, many functions: without names only the last would stay."""
+    """Functions of one definition have one default name; the last would replace all."""
     with pytest.raises(ConfigError, match="give one of them another name="):
         for type in ("RFIs", "Submittals"):
 

@@ -1,4 +1,4 @@
-"""What users test their own apps with: the helpers, and the plug-in in a project."""
+"""The test kit for users: helpers and the pytest fixture."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_envelope_actions_become_procore_reasons() -> None:
 
 
 def test_payloads_match_procores_format() -> None:
-    """19-digit numbers in v2 and v3, text in v4, as the sender makes them."""
+    """Ids are 19-digit numbers in v2 and v3, and text in v4, as Procore sends them."""
     assert len(str(payload("RFIs.update", format="v3")["id"])) == 19
     ids = {k: v for k, v in payload("a.b", format="v4").items() if k.endswith("id")}
     assert ids and all(isinstance(value, str) for value in ids.values())
@@ -131,7 +131,7 @@ def test_unknown_format_error_lists_the_formats() -> None:
 
 @pytest.fixture
 def seen(webhooks: ProcoreWebhooks) -> list[Event]:
-    """The events that a subscriber of ``app`` was run for."""
+    """The events for which a subscriber of ``app`` has run."""
     events: list[Event] = []
     webhooks.on(name="seen")(events.append)
     return events
@@ -223,7 +223,7 @@ def test_endpoint_without_a_secret_gets_no_signature(make_app: MakeApp) -> None:
 
 
 def test_deliver_uses_the_current_secret(make_app: MakeApp) -> None:
-    """With the fallback alone it would be refused once that is removed."""
+    """A delivery signed with the fallback would fail after its removal."""
     app = make_app(
         PROCORE_WEBHOOK_SECRET="new", PROCORE_WEBHOOK_SECRET_FALLBACKS=["old"]
     )
@@ -285,7 +285,7 @@ def test_drain_runs_due_events_and_early_drain_waiting_ones(
 ) -> None:
     assert deliver(app.test_client(), payload("a.b")).status_code == 500
     assert len(failing_once) == 1
-    clock.forward(-1)  # certainly not due yet, whatever the backoff
+    clock.forward(-1)  # before any backoff has passed
     assert drain(app) == 0
     assert drain(app, early=True) == 1
     assert [event.attempt for event in failing_once] == [1, 2]

@@ -1,4 +1,4 @@
-"""Deliveries while the database, or a table of it, is missing."""
+"""Deliveries while the database or one of its tables is missing."""
 
 from __future__ import annotations
 

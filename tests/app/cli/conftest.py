@@ -28,7 +28,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def host(make_app: MakeApp, tmp_path: Path) -> Flask:
-    """An app with Flask-SQLAlchemy whose tables have not been made."""
+    """An app with Flask-SQLAlchemy and without tables."""
     db = SQLAlchemy()
     app = make_app(SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path / 'host.db'}")
     db.init_app(app)
@@ -37,7 +37,7 @@ def host(make_app: MakeApp, tmp_path: Path) -> Flask:
 
 @pytest.fixture
 def tenants(make_app: MakeApp) -> Flask:
-    """Three endpoints, each with a secret that is its own name."""
+    """Three endpoints; the secret of each is the endpoint's name."""
     names = {"ACME_SECRET": "acme", "BOLT_SECRET": "bolt", "PRUDRA_SECRET": "prudra"}
     return mounted(
         make_app(**names),
@@ -48,7 +48,7 @@ def tenants(make_app: MakeApp) -> Flask:
 
 
 @pytest.fixture
-def anywhere(make_app: MakeApp, database_url: str) -> Iterator[Flask]:
+def database_app(make_app: MakeApp, database_url: str) -> Iterator[Flask]:
     """An app with an inbox of its own, on each kind of database."""
     app = mounted(make_app(PROCORE_WEBHOOK_DATABASE_URI=database_url))
     yield app
@@ -63,21 +63,23 @@ def site(make_app: MakeApp, database_url: str) -> Iterator[Site]:
 
 
 @pytest.fixture
-def local(make_app: MakeApp, tmp_path: Path) -> Iterator[Site]:
-    """The same on a SQLite file only."""
+def sqlite_site(make_app: MakeApp, tmp_path: Path) -> Iterator[Site]:
+    """A site on a SQLite file."""
     with open_site(make_app(), f"sqlite:///{tmp_path}/test.db") as site:
         yield site
 
 
 @pytest.fixture
-def two_sites(local: Site) -> Iterator[tuple[Site, Site]]:
-    config = local.app.config
+def two_sites(sqlite_site: Site) -> Iterator[tuple[Site, Site]]:
+    config = sqlite_site.app.config
     config["BOLT_SECRET"] = "another secret"
     config["BOLT_DATABASE_URI"] = config["PROCORE_WEBHOOK_DATABASE_URI"]
     config["BOLT_DISPATCH"] = "worker"
     config["BOLT_MAX_ATTEMPTS"] = 1
     bolt = ProcoreWebhooks("bolt", url_prefix="/bolt", config_prefix="BOLT_")
-    local.app.register_blueprint(bolt)
-    other = Site(local.app, bolt, endpoints(local.app)["bolt"], local.clock)
-    yield local, other
+    sqlite_site.app.register_blueprint(bolt)
+    other = Site(
+        sqlite_site.app, bolt, endpoints(sqlite_site.app)["bolt"], sqlite_site.clock
+    )
+    yield sqlite_site, other
     other.store.database.engine.dispose()

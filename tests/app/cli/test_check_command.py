@@ -254,7 +254,7 @@ def test_check_json_is_complete(host: Flask) -> None:
 def test_check_finds_a_blueprint_without_the_apps_flask_sqlalchemy(
     app: Flask, tmp_path: Path
 ) -> None:
-    """What subscribers write through ``db.session`` would be rolled back, unseen."""
+    """Writes of subscribers through ``db.session`` would be rolled back silently."""
     app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path / 'host.db'}"
     SQLAlchemy(app)
     result = app.test_cli_runner().invoke(args=["procore-webhooks", "check"])

@@ -38,7 +38,7 @@ def test_two_blueprints_share_one_group_with_the_hosts_own_commands(
 
 
 def test_command_of_one_app_does_not_appear_in_another(make_app: MakeApp) -> None:
-    """The blueprint is shared by both, the group of commands is not."""
+    """Both apps share the blueprint; each app has its own command group."""
     first, second, webhooks = make_app(), make_app(), ProcoreWebhooks()
     group = click.Group(
         "procore-webhooks", commands={"of-the-first": click.Command("")}

@@ -1,4 +1,4 @@
-"""The commands that set an app up: ``init-db`` and ``secret``."""
+"""The commands to set up an app: ``init-db`` and ``secret``."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def _prune_against_a_lock(site: Site) -> Any:
             connection.execute(sa.text(f"LOCK TABLE {table} IN EXCLUSIVE MODE"))
             held.set()
             wait_until(lambda: connection.scalar(waiting))
-            # The command tells how far it is once a second.
+            # The command reports its progress once a second.
             time.sleep(1.1)
 
     thread = threading.Thread(target=hold)
@@ -115,6 +115,6 @@ def _prune_against_a_lock(site: Site) -> Any:
         thread.join()
 
 
-def test_short_prune_reports_no_progress(local: Site) -> None:
-    add_finished(local, 3, age=8 * DAY)
-    assert run_apart(local.app, "prune").stderr == ""
+def test_short_prune_reports_no_progress(sqlite_site: Site) -> None:
+    add_finished(sqlite_site, 3, age=8 * DAY)
+    assert run_apart(sqlite_site.app, "prune").stderr == ""

@@ -74,29 +74,33 @@ def test_replay_takes_event_ids_and_row_ids(site: Site) -> None:
     assert [len(journal_of(site.store, row)) for row in rows] == [0, 1, 0, 1]
 
 
-def test_replay_without_selection_is_refused(local: Site) -> None:
-    dead_ones(local)
-    refused = run(local.app, "replay", ok=False)
+def test_replay_without_selection_is_refused(sqlite_site: Site) -> None:
+    dead_ones(sqlite_site)
+    refused = run(sqlite_site.app, "replay", ok=False)
     assert "Name events, give a filter, or give --all." in refused.output
-    assert run(local.app, "replay", "--anew", ok=False).exit_code == 2
-    assert local.statuses() == ["dead"] * 3
+    assert run(sqlite_site.app, "replay", "--anew", ok=False).exit_code == 2
+    assert sqlite_site.statuses() == ["dead"] * 3
 
 
 @pytest.mark.parametrize(
     "more", [["--status", "dead"], ["--since", "-60"], ["--all"]], ids=" ".join
 )
-def test_replay_of_named_events_takes_no_filter(local: Site, more: list[str]) -> None:
-    dead_ones(local)
-    refused = run(local.app, "replay", "evt_1", *more, ok=False)
+def test_replay_of_named_events_takes_no_filter(
+    sqlite_site: Site, more: list[str]
+) -> None:
+    dead_ones(sqlite_site)
+    refused = run(sqlite_site.app, "replay", "evt_1", *more, ok=False)
     assert "Name events or" in refused.output and refused.exit_code == 2
-    assert local.statuses() == ["dead"] * 3
+    assert sqlite_site.statuses() == ["dead"] * 3
 
 
-def test_replay_of_unknown_events_names_them_and_replays_nothing(local: Site) -> None:
-    dead_ones(local)
-    refused = run(local.app, "replay", "nope", "evt_1", "12345", ok=False)
+def test_replay_of_unknown_events_names_them_and_replays_nothing(
+    sqlite_site: Site,
+) -> None:
+    dead_ones(sqlite_site)
+    refused = run(sqlite_site.app, "replay", "nope", "evt_1", "12345", ok=False)
     assert refused.output.endswith("no such event in the inbox: 12345, nope.\n")
-    assert local.statuses() == ["dead"] * 3
+    assert sqlite_site.statuses() == ["dead"] * 3
 
 
 def test_replay_all_selects_dead_events(site: Site) -> None:
@@ -145,9 +149,9 @@ def test_replay_json_counts_by_endpoint(two_sites: tuple[Site, Site]) -> None:
     }
 
 
-def test_replay_reports_skipped_events(local: Site) -> None:
-    local.send(id="waits")
-    shown = lines_of(stdout_of(local.app, "replay", "waits"))
+def test_replay_reports_skipped_events(sqlite_site: Site) -> None:
+    sqlite_site.send(id="waits")
+    shown = lines_of(stdout_of(sqlite_site.app, "replay", "waits"))
     assert shown == [
         "procore_webhooks: replayed 0",
         "skipped 1: not finished yet, or their bodies are pruned",
@@ -177,9 +181,9 @@ def test_replay_runs_the_events_of_inline_endpoints_itself(
         assert site.calls == [("bad", f"evt_{n}") for n in range(3)]
 
 
-def test_replay_accepts_a_time_filter_alone(local: Site) -> None:
-    dead_ones(local)
-    shown = stdout_of(local.app, "replay", "--since", -60, "--json")
+def test_replay_accepts_a_time_filter_alone(sqlite_site: Site) -> None:
+    dead_ones(sqlite_site)
+    shown = stdout_of(sqlite_site.app, "replay", "--since", -60, "--json")
     assert json.loads(shown)["procore_webhooks"]["replayed"] == 3
 
 
@@ -198,14 +202,14 @@ def test_number_is_an_event_id_before_a_row_id(
 
 
 def test_replay_and_worker_mention_a_paused_endpoint(
-    local: Site,
+    sqlite_site: Site,
 ) -> None:
-    local.send(id="evt_1")
-    local.work()
-    run(local.app, "pause")
+    sqlite_site.send(id="evt_1")
+    sqlite_site.work()
+    run(sqlite_site.app, "pause")
     assert "paused: no event runs until resume" in stdout_of(
-        local.app, "replay", "evt_1"
+        sqlite_site.app, "replay", "evt_1"
     )
-    shown = run(local.app, "worker", "--once").output
+    shown = run(sqlite_site.app, "worker", "--once").output
     assert "is paused: no event runs until resume" in shown
     assert "Ended after 0 runs" in shown

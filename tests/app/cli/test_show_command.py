@@ -50,13 +50,15 @@ def test_show_finds_an_event_by_an_id_that_is_kept_as_a_digest(
 
 
 @pytest.mark.parametrize(
-    "nobody", ["ü", "99999999999999999999", "-1", "", "\udcff", "'"]
+    "unknown", ["ü", "99999999999999999999", "-1", "", "\udcff", "'"]
 )
 def test_show_reports_an_unknown_event_on_every_database(
-    anywhere: Flask, nobody: str
+    database_app: Flask, unknown: str
 ) -> None:
-    send(anywhere)
-    assert "There is no event" in run(anywhere, "show", "--", nobody, ok=False).output
+    send(database_app)
+    assert (
+        "There is no event" in run(database_app, "show", "--", unknown, ok=False).output
+    )
 
 
 def test_show_prints_receipts_error_and_conflicts(
@@ -125,11 +127,11 @@ def test_show_prints_the_receipt_of_each_subscriber(site: Site) -> None:
     assert row["journal"][0]["at"].endswith("Z")
 
 
-def test_show_of_a_pruned_event_has_no_body(local: Site) -> None:
-    add_finished(local, 1, age=8 * DAY)
-    run(local.app, "prune")
-    shown = run(local.app, "show", "old0").output
+def test_show_of_a_pruned_event_has_no_body(sqlite_site: Site) -> None:
+    add_finished(sqlite_site, 1, age=8 * DAY)
+    run(sqlite_site.app, "prune")
+    shown = run(sqlite_site.app, "show", "old0").output
     assert re.search(r"^status +done$", shown, re.MULTILINE)
-    assert run(local.app, "show", "old0", "--body").stdout_bytes == b""
-    (row,) = json.loads(run(local.app, "show", "old0", "--json").output)
+    assert run(sqlite_site.app, "show", "old0", "--body").stdout_bytes == b""
+    (row,) = json.loads(run(sqlite_site.app, "show", "old0", "--json").output)
     assert (row["body"], row["body_base64"]) == (None, None)

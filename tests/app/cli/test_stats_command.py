@@ -65,8 +65,8 @@ def test_stats_of_an_empty_inbox(app: Flask) -> None:
     assert "oldest due: -" in run(app, "stats").output
 
 
-def test_inbox_commands_read_every_database(anywhere: Flask) -> None:
-    app = anywhere
+def test_inbox_commands_read_every_database(database_app: Flask) -> None:
+    app = database_app
     event_id = send(app, "Überall.create", resource_id="1'\"")
     assert event_id in run(app, "list", "--type", "Überall.create").output
     assert "1'\"" in run(app, "show", event_id).output

@@ -1,4 +1,4 @@
-"""The command ``trigger``: what it makes of a receiver's answer."""
+"""The command ``trigger``: its output and exit code for each answer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_trigger_fails_for_anything_else(
 
 
 def test_trigger_does_not_follow_a_redirect(app: Flask, receiver: Receiver) -> None:
-    """To the sender it is a failed delivery, so it must look like one here."""
+    """Procore counts a redirect as a failed delivery; ``trigger`` reports the same."""
     receiver.status, receiver.headers = 308, {"Location": "/hooks/"}
     shown = run(app, "trigger", "a.b", "--url", receiver.url, ok=False).output
     assert shown.startswith("308") and "redirects to /hooks/" in shown

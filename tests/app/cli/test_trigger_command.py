@@ -1,4 +1,4 @@
-"""The command ``trigger``: what it sends, signs and accepts as options."""
+"""The command ``trigger``: its requests, signatures and options."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_trigger_fails_if_any_delivery_fails(app: Flask, receiver: Receiver) -> 
 def test_trigger_secret_replaces_configured_credentials_and_is_not_shown(
     make_app: MakeApp, receiver: Receiver
 ) -> None:
-    """The app's own values are not for a receiver that has others."""
+    """The app's credentials are not sent to a receiver with other credentials."""
     app = mounted(make_app(PROCORE_WEBHOOK_AUTHORIZATION=AUTHORIZATION))
     env = {"PROCORE_WEBHOOK_TRIGGER_SECRET": "theirs ☃"}
     shown = run(app, "trigger", "a.b", "--url", receiver.url, env=env).output

@@ -1,4 +1,4 @@
-"""Every command where the inbox's database or its tables are missing."""
+"""Every command when the inbox's database or tables are missing."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_every_command_reports_missing_tables_with_init_db(
 
 
 def test_commands_name_the_missing_journal_table(site: Site) -> None:
-    """As after an upgrade that was not followed by its migration."""
+    """The journal table is missing after an upgrade without a migration."""
     site.subscribe_good_and_bad()
     row = site.send(id="evt_1")
     site.work()

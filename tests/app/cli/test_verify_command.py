@@ -1,4 +1,4 @@
-"""The command ``verify``: what it says of a captured request."""
+"""The command ``verify``: its verdict on a captured request."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_verify_names_the_refused_header(
 def test_verify_joins_repeated_headers_as_servers_do(
     app: Flask, tmp_path: Path
 ) -> None:
-    """The request was refused for it; the first value alone would pass."""
+    """The joined value fails as at the server; the first value alone would pass."""
     file = captured(tmp_path)
     once = lines(sign(file.read_bytes(), SECRET))
     shown = run(app, "verify", file, *once, *once, ok=False).output
