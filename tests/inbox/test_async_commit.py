@@ -1,4 +1,4 @@
-"""Which commits wait for the disk, and what is committed together."""
+"""Asynchronous commits, and statements that are committed together."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def host(make_app: Callable[..., Flask], database_url: str) -> Iterator[Host]:
 
 
 def statements(engine: sa.Engine) -> list[str]:
-    """Statements of the engine from now on."""
+    """A list that receives the engine's statements from now on."""
     given: list[str] = []
 
     def note(*args: Any) -> None:
@@ -84,7 +84,7 @@ def test_synchronous_commit_applies_to_the_next_transaction(host: Host) -> None:
 
 
 def test_unused_session_is_not_committed(host: Host) -> None:
-    """So the host's commit hooks are called only after writes of a subscriber."""
+    """Commit hooks of the host are called only after writes of a subscriber."""
     commits: list[str] = []
 
     @sa.event.listens_for(host.session, "before_commit")

@@ -250,7 +250,7 @@ def server_inbox(
 
 
 def in_time(work: Callable[[], Any]) -> Any:
-    """What ``work`` gives, unless it waits for something that never happens."""
+    """The result of ``work``; fail if it does not return in time."""
     answers: list[Any] = []
     thread = threading.Thread(target=lambda: answers.append(work()), daemon=True)
     thread.start()
@@ -278,7 +278,7 @@ def test_locked_row_is_skipped(server_inbox: Store) -> None:
 def test_events_are_recorded_during_an_open_claim_transaction(
     server_inbox: Store,
 ) -> None:
-    """Before the first row, between rows, after the last, and known ones too."""
+    """New events before, between and after the claimed rows, and duplicates."""
     store = server_inbox
     record(store, "evt_b", "evt_d", "evt_f")
     claims.claim_due(store, 1, 60)
@@ -388,12 +388,12 @@ def test_failed_claim_holds_no_events(store: Store, failing: int) -> None:
     wait_until(lambda: len(claims.claim_due(store, 2, 60)) == 2, 5)
 
 
-# Changes by the holder only
+# Changes by the claim's holder
 
 
 @pytest.fixture
-def lost(store: Store, clock: Clock) -> Claim:
-    """A claim whose event another has taken when its lease was over."""
+def lost_claim(store: Store, clock: Clock) -> Claim:
+    """A claim whose lease has expired and whose event is claimed anew."""
     record(store, "evt_1")
     (claim,) = claims.claim_due(store, 1, 60)
     clock.forward(61)
@@ -402,15 +402,17 @@ def lost(store: Store, clock: Clock) -> Claim:
 
 
 def test_claim_with_a_lost_lease_changes_nothing(
-    store: Store, clock: Clock, lost: Claim
+    store: Store, clock: Clock, lost_claim: Claim
 ) -> None:
     before = by_id(store)
     clock.forward(10)
 
-    claims.renew(store, [lost], 3600)
-    claims.release(store, [lost])
+    claims.renew(store, [lost_claim], 3600)
+    claims.release(store, [lost_claim])
     for status in (Status.DONE, Status.DEAD, Status.PENDING):
-        assert claims.settle(store, lost, Settlement(status, error="late")) is False
+        assert (
+            claims.settle(store, lost_claim, Settlement(status, error="late")) is False
+        )
 
     assert by_id(store) == before
 

@@ -1,4 +1,4 @@
-"""Many copies of one event at once, many events at once, and runs that overlap."""
+"""Concurrent copies of one event, concurrent events, and overlapping runs."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def host_clock(host: Host) -> Clock:
 
 
 class Stalls:
-    """A subscriber that stops in its runs until it is told to go on."""
+    """A subscriber that waits in each run until ``go_on`` is set."""
 
     def __init__(self, host: Host, write_first: bool = False) -> None:
         self.host = host
@@ -165,9 +165,9 @@ def test_run_that_lost_its_lease_commits_nothing(
     background: Callable[..., Future[Any]],
     write_first: bool,
 ) -> None:
-    """Its receipt is there already, so its writes are rolled back."""
+    """The second run has written the receipt, so the first run is rolled back."""
     if write_first and host.engine.dialect.name == "sqlite":
-        # There, writes of a stalled run keep everybody out: let it only read.
+        # A SQLite write transaction blocks every other: the stalled run only reads.
         write_first = False
     stalls = Stalls(host, write_first)
     sent = payload("RFIs.update")
@@ -176,7 +176,7 @@ def test_run_that_lost_its_lease_commits_nothing(
     assert stalls.reached[1].wait(20)
     host_clock.forward(host.endpoint.settings.lease + 1)
     stalls.go_on[2].set()
-    # Signed now by the clock of the inbox, which is ahead of the machine's.
+    # Signed with the time of the inbox's clock, which is ahead of the machine's.
     second = deliver_at(host, sent, host_clock)
     assert (second.status_code, host.notes()) == (200, ["run 2"])
 
@@ -191,7 +191,7 @@ def test_run_that_lost_its_lease_commits_nothing(
 def test_run_that_lost_its_lease_is_answered_503(
     host: Host, host_clock: Clock, background: Callable[..., Future[Any]]
 ) -> None:
-    """Its successor might still fail, and then the sender has to come again."""
+    """The second run may still fail, and then the sender must deliver again."""
     stalls = Stalls(host)
     sent = payload("RFIs.update")
 

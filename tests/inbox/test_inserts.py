@@ -1,4 +1,4 @@
-"""What is inserted is what was given, whatever the database and its driver."""
+"""Inserted values equal the given values, with every database and driver."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Any order of deliveries, runs, crashes and interventions, against a simple model.
+"""Random orders of deliveries, runs, crashes and operations, against a simple model.
 
-The model keeps a few fields for each event, in plain Python, and says what should
-become of them; after every step the tables and the subscribers' effects are compared.
-``SOAK=1`` makes a long run of it, with new examples each time.
+The model predicts a few fields of each event in plain Python; after every step they are
+compared with the tables, and the subscribers' effects with the predicted effects.
+``SOAK=1`` makes the run long, with new examples each time.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ RETENTION = DAY
 IGNORED_USER = "77"
 
 SUBSCRIBERS = ("first", "second")
-#: What a subscriber does after it has written.
+#: The end of a subscriber's run, after its write.
 MOODS = ("fine", "fails", "later", "much later", "discards", "exits")
 MUCH_LATER = 4000.0
 FINISHED = ("done", "dead", "ignored")
@@ -103,7 +103,7 @@ class Hold:
 
 @dataclass(eq=False)
 class Row:
-    """What should be in the inbox for one event."""
+    """The expected row of one event."""
 
     key: str
     body: bytes | None
@@ -112,13 +112,13 @@ class Row:
     attempts: int = 0
     due: datetime | None = None
     ended: datetime | None = None
-    #: The claim that may settle it.
+    #: The claim that may settle the event.
     holder: Hold | None = None
     receipts: dict[str, str] = field(default_factory=dict)
     repeats: int = 0
     conflicts: int = 0
     replays: int = 0
-    #: After a failed run it is due in this span, at a moment that the inbox draws.
+    #: The range of the due time after a failed run; the inbox draws the time.
     due_between: tuple[datetime, datetime] | None = None
 
     @property
@@ -161,23 +161,23 @@ class Row:
 
 
 class Interrupted(Exception):
-    """In the model: SystemExit of a subscriber has left the run."""
+    """In the model: a subscriber has ended the run with SystemExit."""
 
 
 class Unsettled(Exception):
-    """In the model: the run has ended, and could not be settled."""
+    """In the model: the run has ended, but could not be settled."""
 
 
 class Model:
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
-        #: Of each event and subscriber, of all generations.
+        #: Effects by event and subscriber, over all generations.
         self.effects: Counter[tuple[str, str]] = Counter()
-        #: How often the receipts of an event were forgotten, or it was new.
+        #: Generations by event: one when it is recorded, one for each loss of receipts.
         self.generations: Counter[str] = Counter()
         self.moods = dict.fromkeys(SUBSCRIBERS, "fine")
         self.is_paused = False
-        #: What the worker still holds after a failure.
+        #: The claims that the worker still holds after a failure.
         self.worker_holds: list[Hold] = []
         self.settling_fails = False
 
@@ -204,7 +204,7 @@ class Model:
         return sorted(rows, key=lambda row: row.due or now)
 
     def run(self, hold: Hold, now: datetime) -> str:
-        """The run of a claim whose attempt is counted; returns its outcome."""
+        """Run a claim whose attempt is counted; return the outcome."""
         used_up = hold.attempt > MAX_ATTEMPTS + 1
         used_up = used_up and not hold.finished >= {*SUBSCRIBERS}
         if hold.poison or used_up:
@@ -235,7 +235,7 @@ class Model:
             return [_backoff(hold.attempt)]
         if mood == "much later":
             return [(MUCH_LATER, MUCH_LATER)]
-        # The receipt of the last one that wrote nothing is committed with the outcome.
+        # A last receipt without writes is committed together with the outcome.
         is_lost = mood == "discards" and is_last and self.settling_fails
         if name not in row.receipts and not is_lost:
             row.receipts[name] = "discarded" if mood == "discards" else "done"
@@ -279,11 +279,11 @@ def _backoff(attempt: int) -> tuple[float, float]:
     return 0.0, min(CAP, BASE * 2 ** (attempt - 1))
 
 
-# The machine: the same steps, to the inbox and to the model
+# The machine: takes the same steps in the inbox and in the model
 
 
 class Switch:
-    """A hook of the host on its engine, which fails runs that are to be settled."""
+    """A hook on the host's engine that makes settling fail while it is on."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.is_on = False
@@ -352,7 +352,7 @@ class Machine(RuleBasedStateMachine):
         self.worker = Worker([self.endpoint], poll=1)
         self.model = Model()
         parts.moods = self.model.moods
-        #: Claims whose process was killed, or has only stopped for a while.
+        #: Claims whose process was killed or suspended.
         self.left: list[tuple[Claim, Hold]] = []
         self.row_ids: dict[Row, int] = {}
 
@@ -369,7 +369,7 @@ class Machine(RuleBasedStateMachine):
         return rows[number % len(rows)]
 
     def likely_row(self, number: int, *, finished: bool = False) -> Row:
-        """One that can be claimed or is finished, for low numbers, if there is one."""
+        """Low numbers select a claimable or finished row, if such a row exists."""
         rows = list(self.model.rows.values())
         ended = [row for row in rows if row.ended and row.body and not row.is_poison]
         ended.sort(key=lambda row: row.status != "done")
@@ -383,7 +383,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(moods=moods, replays=st.booleans())
     def start(self, moods: tuple[str, ...], replays: bool) -> None:
-        """Steps that others need are seldom drawn together: some are taken here."""
+        """Take the first steps, which later steps need and which are seldom drawn."""
         self.deliver(IDS[0], "plain")
         self.work(1, after=1, cut=False, moods=moods)
         if replays:
@@ -394,7 +394,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(IDS), kind=st.sampled_from(("plain", "other", "ignored")))
     def deliver(self, key: str, kind: str) -> None:
-        """A new event, a copy of one, or another body under the same id."""
+        """Deliver a new event, a copy, or another body with a known id."""
         self.clock.forward(1)
         body = BODIES[key, kind]
         status = "ignored" if kind == "ignored" else "pending"
@@ -439,7 +439,7 @@ class Machine(RuleBasedStateMachine):
         cut: bool,
         moods: tuple[str, ...],
     ) -> None:
-        """One run, of which the end cannot be written if it is cut."""
+        """Run one event; if ``cut``, the outcome cannot be written."""
         self.clock.forward(after)
         self.set_moods(moods)
         row = self.likely_row(number)
@@ -471,10 +471,10 @@ class Machine(RuleBasedStateMachine):
 
     @rule(size=st.sampled_from((1, 2, 32)), after=passing, cut=seldom, moods=moods)
     def work(self, size: int, after: float, cut: bool, moods: tuple[str, ...]) -> None:
-        """A worker takes a batch; in the end of a run it may lose the database."""
+        """A worker claims and runs a batch; if ``cut``, it cannot settle a run."""
         self.clock.forward(after)
         self.set_moods(moods)
-        # As it was after quick or slow batches.
+        # Quick or slow batches before would have led to this size.
         self.worker._batch_size = size
         model, now = self.model, self.now
         if cut and any(hold.is_started for hold in model.worker_holds):
@@ -483,7 +483,7 @@ class Machine(RuleBasedStateMachine):
             return
         for hold in model.worker_holds:
             if hold.is_started:
-                # It may be going on still: it waits as one that failed.
+                # The run may have had effects: its event waits as after a failure.
                 hold.row.settle(hold, "pending", now, _backoff(hold.attempt))
             else:
                 hold.row.release(hold, now)
@@ -499,9 +499,9 @@ class Machine(RuleBasedStateMachine):
         assert ran == ran_in_model
 
     def taken(self, due: list[Row], size: int) -> list[Row]:
-        """Which of the due rows a batch took: the longest due, any of equals.
+        """The claimed rows among the due rows: the longest due, in any order of equals.
 
-        One whose lease ran out is taken alone, when it is the first.
+        A row with an expired lease is claimed alone, when it is the first.
         """
         stored = self.stored()
         taken = [
@@ -517,7 +517,7 @@ class Machine(RuleBasedStateMachine):
             assert {*taken} >= {row for row in before_last if row.status == "pending"}
         held = self.worker._held.get(self.endpoint.name)
         waiting = {claim.row_id for claim in held.queued()} if held else set()
-        # Of equals, those come first that were started, and the failed one last.
+        # Of equals, started runs come first, and the failed run last of them.
         return sorted(
             taken,
             key=lambda row: (
@@ -570,7 +570,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(size=st.integers(1, 3), after=passing)
     def crash_of_a_worker(self, size: int, after: float) -> None:
-        """It has taken a batch."""
+        """A worker crashes after claiming a batch."""
         self.clock.forward(after)
         due = self.model.due(self.now)
         found = claims.claim_due(self.store, size, LEASE)
@@ -588,7 +588,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.left)
     @rule(number=row_number)
     def renew(self, number: int) -> None:
-        """The process was alive, and its lease is renewed."""
+        """A suspended process renews the lease of its claim."""
         self.clock.forward(1)
         claim, hold = self.left[number % len(self.left)]
         claims.renew(self.store, [claim], LEASE)
@@ -600,7 +600,7 @@ class Machine(RuleBasedStateMachine):
     def come_back(
         self, number: int, after: float, cut: bool, moods: tuple[str, ...]
     ) -> None:
-        """The process was only stopped, and goes on, in its lease or long after it."""
+        """A suspended process continues its run, within the lease or long after it."""
         self.clock.forward(after)
         self.set_moods(moods)
         claim, hold = self.left.pop(number % len(self.left))
@@ -613,7 +613,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.left)
     @rule()
     def release(self) -> None:
-        """A worker that was told to end returns what it had, and may still run it."""
+        """A stopping worker releases its claims, and may still run them."""
         self.clock.forward(1)
         claims.release(self.store, [claim for claim, _ in self.left])
         for _, hold in self.left:
@@ -657,7 +657,7 @@ class Machine(RuleBasedStateMachine):
         self.model.is_paused = pause
         assert is_paused(self.store) == pause
 
-    # What holds after every step
+    # Invariants
 
     @invariant()
     def the_tables_are_as_the_model_says(self) -> None:
@@ -701,7 +701,7 @@ class Machine(RuleBasedStateMachine):
             assert count <= self.model.generations[key]
 
     def check_what_always_holds(self, real: Any) -> None:
-        """Whatever the model says."""
+        """Invariants that do not depend on the model."""
         finished = real.status in FINISHED
         assert (real.due_at is None) == finished
         assert (real.finished_at is not None) == finished
@@ -719,9 +719,9 @@ class Machine(RuleBasedStateMachine):
         assert {*due} == {self.row_ids[row] for row in self.model.due(self.now)}
 
     def teardown(self) -> None:
-        """Once everything works again, everything is finished after a while."""
+        """Without further failures, every event is finished in the end."""
         self.pause_or_resume(False)
-        # What was crashed is taken alone.
+        # Events of crashed processes are claimed one at a time.
         for _ in range(2 + len(self.model.rows)):
             self.clock.forward(max(LEASE, MUCH_LATER) + CAP)
             self.work(32, after=1, cut=False, moods=("fine", "fine"))

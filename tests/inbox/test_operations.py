@@ -1,4 +1,4 @@
-"""What operators do to the inbox, on every database: replay, prune, pause, journal."""
+"""Operations on the inbox, on every database: replay, prune, pause, journal."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ IGNORED = {"PROCORE_WEBHOOK_IGNORE_USER_IDS": ["7"]}
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait as long as a slow disk may take with many connections to one file."""
+    """Lengthen the lock timeout: one file on a slow disk has many connections."""
     monkeypatch.setattr(engines, "SQLITE_PATIENCE", 30)
 
 
@@ -201,7 +201,7 @@ def test_event_without_its_body_is_not_replayed(site: Site, status: Status) -> N
 
 @pytest.fixture
 def two_sites(make_app: MakeApp, database_url: str) -> Iterator[tuple[Site, Site]]:
-    """Two endpoints of one app, which share their tables."""
+    """Two endpoints of one app that share their tables."""
     with open_site(make_app(BOLT_SECRET="another secret"), database_url) as site:
         bolt = ProcoreWebhooks("bolt", url_prefix="/bolt", config_prefix="BOLT_")
         site.app.config["BOLT_DATABASE_URI"] = database_url
@@ -259,8 +259,8 @@ def test_concurrent_replays_count_each_event_once(site: Site) -> None:
 def test_each_counted_replay_causes_one_run(
     make_app: MakeApp, database_url: str
 ) -> None:
-    """While workers run what is replayed, and the sender sends it again."""
-    # One attempt is lost when a run could not be settled.
+    """Replays run beside workers and a sender that repeats the events."""
+    # A run that cannot be settled uses up an attempt.
     config = {"PROCORE_WEBHOOK_MAX_ATTEMPTS": 12}
     with open_site(make_app(), database_url, **config) as site:
         _replay_while_it_is_run(site)
@@ -288,12 +288,12 @@ def _replay_while_it_is_run(site: Site) -> None:
         try:
             return replay(site.store, rows, f"{number}")
         except InboxUnavailable as unavailable:
-            # MariaDB, which ends one of two that wait for each other; nothing was done.
+            # MariaDB rolls back one of two deadlocked transactions.
             assert "Deadlock" in unavailable.reason
             return repeated_replay(number)
 
     def run_events(number: int) -> int:
-        # As in production: it also goes on after a deadlock.
+        # The loop of a worker continues after a deadlock, as in production.
         worker = Worker([site.endpoint], poll=0.01)
         workers.append(worker)
         worker.run()
@@ -322,7 +322,7 @@ def _replay_while_it_is_run(site: Site) -> None:
 
     jobs = [(operate, 1), (operate, 2), (run_events, 1), (run_events, 2)]
     total = sum(at_once(start, [*jobs, (send_again, 0)]))
-    # What a worker could not settle, if there was such a thing, is settled now.
+    # Run the events whose run could not be settled before.
     site.clock.forward(site.endpoint.settings.lease)
     site.work()
 
@@ -368,7 +368,7 @@ def test_copy_does_not_deadlock_with_a_transaction_on_its_row(
 
 
 def _deliver_against_a_lock(site: Site) -> None:
-    """The delivery waits for the row, whose holder goes on to lock the key."""
+    """The delivery waits for a row lock; its holder then locks the key."""
     sent = payload("RFIs.update", id="1")
     rows = [site.send(id=f"{number}") for number in range(10)]
     id = site.events.c.id
@@ -396,7 +396,7 @@ def _deliver_against_a_lock(site: Site) -> None:
         deadline = time.monotonic() + 60
         with site.store.connection() as look:
             while not look.scalar(waiting) and time.monotonic() < deadline:
-                # The server makes that table anew after 0.1 s without a look.
+                # The server refreshes that table only after 0.1 s without a query.
                 time.sleep(0.25)
         other.execute(by_key, {"endpoint": site.endpoint.name})
     assert answer.result(60).json == {"received": True, "duplicate": True}
@@ -464,7 +464,7 @@ def test_event_finished_at_the_limit_is_kept(
 def test_prune_compares_the_finish_time_not_the_receipt_time(
     site: Site, prune: Callable[..., Iterator[int]]
 ) -> None:
-    """An event that was received long ago may have been finished just now."""
+    """An event received long ago may have finished just now."""
     row = site.send()
     site.clock.forward(10_000)
     late = site.clock()
@@ -539,7 +539,7 @@ def test_interrupted_prune_is_completed_by_the_next(site: Site) -> None:
     site.work()
     site.clock.forward(100)
     young = add_finished(site, 5, name="young")
-    # It was killed between its statements, and in another batch.
+    # The rows are gone, as after a prune that was killed between statements.
     for part in (rows[:10], rows[-1:]):
         with site.store.connection() as connection:
             where = site.events.c.id.in_(part)
@@ -633,7 +633,7 @@ def test_deliveries_are_accepted_during_a_large_prune(
     def send(kind: str) -> int:
         number = 0
         while not pruned.is_set() or number < 10:
-            # Those that are about to go, from the first on: some are gone already.
+            # Events that prune removes, from the first on: some are removed already.
             index = number if kind == "new" else number * 7 % len(old)
             answer = site.deliver({"id": f"{kind}{index}", "type": "RFIs.update"})
             with lock:
@@ -671,7 +671,7 @@ def test_deliveries_are_accepted_during_a_large_prune(
 
 
 def test_copy_concurrent_with_the_removal_of_its_row_is_accepted(site: Site) -> None:
-    """The row goes between the insert that fails and the update."""
+    """The row is removed between the failed insert and the update."""
     site.webhooks.on(name="counts")(lambda event: site.calls.append(event.id))
     sent = payload("RFIs.update", id="1")
     site.send(id="1")
@@ -786,17 +786,17 @@ def test_ignored_events_are_recorded_and_not_run(
         assert (row["attempts"], row["due_at"], row["repeats"]) == (0, None, 1)
 
         assert replay(site.store, [row["id"]], ME) == 1
-        # A copy that comes now does not take it back.
+        # A copy that arrives now does not undo the replay.
         assert site.deliver(own).status_code == 200
         assert site.work() == 1
         assert site.statuses() == ["done", "done"]
         assert len(site.calls) == 4
 
 
-def test_operation_needs_one_connection_whatever_the_name_of_the_operator(
+def test_operation_of_any_operator_name_needs_one_connection(
     make_app: Callable[..., Flask], tmp_path: Path
 ) -> None:
-    """Whether text is escaped is found out before a connection is in use."""
+    """The database's encoding is detected before the operation's own connection."""
     app = make_app(
         SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path / 'host.db'}",
         SQLALCHEMY_ENGINE_OPTIONS={

@@ -1,4 +1,4 @@
-"""Deliveries while the database is away, locked or without tables."""
+"""Deliveries while the database is unreachable, locked or without tables."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_unreachable_database_is_answered_503(
 @pytest.mark.server
 @pytest.mark.slow
 def test_silent_server_is_answered_503_in_time(make_app: MakeApp) -> None:
-    """Longer than the sender would; as when a firewall swallows every packet."""
+    """The server accepts connections and never answers, as behind a firewall."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql+psycopg://postgres@127.0.0.1:{silent.getsockname()[1]}/x"
         app = make_app(PROCORE_WEBHOOK_DATABASE_URI=url)
@@ -129,7 +129,7 @@ def test_silent_server_is_answered_503_in_time(make_app: MakeApp) -> None:
         def work(number: int) -> None:
             answers.append(deliver(app.test_client(), payload("RFIs.update")))
 
-        # Each at the same time as the others: none waits for another's attempt.
+        # The deliveries are concurrent: they do not wait for one another.
         in_threads(work, range(3), seconds=9)
 
     assert len(answers) == 3
@@ -182,7 +182,7 @@ def test_closed_pooled_connections_lose_no_delivery(
     kind: str,
     connections: int,
 ) -> None:
-    """As it does with idle ones, at a restart, or when an administrator says so."""
+    """Servers close connections at a restart, after idle time, or on command."""
     url = request.getfixturevalue(f"{server}_url")
     with _app_on(url, kind, make_app) as (app, store):
         assert deliver(app.test_client(), payload("RFIs.update")).status_code == 200

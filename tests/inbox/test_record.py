@@ -1,4 +1,4 @@
-"""What is recorded, on each database: once, byte for byte, with its status."""
+"""Recording on each database: once, byte for byte, with the right status."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ STRANGE_IDS = [
 def test_ids_are_compared_exactly(
     app: Flask, store: Store, webhooks: ProcoreWebhooks
 ) -> None:
-    """By case, by accents, by spaces at the end, by what no column can hold."""
+    """Case, accents, trailing spaces and unstorable characters all count."""
     ran: list[bytes] = []
     webhooks.on()(lambda event: ran.append(event.body))
     client = app.test_client()
@@ -141,11 +141,11 @@ def test_event_is_found_by_its_row_id_too(store: Store) -> None:
     number = str(recorded.row_id)
     assert row(store, number)["event_id"] == "evt_1"
 
-    # An id that looks like a row id comes first.
+    # An event id takes precedence over an equal row id.
     record_event(store, event(number))
     assert row(store, number)["event_id"] == number
-    for nobody in ("", "evt_2", "9" * 18, "9" * 40, "é", "\0", "\ud800", "²"):
-        assert queries.find(store, nobody) is None
+    for unknown in ("", "evt_2", "9" * 18, "9" * 40, "é", "\0", "\ud800", "²"):
+        assert queries.find(store, unknown) is None
 
 
 def test_events_of_two_endpoints_are_kept_apart(
@@ -178,7 +178,7 @@ def test_events_of_two_endpoints_are_kept_apart(
 
 
 def test_row_ids_are_not_reused(store: Store) -> None:
-    """A receipt that is left behind must not be taken for one of another event."""
+    """A leftover receipt must not be attributed to a new event."""
     table = store.columns.id.table
     given = []
     for _ in range(3):
@@ -343,7 +343,7 @@ LONG = {
 
 @pytest.fixture(params=["psycopg", "psycopg2", "mariadb"])
 def narrow_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A database, or a connection, whose character set is not all of Unicode."""
+    """A database or connection whose character set lacks part of Unicode."""
     if request.param == "mariadb":
         with own_database(*MARIADB) as url:
             yield f"{url}?charset=utf8"
@@ -378,7 +378,7 @@ def test_text_outside_the_database_encoding_is_escaped(
 
     found = queries.find(endpoint.store, "evt_1")
     assert found is not None
-    # The subscribers read the body, which is kept byte for byte.
+    # Subscribers read the event from the body, which is stored byte for byte.
     assert calls == [type_] * 2
     assert found["type"].endswith(r" \U0001f600.update")
     assert found["status"] == "pending"
@@ -391,7 +391,7 @@ def test_text_outside_the_database_encoding_is_escaped(
 def test_any_text_that_a_sender_writes_is_recorded(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks, text: str
 ) -> None:
-    """Cut for the table; a subscriber sees it whole."""
+    """The table stores a truncated text; subscribers get the whole text."""
     seen: list[Event] = []
     webhooks.on()(seen.append)
     sent = payload(
@@ -477,7 +477,7 @@ def test_times_keep_their_microseconds(store: Store, clock: Clock) -> None:
 def test_text_outside_the_database_encoding_is_found_and_compared(
     make_app: Callable[..., Flask], narrow_url: str
 ) -> None:
-    """Filters and ``latest_only`` compare the text as it is stored."""
+    """Filters and ``latest_only`` compare the stored text."""
     app, webhooks, ran = make_app(), ProcoreWebhooks(), []
     app.config["PROCORE_WEBHOOK_DATABASE_URI"] = narrow_url
     app.config["PROCORE_WEBHOOK_DISPATCH"] = "worker"

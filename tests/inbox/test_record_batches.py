@@ -35,7 +35,7 @@ from flask_procore_webhooks.senders.samples import to_bytes
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a slow machine too, no call starts a batch beside a running one."""
+    """Even on a slow machine, no call starts a batch beside a running batch."""
     monkeypatch.setattr(group_commit, "LONGEST_WAIT", 60)
 
 
@@ -69,7 +69,7 @@ def new_event(endpoint: Endpoint, **fields: Any) -> Event:
 
 
 def statements(store: Store) -> list[str]:
-    """The inserts of events from now on."""
+    """A list that receives the inserts of events from now on."""
     seen: list[str] = []
 
     @sa.event.listens_for(store.database.engine, "before_cursor_execute")
@@ -81,7 +81,7 @@ def statements(store: Store) -> list[str]:
 
 
 def record_together(store: Store, events: Iterable[Event]) -> list[Any]:
-    """Record the first; the others come while it is being committed."""
+    """Record the first event; the others arrive during its commit."""
     first, *others = events
     entered, go = threading.Event(), threading.Event()
     insert = store.database.parts.setdefault(Recorder, Recorder(store)).insert
@@ -157,7 +157,7 @@ def test_refused_row_does_not_fail_other_rows_of_its_batch(
 ) -> None:
     with store.connection() as connection:
         if connection.dialect.name == "sqlite":
-            # It has no sizes; this stands for any limit of a database.
+            # SQLite columns have no size; the trigger stands for any limit.
             connection.exec_driver_sql(
                 "CREATE TRIGGER no_monsters BEFORE INSERT ON procore_webhook_event"
                 " WHEN NEW.reason = 'monster' BEGIN SELECT RAISE(ABORT, 'no'); END"

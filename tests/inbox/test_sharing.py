@@ -1,4 +1,4 @@
-"""Endpoints of one database share its engine, pool, batch, lease thread and look."""
+"""Endpoints of one database share engine, pool, batch, lease thread and polls."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MakeApp = Callable[..., Flask]
 
 
 def mount(app: Flask, number: int, **arguments: Any) -> list[ProcoreWebhooks]:
-    """Register so many endpoints, named ``tenant0``, ``tenant1`` …"""
+    """Register ``number`` endpoints: ``tenant0``, ``tenant1`` …"""
     made = [
         ProcoreWebhooks(f"tenant{n}", url_prefix=f"/hooks/{n}", **arguments)
         for n in range(number)
@@ -95,7 +95,7 @@ def test_endpoints_with_one_url_share_engine_batch_and_lease_thread(
 def test_endpoints_with_one_id_have_an_event_each_in_one_batch(
     tenants: Flask,
 ) -> None:
-    """An id is unique for its endpoint, also among rows of one statement."""
+    """An id is unique per endpoint, also among rows of one statement."""
     mounted = list(endpoints(tenants).values())
     recorder = Recorder(mounted[0].store)
     mounted[0].store.database.parts[Recorder] = recorder
@@ -132,12 +132,12 @@ def test_endpoints_with_one_id_have_an_event_each_in_one_batch(
     ]
 
 
-def test_one_look_tells_pauses_and_due_times_of_all_endpoints(tenants: Flask) -> None:
+def test_one_query_finds_pauses_and_due_times_of_all_endpoints(tenants: Flask) -> None:
     first, second, third = (each.store for each in endpoints(tenants).values())
     deliver(tenants.test_client(), payload("RFIs.update"), endpoint="tenant0")
     deliver(tenants.test_client(), payload("RFIs.update"), endpoint="tenant1")
     operations.pause(second, "tests")
-    first.traits()  # asked once, before the first look
+    first.traits()  # asked once, before the first poll
     with statements(first.database.engine) as seen:
         waits = due.seconds_to_work([first, second, third])
     assert waits == {"tenant0": 0.0, "tenant1": None, "tenant2": None}
@@ -150,7 +150,7 @@ def test_one_look_tells_pauses_and_due_times_of_all_endpoints(tenants: Flask) ->
 def test_an_event_costs_as_many_statements_at_many_endpoints_as_at_one(
     make_app: MakeApp, database_url: str, count: int
 ) -> None:
-    """From its delivery to the worker's next sleep, with Flask-SQLAlchemy."""
+    """Counted from the delivery to the worker's next sleep, with Flask-SQLAlchemy."""
     costs = []
     for number in (1, count):
         app = make_app(
@@ -168,7 +168,7 @@ def test_an_event_costs_as_many_statements_at_many_endpoints_as_at_one(
             db.create_all()
         name = f"tenant{number - 1}"
         worker = Worker(endpoints(app).values(), poll=1)
-        for _ in range(2):  # the first event pays for what is found out once
+        for _ in range(2):  # the first event includes one-time queries
             deliver(app.test_client(), payload("RFIs.update"), endpoint=name)
             worker.run_all()
         engine = endpoints(app)[name].store.database.engine
@@ -218,7 +218,7 @@ def test_thirty_endpoints_need_few_connections(
 def test_a_session_that_is_replaced_after_registration_is_used(
     make_app: MakeApp,
 ) -> None:
-    """The usual fixture that rolls back each test replaces ``db.session``."""
+    """Fixtures that roll back each test often replace ``db.session``."""
     app = make_app(SQLALCHEMY_DATABASE_URI="sqlite:///app.db")
     db = SQLAlchemy(app)
 
@@ -246,10 +246,10 @@ def test_a_session_that_is_replaced_after_registration_is_used(
         db.engine.dispose()
 
 
-def test_many_endpoints_are_looked_at_one_by_one_without_a_table_function(
+def test_many_endpoints_are_polled_one_by_one_without_a_table_function(
     tenants: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on CockroachDB, and on MariaDB before 10.6."""
+    """CockroachDB, and MariaDB before 10.6, have no such function."""
     stores = [each.store for each in endpoints(tenants).values()]
     deliver(tenants.test_client(), payload("RFIs.update"), endpoint="tenant1")
     stores[0].traits()

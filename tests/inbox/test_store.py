@@ -54,7 +54,7 @@ def test_failed_transaction_is_rolled_back(store: Store) -> None:
 def test_psycopg2_leaves_no_failed_transaction(
     postgresql_url: str, make_app: MakeApp
 ) -> None:
-    """It rolls nothing back that it has not begun itself."""
+    """psycopg2 rolls back only transactions that it has begun itself."""
     url = sa.make_url(postgresql_url).set(drivername="postgresql+psycopg2")
     app = make_app(PROCORE_WEBHOOK_DATABASE_URI=url.render_as_string(False))
     app.register_blueprint(ProcoreWebhooks())
@@ -71,11 +71,11 @@ def test_psycopg2_leaves_no_failed_transaction(
         store.database.engine.dispose()
 
 
-# Hosts whose SQLite driver does not commit by itself
+# Hosts that begin SQLite transactions by a hook
 
 
 def _begins_itself(url: str) -> sa.Engine:
-    """As SQLAlchemy's documentation has it, for savepoints and migrations on SQLite."""
+    """An engine as in SQLAlchemy's recipe for savepoints and migrations on SQLite."""
     engine = sa.create_engine(url)
 
     @sa.event.listens_for(engine, "connect")
@@ -130,6 +130,6 @@ def test_answer_2xx_follows_the_commit_with_any_host_driver(
 
 
 def _committed(folder: Path, look: str) -> list[Any]:
-    """What another process finds in the file."""
+    """The committed values of a query, as another process reads them."""
     with closing(sqlite3.connect(folder / "host.db")) as connection:
         return [value for (value,) in connection.execute(look)]

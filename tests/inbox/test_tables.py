@@ -53,7 +53,7 @@ def test_creating_tables_again_changes_nothing(store: Store) -> None:
 def test_tables_can_be_created_concurrently(
     make_app: MakeApp, database_url: str
 ) -> None:
-    """As the workers of a server do when the first deliveries come."""
+    """The workers of a server create tables at their first deliveries."""
     apps = []
     for _ in range(8):
         app = make_app(PROCORE_WEBHOOK_DATABASE_URI=database_url)
@@ -70,7 +70,7 @@ def test_tables_can_be_created_concurrently(
     in_threads(work, apps)
     again = [deliver(app.test_client(), sent).status_code for app in apps]
 
-    # 503 to who met the event in another's hands, and to nobody for want of a table.
+    # 503 is the answer while another delivery runs the event; no table is missing.
     assert set(statuses) <= {200, 503}
     assert 200 in statuses
     assert again == [200] * len(apps)
@@ -83,7 +83,7 @@ def test_tables_can_be_created_concurrently(
 def test_tables_created_by_another_process_meanwhile_are_used(
     store: Store, database_url: str
 ) -> None:
-    """After we have looked for them, and before we create them."""
+    """The other process creates the tables between our check and our CREATE TABLE."""
     other = sa.create_engine(database_url, poolclass=sa.NullPool)
     theirs = {table.name: table for table in define_tables(sa.MetaData())}
 
@@ -171,7 +171,7 @@ def test_constraints_and_the_index_are_in_the_database(store: Store) -> None:
 def test_due_events_are_found_by_the_index_of_live_rows(
     store: Store, clock: Clock
 ) -> None:
-    """Among many finished events, without looking at them."""
+    """The query does not read the many finished events."""
     table = store.columns.id.table
     first = record_event(store, event())
     finished = {**row(store), "status": "done", "due_at": None}
