@@ -1,4 +1,4 @@
-"""``background``: a thread of the process runs what is due, and what others left."""
+"""``background``: a thread of the process runs due and abandoned events."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ NOT_RENEWED = "Leases are not renewed: the inbox cannot be used: "
 
 @pytest.fixture
 def app(make_app: MakeApp, webhooks: ProcoreWebhooks) -> Flask:
-    """An app as in production: nothing says how events are dispatched."""
+    """An app as in production, with the default dispatch mode."""
     app = make_app(TESTING=False, PROCORE_WEBHOOK_RETRY_BASE=0.05)
     app.add_url_rule("/page", view_func=lambda: "a page", endpoint="page")
     app.register_blueprint(webhooks)
@@ -67,7 +67,7 @@ def send(app: Flask, id: str, endpoint: str | None = None) -> int:
     return deliver(app.test_client(), sent, endpoint=endpoint).status_code
 
 
-# Who runs the subscribers, and from when on
+# Start of the thread
 
 
 def test_delivery_is_answered_before_subscribers_finish(
@@ -118,7 +118,7 @@ def test_first_request_starts_the_thread_and_runs_pending_events(
 def test_request_answered_by_before_request_starts_the_thread(
     make_app: MakeApp, webhooks: ProcoreWebhooks
 ) -> None:
-    """A login check may answer every request but the deliveries."""
+    """A login check may answer every request except deliveries."""
     app = make_app(TESTING=False)
     app.before_request(lambda: ("log in", 401))
     app.register_blueprint(webhooks)
@@ -163,12 +163,12 @@ def test_no_thread_is_started_for_other_dispatch_modes(
     app.test_client().get("/")
     assert send(app, "evt_1") == 200
     assert not background_threads()
-    # Inline runs what it was sent, and leaves the rest to its sender.
+    # Inline runs the delivered event; other events wait for their redelivery.
     done_now = "done" if config.get("TESTING") else "pending"
     assert statuses(endpoint.store) == {"evt_left": "pending", "evt_1": done_now}
 
 
-# What is there to do
+# Due events
 
 
 def test_event_of_a_crashed_process_is_run_after_its_lease(
@@ -210,7 +210,7 @@ def test_retry_runs_when_it_is_due_without_a_new_delivery(
 def test_new_delivery_wakes_the_sleeping_thread(
     app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
-    """Without it the thread would look again after ``POLL``, which is half a minute."""
+    """Without a wake-up the thread would poll after ``POLL``, half a minute."""
     webhooks.on()(lambda event: None)
     app.test_client().get("/page")
     for number in range(5):
@@ -220,7 +220,7 @@ def test_new_delivery_wakes_the_sleeping_thread(
 
 
 class Statements:
-    """Counts what an endpoint's database is asked."""
+    """Counts the statements of an endpoint's engine."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.count = 0
@@ -231,12 +231,12 @@ class Statements:
         self.count += 1
 
     def wait_for(self, number: int) -> None:
-        """Return after so many more."""
+        """Return after ``number`` more statements."""
         start = self.count
         wait_until(lambda: self.count >= start + number)
 
     def wait(self, seconds: float) -> None:
-        """Return when nothing was asked for that long."""
+        """Return after a pause of ``seconds`` without a statement."""
         deadline, before = time.monotonic() + PATIENCE, -1
         while before != self.count:
             assert time.monotonic() < deadline, "it is asked all the time"
@@ -294,7 +294,7 @@ def test_pause_stops_one_endpoint_and_resume_is_seen_at_the_next_poll(
     wait_until(lambda: are_done(free.store, *ids))
     assert set(statuses(held.store).values()) == {"pending"}
     resume(held.store, "test")
-    # As any request's delivery does.
+    # A delivery wakes the thread for every endpoint.
     assert send(app, "evt_more", "prudra_webhooks") == 200
     wait_until(lambda: are_done(held.store, *statuses(held.store)))
 
@@ -302,7 +302,7 @@ def test_pause_stops_one_endpoint_and_resume_is_seen_at_the_next_poll(
 def test_event_without_notification_is_found_by_polling(
     endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
-    """Another process recorded it, and ended before it could run it."""
+    """Another process has recorded the event and ended before its run."""
     webhooks.on()(lambda event: None)
     worker = CountingWorker([endpoint], poll=0.1)
     with running(worker) as (thread,):
@@ -333,7 +333,7 @@ def test_stopped_worker_releases_queued_claims(
             begun.set()
             assert go_on.wait(PATIENCE)
 
-    # A batch holds twice as many as the one before: 1, 2, 4, 8.
+    # Each batch is twice as large as the batch before: 1, 2, 4, 8.
     ids = [f"evt_{number:02}" for number in range(15)]
     for id in ids:
         record(endpoint.store, id)
@@ -353,7 +353,7 @@ def test_stopped_worker_releases_queued_claims(
     assert sorted(ran) == ids
 
 
-# What subscribers do
+# Subscribers
 
 
 @pytest.mark.parametrize(
@@ -417,14 +417,14 @@ def test_one_endpoint_runs_inline_beside_one_in_the_background(
 
     assert runs_in["procore_webhooks"] is threading.current_thread()
     assert [runs_in["prudra_webhooks"]] == background_threads()
-    # Its sender sees to it, so the thread leaves it alone.
+    # An inline endpoint's event waits for its redelivery, not for the thread.
     assert due.status_of(inline.store, left) == "pending"
 
 
 def test_two_apps_of_a_process_have_a_thread_each(
     make_app: MakeApp, webhooks: ProcoreWebhooks
 ) -> None:
-    """And a slow subscriber of one does not hold the other's."""
+    """A slow subscriber of one app does not delay events of the other app."""
     go_on = threading.Event()
     runs_in: dict[str, threading.Thread] = {}
 
@@ -487,7 +487,7 @@ def test_subscriber_may_start_threads(
     assert found == ["running"] * 4
 
 
-# Where no thread can run
+# Servers that cannot run threads
 
 
 def test_failure_to_start_a_thread_is_logged(
@@ -512,7 +512,7 @@ def test_failure_to_start_a_thread_is_logged(
     assert "flask procore-webhooks worker" in said[0].getMessage()
     assert statuses(endpoint.store) == {"evt_1": "pending"}
 
-    # A moment later there may be room for one.
+    # The next delivery starts the thread, once threads can start again.
     assert send(app, "evt_2") == 200
     wait_until(lambda: are_done(endpoint.store, "evt_1", "evt_2"))
 
@@ -557,7 +557,7 @@ def test_uwsgi_without_threads_is_accepted_for_other_dispatch_modes(
     assert not caplog.messages
 
 
-# The database is away
+# Unreachable databases
 
 
 @pytest.fixture
@@ -573,10 +573,10 @@ def relay(postgresql_url: str) -> Iterator[Relay]:
 
 
 @pytest.fixture
-def distant(
+def relayed_app(
     relay: Relay, make_app: MakeApp, webhooks: ProcoreWebhooks
 ) -> Iterator[Flask]:
-    """An app whose database can be cut off, with a password in its URL."""
+    """An app whose database URL has a password and leads through a relay."""
     url = sa.make_url(relay.url)
     url = url.set(password=url.password or "the password")
     app = make_app(
@@ -591,7 +591,7 @@ def distant(
 
 
 def test_thread_continues_after_a_database_outage(
-    distant: Flask,
+    relayed_app: Flask,
     relay: Relay,
     webhooks: ProcoreWebhooks,
     caplog: pytest.LogCaptureFixture,
@@ -604,8 +604,8 @@ def test_thread_continues_after_a_database_outage(
         if event.attempt == 1:
             raise RetryLater(after=1)
 
-    (endpoint,) = endpoints(distant).values()
-    assert send(distant, "evt_1") == 200
+    (endpoint,) = endpoints(relayed_app).values()
+    assert send(relayed_app, "evt_1") == 200
     wait_until(lambda: statuses(endpoint.store) == {"evt_1": "pending"} and ran)
     relay.cut()
     wait_until(lambda: "Looking again in 1 s" in caplog.text)
@@ -614,7 +614,7 @@ def test_thread_continues_after_a_database_outage(
 
     assert ran == [1, 2]
     assert "the inbox cannot be used" in caplog.text
-    for secret in (*_secrets_of(distant), "Traceback"):
+    for secret in (*_secrets_of(relayed_app), "Traceback"):
         assert secret not in caplog.text
 
 
@@ -624,7 +624,7 @@ def _secrets_of(app: Flask) -> list[str]:
 
 
 def test_outcome_of_a_run_during_an_outage_is_stored_later(
-    distant: Flask,
+    relayed_app: Flask,
     relay: Relay,
     webhooks: ProcoreWebhooks,
     caplog: pytest.LogCaptureFixture,
@@ -637,8 +637,8 @@ def test_outcome_of_a_run_during_an_outage_is_stored_later(
         if event.attempt == 1:
             relay.cut()
 
-    (endpoint,) = endpoints(distant).values()
-    assert send(distant, "evt_1") == 200
+    (endpoint,) = endpoints(relayed_app).values()
+    assert send(relayed_app, "evt_1") == 200
     wait_until(lambda: "Looking again in" in caplog.text)
     relay.mend()
     wait_until(lambda: are_done(endpoint.store, "evt_1"))
@@ -647,16 +647,16 @@ def test_outcome_of_a_run_during_an_outage_is_stored_later(
 
 @pytest.mark.slow
 def test_wait_after_a_database_error_doubles_up_to_a_limit(
-    distant: Flask,
+    relayed_app: Flask,
     relay: Relay,
     webhooks: ProcoreWebhooks,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     webhooks.on()(lambda event: None)
-    (endpoint,) = endpoints(distant).values()
+    (endpoint,) = endpoints(relayed_app).values()
     record(endpoint.store, "evt_1")
     relay.cut()
-    distant.test_client().get("/")
+    relayed_app.test_client().get("/")
 
     def waits() -> list[str]:
         looks = [m for m in caplog.messages if m.startswith("Looking again")]
@@ -665,8 +665,8 @@ def test_wait_after_a_database_error_doubles_up_to_a_limit(
     wait_until(lambda: len(waits()) >= 6)
     assert waits()[:6] == ["0.5", "1", "2", "4", "8", "15"]
     relay.mend()
-    # A delivery shows that the database is back: the thread is not left to wait.
-    assert send(distant, "evt_2") == 200
+    # A delivery shows that the database is reachable, and wakes the thread.
+    assert send(relayed_app, "evt_2") == 200
     wait_until(lambda: are_done(endpoint.store, "evt_1", "evt_2"), 10)
     assert len(background_threads()) == 1
 
@@ -799,7 +799,7 @@ def test_lease_is_renewed_during_a_long_run(
         return row is not None and (row["due_at"] - first_end).total_seconds() > 1
 
     wait_until(is_renewed)
-    # While the file is locked it is not; the next time it may be.
+    # The renewal fails while the file is locked.
     engine = sa.create_engine(endpoint.store.database.url)
     with engine.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,8 +1,8 @@
-"""The way of a delivery and of a run through the package stays short.
+"""A delivery and a run make few calls in few files of the package.
 
-Counted with ``sys.setprofile``: calls of functions of the package, the files that they
-stand in, and the calls whose caller in the package stands in another file. Before
-Python 3.12 a comprehension counts as a call, so the limits are those of Python 3.11.
+``sys.setprofile`` counts calls of the package's functions, their files, and calls from
+one file of the package to another. Before Python 3.12 a comprehension counts as a call,
+so the limits hold for Python 3.11.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Host:
         self.db.session.add(self.Note())
 
     def delivery(self, format: str) -> Callable[[], None]:
-        """One delivery through the WSGI stack; its request is made beforehand."""
+        """A function that makes one delivery; its request is built beforehand."""
         body = json.dumps(payload("RFIs.update", format=format)).encode()
         headers = {**sign(body, SECRET), "Content-Type": "application/json"}
         builder = EnvironBuilder(
@@ -111,7 +111,7 @@ class Host:
 
 @pytest.fixture
 def host(make_app: Callable[..., Flask]) -> Iterator[Host]:
-    """What is found out once in a process has been found out."""
+    """A host whose one-time work of the process is done."""
     app: Any = make_app(
         SQLALCHEMY_DATABASE_URI="sqlite:///app.db", PROCORE_WEBHOOK_DISPATCH="worker"
     )

@@ -1,7 +1,7 @@
-"""Hostile subscribers, run by a worker: no event is lost, and no run is forgotten.
+"""Hostile subscribers, run by a worker: no event is lost, and every run is recorded.
 
-What a subscriber commits itself is its own affair and may be there twice; what it
-leaves to us is there once, or the event is dead and says why.
+A subscriber's own commits may happen twice. Writes that it leaves to the package happen
+once, or the event is dead and its error gives the reason.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def host(
 
 
 def work(host: Host) -> None:
-    """Run events until all are finished; a minute is enough on any machine."""
+    """Run events until all are finished, for a minute at most."""
     worker = Worker([host.endpoint], poll=0.05)
     for _ in range(600):
         worker.run_due()
@@ -77,7 +77,7 @@ def note_class(host: Host) -> Any:
 
 
 def write_nothing(host: Host) -> None:
-    """An ORM object that the database refuses, left for the flush."""
+    """Add an ORM object that the database refuses at the flush."""
     host.session.add(note_class(host)(text=None))
 
 
@@ -121,7 +121,7 @@ MEDDLING: dict[str, Hostility] = {
 def test_effect_is_committed_once_despite_session_misuse(
     host: Host, meddle: Hostility
 ) -> None:
-    """Nothing is left of a run that fails later."""
+    """A run that fails later leaves no effect."""
 
     @host.webhooks.on(name="meddler")
     def meddler(event: Event) -> None:
@@ -145,7 +145,7 @@ def test_effect_is_committed_once_despite_session_misuse(
 def test_effect_after_session_misuse_is_as_the_subscriber_left_it(
     host: Host, meddle: Hostility
 ) -> None:
-    """It may have thrown its own write away, and has finished none the less."""
+    """The subscriber may have rolled back its own write; its run counts as finished."""
 
     @host.webhooks.on(name="meddler")
     def meddler(event: Event) -> None:
@@ -181,7 +181,7 @@ BREAKING: dict[str, Hostility] = {
         host.session.add(note_class(host)(text="of the hook")),
         _raise_in_hook("before_flush")(host),
     ),
-    # Only a session with work is committed.
+    # Only a session with changes is committed.
     "before_commit": lambda host: (
         host.note("before the hook"),
         _raise_in_hook("before_commit")(host),
@@ -218,7 +218,7 @@ def test_broken_runs_are_retried_or_dead(
 
 
 def test_failing_after_commit_hook_causes_no_repeat(host: Host) -> None:
-    """The writes and the receipt are there, so the next attempt finds nothing to do."""
+    """Writes and receipt are committed, so the next attempt skips the subscriber."""
 
     @host.webhooks.on(name="hooked")
     def hooked(event: Event) -> None:
@@ -232,7 +232,7 @@ def test_failing_after_commit_hook_causes_no_repeat(host: Host) -> None:
 
 
 def test_suppressed_statement_error_loses_no_event(host: Host) -> None:
-    """PostgreSQL then refuses all that follows in the transaction; others do not."""
+    """PostgreSQL then refuses later statements of the transaction."""
 
     @host.webhooks.on(name="hides")
     def hides(event: Event) -> None:
@@ -250,7 +250,7 @@ def test_suppressed_statement_error_loses_no_event(host: Host) -> None:
 def test_thread_that_keeps_using_the_session_loses_no_event(
     host: Host,
 ) -> None:
-    """What it writes after the return is its own affair."""
+    """Writes after the return are outside the guarantee."""
     go_on, threads = threading.Event(), []
 
     @host.webhooks.on(name="leaks")
@@ -262,7 +262,7 @@ def test_thread_that_keeps_using_the_session_loses_no_event(
 
         def write() -> None:
             assert go_on.wait(60)
-            with suppress(Exception):  # there may be no app context
+            with suppress(Exception):  # the thread may have no app context
                 late = sa.insert(host.note_table).values(text=f"late {event.id}")
                 session.execute(late)
             session.close()
@@ -336,7 +336,7 @@ def test_run_longer_than_its_lease_is_not_claimed_by_others(
     work(host)
     assert (host.notes(), host.receipts()) == (["written"], ["slow"])
     assert host.row()["status"] == "done"
-    # On a machine that stands still for a whole lease, another may have begun it.
+    # If the machine stalls for a whole lease, another worker may run the event.
     assert len(calls) == 1 + others
 
 
@@ -373,7 +373,7 @@ def test_event_of_an_always_exiting_subscriber_becomes_dead(host: Host) -> None:
 
 
 def test_every_event_finishes_with_many_hostile_subscribers(host: Host) -> None:
-    """All of them at once, over and over: the one that behaves has each effect once."""
+    """Hostile subscribers run together; the well-behaved one has each effect once."""
     hostile = [*MEDDLING.values(), *BREAKING.values()]
 
     @host.webhooks.on(name="behaves")

@@ -1,4 +1,4 @@
-"""Subscribers that want only the latest event of a resource."""
+"""Subscribers with ``latest_only``."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def site(make_app: MakeApp, tmp_path: Path) -> Iterator[Site]:
 
 
 @pytest.fixture
-def patient(make_app: MakeApp, tmp_path: Path) -> Iterator[Site]:
-    """A site where one failure is not the end."""
+def retrying_site(make_app: MakeApp, tmp_path: Path) -> Iterator[Site]:
+    """A site that retries failed events."""
     config = {"PROCORE_WEBHOOK_MAX_ATTEMPTS": 3}
     with open_site(make_app(), f"sqlite:///{tmp_path}/test.db", **config) as site:
         yield site
 
 
 @pytest.fixture
-def anywhere(make_app: MakeApp, database_url: str) -> Iterator[Site]:
+def database_site(make_app: MakeApp, database_url: str) -> Iterator[Site]:
     with open_site(make_app(), database_url, **IGNORED) as site:
         yield site
 
@@ -65,11 +65,11 @@ def endings(site: Site, *rows: int, name: str = "latest") -> list[str | None]:
     return [site.receipts(row).get(name) for row in rows]
 
 
-# What is left out
+# Superseded events
 
 
-def test_five_events_of_one_resource_cause_one_run(anywhere: Site) -> None:
-    site = anywhere
+def test_five_events_of_one_resource_cause_one_run(database_site: Site) -> None:
+    site = database_site
     subscribe(site, "RFIs")
     rows = [site.send(id=f"{n}", created=THEN + n) for n in range(5)]
     assert site.work() == 5
@@ -79,9 +79,9 @@ def test_five_events_of_one_resource_cause_one_run(anywhere: Site) -> None:
 
 
 def test_newest_event_by_sender_time_is_run_in_any_order_of_arrival(
-    anywhere: Site,
+    database_site: Site,
 ) -> None:
-    site = anywhere
+    site = database_site
     subscribe(site, "RFIs")
     rows = [site.send(id=f"{n}", created=THEN - n) for n in range(3)]
     site.work()
@@ -89,8 +89,8 @@ def test_newest_event_by_sender_time_is_run_in_any_order_of_arrival(
     assert endings(site, *rows) == ["done", "superseded", "superseded"]
 
 
-def test_later_event_is_run_unless_older_than_the_last_run(anywhere: Site) -> None:
-    site = anywhere
+def test_later_event_is_run_unless_older_than_the_last_run(database_site: Site) -> None:
+    site = database_site
     subscribe(site, "RFIs")
     site.send(id="first", created=THEN)
     site.work()
@@ -124,8 +124,8 @@ def test_latest_only_is_keyword_only_and_off_by_default(
 
 @pytest.mark.soak
 @pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
-def test_two_thousand_changes_cost_one_fetch(anywhere: Site) -> None:
-    site = anywhere
+def test_two_thousand_changes_cost_one_fetch(database_site: Site) -> None:
+    site = database_site
     subscribe(site, "RFIs")
     events = [
         payload("RFIs.update", id=f"{n}", created=THEN + n % 60) for n in range(2000)
@@ -140,9 +140,9 @@ def test_two_thousand_changes_cost_one_fetch(anywhere: Site) -> None:
         connection.execute(sa.insert(site.events), rows)
     start = time.monotonic()
     assert site.work() == 2000
-    # One that looked at all the others each time would take many minutes.
+    # Comparing each event with all others would take many minutes.
     assert time.monotonic() - start < 240
-    # Of the last second, the one that came last.
+    # The last recorded event of the last second.
     assert site.calls == [f"{2000 // 60 * 60 - 1}"]
     receipt = site.store.database.tables.receipt.c
     counted = sa.select(receipt.ending, sa.func.count()).group_by(receipt.ending)
@@ -150,11 +150,11 @@ def test_two_thousand_changes_cost_one_fetch(anywhere: Site) -> None:
     assert found == {"superseded": 1999, "done": 1}
 
 
-# Which order they come in
+# Orders of arrival
 
 
 class Copy:
-    """What an app keeps of a resource: it fetches it, or deletes it."""
+    """An app's copy of a resource, which is fetched or deleted."""
 
     def __init__(self, site: Site) -> None:
         self.there = True
@@ -177,7 +177,7 @@ def test_every_order_of_arrival_and_of_runs_ends_the_same(
 ) -> None:
     copy = Copy(site)
     times = {"create": THEN, "update": THEN + 1, "delete": THEN + 2}
-    if last == "create":  # as for a resource that was deleted before, and is back
+    if last == "create":  # the resource was deleted, and created again
         times = {"delete": THEN, "create": THEN + 2, "update": THEN + 1}
     for number, arrival in enumerate(ORDERS):
         for run in [(0, 1, 2)] if run_each else itertools.permutations(range(3)):
@@ -200,9 +200,9 @@ def test_every_order_of_arrival_and_of_runs_ends_the_same(
 
 @pytest.mark.parametrize("created", [[THEN] * 3, [None] * 3], ids=["ties", "no times"])
 def test_last_recorded_event_of_equal_times_is_run(
-    anywhere: Site, created: list[Any]
+    database_site: Site, created: list[Any]
 ) -> None:
-    site = anywhere
+    site = database_site
     subscribe(site, "RFIs")
     rows = [site.send(id=f"{n}", created=when) for n, when in enumerate(created)]
     assert site.row(rows[0])["event_at"] == (
@@ -219,7 +219,7 @@ def test_last_recorded_event_of_equal_times_is_run(
 def test_events_with_and_without_time_are_not_compared(
     site: Site, order: tuple[int | None, ...]
 ) -> None:
-    """Which is newer cannot be told; in a circle, each would be left to the next."""
+    """Their order is unknown, and comparing them would not be transitive."""
     subscribe(site, "RFIs")
     for offset in order:
         when = None if offset is None else THEN + offset
@@ -228,7 +228,7 @@ def test_events_with_and_without_time_are_not_compared(
     assert sorted(site.calls) == ["20", "None"]
 
 
-# What is another resource
+# Other resources
 
 
 def test_events_without_a_resource_are_all_run(site: Site) -> None:
@@ -239,8 +239,8 @@ def test_events_without_a_resource_are_all_run(site: Site) -> None:
     assert site.calls == ["0", "1", "2"]
 
 
-def test_other_resources_and_types_are_all_run(anywhere: Site) -> None:
-    site = anywhere
+def test_other_resources_and_types_are_all_run(database_site: Site) -> None:
+    site = database_site
     subscribe(site)
     site.send("RFIs.update", id="a", created=THEN, resource_id=1)
     site.send("RFIs.update", id="b", created=THEN + 1, resource_id=2)
@@ -249,8 +249,8 @@ def test_other_resources_and_types_are_all_run(anywhere: Site) -> None:
     assert site.calls == ["a", "b", "c"]
 
 
-def test_resource_ids_are_case_sensitive(anywhere: Site) -> None:
-    site = anywhere
+def test_resource_ids_are_case_sensitive(database_site: Site) -> None:
+    site = database_site
     subscribe(site)
     for number, resource in enumerate(["aB", "Ab", "AB", "ab", "äb"]):
         site.send(id=f"{number}", created=THEN + number, resource_id=resource)
@@ -258,8 +258,8 @@ def test_resource_ids_are_case_sensitive(anywhere: Site) -> None:
     assert site.calls == ["0", "1", "2", "3", "4"]
 
 
-def test_truncated_resource_ids_are_not_compared(anywhere: Site) -> None:
-    site = anywhere
+def test_truncated_resource_ids_are_not_compared(database_site: Site) -> None:
+    site = database_site
     subscribe(site)
     for number in range(3):
         resource = "x" * 80 + f"{number}"
@@ -269,7 +269,7 @@ def test_truncated_resource_ids_are_not_compared(anywhere: Site) -> None:
 
 
 def test_same_id_in_another_project_is_the_same_resource(site: Site) -> None:
-    """The sender gives an id once for each type, and resources may be moved."""
+    """Ids are unique within a type, and resources may move between projects."""
     subscribe(site)
     site.send(id="a", created=THEN, project_id=1)
     site.send(id="b", created=THEN + 1, project_id=2)
@@ -294,7 +294,7 @@ def test_events_of_another_endpoint_do_not_supersede(
         other.store.database.engine.dispose()
 
 
-# Which newer events do the work
+# Events that supersede
 
 
 def test_newer_ignored_event_does_not_supersede(site: Site) -> None:
@@ -303,7 +303,7 @@ def test_newer_ignored_event_does_not_supersede(site: Site) -> None:
     own = site.send(id="own", created=THEN + 1, user_id=7)
     site.work()
     assert site.calls == ["older"]
-    # Once somebody has it run, it does.
+    # After a replay the ignored event supersedes.
     replay(site.store, [own], "me")
     site.work()
     site.send(id="late", created=THEN)
@@ -343,48 +343,48 @@ def test_newer_dead_event_supersedes_for_subscribers_with_a_receipt(site: Site) 
 
 
 def test_newer_event_awaiting_a_retry_supersedes(
-    patient: Site,
+    retrying_site: Site,
 ) -> None:
-    @patient.webhooks.on("RFIs", name="latest", latest_only=True)
+    @retrying_site.webhooks.on("RFIs", name="latest", latest_only=True)
     def latest(event: Event) -> None:
-        patient.calls.append((event.id, event.attempt))
+        retrying_site.calls.append((event.id, event.attempt))
         if event.attempt == 1:
             raise RetryLater(60)
 
-    patient.send(id="newer", created=THEN + 1)
-    patient.work()
-    patient.send(id="older", created=THEN)
-    patient.work()
-    assert patient.statuses() == ["pending", "done"]
-    patient.clock.forward(61)
-    patient.work()
-    assert patient.calls == [("newer", 1), ("newer", 2)]
+    retrying_site.send(id="newer", created=THEN + 1)
+    retrying_site.work()
+    retrying_site.send(id="older", created=THEN)
+    retrying_site.work()
+    assert retrying_site.statuses() == ["pending", "done"]
+    retrying_site.clock.forward(61)
+    retrying_site.work()
+    assert retrying_site.calls == [("newer", 1), ("newer", 2)]
 
 
 def test_retried_event_is_superseded_by_a_newer_event(
-    patient: Site,
+    retrying_site: Site,
 ) -> None:
-    @patient.webhooks.on("RFIs", name="latest", latest_only=True)
+    @retrying_site.webhooks.on("RFIs", name="latest", latest_only=True)
     def latest(event: Event) -> None:
-        patient.calls.append(event.id)
+        retrying_site.calls.append(event.id)
         if event.id == "older":
             raise RetryLater(60)
 
-    older = patient.send(id="older", created=THEN)
-    patient.work()
-    patient.send(id="newer", created=THEN + 1)
-    patient.work()
-    patient.clock.forward(61)
-    patient.work()
-    assert patient.calls == ["older", "newer"]
-    assert endings(patient, older) == ["superseded"]
+    older = retrying_site.send(id="older", created=THEN)
+    retrying_site.work()
+    retrying_site.send(id="newer", created=THEN + 1)
+    retrying_site.work()
+    retrying_site.clock.forward(61)
+    retrying_site.work()
+    assert retrying_site.calls == ["older", "newer"]
+    assert endings(retrying_site, older) == ["superseded"]
 
 
 def test_event_finished_before_subscriber_existed_does_not_supersede(
-    anywhere: Site,
+    database_site: Site,
 ) -> None:
-    """As when it is deployed between the runs of the two."""
-    site = anywhere
+    """The subscriber is deployed between the runs of the two events."""
+    site = database_site
     newer = site.send(id="newer", created=THEN + 1)
     site.work()
     assert site.row(newer)["status"] == "done"
@@ -404,9 +404,9 @@ def test_newer_quarantined_event_does_not_supersede(site: Site) -> None:
 
 
 def test_subscriber_with_a_reason_is_superseded_only_by_that_reason(
-    anywhere: Site,
+    database_site: Site,
 ) -> None:
-    site = anywhere
+    site = database_site
     subscribe(site, "RFIs", "Update", name="updates")
     subscribe(site, "RFIs", "delete", name="deletes")
     rows = [

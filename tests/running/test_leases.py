@@ -59,13 +59,13 @@ def test_lease_is_renewed_until_removed(store: Store) -> None:
         wait_until(lambda: by_id(store)["evt_1"]["due_at"] != ends)
         assert by_id(store)["evt_1"]["due_at"] == by_id(store)["evt_2"]["due_at"]
         held.remove(second)
-        # A renewal that had begun may still be on its way.
+        # A renewal may have started before the removal.
         wait_until(lambda: _renewed_once_more(store, "evt_1"))
         ends = by_id(store)["evt_2"]["due_at"]
         wait_until(lambda: _renewed_once_more(store, "evt_1"))
         assert by_id(store)["evt_2"]["due_at"] == ends
 
-    # The leases were held all the time, and are free now.
+    # Both leases are still held, and expire without renewal.
     assert {row["lease"] for row in by_id(store).values()} == {first.lease}
     wait_until(lambda: claims.claim_due(store, 2, 60), 10 + PATIENCE)
 
@@ -96,7 +96,7 @@ def test_queued_claim_is_released_after_a_while(store: Store) -> None:
 
 
 def test_claim_with_an_expired_lease_does_not_start(store: Store, clock: Clock) -> None:
-    """As in a process that was suspended, whichever of its threads continues first."""
+    """A suspended process may continue with any of its threads first."""
     record(store, "evt_1")
     (claim,) = claims.claim_due(store, 1, 60)
     held = HeldClaims(store, 60, {claim.row_id: claim}, time.monotonic() + 20)

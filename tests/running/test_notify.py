@@ -33,8 +33,7 @@ from flask_procore_webhooks.running import notify
 from flask_procore_webhooks.testing import sign
 
 MakeApp = Callable[..., Flask]
-#: As much as a busy machine may need; tests end as soon as what they wait for is there.
-#: Far less than any poll here, and far more than a call takes.
+#: Timeout in seconds: far shorter than any poll here, far longer than a call.
 SOON = 5.0
 HOUR = 3600.0
 
@@ -112,7 +111,7 @@ def test_psycopg2_does_not_listen_and_polls(
     channel: Channel,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It still notifies, for workers with another driver."""
+    """psycopg2 still notifies, for workers with another driver."""
     pytest.importorskip("psycopg2")
     made = sa.make_url(database_url).set(drivername="postgresql+psycopg2")
     url = made.render_as_string(hide_password=False)
@@ -275,7 +274,7 @@ def test_notifications_for_other_endpoints_are_ignored(
 
 
 def terminate(store: Store) -> set[int]:
-    """Cut the listening connections; return which they were."""
+    """Terminate the listening connections; return their process ids."""
     found = listeners(store)
     for pid in found:
         store.rows(sa.text(f"SELECT pg_terminate_backend({pid})"))
@@ -292,7 +291,7 @@ def test_disconnected_listener_reconnects(
     store = site[0].store
     with calls_of_a_listener(store) as calls:
         assert len(terminate(store)) == 1
-        # It calls without a notification, which may have been missed meanwhile.
+        # The listener calls at once: notifications may have been missed.
         wait_until(lambda: calls and listeners(store))
         calls.clear()
         notify.notify(store)

@@ -82,7 +82,7 @@ def on(host: Host) -> On:
     return host.webhooks.on
 
 
-# What is committed together
+# Commits
 
 
 def test_subscribers_writes_and_its_receipt_are_committed(host: Host, on: On) -> None:
@@ -176,7 +176,7 @@ def test_event_without_subscribers_is_done(host: Host) -> None:
 
 
 def test_inbox_is_not_reached_through_the_session(host: Host, on: On) -> None:
-    """While a subscriber runs, others already see that it does."""
+    """Other connections see the status ``running`` during the run."""
     seen = []
 
     @on()
@@ -189,7 +189,7 @@ def test_inbox_is_not_reached_through_the_session(host: Host, on: On) -> None:
     assert seen == [("running", 1, [])]
 
 
-# What a subscriber may ask for
+# Retries and discards
 
 
 def test_subscriber_can_ask_for_a_later_run(host: Host, on: On) -> None:
@@ -295,7 +295,7 @@ def test_event_that_runs_out_of_attempts_is_dead_and_answered_200(
     assert row["due_at"] is None
     assert row["finished_at"]
 
-    # A redelivery revives it, with as many attempts as a new one has.
+    # A redelivery revives the event, with the attempts of a new event.
     assert sqlite_host.deliver().status_code == 500
     assert sqlite_host.row()["attempts"] == 1
     broken = False
@@ -319,7 +319,7 @@ def test_event_that_always_kills_its_process_becomes_dead(
     sqlite_host.payload = payload("RFIs.create")
     recorded = record_event(store, endpoint.read(to_bytes(sqlite_host.payload))[0])
     for _ in range(endpoint.settings.max_attempts + 1):
-        # A run of which nothing but the claim was left, and its lease is over.
+        # A claim without a run, whose lease has expired.
         assert claims.claim(store, recorded.row_id, seconds=-1)
 
     assert sqlite_host.deliver().status_code == 200
@@ -332,7 +332,7 @@ def test_event_that_always_kills_its_process_becomes_dead(
 def test_event_with_all_receipts_is_done_after_a_crash(
     sqlite_host: Host,
 ) -> None:
-    """Its process was killed between the last receipt and the settling."""
+    """The process was killed between the last receipt and the settling."""
     ran: list[int] = []
 
     @sqlite_host.webhooks.on(name="writer")
@@ -405,7 +405,7 @@ MEDDLING: dict[str, Callable[[Any], Any]] = {
 def test_writes_after_session_misuse_are_committed(
     host: Host, on: On, meddle: Callable[[Any], Any]
 ) -> None:
-    """A receipt without the writes would lose them for good."""
+    """A receipt without its writes would lose them for good."""
 
     @on(name="meddler")
     def meddler(event: Event) -> None:
@@ -517,7 +517,7 @@ def test_connection_that_dies_under_a_subscriber_commits_nothing(
 
 
 def test_commit_that_fails_is_not_answered_2xx(host: Host, on: On) -> None:
-    """By a constraint that is checked at the commit, when all else went well."""
+    """A deferred constraint fails at the commit, after a run without errors."""
 
     @on(name="unlucky")
     def unlucky(event: Event) -> None:
@@ -526,7 +526,7 @@ def test_commit_that_fails_is_not_answered_2xx(host: Host, on: On) -> None:
             host.session.execute(sa.text("PRAGMA foreign_keys = ON"))
         host.note("written")
         if event.attempt == 1 and host.engine.dialect.name == "mysql":
-            # It checks every constraint at once; a hook fails there as late.
+            # MariaDB has no deferred constraints; a hook fails at the commit.
             sa.event.listen(host.session(), "before_commit", _fail)
         elif event.attempt == 1:
             missing = sa.insert(host.remark_table).values(note="missing")
@@ -547,7 +547,7 @@ def test_uncommitted_request_writes_are_not_part_of_a_run(host: Host, on: On) ->
     def begin() -> None:
         sessions.append(host.session())
         if host.engine.dialect.name != "sqlite":
-            # There, a write would keep the inbox from the file.
+            # On SQLite, an open write would lock the inbox out.
             host.note("of the request")
 
     @host.app.after_request
@@ -653,7 +653,7 @@ def test_errors_contain_no_bound_parameters(
         mapper.dispose()
     assert "writes_twice failed" in caplog.text
     shown = host.row()["error"] + caplog.text
-    # Of the parameters; what a database says of a key itself is its own.
+    # Parameters are hidden; a database's message may quote a key.
     assert "parameters: (" not in shown and "parameters: {" not in shown
     assert "PendingRollbackError" in shown or "ValueError: of the host" in shown
 
@@ -725,7 +725,7 @@ class Unprintable(Exception):
 def test_any_error_of_a_subscriber_is_kept_as_text(
     host: Host, on: On, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    # What no terminal can show stays out of the test's own report.
+    # Unprintable characters stay out of the test's own report.
     caplog.set_level(logging.CRITICAL, logger="flask_procore_webhooks")
 
     @on(name="first")
@@ -760,7 +760,7 @@ def test_errors_of_all_subscribers_are_kept(host: Host, on: On) -> None:
 
 
 def test_subscriber_may_deliver_another_event(host: Host, on: On) -> None:
-    """Its own writes are kept apart from those of the run in between."""
+    """The outer run's writes are separate from those of the inner run."""
     inner = payload("RFIs.create")
     answers = []
 
@@ -770,7 +770,7 @@ def test_subscriber_may_deliver_another_event(host: Host, on: On) -> None:
             host.note("inner")
             return
         if host.engine.dialect.name != "sqlite":
-            # There, a write would keep the inbox from the file.
+            # On SQLite, an open write would lock the inbox out.
             host.note("before")
         answers.append(deliver(host.app.test_client(), inner).status_code)
         host.note("after")
@@ -821,7 +821,7 @@ def test_subscriber_may_use_threads(host: Host, on: On) -> None:
 def test_subscriber_that_deletes_its_event_row_loses_no_other_event(
     host: Host, on: On
 ) -> None:
-    """The next event must not find the receipts that were written for that row."""
+    """The next event must not inherit the receipts of the deleted row."""
     table = host.endpoint.store.columns.id.table
 
     @on(name="deletes")
@@ -994,13 +994,13 @@ def test_system_exit_without_a_session_releases_the_event(
     assert deliver(app.test_client(), event).status_code == 200
 
 
-# What drain and process say
+# Results of drain and process
 
 
 def test_drain_runs_every_event_once_however_many_fail(
     make_app: MakeApp, tmp_path: Path
 ) -> None:
-    """More than it asks for at once; those that failed are due before the others."""
+    """More events than one batch; the failed events are due first."""
     ran: list[tuple[int, str]] = []
     ids = [f"evt_{number}" for number in range(130)]
     url = f"sqlite:///{tmp_path / 'host.db'}"
@@ -1043,7 +1043,7 @@ def test_process_returns_the_outcome(
 
 
 def _note_class(host: Host) -> Any:
-    """The notes as an ORM class, as most apps write them."""
+    """An ORM class for the notes, as most apps have."""
     registry = orm.registry(metadata=host.note_table.metadata)
     note = type("Note", (), {})
     registry.map_imperatively(note, host.note_table)
@@ -1055,7 +1055,7 @@ def _fail(session: Any) -> None:
 
 
 def _end_the_connection(host: Host) -> None:
-    """End the connection that the session is using, behind its back."""
+    """End the session's connection from another connection."""
     connection = host.session.connection()
     if connection.dialect.name == "sqlite":
         dbapi = connection.connection.dbapi_connection

@@ -138,7 +138,7 @@ def test_retry_is_run_when_due_before_the_next_poll(host: Host) -> None:
 
 
 def test_stop_at_the_end_of_a_sleep_is_not_missed(sqlite_host: Host) -> None:
-    """The worker then clears its alarm before it looks again."""
+    """The worker clears its wake-up flag before the next poll."""
     sleeps: list[float] = []
 
     def sleep(seconds: float) -> None:
@@ -165,7 +165,7 @@ def test_stopped_worker_releases_queued_events(
             assert go_on.wait(PATIENCE)
         host.note(event.id)
 
-    # As many as make batches large.
+    # Enough fast events for large batches.
     record(host.store, *numbered(64))
     worker = Worker([host.endpoint], poll=3600)
     thread = threading.Thread(target=worker.run, daemon=True)
@@ -173,9 +173,9 @@ def test_stopped_worker_releases_queued_events(
     wait_until(all_done(host.store, 64))
 
     slow = True
-    pause(host.endpoint.store, "somebody")
+    pause(host.endpoint.store, "an operator")
     record(host.store, *(f"new_{number:03}" for number in range(20)))
-    resume(host.endpoint.store, "somebody")
+    resume(host.endpoint.store, "an operator")
     worker.wake()
     assert begun.wait(PATIENCE)
     assert counted(host.store)["running"] > 1
@@ -191,11 +191,11 @@ def test_stopped_worker_releases_queued_events(
     assert sum(attempts(host.store).values()) == 65
 
 
-# What it costs to wait
+# Cost of waiting
 
 
 class Statements:
-    """Counts those that the inbox's engine is given."""
+    """Counts the statements of the inbox's engine."""
 
     def __init__(self, store: Store) -> None:
         self.count = 0
@@ -221,9 +221,9 @@ def test_idle_worker_sends_one_query_per_poll(host: Host, case: str) -> None:
         claims.settle(store, claim, Settlement(Status.PENDING, wait=3600))
     elif case == "paused":
         claims.release(store, [claim])
-        pause(store, "somebody")
+        pause(store, "an operator")
     elif case == "skewed":
-        # A host whose clock is an hour ahead has put it off.
+        # A host whose clock is an hour ahead has set the due time.
         real = store.now
         store.now = lambda: real() + timedelta(hours=1)
         claims.release(store, [claim])
@@ -235,7 +235,7 @@ def test_idle_worker_sends_one_query_per_poll(host: Host, case: str) -> None:
         before, start = statements.count, time.monotonic()
         wait_until(lambda: statements.count >= before + 4)
 
-    # One statement each; a slow machine takes longer.
+    # One statement per poll; a slow machine takes longer.
     assert time.monotonic() - start > 1.4
 
 
@@ -251,7 +251,7 @@ def test_locked_event_causes_no_busy_loop(
         other.execute(sa.select(c.id).with_for_update())
         with working(host.endpoint, poll=0.5):
             count = statements.during(2.0)
-    # Ten looks in a second.
+    # Ten polls a second.
     assert 4 <= count <= 200
 
 
@@ -270,7 +270,7 @@ def test_pause_is_seen_by_running_workers_for_one_endpoint(
     assert [store.endpoint for store in host_inboxes] == [*mounted]
 
     with working(*mounted.values(), workers=2) as workers:
-        pause(mine, "somebody")
+        pause(mine, "an operator")
         look_again(*workers)
         for number in range(10):
             for store in host_inboxes:
@@ -280,10 +280,10 @@ def test_pause_is_seen_by_running_workers_for_one_endpoint(
         assert {*statuses(mine).values()} == {"pending"}
         assert {*attempts(mine).values()} == {0}
 
-        resume(mine, "somebody")
+        resume(mine, "an operator")
         wait_until(lambda: {*statuses(mine).values()} == {"done"})
-        pause(others, "somebody")
-        resume(others, "somebody")
+        pause(others, "an operator")
+        resume(others, "an operator")
         record_event(others, Event("evt_last", "RFIs.update", body=b"{}"))
         wait_until(lambda: {*statuses(others).values()} == {"done"})
 
@@ -321,7 +321,7 @@ def test_slow_events_are_shared_and_fast_events_batched(host: Host) -> None:
 
 @pytest.mark.slow
 def test_slow_events_of_a_batch_are_released_to_idle_workers(host: Host) -> None:
-    """Though they were taken in a batch as large as fast ones allow."""
+    """The slow events are claimed in a batch sized for fast events."""
     by: Counter[int] = Counter()
     seconds = 0.0
 
@@ -333,12 +333,12 @@ def test_slow_events_of_a_batch_are_released_to_idle_workers(host: Host) -> None
     record(host.store, *numbered(100))
     with working(host.endpoint) as (worker,):
         wait_until(all_done(host.store, 100))
-        pause(host.endpoint.store, "somebody")
+        pause(host.endpoint.store, "an operator")
         look_again(worker)
         by.clear()
         seconds = 0.6
         record(host.store, *(f"slow_{number}" for number in range(8)))
-        resume(host.endpoint.store, "somebody")
+        resume(host.endpoint.store, "an operator")
         wait_until(lambda: by)
         with working(host.endpoint):
             wait_until(all_done(host.store, 108))
@@ -382,7 +382,7 @@ def test_subscriber_exceptions_do_not_end_a_worker(
     found = queries.find(host.endpoint.store, "evt_001")
     assert found is not None
     assert type(error).__name__ in found["error"]
-    # Nor the run of a subscriber after it.
+    # The exception does not skip later subscribers.
     assert "evt_001" in others
 
 
@@ -408,7 +408,7 @@ def test_quarantined_event_that_is_replayed_is_dead_again(host: Host) -> None:
     event = Event("evt_1", "", body=b"not JSON")
     recorded = record_event(store, event, Status.DEAD, "is not JSON")
     record(host.store, "evt_2")
-    assert replay(store, [recorded.row_id], "somebody") == 1
+    assert replay(store, [recorded.row_id], "an operator") == 1
 
     with working(host.endpoint):
         wait_until(lambda: counted(host.store) == {"done": 1, "dead": 1})
@@ -416,7 +416,7 @@ def test_quarantined_event_that_is_replayed_is_dead_again(host: Host) -> None:
     assert host.row("evt_1")["body"] == b"not JSON"
 
 
-# The database goes away
+# Outages of the database
 
 
 @pytest.mark.soak
@@ -480,7 +480,7 @@ def test_worker_waits_for_a_locked_file(
 def test_endpoints_of_an_unreachable_database_do_not_delay_another(
     make_app: MakeApp, tmp_path: Path
 ) -> None:
-    """They share a look, which fails for both of them."""
+    """Endpoints of one database share a poll, which fails for both."""
     away = "postgresql+psycopg://nobody@127.0.0.1:1/nothing"
     app = make_app(
         PROCORE_WEBHOOK_DATABASE_URI=away,
@@ -520,7 +520,7 @@ def test_error_at_one_endpoint_does_not_delay_another_of_its_database(
     first, second = endpoints(app).values()
     for each in (first, second):
         record_event(each.store, Event(f"evt of {each.name}", "a.b", body=b"{}"))
-    # Its rows cannot be changed, as when a trigger of the host refuses it.
+    # A trigger of the host refuses changes of this endpoint's rows.
     with first.store.connection() as connection:
         connection.exec_driver_sql(
             "CREATE TRIGGER no BEFORE UPDATE ON procore_webhook_event"
