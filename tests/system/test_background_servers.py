@@ -82,7 +82,7 @@ def page():
 
 
 class Site:
-    """A host app in a folder, to be served; its database, seen from outside."""
+    """A host app in a folder, to be served, and its database."""
 
     def __init__(self, folder: Path, host: Host, url: str) -> None:
         self.folder = folder
@@ -106,7 +106,7 @@ class Site:
         )
 
     def record(self, id: str, **fields: Any) -> None:
-        """Put an event into the inbox, as a process that is gone did."""
+        """Put an event into the inbox, as an earlier process would have."""
         record(self.store, id, **fields)
 
     def statuses(self) -> dict[str, str]:
@@ -127,7 +127,7 @@ class Site:
         self.wait_for(are_done, server)
 
     def check_effects(self, ids: list[str]) -> None:
-        """Each has its effect, and has it once."""
+        """Assert that each event has had its effect exactly once."""
         assert Counter(note.split()[0] for note in self.host.notes()) == Counter(ids)
 
 
@@ -151,7 +151,7 @@ def get(server: Server) -> str:
 
 
 def send(server: Server, id: str, **fields: Any) -> float:
-    """Deliver until it is accepted, as the sender does; return how long that took."""
+    """Deliver until accepted, as the sender does; return the last attempt's seconds."""
     body = to_bytes(payload("RFIs.update", id=id, **fields))
     url = f"{server.url}/webhooks/procore"
     deadline = time.monotonic() + PATIENCE
@@ -179,7 +179,7 @@ SERVERS = {
 
 
 ON_POSTGRESQL = ("sync", "sync preload", "gevent")
-#: The others tell much the same.
+#: The combinations tested each time; the soak run tests the remaining ones.
 EVERYDAY = (("sqlite", "sync preload"), ("sqlite", "flask"), ("postgresql", "gevent"))
 RUNS = [("sqlite", name) for name in SERVERS]
 RUNS += [("postgresql", name) for name in ON_POSTGRESQL]
@@ -194,7 +194,7 @@ def test_every_event_is_done_and_has_its_effect_once(site: Site, name: str) -> N
     left, delivered = ["evt_left", "evt_claimed"], numbered(20)
     for id in reversed(left):
         site.record(id)
-    # An earlier process was killed with one of them in its hands.
+    # An earlier process was killed while it held one claim.
     (claim,) = claims.claim_due(site.store, 1, 1)
     assert claim.event_id == "evt_claimed"
 
@@ -212,11 +212,11 @@ def test_every_event_is_done_and_has_its_effect_once(site: Site, name: str) -> N
     site.check_effects([*left, *delivered, "evt_slow"])
 
 
-# The end of a process
+# Shutdown
 
 
 def end(server: Server, signal_: int = signal.SIGTERM) -> float:
-    """Tell the server to end; return how long it took."""
+    """Terminate the server; return the seconds until its exit."""
     start = time.monotonic()
     server.send(signal_)
     server.exit_code(PATIENCE)
@@ -224,9 +224,9 @@ def end(server: Server, signal_: int = signal.SIGTERM) -> float:
 
 
 def stalled_batch(site: Site, server: Server, seconds: float) -> None:
-    """Return when the thread runs one slow event and holds others.
+    """Wait until the thread runs a slow event and holds claims of others.
 
-    A batch holds twice as many as the one before: 1, 2, 4, 8.
+    Each batch is twice as large as the batch before: 1, 2, 4, 8.
     """
     for id in numbered(30):
         fast = int(id[-3:]) < 7
@@ -263,7 +263,7 @@ def test_ending_process_releases_queued_events(
         end(running, signal_)
     found = site.statuses()
     assert set(found.values()) == {"done", "pending"}, running.output()
-    # What was begun was ended, and has its effect.
+    # The started run was finished, with its effect.
     done = [id for id, status in found.items() if status == "done"]
     assert sorted(set(site.calls())) == sorted(done)
     site.check_effects(done)
@@ -291,13 +291,13 @@ def test_run_of_a_killed_worker_is_repeated_by_the_next(site: Site) -> None:
     ids = ["evt_slow", *numbered(5)]
     with site.serve("gunicorn", **lease) as running:
         worker = int(get(running))
-        # Longer than its lease, which is renewed meanwhile.
+        # The run takes longer than its lease, which is renewed.
         send(running, "evt_slow", seconds=4)
         for id in ids[1:]:
             send(running, id)
         site.wait_for(site.calls, running)
         os.kill(worker, signal.SIGKILL)
-        # gunicorn starts another; a page is all that it is asked for.
+        # gunicorn starts another worker, which gets only requests of a page.
         site.wait_for(lambda: _answers(running) not in (None, str(worker)), running)
         site.wait_until_done(ids, running)
     assert site.calls().count("evt_slow") == 2
@@ -328,7 +328,7 @@ def test_reloaded_server_continues_pending_events(site: Site) -> None:
 
 @pytest.mark.parametrize("site", ["postgresql"], indirect=True)
 def test_connections_made_before_a_fork_are_not_shared(site: Site) -> None:
-    """One on which the app factory has looked at the database, say."""
+    """Such as the connection of db.create_all() in an app factory."""
     made = "with app.app_context():\n    db.create_all()\n"
     site.module.write_text(HOST + made)
     ids = numbered(200)
@@ -340,7 +340,7 @@ def test_connections_made_before_a_fork_are_not_shared(site: Site) -> None:
     assert sorted(site.statuses()) == ids
 
 
-# A fork in a process that has a thread
+# Forks of a process with a background thread
 
 
 FORKS = """
@@ -430,7 +430,7 @@ assert len(threads()) == 1
 @on_both
 def test_forked_child_starts_its_own_thread(site: Site, tmp_path: Path) -> None:
     url = site.env["FLASK_SQLALCHEMY_DATABASE_URI"]
-    # An inbox of its own: the engine of a host is the host's to dispose of.
+    # With its own engine: a host's engine is disposed of by the host.
     forks = 4
     script = FORKS.replace("FORKS", str(forks))
     ended = subprocess.run(

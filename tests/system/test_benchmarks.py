@@ -1,6 +1,6 @@
-"""The benchmarks run, with numbers that are far too small to say anything.
+"""The benchmarks run, with sizes far too small for a meaningful result.
 
-Nothing here depends on how long anything takes.
+The tests do not depend on the measured times.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def run(
     python: Sequence[str] = ("-m", "benchmarks"),
     exits: int = 0,
 ) -> str:
-    """Every answer is 200 and every event is stored, or the run itself fails."""
+    """Run a benchmark, which fails unless each answer is 200 and each event stored."""
     if not (ROOT / "benchmarks").is_dir():
         pytest.skip("these tests run apart from the benchmarks")
     command = [sys.executable, *python, "--quick", *options]
@@ -40,14 +40,14 @@ def run(
     )
     assert ran.returncode == exits, ran.stderr
     assert (results / "benchmarks.md").read_text() == ran.stdout.removesuffix("\n")
-    # A run without a result has nothing to plot.
+    # Without a result there is no plot.
     is_plotted = exits == 0 and find_spec("matplotlib") is not None
     assert (results / "benchmarks.png").exists() == is_plotted
     return ran.stdout
 
 
 def measured(report: str) -> dict[str, float]:
-    """The first number of each line of the tables, but for those of the targets."""
+    """The first number of each line of the tables, except the tables of targets."""
     tables = report.partition("## Targets")[0]
     found = re.findall(r"^\| (\S.*?) +\| +([\d.]+) \|", tables, re.MULTILINE)
     return {name: float(number) for name, number in found}
@@ -196,7 +196,7 @@ def no_rivals() -> list[str]:
 
 
 def test_benchmark_with_a_wrong_answer_has_no_result(tmp_path: Path) -> None:
-    """The candidates are given another secret than the deliveries are signed with."""
+    """The candidates' secret differs from the secret of the deliveries."""
     script = """
 import sys
 from benchmarks import candidates

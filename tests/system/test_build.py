@@ -1,4 +1,4 @@
-"""What is installed, and the wheel and the sdist, built as a release is."""
+"""Dependencies, and the wheel and the sdist, built as for a release."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ NAME = "flask_procore_webhooks"
 
 
 def requirements(lines: list[str]) -> set[str]:
-    """The names in ``Requires-Dist`` that no extra has to be asked for."""
+    """The names in ``Requires-Dist`` outside the extras."""
     always = [line for line in lines if "extra ==" not in line]
     return {re.split(r"[^\w-]", line)[0].lower() for line in always}
 
 
-# What is installed
+# Dependencies
 
 
 def test_exactly_three_packages_are_required() -> None:
@@ -42,7 +42,7 @@ def test_pytest_finds_the_plug_in_by_its_entry_point() -> None:
     assert found == {("pytest11", NAME, f"pytest_{NAME}")}
 
 
-# What is built
+# Wheel and sdist
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Built:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Built from a copy of the source as a release is: the wheel from the sdist."""
+    """A build from a copy of the source, as for a release: the wheel from the sdist."""
     if not (ROOT / NAME).is_dir():
         pytest.skip("these tests run apart from the source")
     if not find_spec("build"):
@@ -133,7 +133,7 @@ print(flask_procore_webhooks.__file__, entry.load().__file__)
 
 @pytest.mark.slow
 def test_sdist_can_be_built_and_tested(built: Built) -> None:
-    """Setuptools takes tests/test_*.py by itself, which alone cannot run."""
+    """By default setuptools includes only tests/test_*.py, without their helpers."""
     shipped = built.in_sdist()
     assert {"setup.cfg", "pyproject.toml", "README.md", "LICENSE"} <= shipped
     if any(name.startswith("tests/") for name in shipped):

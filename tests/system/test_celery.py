@@ -1,4 +1,4 @@
-"""``DISPATCH="celery"``: messages, the tasks, the sweep, and brokers that go away."""
+"""``DISPATCH="celery"``: messages, tasks, the sweep, and outages of brokers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ from flask_procore_webhooks.testing import payload
 
 MakeApp = Callable[..., Flask]
 
-#: Seconds that a condition may take on a machine that is busy with other things.
+#: Timeout in seconds of a condition on a busy machine.
 DEADLINE = 90.0
 
 
@@ -87,7 +87,7 @@ def calls() -> list[str]:
 
 @pytest.fixture
 def make_app(make_app: MakeApp) -> Iterator[MakeApp]:
-    """The factory; the connections of its apps to brokers are closed at the end."""
+    """The factory of apps, whose connections to brokers are closed at the end."""
     made: list[Flask] = []
 
     def make(**config: Any) -> Flask:
@@ -119,7 +119,7 @@ def app(make_app: MakeApp, redis: Broker, calls: list[str]) -> Flask:
 
 
 def send(app: Flask, **fields: Any) -> int:
-    """Deliver an event, which has to be accepted; return its row id."""
+    """Deliver an event, assert that it is accepted, and return its row id."""
     sent = payload("RFIs.update", **fields)
     answer = deliver(app.test_client(), sent, endpoint="procore_webhooks")
     assert answer.status_code == 200
@@ -133,7 +133,7 @@ def endpoint_of(app: Flask, name: str = "procore_webhooks") -> Endpoint:
 
 
 def call(app: Flask, task: str, *arguments: Any, **options: Any) -> Any:
-    """Run the task here, as a worker of the app's Celery does."""
+    """Run the task in this process, as a worker of the app's Celery does."""
     return app.extensions["celery"].tasks[task].apply(arguments, options).get()
 
 
@@ -142,7 +142,7 @@ def status(app: Flask, row_id: int) -> str:
 
 
 def close_breaker(app: Flask) -> None:
-    """End the pause after a failed message."""
+    """Close the circuit breaker, which a failed message has opened."""
     publisher = endpoint_of(app).state.runtime.parts[Publisher]
     publisher._open_until = 0.0
 
@@ -167,7 +167,7 @@ def test_message_carries_the_name_of_the_endpoint_and_the_row_id(
 
 
 def test_names_of_the_tasks_are_stable() -> None:
-    """They are in users' beat_schedule and task_routes, and in messages under way."""
+    """Names occur in users' beat_schedule and task_routes, and in queued messages."""
     assert RUN == "flask_procore_webhooks.run"
     assert SWEEP == "flask_procore_webhooks.sweep"
 
@@ -248,13 +248,13 @@ def test_failed_run_is_published_with_a_countdown(
     eta = datetime.fromisoformat(message["eta"])
     early = (eta - due_at.replace(tzinfo=timezone.utc)).total_seconds()
     assert 0 < early < 30, "not before it can be claimed, and not long after"
-    # Too early: another message changes nothing.
+    # A message before the due time has no effect.
     call(app, RUN, "procore_webhooks", row)
     assert len(calls) == 1 and redis.take() == []
 
 
 def test_long_wait_is_left_to_the_sweep(app: Flask, redis: Broker) -> None:
-    """Brokers take back what a worker holds for half an hour or an hour."""
+    """Brokers redeliver a message held for half an hour or an hour."""
     assert LONGEST_COUNTDOWN < 1800
     endpoint, clock = endpoint_of(app), Clock()
     row = send(app, wait=LONGEST_COUNTDOWN + 60)
@@ -412,7 +412,7 @@ def test_sweep_ignores_endpoints_with_other_dispatch_modes(
     assert redis.take()[0]["args"] == ["procore_webhooks", row]
 
 
-# What stands in the way
+# Missing Celery and failing brokers
 
 
 def test_app_without_celery_records_events_and_logs_advice(
@@ -438,7 +438,7 @@ def test_refusing_broker_is_tried_and_logged_once(
         rows = [send(app) for _ in range(10)]
         assert caplog.text.count(f"No messages are sent for {BREAKER_SECONDS:g} s") == 1
         relay.mend()
-        # As soon as it is asked again.
+        # After the pause, the sweep publishes the messages.
         close_breaker(app)
         assert call(app, SWEEP, overdue=0) == 10
         assert broker.taken_rows(10) == rows
@@ -462,7 +462,7 @@ def test_silent_broker_is_tried_once(
 
 
 def connections(listener: socket.socket) -> int:
-    """Take the connections that wait to be accepted; return how many there were."""
+    """Accept and close the waiting connections; return their number."""
     listener.setblocking(False)
     taken = 0
     with suppress(BlockingIOError):
@@ -476,7 +476,7 @@ def test_broken_idle_connection_loses_no_message(app: Flask, broker: Broker) -> 
     with relay_to(broker.url) as relay:
         broker.celery(app, relay.url)
         first = send(app)
-        # Before it is there, a connection that breaks takes it along.
+        # A breaking connection would lose a message that has not arrived yet.
         assert broker.taken_rows(1) == [first]
         relay.cut()
         relay.mend()
@@ -669,7 +669,7 @@ class Site:
             send(self.app, id=id, **fields)
 
     def sweep(self) -> None:
-        """What beat does."""
+        """Publish the sweep's message, as beat does."""
         with self.celery.connection_for_write() as connection:
             self.celery.tasks[SWEEP].apply_async(
                 kwargs={"overdue": 0}, connection=connection
@@ -689,7 +689,7 @@ class Site:
         self.wait_for(lambda: self.statuses() == Counter(statuses), worker)
 
     def sweep_until_finished(self, worker: Process, **statuses: int) -> None:
-        """Sweep now and then until the events have these statuses."""
+        """Sweep every two seconds until the events have these statuses."""
         last = 0.0
 
         def are_finished() -> bool:
@@ -702,7 +702,7 @@ class Site:
         self.wait_for(are_finished, worker)
 
     def check_effects(self, ids: list[str]) -> None:
-        """Each has its effect, and has it once."""
+        """Assert that each event has had its effect exactly once."""
         assert Counter(note.split()[0] for note in self.host.notes()) == Counter(ids)
 
 
@@ -727,8 +727,8 @@ only_redis = pytest.mark.parametrize("broker", ["redis"], indirect=True)
 
 
 def test_every_event_is_done_and_has_its_effect_once(site: Site) -> None:
-    """Whichever is first, Celery or the blueprint; with doubled messages, and retries
-    that nobody sweeps."""
+    """Celery set up before or after the blueprint; duplicate messages; retries without
+    a sweep."""
     plain, failing = numbered(15, "evt_plain"), numbered(3, "evt_fails")
     postponed = numbered(3, "evt_later")
     first = "true" if site.broker.url.startswith("redis") else "false"
@@ -778,8 +778,8 @@ def test_broker_outage_loses_no_event(
         relay.mend()
         close_breaker(site.app)
         site.send(ids[80:])
-        # Not once: the worker may take its time to come back, and Redis gives what it
-        # had taken to nobody before its visibility timeout is over.
+        # Several sweeps: the worker may reconnect slowly, and Redis withholds the
+        # messages it had fetched until their visibility timeout has passed.
         site.sweep_until_finished(worker, done=120)
     site.check_effects(ids)
 
@@ -806,7 +806,7 @@ def test_run_of_a_killed_worker_is_done_by_another(
         site.wait_for(lambda: len(site.calls()) == 2, killed)
         killed.kill()
     assert site.statuses() == Counter(running=2)
-    # Not slow any more: what takes long is the machine, not the event.
+    # The event is quick now; only the recovery takes time.
     with site.worker(SITE_IS_QUICK="yes") as worker:
         site.send(ids[2:])
         site.sweep_until_finished(worker, done=3)
@@ -814,7 +814,7 @@ def test_run_of_a_killed_worker_is_done_by_another(
 
 
 def documented_settings() -> dict[str, Any]:
-    """``CELERY`` as docs/dispatch.md has it."""
+    """``CELERY`` as in docs/dispatch.md."""
     (block,) = blocks("docs/dispatch.md", "python")
     found: dict[str, Any] = {}
     exec(block.text, found)
@@ -834,10 +834,10 @@ def test_documented_celery_settings_are_valid(app: Flask) -> None:
 @pytest.mark.slow
 @only_redis
 def test_beat_calls_the_sweep(site: Site) -> None:
-    """An event of which nobody has told Celery, as after a crash behind the commit."""
+    """The event's message is lost, as after a crash right after the commit."""
     (entry,) = documented_settings()["beat_schedule"].values()
     assert entry == {"task": SWEEP, "schedule": 60.0}
-    # The same, with less patience.
+    # The documented schedule, with shorter times.
     entry |= {"schedule": 1.0, "kwargs": {"overdue": 0.5}}
     schedule = {"webhooks": entry}
     site.send(["evt_forgotten"])
@@ -890,7 +890,7 @@ def test_dispatch_celery_without_celery_is_a_config_error(
 def test_check_reports_a_celery_whose_tasks_have_no_app_context(
     app: Flask, redis: Broker
 ) -> None:
-    """Its workers could not find the Flask app, and would run no event."""
+    """Workers of such a Celery could not find the Flask app."""
     theirs = app.extensions["celery"]
     app.extensions["celery"] = redis.contextless_celery()
     shown = check(app)

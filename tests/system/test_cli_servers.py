@@ -92,7 +92,7 @@ def test_answer_404_names_the_mounted_path(app: Flask, running: Server) -> None:
 
 
 def test_commands_work_from_a_shell(tmp_path: Path) -> None:
-    """With a shell's environment, without logging configuration, with pipes."""
+    """Commands run in a shell: its environment, pipes, and no logging setup."""
     (tmp_path / "app.py").write_text(
         f"""
 from flask import Flask
@@ -123,7 +123,7 @@ def create_app():
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """Of localhost, self-signed, with its key in the same file."""
+    """A self-signed certificate for localhost, with its key in the same file."""
     if not shutil.which("openssl"):
         pytest.skip("there is no openssl to make a certificate")
     file = tmp_path / "localhost.pem"

@@ -1,4 +1,4 @@
-"""Copies of one event in several processes, and a process that is killed in a run."""
+"""Copies of one event in several processes, and a process killed in a run."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_event_of_a_killed_process_is_resumed_after_its_lease(
 
 
 def _wait_for_rollback(host: Host) -> None:
-    """The server may take a moment to see that its client is gone."""
+    """Wait until the server has noticed the end of its client."""
     with host.engine.connect() as connection:
         if connection.dialect.name == "postgresql":
             busy = sa.text(

@@ -1,6 +1,6 @@
-"""Processes end and databases go away at any moment: nothing is lost, nothing doubled.
+"""Processes are killed and databases fail at any moment: no loss, no double effect.
 
-``make soak`` does the same for longer; see the package ``soak``.
+``make soak`` runs the same checks for longer; see the package ``soak``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from flask_procore_webhooks.testing import payload
 
 @pytest.fixture
 def seed() -> int:
-    """SOAK_SEED repeats a run that has failed, as far as chance is ours."""
+    """The random seed; SOAK_SEED repeats the seeded choices of a failed run."""
     seed = int(os.environ.get("SOAK_SEED") or random.randrange(10**6))
     print(f"SOAK_SEED={seed}")
     return seed
@@ -80,7 +80,7 @@ def test_killed_processes_lose_and_repeat_nothing(
 
 @pytest.fixture
 def app(database_url: str) -> Iterator[Flask]:
-    """The app that goes on where a child was killed."""
+    """The app that continues after the kill of a child."""
     app = create_app(environment(database_url, failures=0), "worker")
     with app.app_context():
         db.create_all()
@@ -103,7 +103,7 @@ def test_kill_at_any_step_is_recovered_by_the_next_worker(
 
 
 def _check_left(endpoint: Endpoint, step: Step, event: dict[str, Any]) -> None:
-    """It was killed where it should be."""
+    """Assert that the child was killed at the step."""
     row = queries.find(endpoint.store, event["id"])
     status, attempts = (row["status"], row["attempts"]) if row else ("absent", 0)
     if step.status != "any":
@@ -112,7 +112,7 @@ def _check_left(endpoint: Endpoint, step: Step, event: dict[str, Any]) -> None:
 
 
 def _finish(app: Flask, endpoint: Endpoint, step: Step, event: dict[str, Any]) -> None:
-    """The sender comes again, and another worker runs what is left."""
+    """The sender repeats the delivery, and another worker runs the event."""
     answer = deliver(app.test_client(), event)
     assert answer.status_code == 200, step
     assert ("duplicate" in (answer.json or {})) == (step.status != "absent"), step
@@ -121,7 +121,7 @@ def _finish(app: Flask, endpoint: Endpoint, step: Step, event: dict[str, Any]) -
     clock.forward(LEASE + 1)
     now, endpoint.store.now = endpoint.store.now, clock
     try:
-        # The server may need a moment to see that the child is gone.
+        # The server may need a moment to notice the child's end.
         done = wait_until(lambda: _run(endpoint, event), time.monotonic() + 30, 0.1)
     finally:
         endpoint.store.now = now
@@ -144,7 +144,7 @@ def _effects(endpoint: Endpoint, event: dict[str, Any]) -> list[str]:
     return sorted(row.subscriber for row in endpoint.store.rows(look))
 
 
-# The database goes away
+# Database outages
 
 
 @pytest.mark.serial
@@ -154,7 +154,7 @@ def test_database_outage_loses_and_repeats_nothing(
 ) -> None:
     with ExitStack() as stack:
         database: Breakable = Locked(database_url)
-        # A lock is noticed when the patience with it is over, a closed port at once.
+        # A lock is noticed after the lock timeout, a closed port at once.
         longest = 6.0
         if not database_url.startswith("sqlite"):
             database, longest = stack.enter_context(relay_to(database_url)), 3.0

@@ -84,10 +84,10 @@ def test_links_lead_to_a_page_and_a_heading(document: str) -> None:
 
 
 def test_every_block_has_a_test() -> None:
-    """SQL is run by test_scaling.py; files are named in a test below."""
+    """test_scaling.py runs SQL; tests below name the blocks that are files."""
     run = {"python", "sql", "text"}
     unknown = [str(b) for b in blocks() if b.language not in {*run, *LANGUAGES}]
-    # The drawings of architecture.md have no language.
+    # Drawings in architecture.md have no language.
     assert [each for each in unknown if "architecture" not in each] == []
     assert {b.document for b in blocks(language="sql")} <= {"docs/scaling.md"}
     source = Path(__file__).read_text()
@@ -172,11 +172,11 @@ def test_the_times_to_dead_are_those_of_the_defaults() -> None:
     assert f"{longest(24) / 60:.0f}" == f"{15 * 60 + 25}"
 
 
-# Blocks that are files, as their reader saves them
+# Blocks that are files
 
 
 def test_ten_lines_receive_a_delivery(tmp_path: Path) -> None:
-    """The app.py of the README under the server, and the commands, of the README."""
+    """The README's app.py runs under the README's server and commands."""
     (tmp_path / "app.py").write_text(file_block("README.md", "app.py"))
     _, start, then = blocks(README, "sh")
     export, run = start.text.splitlines()
@@ -279,7 +279,7 @@ def test_the_alert_says_what_is_wrong(
     )
     assert ran.returncode == bool(said), ran.stderr
     assert said in ran.stdout
-    # cron mails whatever is printed.
+    # cron mails any output.
     assert bool(ran.stdout) == bool(said)
 
 
@@ -314,14 +314,14 @@ def fail(event):
 
 
 def test_a_failed_event_is_found_understood_and_run_again(tmp_path: Path) -> None:
-    """By the commands of the pages alone."""
+    """The documented commands suffice."""
     write(tmp_path, "app.py", FAILING_APP)
     find, show, replay = blocks("docs/operations.md", "sh")[0].text.splitlines()
     (worker,) = blocks("docs/dispatch.md", "sh")[0].text.splitlines()
     with serve("app", server="flask", folder=tmp_path) as server:
         url = f"{server.url}/webhooks/procore"
         shell(f"flask procore-webhooks trigger RFIs.update --url {url}", tmp_path)
-        # The app's thread is not ended in the middle of its run.
+        # Let the app's thread finish its run.
         wait_until(lambda: "fail failed for" in server.output())
         wait_until(lambda: "dead" in shell(find, tmp_path))
     shell(f"{worker} --once", tmp_path)
@@ -450,7 +450,7 @@ def test_a_login_check_lets_deliveries_pass(host: Flask) -> None:
     assert testing.deliver(host.test_client(), sent).status_code == 200
 
 
-def test_the_limiter_is_told_of_the_blueprint(host: Flask) -> None:
+def test_limiter_exempts_the_blueprint(host: Flask) -> None:
     names = run_blocks("docs/production.md", host)
     assert names["limiter"].exempted == [names["webhooks"]]
 
@@ -552,7 +552,7 @@ def test_a_busy_api_is_asked_again_when_it_says(host: Any) -> None:
 
 @pytest.fixture
 def host(make_app: Callable[..., Flask], tmp_path: Path) -> Flask:
-    """The app that the blocks of a page belong to."""
+    """The app in which the blocks of a page run."""
     return make_app(
         SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path / 'host.db'}",
         TASKS=str(tmp_path / "tasks.db"),
@@ -560,7 +560,7 @@ def host(make_app: Callable[..., Flask], tmp_path: Path) -> Flask:
 
 
 class Limiter:
-    """The part of Flask-Limiter's that is used."""
+    """The part of Flask-Limiter's interface that the pages use."""
 
     def __init__(self) -> None:
         self.exempted: list[object] = []
@@ -570,9 +570,9 @@ class Limiter:
 
 
 def run_blocks(page: str, app: Flask) -> dict[str, Any]:
-    """Run the Python blocks of a page but its files; return the names they make.
+    """Run the Python blocks of a page except files; return the defined names.
 
-    They find what a reader has: an app, its database, and the blueprint in it.
+    The blocks can use the names of a reader's app, its database and its blueprint.
     """
     db = SQLAlchemy(model_class=type("Base", (DeclarativeBase,), {}))
 
@@ -621,7 +621,7 @@ def shell(
     status: int = 0,
     **env: str,
 ) -> str:
-    """Run ``script`` as its reader does, against ``server``; return what it prints."""
+    """Run ``script`` as its reader does, against ``server``; return its output."""
     if server:
         script = script.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
     ran = subprocess.run(
@@ -641,5 +641,5 @@ def select(file: Path, look: str) -> list[Any]:
 
 
 def environment() -> dict[str, str]:
-    """Ours, without what would lead the commands to another app."""
+    """This process's environment without the variables of Flask."""
     return {k: v for k, v in os.environ.items() if not k.startswith("FLASK_")}

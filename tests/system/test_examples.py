@@ -49,13 +49,13 @@ NOT_AUTHORIZED = '401 {"error": "Invalid authorization"}'
 
 @dataclass
 class Example:
-    """A copy of an example, so that nothing is left in the original."""
+    """A copy of an example, so that the original stays unchanged."""
 
     folder: Path
     env: dict[str, str] = field(default_factory=dict)
 
     def shell(self, script: str) -> subprocess.CompletedProcess[str]:
-        """Run ``script`` there, with the commands of this Python."""
+        """Run ``script`` in the example's folder, with this Python's commands."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return subprocess.run(
             ["bash", "-ec", script],
@@ -79,14 +79,14 @@ class Example:
         return answers
 
     def read_exports(self) -> None:
-        """Take over the environment that the README exports."""
+        """Add the README's exports to the environment."""
         for line in self.told():
             command, *words = shlex.split(line)
             if command == "export":
                 self.env |= dict(word.split("=", 1) for word in words)
 
     def follow(self, server: Server) -> str:
-        """Run what the README says to run while ``server`` is up."""
+        """Run the README's commands against ``server``."""
         commands = (
             "flask procore-webhooks ",
             "flask prudra-webhooks ",
@@ -152,8 +152,8 @@ def test_demo_prints_its_steps_and_removes_its_files(
 ) -> None:
     quickstart = example("quickstart")
     before = {*quickstart.folder.iterdir(), quickstart.folder / "__pycache__"}
-    # The developer's own settings must not reach it: of a debugging server, for one,
-    # only the reloader would be stopped.
+    # Environment variables must not reach the demo: of a debugging server, for
+    # example, it would stop only the reloader.
     quickstart.env |= {"FLASK_DEBUG": "1", "PROCORE_WEBHOOK_TOLERANCE": "no number"}
     account = quickstart.run("python demo.py")
     signed, forged, old, note = RECEIVED, NOT_SIGNED, NOT_SIGNED, QUARANTINED
@@ -210,7 +210,7 @@ def test_two_tenants_are_kept_apart(example: Callable[[str], Example]) -> None:
     ) as server:
         acme, birch = (f"{server.url}/webhooks/{name}" for name in ("acme", "birch"))
         shown = tenants.follow(server)
-        # Right for the one is wrong for the other.
+        # One tenant's signature is refused at the other tenant.
         crossed = tenants.trigger("RFIs.create --endpoint acme", birch)
         forged = tenants.trigger("RFIs.create --secret guessed", acme)
         same = """RFIs.create --data '{"id": "evt_1"}'"""
@@ -223,7 +223,7 @@ def test_two_tenants_are_kept_apart(example: Callable[[str], Example]) -> None:
     assert table.count("RFIs.create") == 1 and "acme" not in table
     assert crossed == [NOT_AUTHORIZED]
     assert forged == [NOT_SIGNED]
-    # The same id at another company is another event.
+    # The same id at another tenant is another event.
     assert answers == [RECEIVED, DUPLICATE, RECEIVED]
     log = server.output()
     for name, wish in {"Acme": "a mail about", "Birch": "a task for"}.items():
@@ -265,14 +265,14 @@ def test_prudra_and_procore_share_an_app(example: Callable[[str], Example]) -> N
 
 
 class StandIn(ThreadingHTTPServer):
-    """Procore's REST API, as far as one RFI after another is asked for."""
+    """The part of Procore's REST API that returns an RFI."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), StandInHandler)
         self.rfis: dict[str, dict[str, Any]] = {}
         self.busy: dict[str, str] | None = None
         self.asked: list[tuple[str, Mapping[str, str]]] = []
-        #: Holds the next answer back, once it has been decided.
+        #: Events that delay the next answer after its content is decided.
         self.held: tuple[threading.Event, threading.Event] | None = None
 
     @property
@@ -334,7 +334,7 @@ class Tracker:
     engine: sa.Engine
 
     def deliver(self, body: Mapping[str, Any]) -> str:
-        """Deliver as Procore does, and wait until the event has been run."""
+        """Deliver as Procore does, and wait for the event's run."""
         value = self.example.env["PROCORE_WEBHOOK_AUTHORIZATION"]
         answer = http(
             "POST",
@@ -353,8 +353,8 @@ class Tracker:
         with self.engine.connect() as connection:
             return bool(connection.scalar(look, {"id": event_id}))
 
-    def end_all_waits(self) -> None:
-        """As if the time of the next attempt had come."""
+    def make_due(self) -> None:
+        """Make pending events due."""
         change = "UPDATE procore_webhook_event SET due_at = '2020-01-01 00:00:00'"
         with self.engine.begin() as connection:
             connection.execute(sa.text(f"{change} WHERE status = 'pending'"))
@@ -377,7 +377,7 @@ class Tracker:
 
 @contextmanager
 def tracking(folder: Path, url: str | None = None) -> Iterator[Tracker]:
-    """Run the example, its database migrated, as its README does."""
+    """Run the example with a migrated database, as in its README."""
     existing = copy_of("existing_app", folder)
     existing.read_exports()
     if url:
@@ -405,7 +405,7 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracker]:
 
 @pytest.mark.slow
 def test_migration_fits_every_database(tmp_path: Path, database_url: str) -> None:
-    """It is what the models say, runs there and back, and what it makes works."""
+    """The migration matches the models, is reversible, and its tables work."""
     with tracking(tmp_path, database_url) as tracker:
         tracker.example.run("flask db check")
         tracker.api.rfis["4001"] = rfi("Größe?")
@@ -421,8 +421,8 @@ def test_migration_fits_every_database(tmp_path: Path, database_url: str) -> Non
 
 
 def test_migration_is_what_flask_db_migrate_writes(tmp_path: Path) -> None:
-    """When the tables change: remove the file, and in its place, as it is done here,
-    ``flask db migrate -m "RFIs and inbox" --rev-id 53f3ea1c7be5``; then ruff.
+    """After a change of the tables, remove the file and write it as this test does:
+    ``flask db migrate -m "RFIs and inbox" --rev-id 53f3ea1c7be5``, then ruff.
     """
     existing = copy_of("existing_app", tmp_path)
     existing.read_exports()
@@ -436,14 +436,14 @@ def test_migration_is_what_flask_db_migrate_writes(tmp_path: Path) -> None:
 
 
 def operations(migration: Path) -> list[str]:
-    """What the functions of a migration do, however it is formatted."""
+    """The functions of a migration, independent of formatting."""
     module = ast.parse(migration.read_text())
     functions = [node for node in module.body if isinstance(node, ast.FunctionDef)]
     return [ast.unparse(function) for function in functions]
 
 
 def check_taking_turns(tracker: Tracker) -> None:
-    """Of two updates at a time, the state that was changed last is kept."""
+    """Of two concurrent updates, the state with the latest change is kept."""
     fetched, go_on = threading.Event(), threading.Event()
     tracker.api.held = fetched, go_on
     tracker.api.rfis["4001"] = rfi("older")
@@ -552,7 +552,7 @@ def test_fetch_refused_by_a_busy_procore_is_retried(
         told = tracker.example.run(f"flask procore-webhooks show {body['id']}")
     error = rf"^error +tracker.webhooks:store_rfi: {asked_for}$"
     assert re.search(error, told, re.MULTILINE)
-    tracker.end_all_waits()
+    tracker.make_due()
     assert tracker.deliver(body) == DUPLICATE
     wait_until(lambda: tracker.page().get("10") == "at last", 20)
     tracker.tell("RFIs.delete", "10")
@@ -574,7 +574,7 @@ def test_id_cannot_lead_to_another_page_of_the_api(tracker: Tracker) -> None:
 
 
 def rfi(subject: str) -> dict[str, Any]:
-    """An RFI that was changed later than all before it."""
+    """An RFI with a later change than every RFI before."""
     changed = f"2026-11-26T12:00:00.{next(_changes):06}Z"
     return {"id": 1, "subject": subject, "status": "open", "updated_at": changed}
 

@@ -40,14 +40,14 @@ for folder in sys.stdin:
 
 @pytest.fixture
 def race() -> Iterator[Callable[[int, int, Path], list[str]]]:
-    """Start processes of several threads, which all deliver to a new folder at once."""
+    """Run processes whose threads all deliver at once to an inbox in a new folder."""
     started: list[Child] = []
 
     def run(processes: int, threads: int, folder: Path) -> list[str]:
         while len(started) < processes:
             racer = Child("-c", RACER, str(threads))
             started.append(racer)
-            # Its first race, alone, is over when everything is imported.
+            # The first race only imports the modules.
             racer.tell(str(folder / f"alone{len(started)}"))
             assert racer.line()
         for racer in started:
@@ -71,7 +71,7 @@ def test_new_inbox_may_be_used_first_by_many_processes(
     threads: int,
     rounds: int,
 ) -> None:
-    """A new SQLite file is created, switched to WAL and given tables by all at once."""
+    """All processes create the file, switch it to WAL and create tables at once."""
     for number in range(rounds):
         statuses = race(processes, threads, tmp_path / f"{number}")
         assert statuses == ["200"] * processes * threads

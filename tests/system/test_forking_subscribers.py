@@ -1,4 +1,4 @@
-"""A subscriber that forks: its child ends where it would return into the package."""
+"""A subscriber that forks: the child exits when it returns into the package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from support.processes import environment
 
-#: The ways in which the child leaves the subscriber, and its exit code then.
+#: Ways for the child to leave the subscriber, each with its exit code.
 ENDS = {"return": 0, "sys.exit(3)": 3, "raise ValueError('child')": 1}
 
 SCRIPT = """
@@ -90,7 +90,7 @@ with app.app_context():
 def test_a_child_of_a_subscriber_ends_before_it_touches_the_database(
     tmp_path: Path, database_url: str, dispatch: str, kind: str, leave: str
 ) -> None:
-    """The parent's run goes on: each event is done, with its effect once."""
+    """The parent's run continues: each event is done, with one effect."""
     script = SCRIPT.replace("LEAVE", leave)
     order = json.dumps([database_url, dispatch, kind])
     ended = subprocess.run(
@@ -106,7 +106,7 @@ def test_a_child_of_a_subscriber_ends_before_it_touches_the_database(
     _, codes, effects = json.loads(line)
     code = ENDS[leave]
     if kind == "receiver" and leave.startswith("raise"):
-        code = 0  # its error is logged, as any error of a receiver
+        code = 0  # the child's error is logged like any error of a receiver
     assert codes == [code] * 3
     assert effects == 3
     engine = sa.create_engine(database_url)

@@ -1,4 +1,4 @@
-"""Forked processes and gevent: what a child or a greenlet shares with others."""
+"""Forked processes and gevent: state shared with a parent or other greenlets."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_child_does_not_wait_for_the_batch_of_its_parent(tmp_path: Path) -> None:
-    # Python 3.12 warns of a fork beside threads, which is what this is about.
+    # Python 3.12 warns of a fork beside threads, which this script needs.
     command = [sys.executable, "-W", "ignore", "-c", MID_COMMIT, str(tmp_path)]
     ended = subprocess.run(command, timeout=60, capture_output=True, text=True)
     assert ended.returncode == 7, ended.stderr
@@ -135,7 +135,7 @@ def test_each_process_warns_once(tmp_path: Path) -> None:
     assert len({line.split()[0] for line in logged}) == 2
 
 
-#: Children of a process that has used the host's engine, and what they leave alone.
+#: A child of a process with connections in the host's pool replaces the pool.
 HOST_POOLS = """
 import json, os, sys
 from flask import Flask
@@ -185,7 +185,7 @@ with engine.connect() as connection:
 
 
 def test_pool_of_the_host_is_replaced_once_in_a_child(postgresql_url: str) -> None:
-    """Also beside an endpoint whose engine cannot be found, and for several apps."""
+    """Several apps share the engine, and another endpoint's engine cannot be found."""
     command = [sys.executable, "-c", HOST_POOLS, postgresql_url]
     ended = subprocess.run(command, timeout=60, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

@@ -48,12 +48,12 @@ SERVERS = {
 ENDPOINTS = ("signed", "token")
 
 
-#: Deliveries of what is answered 503.
+#: Attempts of a delivery that is answered 503.
 ATTEMPTS = 5
 
 
 class RealServer:
-    """A running host, spoken to in raw bytes."""
+    """A running host that gets requests as raw bytes."""
 
     def __init__(self, server: Server, instance: Path) -> None:
         self.server = server
@@ -69,7 +69,7 @@ class RealServer:
         return self.post(endpoint, self.new_body())
 
     def post(self, endpoint: str, body: bytes, *extra: str) -> int | None:
-        """Deliver as the sender does: again after a 503, as on a slow disk."""
+        """Deliver as the sender does, with retries after 503, as from a slow disk."""
         lines = [*authentic(endpoint, body), f"Content-Length: {len(body)}", *extra]
         statuses = (self.exchange(endpoint, lines, body) for _ in range(ATTEMPTS))
         return next((status for status in statuses if status != 503), 503)
@@ -77,13 +77,13 @@ class RealServer:
     def exchange(
         self, endpoint: str, lines: list[str], body: bytes, *, hang_up: bool = False
     ) -> int | None:
-        """Send a request; return the status of the answer, if there is one."""
+        """Send a request; return the status of the answer or ``None``."""
         head = [f"POST /{endpoint} HTTP/1.1", "Host: localhost", "Connection: close"]
         message = "\r\n".join([*head, *lines, "", ""]).encode("latin-1") + body
         return talk(self.server.port, message, hang_up)
 
     def recorded(self, body: bytes) -> bool:
-        """Whether an event with exactly this body, or with its id, is there."""
+        """Whether the inbox has an event with this body or its id."""
         database = self.instance / "procore_webhooks.db"
         if not database.exists():
             return False
@@ -114,7 +114,7 @@ def talk(port: int, message: bytes, hang_up: bool) -> int | None:
             if hang_up:
                 connection.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # A request need not be read to its end to be answered.
+            pass  # A server may answer before reading the whole request.
         with HTTPResponse(connection) as answer:
             try:
                 answer.begin()
@@ -253,7 +253,7 @@ CUTS = (
 def test_truncated_body_is_never_accepted(
     real: RealServer, cut: Callable[[bytes], tuple[str, bytes]]
 ) -> None:
-    """A JSON object can be whole in what arrived of it, and no signature tells."""
+    """A truncated body may still be a JSON object, here without a signature."""
     body, before = real.new_body(), real.count()
     framing, sent = cut(body)
     lines = [*authentic("token", body), framing]
@@ -268,7 +268,7 @@ def test_server_survives_aborted_connections(real: RealServer) -> None:
         connection = socket.create_connection(("127.0.0.1", real.server.port), 20)
         head = f"POST /token HTTP/1.1\r\nHost: x\r\nAuthorization: {AUTHORIZATION}\r\n"
         connection.sendall(head.encode() + b"Content-Length: 5000\r\n\r\n" + body)
-        # Without lingering: the server sees a reset instead of an end.
+        # SO_LINGER of 0: the server gets a reset instead of an end.
         reset = b"\1\0\0\0\0\0\0\0"
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
         connection.close()
@@ -326,7 +326,7 @@ def test_strange_signature_is_refused_by_every_server(
 def test_log_of_a_server_holds_no_secret_and_no_traceback(
     real: RealServer,
 ) -> None:
-    """Of all the requests above: this test is the last one on each server."""
+    """Checks the log of all requests above: this is each server's last test."""
     body = real.new_body().replace(b"RFIs", MARK.encode())
     assert real.post("signed", body) == 200
     assert real.post("signed", body + b" ", "X-Nothing: 1") == 200

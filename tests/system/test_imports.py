@@ -1,4 +1,4 @@
-"""What an import of the package and of its pytest plug-in costs."""
+"""Modules loaded by an import of the package and of its pytest plug-in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.processes import environment
 
 
 def modules_after(script: str, folder: Path) -> set[str]:
-    """The modules that Python has imported when ``script`` has run."""
+    """The modules that Python has imported after running ``script``."""
     show = "import json, sys; print(json.dumps(sorted(sys.modules)))"
     ended = subprocess.run(
         [sys.executable, "-c", f"{script}\n{show}"],

@@ -29,8 +29,7 @@ from flask_procore_webhooks.inbox.status import Status
 MakeApp = Callable[..., Flask]
 
 
-#: As much as a busy machine may need; tests end as soon as what they wait for is there.
-#: Far less than any poll here, and far more than a call takes.
+#: Timeout in seconds: far shorter than any poll here, far longer than a call.
 SOON = 5.0
 
 
@@ -65,7 +64,7 @@ def notes(event):
 
 @contextmanager
 def process(folder: Path, endpoint: Endpoint, *options: str) -> Iterator[Process]:
-    """The command ``worker``, waiting for something to do."""
+    """The command ``worker``, idle."""
     names = ("SECRET", "DATABASE_URI", "DISPATCH")
     keys = [f"PROCORE_WEBHOOK_{name}" for name in names]
     config = {key: endpoint.app.config[key] for key in keys}

@@ -1,7 +1,7 @@
-"""The whole way of an event through pgbouncer in transaction mode.
+"""Deliveries and runs through pgbouncer in transaction mode.
 
-It has two connections to the server for everybody, so that the next transaction may go
-over another one: what is kept in a session, as prepared statements are, is not there.
+The pool has two connections to the server. The next transaction of a client may use the
+other connection, and lose the state of its session, such as prepared statements.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import payload
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-#: Of a host's engine: before 1.21, pgbouncer knows nothing of what psycopg prepares.
+#: Options of a host's engine: pgbouncer before 1.21 breaks prepared statements.
 UNPREPARED = {"connect_args": {"prepare_threshold": None}}
 UNPREPARED_URL = "?prepare_threshold=none"
 CONFIG = """
@@ -77,7 +77,7 @@ app.register_blueprint(webhooks)
 def pooled_url(
     postgresql_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """The URL of the tests' database by way of a pgbouncer."""
+    """The URL of the tests' database through pgbouncer."""
     if not PGBOUNCER:
         pytest.skip("pgbouncer is not installed")
     url, port = sa.make_url(postgresql_url), free_port()
@@ -93,7 +93,7 @@ def pgbouncer(program: str, url: sa.URL, port: int, folder: Path) -> Iterator[No
     if url.password:
         target += f" password={url.password}"
     file.write_text(CONFIG.format(target=target, listen_port=port))
-    # It refuses to go on as root, and reads its file before it is somebody else.
+    # pgbouncer refuses to run as root; it reads the file before changing its user.
     user = ["-u", "nobody"] if os.getuid() == 0 else []
     with running([program, *user, str(file)], log=log) as process:
         wait_until(lambda: is_up(url, port), report=process.output)
@@ -120,14 +120,14 @@ def host(pooled_url: str, make_app: Callable[..., Flask]) -> Iterator[Host]:
 
 @pytest.fixture
 def site(pooled_url: str, make_app: Callable[..., Flask]) -> Iterator[Site]:
-    """An app that has left the engine to the package."""
+    """An app with the inbox's own engine."""
     with open_site(make_app(), pooled_url + UNPREPARED_URL) as site:
         yield site
         site.store.database.tables.event.metadata.drop_all(site.store.database.engine)
 
 
 def test_pool_changes_sessions_between_transactions(pooled_url: str) -> None:
-    """Else the other tests tell nothing."""
+    """A check of the other tests: clients really share connections."""
     with ExitStack() as stack:
         clients = [
             stack.enter_context(psycopg.connect(address_of(pooled_url)))
@@ -220,7 +220,7 @@ def test_transaction_that_fails_is_rolled_back(site: Site) -> None:
 def test_listening_through_a_pooler_is_refused(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It would hand what is told to whoever has the connection next."""
+    """Notifications would go to the connection's next client."""
     with listening([site.store], lambda: None):
         wait_until(lambda: "pooler" in caplog.text)
     assert [record.message for record in caplog.records] == [NO_LISTENING]
@@ -261,7 +261,7 @@ def test_lease_is_renewed_and_ends(site: Site) -> None:
 def test_workers_find_new_events_by_polling(
     site: Site, pooled_url: str, tmp_path: Path
 ) -> None:
-    """They cannot listen through the pool, so this is by polling."""
+    """Workers cannot listen through the pool, so they poll."""
     (tmp_path / "app.py").write_text(APP)
     with worker_in(tmp_path, pooled_url + UNPREPARED_URL) as worker:
         worker.wait_for_output("Running the events")

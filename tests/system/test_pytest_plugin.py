@@ -1,4 +1,4 @@
-"""The pytest plug-in in a project of a user's."""
+"""The pytest plug-in in a user's project."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ PROJECT = {
 }
 
 
-#: What a project without pytest-flask writes itself.
+#: The fixture ``app`` of a project without pytest-flask.
 CLIENT = """
         @pytest.fixture
         def client(app):

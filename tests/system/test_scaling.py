@@ -1,4 +1,4 @@
-"""The SQL of docs/scaling.md, as it stands there, and the package on what it makes."""
+"""The SQL of docs/scaling.md, and the package on the resulting tables."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def scripts() -> dict[str, str]:
 
 
 class Operator:
-    """Runs a block of the document in one go, as psql would."""
+    """Runs a whole block of the document, as psql does."""
 
     def __init__(self, url: str) -> None:
         address = url.replace("+psycopg", "")
         self.connection = psycopg.connect(address, autocommit=True)
 
     def run(self, name: str) -> list[list[Any]]:
-        """What each statement selects."""
+        """Run a block; return the rows of each statement."""
         cursor = self.connection.execute(scripts()[name].encode())
         found = []
         while True:
@@ -93,7 +93,7 @@ def test_monitoring_queries_work(operator: Operator, site: Site) -> None:
     assert 0 <= seconds < 60
     assert live == [(name, 1)]
     assert EVENTS in {row[0] for row in tables}
-    # Ours is one of them, if it is not the sixth.
+    # The test's own transaction may be beyond the limit of the query.
     assert transactions
 
 
@@ -111,7 +111,7 @@ def test_event_is_handled_once_on_hash_partitions(
 def test_hash_partitions_have_what_the_table_had(
     operator: Operator, site: Site
 ) -> None:
-    """But for the primary key, which has to hold what the rows are parted by."""
+    """Except for the primary key, which must include the partition key."""
     key = f"{EVENTS}_pkey"
     look = (
         "SELECT indexname, regexp_replace(indexdef, ' ON (ONLY )?', ' ON ')"
@@ -159,7 +159,7 @@ def archived(operator: Operator) -> list[int]:
 
 
 def check_the_whole_way(site: Site) -> None:
-    """Copies come in at the same time, the event is run, replayed and pruned."""
+    """Deliver copies concurrently, then run, replay and prune the event."""
     site.calls.clear()
     site.broken = False
     site.subscribe_good_and_bad()

@@ -1,4 +1,4 @@
-"""The mark ``serial``: a test that fails is repeated once, two such tests at most."""
+"""The mark ``serial``: a failed test is repeated once, two tests at most."""
 
 from __future__ import annotations
 

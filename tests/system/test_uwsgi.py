@@ -1,4 +1,4 @@
-"""uWSGI: it forks in C and calls no fork hook of Python."""
+"""uWSGI, which forks in C without calling Python's fork hooks."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def post(server: Server, body: bytes) -> int:
 def test_no_connection_of_the_parent_is_used_by_a_child(
     request: pytest.FixtureRequest, tmp_path: Path, database: str
 ) -> None:
-    """Each delivery that is answered 200 has its row, and its effect once."""
+    """Each delivery answered 200 has its row and one effect."""
     url = f"sqlite:///{tmp_path / 'test.db'}"
     if database != "sqlite":
         url = request.getfixturevalue(f"{database}_url")

@@ -71,7 +71,7 @@ def writer(event):
 """
 
 
-#: Runs until the test says so.
+#: A subscriber that waits for :meth:`Shop.go_on`.
 WAITS = """
 @host.webhooks.on(name="writer")
 def writer(event):
@@ -83,7 +83,7 @@ def writer(event):
 
 
 class Shop:
-    """Starts ``flask procore-webhooks worker`` in processes of their own."""
+    """Starts ``flask procore-webhooks worker`` in separate processes."""
 
     def __init__(self, host: Host, url: str, folder: Path) -> None:
         self.host = host
@@ -93,7 +93,7 @@ class Shop:
         self.processes: list[Process] = []
 
     def open(self, subscribers: str, **config: Any) -> None:
-        """Write the app that workers started from now on run."""
+        """Write the app of the workers started from now on."""
         module = APP.format(
             folder=str(self.folder),
             config={
@@ -122,7 +122,7 @@ class Shop:
         (self.folder / "go on").touch()
 
     def calls(self) -> list[list[str]]:
-        """Event id, attempt, process id and a word of each run so far."""
+        """Event id, attempt, process id and a word for each run so far."""
         if not self.calls_file.exists():
             return []
         return [line.split() for line in self.calls_file.read_text().splitlines()]
@@ -275,7 +275,7 @@ def writer(event):
     host.note(event.id)
 """
     )
-    # Enough to make its batches large before it meets the slow one.
+    # Enough fast events for large batches before the slow event.
     record(shop.host.store, *numbered(63), "slow", *(f"late_{n:02}" for n in range(40)))
     worker = shop.worker()
     wait_until(lambda: shop.is_running("slow"))
@@ -380,7 +380,7 @@ def test_run_longer_than_its_lease_stays_with_its_worker(shop: Shop) -> None:
     assert attempts(shop.host.store) == {"evt_1": 1}
 
 
-#: Stops its process in the first run, before or, if it can be, after it has written.
+#: Stops its process in the first run: before its write, or after it if possible.
 STALLS = """
 @host.webhooks.on(name="writer")
 def writer(event):
@@ -440,7 +440,7 @@ def writer(event):
         os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(0.5)
 """,
-        # Queued claims are released after a third of it.
+        # Queued claims are released after a third of the lease.
         PROCORE_WEBHOOK_LEASE=6,
     )
     record(shop.host.store, *numbered(3))
@@ -482,7 +482,7 @@ def writer(event):
     assert codes == [9, 9, 9, 0]
     found = attempts(shop.host.store)
     assert found.pop("evt_020") == 4
-    # Those of its batch were claimed with it once, and never again.
+    # Other events of its batch lose one attempt at most.
     assert {*found.values()} == {1, 2}
     error = shop.host.row("evt_020")["error"]
     assert error == "every attempt ended without an outcome"
