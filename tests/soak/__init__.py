@@ -1,4 +1,4 @@
-"""Proof that nothing answered 2xx is lost, and that no effect happens twice.
+"""Proof that every event answered 2xx has each effect exactly once.
 
-``make soak`` runs it for some minutes, ``tests/system/test_crashes.py`` in short.
+``make soak`` runs it for minutes, ``tests/system/test_crashes.py`` a short form.
 """

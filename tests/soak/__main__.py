@@ -1,4 +1,4 @@
-"""``python -m soak``: both runs on every database, and a table of what was found."""
+"""``python -m soak``: both runs on every database, and a table of the results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RUNS = ("crash", "outage")
 
 def main() -> int:
     options = _options()
-    # So that what was started is ended.
+    # Ends the started processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     print(f"seed {options.seed} (--seed repeats it)", flush=True)
     folder = Path(options.logs or tempfile.mkdtemp(prefix="soak_"))
@@ -40,7 +40,7 @@ def main() -> int:
     results = []
     for number, kind in enumerate(options.databases):
         for run in options.runs:
-            # Each on a database of its own, with a seed that can be given alone.
+            # Each run has its own database, and can be repeated alone with the seed.
             seed = options.seed
             with ExitStack() as stack:
                 here = folder / f"{number}_{kind}_{run}"
@@ -87,7 +87,7 @@ def _run(
 
 @contextmanager
 def _database(kind: str, folder: Path) -> Iterator[Breakable | None]:
-    """A server of our own, else a database of our own on one that is there."""
+    """A private server if possible, else a new database on an existing server."""
     if kind == "sqlite":
         yield Locked(f"sqlite:///{folder / 'soak.db'}")
         return
@@ -95,8 +95,8 @@ def _database(kind: str, folder: Path) -> Iterator[Breakable | None]:
         if server:
             yield server
             return
-    print(f"{kind}: no server is installed that could be stopped: it is cut off by a")
-    print("proxy in front of the one that is running", flush=True)
+    print(f"{kind}: no server is installed that could be stopped: a proxy in front of")
+    print("the running server makes the outages", flush=True)
     with ExitStack() as stack:
         try:
             url = stack.enter_context(own_database(*SERVICES[kind]))

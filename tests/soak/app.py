@@ -1,6 +1,6 @@
-"""The host app that is killed: each subscriber writes one row for each event.
+"""The host app of the soak: each subscriber writes one row for each event.
 
-The table has no unique constraint, so that an effect that happens twice shows.
+The table has no unique constraint, so that double effects are visible.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flask_procore_webhooks import ProcoreWebhooks
 
 SECRET = "a secret of the soak"
 PATH = "/webhooks/procore"
-#: Seconds; the wait for what a killed process had in its hands.
+#: Seconds of a lease: the wait for claims of a killed process.
 LEASE = 2.0
 SUBSCRIBERS = ("first", "fickle", "last")
 
@@ -38,9 +38,9 @@ effect = sa.Table(
 
 
 def environment(url: str, *, failures: float = 0.15) -> dict[str, str]:
-    """What the processes of the app need.
+    """The environment variables of the app's processes.
 
-    :param failures: the part of the runs of one subscriber that fail.
+    :param failures: the share of failing runs of the subscriber ``fickle``.
     """
     return {"SOAK_URL": url, "SOAK_FAILURES": str(failures)}
 
@@ -58,7 +58,7 @@ def create_app(
         PROCORE_WEBHOOK_LEASE=LEASE,
         PROCORE_WEBHOOK_RETRY_BASE=0.2,
         PROCORE_WEBHOOK_RETRY_CAP=1.0,
-        # Kills and outages use attempts up too.
+        # Kills and outages use up attempts too.
         PROCORE_WEBHOOK_MAX_ATTEMPTS=1000,
     )
     if url.get_backend_name() == "sqlite":
@@ -78,7 +78,7 @@ def first(event: Event) -> None:
 def fickle(event: Event) -> None:
     write(event, "fickle")
     failures = current_app.config["SOAK_FAILURES"]
-    # The same in every repetition of a run with the same seed, which is in the id.
+    # The seed is part of the id, so runs with one seed fail the same events.
     if random.Random(f"{event.id} {event.attempt}").random() < failures:
         raise RuntimeError("this time it fails")
 

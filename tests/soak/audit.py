@@ -1,4 +1,4 @@
-"""What is in the database at the end, compared with what was answered."""
+"""Compares the database at the end of a run with the answers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ FINISHED = ("done", "dead", "ignored")
 class Verdict:
     #: Events answered 2xx that are not in the inbox, not done, or without an effect.
     lost: tuple[str, ...]
-    #: Effects that happened more than once, and of events that are in no inbox.
+    #: Effects that happened twice, or belong to events missing from the inbox.
     doubled: tuple[str, ...]
 
 
 class Auditor:
-    """Looks into the database over a way of its own, not over what is cut off."""
+    """Reads the database over its own connection, which outages do not cut."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -45,7 +45,7 @@ class Auditor:
             db.engine.dispose()
 
     def verdict(self, accepted: Iterable[str]) -> Verdict:
-        """Compare; nothing may run any more."""
+        """Compare answers and effects, after the last run has ended."""
         look = f"SELECT event_id, status FROM {EVENT_TABLE}"
         statuses = {row.event_id: row.status for row in self._rows(look)}
         look = "SELECT event_id, subscriber FROM soak_effect"
@@ -77,7 +77,7 @@ class Auditor:
         return int(self._rows("SELECT coalesce(max(id), 0) FROM soak_effect")[0][0])
 
     def pids_since(self, effect: int) -> set[int]:
-        """The processes that have written since that effect."""
+        """The processes that have written effects after ``effect``."""
         look = f"SELECT DISTINCT pid FROM soak_effect WHERE id > {effect}"
         return {row.pid for row in self._rows(look)}
 

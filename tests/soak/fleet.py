@@ -1,4 +1,4 @@
-"""The processes of the app: one gunicorn with its workers, and two workers of ours."""
+"""The processes of the app: gunicorn with its workers, and two event workers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WORKERS = 2
 
 
 class Service:
-    """A process of the app, started again whenever it has ended."""
+    """A process of the app that can be restarted after its end."""
 
     def __init__(self, command: list[str], env: dict[str, str], log: Path) -> None:
         self.command = command
@@ -48,7 +48,7 @@ class Service:
         self.was_killed = False
 
     def kill(self) -> None:
-        """End it and its children at once, wherever they are."""
+        """Kill the process and its children."""
         self.was_killed = True
         if self._process:
             self._process.kill()
@@ -64,15 +64,15 @@ class Service:
 class Fleet:
     """All processes of the app.
 
-    :param env: of each of them.
-    :param folder: for their logs.
+    :param env: of each process.
+    :param folder: for log files.
     """
 
     def __init__(self, env: dict[str, str], folder: Path) -> None:
         self.port = free_port()
         self.kills = 0
         self.stalls = 0
-        #: Processes that ended though nobody had killed them.
+        #: Processes that ended without a kill.
         self.ended: list[str] = []
         python = [sys.executable, "-m"]
         gunicorn = (
@@ -86,7 +86,7 @@ class Fleet:
             for number in range(WORKERS)
         ]
         self.services = [self.gunicorn, *self.workers]
-        #: When those that are stalled go on, of ``time.monotonic``.
+        #: Process id to the end of its stall, by ``time.monotonic``.
         self._stalled: dict[int, float] = {}
 
     @contextmanager
@@ -101,19 +101,19 @@ class Fleet:
 
     @property
     def restarts(self) -> int:
-        """Processes that were started anew, by us or by gunicorn."""
+        """The number of processes restarted by the fleet or by gunicorn."""
         text = self.gunicorn.log.read_text(errors="replace")
         booted = text.count("Booting worker with pid")
         ours = sum(service.starts - 1 for service in self.services)
         return ours + booted - GUNICORN_WORKERS
 
     def running_pids(self) -> list[int]:
-        """Those that run events: gunicorn's workers and ours."""
+        """The processes that run events: gunicorn's workers and event workers."""
         ours = [worker.pid for worker in self.workers if worker.is_running]
         return sorted(self.gunicorn.children() + ours)
 
     def kill_one(self, rng: random.Random) -> None:
-        """End one of them, or now and then all of them, and count it."""
+        """Kill one process, or sometimes all, and count the kill."""
         kinds: dict[Callable[[random.Random], None], int] = {
             self._kill_worker: 5,
             self._kill_gunicorn_worker: 4,
@@ -125,7 +125,7 @@ class Fleet:
         self.kills += 1
 
     def stall_one(self, rng: random.Random, seconds: float) -> None:
-        """Stop one of them where it is, as a suspended machine does; count it."""
+        """Stop one process, as on a suspended machine, and count the stall."""
         pids = self.running_pids()
         if pids:
             pid = rng.choice(pids)
@@ -134,9 +134,9 @@ class Fleet:
             self.stalls += 1
 
     def revive(self, *, stalled: bool = False) -> None:
-        """Start what has ended; let go on what has been stalled long enough.
+        """Restart ended processes; continue processes at the end of their stall.
 
-        :param stalled: all that is.
+        :param stalled: continue all stalled processes.
         """
         for pid, end in list(self._stalled.items()):
             if stalled or end <= time.monotonic():
@@ -149,7 +149,7 @@ class Fleet:
                 service.start()
 
     def errors(self) -> list[str]:
-        """What the loops of workers and threads did not expect."""
+        """Log lines of unexpected errors in the loops of workers and threads."""
         texts = [each.log.read_text(errors="replace") for each in self.services]
         lines = [line for text in texts for line in text.splitlines()]
         return [line for line in lines if "after an error" in line]
@@ -184,7 +184,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def wait_until(condition: Callable[[], object], deadline: float, pause: float) -> bool:
-    """Whether it became true before the deadline, of ``time.monotonic``."""
+    """Whether the condition became true before ``deadline``, by ``time.monotonic``."""
     while not condition():
         if time.monotonic() > deadline:
             return False

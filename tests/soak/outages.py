@@ -1,4 +1,4 @@
-"""Ways for a database to go away and to come back; each has ``cut`` and ``mend``."""
+"""Databases with outages; each has the methods ``cut`` and ``mend``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from support.servers import free_port
 
 
 class Breakable(Protocol):
-    """A database that can be taken away.
+    """A database with outages.
 
-    ``url`` is how the app reaches it, ``direct_url`` how the harness does.
+    The app uses ``url``, the harness ``direct_url``.
     """
 
     url: str
@@ -35,7 +35,7 @@ class Breakable(Protocol):
 
 
 class Locked:
-    """A SQLite file that another process locks, readers out too."""
+    """A SQLite file that another process locks exclusively."""
 
     def __init__(self, url: str) -> None:
         self.url = self.direct_url = url
@@ -55,7 +55,7 @@ class Locked:
 
 
 class Server:
-    """A database server of our own in a temporary folder, ended without a goodbye."""
+    """A private database server in a temporary folder, which outages kill."""
 
     def __init__(self, command: list[str], url: str, ending: signal.Signals) -> None:
         self.url = self.direct_url = url
@@ -86,7 +86,7 @@ class Server:
         self._process.send_signal(self._ending)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(30)
-        # It may have children, and they are its group.
+        # Kill the process group: the server may have children.
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
@@ -111,7 +111,7 @@ class Server:
 
 @contextmanager
 def private_server(kind: str) -> Iterator[Server | None]:
-    """A private server of that kind; ``None`` if none is installed."""
+    """A private server of that kind, or ``None`` if it is not installed."""
     make = {"postgresql": _postgresql, "mariadb": _mariadb}[kind]
     folder = tempfile.mkdtemp(prefix=f"soak_{kind}_")
     server = None
@@ -139,7 +139,7 @@ def _postgresql(folder: str) -> Server | None:
     _run(make, cwd=folder, **_other_user(postgres))
     command = [postgres, "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1"]
     url = f"postgresql+psycopg://postgres@127.0.0.1:{port}/soak"
-    # "Immediate": without a checkpoint, so that the next start has to recover.
+    # "Immediate": without a checkpoint, so that the next start recovers.
     return Server(command, url, signal.SIGQUIT)
 
 
@@ -162,7 +162,7 @@ def _mariadb(folder: str) -> Server | None:
 
 
 def _other_user(program: str) -> dict[str, Any]:
-    """Neither server runs as root: the account that its package has made, then."""
+    """The server's own account, if the tests run as root: servers refuse root."""
     if os.geteuid() != 0:
         return {}
     user = "postgres" if program.endswith("postgres") else "mysql"

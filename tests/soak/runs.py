@@ -1,7 +1,7 @@
-"""The two runs: processes are killed under a stream of events, the database goes away.
+"""The two runs: kills of processes, and outages of the database, during a stream.
 
-Everything has a deadline. A result without ``problems`` means that nothing was lost and
-nothing was done twice.
+Every wait has a deadline. A result without ``problems`` means that each accepted event
+had each effect exactly once.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from .fleet import wait_until
 from .outages import Breakable
 from .sender import Stream
 
-#: Seconds for what is left at the end of a stream.
+#: Seconds for the remaining events at the end of a stream.
 DRAIN = 180.0
-#: How often, after a kill, another process is stalled for longer than its lease.
+#: Probability that a stall longer than the lease follows a kill.
 STALLS = 0.3
 
 
@@ -36,16 +36,16 @@ class Result:
     seed: int
     events: int = 0
     duplicates: int = 0
-    #: Of processes, or of the database.
+    #: Kills of processes, or outages of the database.
     kills: int = 0
     restarts: int = 0
     unavailable: int = 0
     lost: tuple[str, ...] = ()
     doubled: tuple[str, ...] = ()
     seconds: float = 0.0
-    #: In sentences; each of them makes the run a failure.
+    #: Sentences; each problem makes the run a failure.
     problems: list[str] = field(default_factory=list)
-    #: Of interest, and no failure.
+    #: Remarks that do not make the run a failure.
     notes: list[str] = field(default_factory=list)
 
 
@@ -59,11 +59,11 @@ def crash_run(
     seconds: float,
     name: str = "crash",
 ) -> Result:
-    """Kill processes at random moments while events come in; stall some as well.
+    """Kill and stall processes at random moments during a stream of events.
 
-    :param events: distinct ones, at least.
-    :param kills: at least.
-    :param seconds: for the stream.
+    :param events: minimum of distinct events.
+    :param kills: minimum of kills.
+    :param seconds: deadline of the stream.
     """
     rng = random.Random(seed)
     with _running(url, url, folder, name, seed, seconds) as run:
@@ -73,14 +73,14 @@ def crash_run(
                 run.result.problems.append("the stream did not end in time")
                 break
             time.sleep(rng.uniform(0.1, 1.6))
-            # Spread over the whole stream, however fast it is.
+            # Spread the kills evenly over the events.
             if fleet.kills <= kills * len(stream.accepted) / events:
                 fleet.kill_one(rng)
                 time.sleep(rng.uniform(0, 0.3))
                 if rng.random() < STALLS:
                     fleet.stall_one(rng, LEASE + rng.uniform(0, 2))
             fleet.revive()
-        # Somebody may be waiting for an answer of theirs.
+        # Deliveries may wait for answers of stalled processes.
         fleet.revive(stalled=True)
     run.result.kills = fleet.kills
     return run.result
@@ -97,12 +97,12 @@ def outage_run(
     seconds: float,
     name: str = "outage",
 ) -> Result:
-    """Take the database away and give it back while events come in.
+    """Cut and mend the database during a stream of events.
 
-    No process is started anew: threads and workers have to go on by themselves.
+    Processes are not restarted: threads and workers must recover by themselves.
 
-    :param events: distinct ones, at least.
-    :param longest: seconds of an outage; more, if nothing has come in until then.
+    :param events: minimum of distinct events.
+    :param longest: maximum seconds of an outage; more, until a delivery gets 503.
     """
     rng = random.Random(seed)
     url, direct = database.url, database.direct_url
@@ -147,7 +147,7 @@ class _Run:
 def _running(
     url: str, direct_url: str, folder: Path, name: str, seed: int, seconds: float
 ) -> Iterator[_Run]:
-    """Processes and a stream; at the end, what is left is done, and all is counted."""
+    """Run processes and a stream; at the end, finish all events and count."""
     start = time.monotonic()
     auditor = Auditor(direct_url)
     auditor.create_tables()
@@ -190,7 +190,7 @@ def _was_refused(run: _Run, before: int) -> bool:
 
 
 def _wait_for_all(run: _Run, mark: int, when: str) -> None:
-    """Until each process that runs events has written something."""
+    """Wait until each process that runs events has written an effect."""
 
     def missing() -> set[int]:
         return set(run.fleet.running_pids()) - run.auditor.pids_since(mark)

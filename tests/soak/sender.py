@@ -1,4 +1,4 @@
-"""A sender: a stream of signed events, each delivered until it is answered 2xx."""
+"""A sender: a stream of signed events, each delivered until answered 2xx."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from .app import PATH
 from .app import SECRET
 
 THREADS = 6
-#: Seconds between the deliveries of a thread, and between two of the same event.
+#: Seconds between the deliveries of a thread, and between retries of an event.
 PAUSE = 0.25
-#: Seconds that an answer may take: longer than any sender waits, so that what is
-#: answered is known.
+#: Timeout of an answer: longer than any sender's, so that every answer is seen.
 TIMEOUT = 40.0
-#: The part of the deliveries that are copies of an event sent lately.
+#: Share of deliveries that are copies of a recent event.
 COPIES = 0.1
-#: The part of the deliveries before a new connection, which another process may take.
+#: Share of deliveries with a new connection, perhaps to another process.
 RECONNECTS = 0.2
 
 
 class Stream:
-    """Threads that deliver distinct events and copies of them, until they are told to
-    stop; each ends with what it has begun.
+    """Threads that deliver distinct events and copies until the end of the stream; each
+    completes its current event.
 
-    :param deadline: of ``time.monotonic``; what has no 2xx by then is given up.
+    :param deadline: by ``time.monotonic``; events without 2xx by then are given up.
     """
 
     def __init__(self, port: int, seed: int, deadline: float) -> None:
@@ -44,11 +43,11 @@ class Stream:
         self.accepted: set[str] = set()
         self.duplicates = 0
         self.statuses: Counter[int] = Counter()
-        #: Deliveries that got no answer, because a process was killed or was away.
+        #: Deliveries without an answer, because a process was killed or not running.
         self.unanswered = 0
-        #: Ids that were given up.
+        #: Ids of the events given up at the deadline.
         self.given_up: set[str] = set()
-        #: Answers that no delivery of ours may get.
+        #: Unexpected answers.
         self.strange: list[str] = []
         self._lately: list[dict[str, object]] = []
         self._sent = 0
@@ -61,7 +60,7 @@ class Stream:
 
     @contextmanager
     def flowing(self) -> Iterator[Stream]:
-        """Send until the end of the block, and a little longer: what is begun."""
+        """Send until the end of the block, then complete the current events."""
         for thread in self._threads:
             thread.start()
         try:
@@ -121,14 +120,14 @@ class Stream:
 def _post(
     connection: http.client.HTTPConnection, event: dict[str, object]
 ) -> tuple[int | None, bytes]:
-    """The status and the body of the answer, or ``None`` where there was none."""
+    """The status and the body of the answer; ``None`` without an answer."""
     body = to_bytes(event)
     headers = {"Content-Type": "application/json", **sign(body, SECRET)}
     status = None
     try:
         connection.request("POST", PATH, body, headers)
         response = connection.getresponse()
-        # Whatever becomes of the rest, this is answered.
+        # The status counts as the answer, even if the body is cut off.
         status = response.status
         return status, response.read()
     except (OSError, http.client.HTTPException):

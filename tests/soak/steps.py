@@ -1,8 +1,7 @@
-"""Children that end themselves with SIGKILL at a chosen step of a delivery's way.
+"""Children that kill themselves with SIGKILL at a chosen step of a delivery or run.
 
-``python -m soak.steps URL`` reads an order a line, forks a child for it, and answers
-with the signal that ended the child. The package itself is left as it is: the steps
-are seen in the statements that it sends.
+``python -m soak.steps URL`` reads one order per line, forks a child for it, and prints
+the signal that ended the child. The package is unchanged: its SQL marks the steps.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ BEFORE, AFTER = "before_cursor_execute", "after_cursor_execute"
 
 @dataclass(frozen=True)
 class Step:
-    """Where a child ends, and what it leaves: the subscribers whose effects stay."""
+    """The step at which a child ends, and the expected state after it."""
 
     name: str
-    #: ``"inline"``, in the request, or ``"worker"``, afterwards.
+    #: ``"inline"``: run in the request; ``"worker"``: run after it.
     dispatch: str
     moment: str
     statement: str
-    #: The first statement of that kind, or a later one.
+    #: The number of the matching statement, from 1.
     number: int
     status: str
     attempts: int
@@ -53,7 +52,7 @@ class Step:
 
 
 def _steps(dispatch: str) -> list[Step]:
-    """The steps of a run, once the event is claimed and its attempt is counted."""
+    """The steps of a run, after the claim that counts the attempt."""
     return [
         Step(*each)
         for each in (
@@ -74,7 +73,7 @@ STEPS = (
     Step("after the claim", "inline", AFTER, CLAIM, 1, "running", 1, 0),
     *_steps("inline"),
     Step("before the claim", "worker", BEFORE, CLAIM, 1, "pending", 0, 0),
-    # Whether the claim stays depends on the database: it may be a transaction.
+    # On some databases the claim is a transaction, which the kill rolls back.
     Step("in the claim", "worker", AFTER, CLAIM, 1, "any", 0, 0),
     Step("at the end of the claim", "worker", AFTER, CLAIMED, 1, "any", 0, 0),
     Step("after the claim", "worker", BEFORE, EFFECT, 1, "running", 1, 0),
@@ -83,7 +82,7 @@ STEPS = (
 
 
 def run_and_die(url: str, step: Step, event: dict[str, Any]) -> None:
-    """Deliver ``event``, run it, and be gone at the step."""
+    """Deliver ``event``, run it, and end at the step."""
     app = create_app(environment(url, failures=0), step.dispatch)
     sa.event.listen(sa.Engine, step.moment, _killer(step))
     deliver(app.test_client(), event)
@@ -109,7 +108,7 @@ def main(url: str) -> None:
         order = json.loads(line)
         child = os.fork()
         if child == 0:
-            # Should it hang, it ends; should it come through, it reads no more orders.
+            # A hanging child is killed by the alarm; a surviving child reads no orders.
             signal.alarm(60)
             try:
                 run_and_die(url, STEPS[order["step"]], order["event"])
