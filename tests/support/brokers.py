@@ -1,4 +1,4 @@
-"""Celery's brokers, with a queue of a test's own, and the workers that tests start."""
+"""Celery's brokers, with a queue for each test, and workers for tests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Broker:
     queue: str = field(default_factory=lambda: f"webhooks-{uuid.uuid4().hex[:12]}")
 
     def config(self, url: str | None = None, **more: Any) -> dict[str, Any]:
-        """The settings of a Celery that has the queue for itself."""
+        """Celery settings for the broker's own queue."""
         options: dict[str, Any] = {}
         if self.url.startswith("redis"):
             options = {"global_keyprefix": f"{self.queue}:"}
@@ -67,13 +67,13 @@ class Broker:
         return celery
 
     def connection(self, **options: Any) -> Any:
-        """A connection to the broker by itself, without an app."""
+        """A connection to the broker, without an app."""
         return self.contextless_celery().connection_for_write(**options)
 
     def take(self, at_least: int = 0) -> list[dict[str, Any]]:
-        """Every message that waits: its task, arguments and time; they are gone.
+        """Remove the waiting messages; return task, arguments and time of each.
 
-        :param at_least: so many are waited for, as RabbitMQ takes them in later.
+        :param at_least: minimum to wait for, as RabbitMQ accepts messages later.
         """
         deadline = time.monotonic() + 30
         taken = []
@@ -100,7 +100,7 @@ class Broker:
         return taken
 
     def taken_rows(self, at_least: int = 0) -> list[int]:
-        """The rows that messages ask to run."""
+        """Remove the waiting messages; return the row ids in their arguments."""
         return [message["args"][1] for message in self.take(at_least)]
 
     def drop(self) -> None:
@@ -117,7 +117,7 @@ class Broker:
     def contextless_celery(
         self, url: str | None = None, task_cls: Any = None, **more: Any
     ) -> Any:
-        """A Celery that belongs to no app: its tasks run in no app context."""
+        """A Celery without an app: its tasks run without an app context."""
         from celery import Celery
 
         celery = Celery("tests", set_as_current=False, task_cls=task_cls)
@@ -126,14 +126,14 @@ class Broker:
 
 
 def forget_sockets() -> None:
-    """Of connections that were cut off or got no answer: py-amqp leaves them."""
+    """Collect the sockets that py-amqp leaves open after failed connections."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
 
 
 def disconnect(app: Flask) -> None:
-    """Close the connections by which the app publishes messages."""
+    """Close the connections with which the app publishes messages."""
     for endpoint in endpoints(app).values():
         publisher = endpoint.state.runtime.parts.get(Publisher)
         if publisher and publisher._producers:
@@ -176,5 +176,5 @@ def celery_worker(
 
 
 def as_env(config: Mapping[str, Any]) -> str:
-    """For ``app.config.from_prefixed_env``."""
+    """The value as an environment variable for ``app.config.from_prefixed_env``."""
     return json.dumps(config)

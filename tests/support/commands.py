@@ -24,7 +24,7 @@ ME = f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def run(app: Flask, *arguments: object, ok: bool | None = True, **more: Any) -> Result:
-    """Run a command; it has to succeed, fail with a sentence, or (``None``) either."""
+    """Run a command; assert that it succeeds, or fails with a sentence."""
     args = ["procore-webhooks", *map(str, arguments)]
     result = app.test_cli_runner().invoke(args=args, **more)
     assert result.exception is None or isinstance(result.exception, SystemExit), result
@@ -50,15 +50,15 @@ def down(kind: str, tmp_path: Path) -> str:
 
 
 def run_apart(app: Flask, *command: object) -> Any:
-    """Run a command whose standard output and standard error are looked at apart."""
-    # Click did not keep them apart by itself before 8.2, and has no such option since.
+    """Run a command with separate standard output and standard error."""
+    # Click before 8.2 needs an option for it, which later versions lack.
     older = "mix_stderr" in inspect.signature(CliRunner).parameters
     runner = FlaskCliRunner(app, **({"mix_stderr": False} if older else {}))
     return runner.invoke(args=["procore-webhooks", *map(str, command)])
 
 
 def stdout_of(app: Flask, *command: object) -> str:
-    """Without the progress of a command that took long, on a busy machine."""
+    """The standard output, without progress messages of a slow command."""
     result = run_apart(app, *command)
     assert result.exit_code == 0, result.stderr
     return str(result.stdout)

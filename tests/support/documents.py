@@ -25,7 +25,7 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The file that the reader saves the block as, if it names one."""
+        """The name of the file in the block's first line, or ``None``."""
         named = FILE_NAME.match(self.text)
         return named[1] if named else None
 
@@ -34,7 +34,7 @@ class Block:
 
 
 def documents() -> list[str]:
-    """README, CONTRIBUTING and the pages, relative to the root of the project."""
+    """README, CONTRIBUTING and the pages, relative to the project's root."""
     pages = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
     return ["README.md", "CONTRIBUTING.md", *pages]
 
@@ -54,7 +54,7 @@ def blocks(document: str | None = None, language: str | None = None) -> list[Blo
 
 
 def file_block(document: str, name: str) -> str:
-    """The text of the block that is the file of that name."""
+    """The text of the block with that file's name."""
     (text,) = (block.text for block in blocks(document) if block.file == name)
     return text
 

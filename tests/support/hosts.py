@@ -27,8 +27,8 @@ from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.store import Store
 from support.values import Clock
 
-#: Flask-SQLAlchemy, with a session for each app context, and plain SQLAlchemy, with one
-#: for each thread.
+#: Flask-SQLAlchemy, with a session per app context; plain SQLAlchemy, with a session
+#: per thread.
 KINDS = ("flask_sqlalchemy", "scoped_session")
 
 
@@ -41,7 +41,7 @@ class Host:
     session: scoped_session[Any]
     engine: sa.Engine
     note_table: sa.Table
-    #: Has a foreign key on a note's text, checked at commit where the database can.
+    #: With a foreign key to a note's text, deferred to the commit if possible.
     remark_table: sa.Table
     payload: dict[str, Any] = field(default_factory=dict)
 
@@ -55,16 +55,16 @@ class Host:
         return self.endpoint.store
 
     def deliver(self, payload: dict[str, Any] | None = None) -> TestResponse:
-        """Deliver ``payload``, or the one event that a test is about."""
+        """Deliver ``payload``, by default the payload of the delivery before."""
         self.payload = payload or self.payload or testing.payload("RFIs.create")
         return testing.deliver(self.app.test_client(), self.payload)
 
     def note(self, text: str) -> None:
-        """Write through the session, as a subscriber does; nothing is committed."""
+        """Write through the session, without a commit, as a subscriber does."""
         self.session.execute(sa.insert(self.note_table).values(text=text))
 
     def notes(self) -> list[str]:
-        """What is committed, in the order of writing."""
+        """The committed notes, in the order of writing."""
         look = sa.select(self.note_table.c.text).order_by(self.note_table.c.id)
         with self.engine.connect() as connection:
             return list(connection.scalars(look))
@@ -79,7 +79,7 @@ class Host:
 
 
 def do_not_sync(engine: sa.Engine) -> None:
-    """Where no power fails, thousands of commits to a file need not reach the disk."""
+    """Make commits to a SQLite file faster: they do not wait for the disk."""
     if engine.dialect.name != "sqlite":
         return
     engine.dispose()
@@ -90,7 +90,7 @@ def do_not_sync(engine: sa.Engine) -> None:
 
 
 def send_until_accepted(app: Flask, payload: dict[str, Any]) -> list[int]:
-    """Deliver as the sender does, again until it is accepted; return the statuses."""
+    """Deliver until accepted, as the sender does; return the statuses."""
     statuses: list[int] = []
     deadline = time.monotonic() + 60
     while 200 not in statuses and time.monotonic() < deadline:
@@ -101,7 +101,7 @@ def send_until_accepted(app: Flask, payload: dict[str, Any]) -> list[int]:
 
 @contextmanager
 def run_host(app: Flask, kind: str, url: str, *, create: bool = True) -> Iterator[Host]:
-    """Give ``app`` a database at ``url``, a session of that kind, and the blueprint.
+    """Set up ``app`` with a database, a session of ``kind``, and the blueprint.
 
     :param create: make the tables now and drop them at the end.
     """
@@ -162,11 +162,11 @@ def _scoped_session(app: Flask, url: str) -> Parts:
 
 
 def check_answers(statuses: list[list[int]], row: Any, endpoint: Endpoint) -> None:
-    """Every copy was accepted in the end, and one run was enough."""
+    """Assert that every copy was accepted in the end, with one run."""
     given = {status for each in statuses for status in each}
     assert all(each[-1] == 200 for each in statuses)
     if endpoint.store.database.url.get_backend_name() == "sqlite" and 500 in given:
-        # On a slow machine a run may wait in vain for the file's only lock.
+        # On a slow machine a run may time out at the file's write lock.
         return
     assert given <= {200, 503}
     assert row["attempts"] == 1

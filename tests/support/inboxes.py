@@ -1,4 +1,4 @@
-"""Events put straight into an inbox, and what the inbox has of them."""
+"""Events written directly to an inbox, and reads of its rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support.waiting import PATIENCE
 
 
 def numbered(count: int, prefix: str = "evt") -> list[str]:
-    """So many event ids."""
+    """``count`` event ids."""
     return [f"{prefix}_{number:03}" for number in range(count)]
 
 
@@ -64,7 +64,7 @@ def own_rows(store: Store) -> list[dict[str, Any]]:
 
 
 def by_id(store: Store) -> dict[str, dict[str, Any]]:
-    """The same by event id."""
+    """The events of the inbox's endpoint, by event id."""
     return {row["event_id"]: row for row in own_rows(store)}
 
 
@@ -79,7 +79,7 @@ def attempts(store: Store) -> dict[str, int]:
 
 
 def counted(store: Store) -> Counter[str]:
-    """How many events have each status."""
+    """The number of events by status."""
     return Counter(statuses(store).values())
 
 
@@ -89,7 +89,7 @@ def are_done(store: Store, *ids: str) -> bool:
 
 
 def all_done(store: Store, count: int) -> Callable[[], bool]:
-    """A condition: the inbox has so many events, and they are done."""
+    """A condition: the inbox has ``count`` events, all done."""
     return lambda: counted(store) == {"done": count}
 
 
@@ -98,14 +98,14 @@ def ids_of(claims: Iterable[Claim]) -> list[str]:
 
 
 def claim_one(store: Store, row_id: int, seconds: float = 60, **options: Any) -> Claim:
-    """Claim one event, which has to be claimable."""
+    """Claim one event; assert that it is claimable."""
     claim = claims.claim(store, row_id, seconds, **options)
     assert claim is not None
     return claim
 
 
 def claim_all(store: Store, limit: int) -> list[str]:
-    """Claim batches until nothing is due; an inbox in use is asked again."""
+    """Claim batches until no event is due, with retries while the inbox is busy."""
     mine: list[str] = []
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:

@@ -27,7 +27,7 @@ WHERE datname = current_database() AND query = 'LISTEN procore_webhooks'
 def mounted(
     make_app: MakeApp, url: str, dispatch: str = "worker"
 ) -> Iterator[tuple[Endpoint, list[str]]]:
-    """An endpoint, and the ids of what its subscriber was run for."""
+    """An endpoint, and the ids of the events that its subscriber has run."""
     app = make_app(PROCORE_WEBHOOK_DATABASE_URI=url, PROCORE_WEBHOOK_DISPATCH=dispatch)
     webhooks, ran = ProcoreWebhooks(), []
     app.register_blueprint(webhooks)

@@ -1,4 +1,4 @@
-"""Databases that go away for a while: behind a relay, or locked by another."""
+"""Databases with outages: behind a relay, or locked by another process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PORTS = {"amqp": 5672, "mysql": 3306, "postgresql": 5432, "redis": 6379}
 
 
 class Relay:
-    """A loopback port that leads to a server, or, while it is cut, to nothing."""
+    """A loopback port that relays to a server, and refuses while cut."""
 
     def __init__(self, url: str) -> None:
         self.direct_url = url
@@ -25,7 +25,7 @@ class Relay:
         self.port = 0
         self._listener: socket.socket | None = None
         self._carried: set[socket.socket] = set()
-        #: Ends of connections that have gone silent.
+        #: Sockets of silenced connections.
         self._forgotten: set[socket.socket] = set()
         self._lock = threading.Lock()
         self.mend()
@@ -124,7 +124,7 @@ sys.stdin.read()
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Another process holds the file, as a long migration does."""
+    """Another process locks the file, as a long migration does."""
     with child("-c", LOCK, str(path)) as process:
         assert process.line() == "locked"
         yield

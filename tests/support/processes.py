@@ -1,4 +1,4 @@
-"""Processes that tests start: their output in a file, their end when the test ends."""
+"""Processes of tests: with output in a file, and ended with the test."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from support.waiting import PATIENCE
 from support.waiting import wait_until
 
 TESTS = Path(__file__).parents[1]
-#: Seconds that a process may take to end when it is told to.
+#: Seconds between SIGTERM and SIGKILL.
 GRACE = 20.0
 
 
 def environment(
     env: Mapping[str, str] | None = None, *, path: Sequence[Path | str] = ()
 ) -> dict[str, str]:
-    """This process's environment with ``env``, where tests/ can be imported from.
+    """This process's environment with ``env``, and tests/ in PYTHONPATH.
 
-    :param path: more folders to import from, before it.
+    :param path: more folders for PYTHONPATH, before tests/.
     """
     folders = [*map(str, path), str(TESTS), *filter(None, sys.path)]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), **(env or {})}
@@ -41,7 +41,7 @@ def environment(
 
 @dataclass
 class Process:
-    """A running process, the leader of a process group of its own."""
+    """A running process, the leader of its process group."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -55,7 +55,7 @@ class Process:
         return self.process.poll() is None
 
     def output(self) -> str:
-        """What it has written so far, on both standard streams."""
+        """The output so far, of both standard streams."""
         return self.log.read_text(errors="replace")
 
     def wait_for_output(self, text: str, seconds: float = PATIENCE) -> None:
@@ -66,7 +66,7 @@ class Process:
         self.process.send_signal(number)
 
     def catches(self, number: int) -> bool:
-        """Whether the process has a handler for the signal, as Linux knows it."""
+        """Whether the process has a handler for the signal, by /proc."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         (caught,) = re.findall(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)
         return bool(int(caught, 16) & 1 << number - 1)
@@ -76,7 +76,7 @@ class Process:
         return self.process.wait(seconds)
 
     def end(self) -> None:
-        """Terminate the process; kill its group if that takes long."""
+        """Terminate the process; kill its group after a timeout."""
         if self.is_running:
             self.process.terminate()
             try:
@@ -101,7 +101,7 @@ def start(
     """Start ``command`` in ``folder``; the caller ends it.
 
     :param env: the whole environment; see :func:`environment`.
-    :param log: is appended to; by default a file that outlives the test.
+    :param log: file to append to; by default a file that outlives the test.
     """
     if log is None:
         log = Path(tempfile.mkstemp(suffix=".log")[1])
@@ -136,7 +136,7 @@ def running(
 
 
 class Child:
-    """A process that a test talks with in lines: of its input and of its output."""
+    """A process with which a test exchanges lines of input and output."""
 
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
@@ -159,7 +159,7 @@ class Child:
         return self.process.stdout.readline().rstrip("\n")
 
     def rest(self, seconds: float = 2 * PATIENCE) -> str:
-        """What is left of the output, when the process has ended."""
+        """The rest of the output, after the end of the process."""
         return self.process.communicate(timeout=seconds)[0]
 
     def kill(self) -> None:
@@ -189,9 +189,9 @@ def scripts(script: str, orders: Sequence[Any]) -> Iterator[list[Child]]:
 
 
 def run_at_once(script: str, orders: Sequence[Any]) -> list[Any]:
-    """Run ``script`` for each order, all at the same moment; return what they printed.
+    """Run ``script`` for each order, all at the same moment; return the printed values.
 
-    Each prints "ready", waits for a line of its input, and prints one value in JSON.
+    A script prints "ready", waits for a line of input, and prints one value in JSON.
     """
     with scripts(script, orders) as children:
         for each in children:

@@ -1,4 +1,4 @@
-"""A foreign HTTP receiver in a thread, which keeps what it gets and answers as told."""
+"""A foreign HTTP receiver in a thread, with stored requests and set answers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Receiver:
     headers: dict[str, str] = field(default_factory=dict)
     got: list[Got] = field(default_factory=list)
     url: str = ""
-    #: Answers instead of the usual, on the bare connection.
+    #: Replaces the usual answer; writes to the bare connection.
     answer: Callable[[BaseHTTPRequestHandler], None] | None = None
 
     def json(self) -> list[dict[str, Any]]:
@@ -74,13 +74,13 @@ def receiving(receiver: Receiver, tls: ssl.SSLContext | None = None) -> Iterator
 
 
 def hmac_sha256(key: str, got: Got, kind: str) -> str:
-    """Computed apart from the package, as a receiver in another language would."""
+    """The signature computed without the package, as by a foreign receiver."""
     stamp = got.headers[f"X-{kind}-Timestamp"].encode()
     return hmac.new(key.encode(), stamp + b"." + got.body, hashlib.sha256).hexdigest()
 
 
 def dripping(handler: BaseHTTPRequestHandler) -> None:
-    """A byte now and then, the whole answer within 10 s."""
+    """Answer one byte at a time, within 10 s."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
     for _ in range(100):
         handler.wfile.write(b"x")

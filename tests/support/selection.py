@@ -1,4 +1,4 @@
-"""Marks that tests get by what they use, so that runs can be chosen by them."""
+"""Marks set by a test's fixtures and parameters, for the selection of runs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-#: Fixtures that need a server, or a driver for one.
+#: Fixtures that need a server or a driver of a server.
 FIXTURES = {"postgresql_url", "mariadb_url", "redis", "broker"}
-#: Parameters, or words of them, that stand for one.
+#: Parameters, or words of parameters, that stand for a server or its driver.
 PARAMETERS = {
     *{"postgresql", "psycopg", "psycopg2"},
     *{"mariadb", "pymysql"},
@@ -17,7 +17,7 @@ PARAMETERS = {
 
 
 def mark_server_tests(items: list[pytest.Item]) -> None:
-    """Mark tests with a database server, or a broker, as ``server``."""
+    """Mark tests that need a database server or a broker as ``server``."""
     for item in items:
         if needs_server(item):
             item.add_marker("server")

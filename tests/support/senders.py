@@ -1,25 +1,25 @@
-"""Senders as they behave over hours and days, against a real app, on a virtual clock.
+"""Simulated senders over hours and days, against a real app, on a virtual clock.
 
-A delivery is bytes through the app's WSGI stack, verified, recorded and run as in
-production; only time is virtual. It is the inbox's own clock, and it stands still
-unless somebody waits: a subscriber in ``World.sleep``, or everybody for what is next.
+Deliveries pass the app's WSGI stack as bytes, and are verified, recorded and run as in
+production. Only time is virtual: the inbox's clock advances during ``World.sleep`` of a
+subscriber, and between the actions of actors.
 
-While a subscriber sleeps the rest of the world goes on, inside its call: senders give
-up, come again and deliver other events, other runners run them, leases are renewed. So
-what overlaps in production overlaps here too, in one thread and in the same order each
-time. (Where one sleep begins inside another, the outer ends no sooner than the inner.)
+A subscriber's sleep runs the rest of the simulation inside its call: senders time out,
+retry and deliver other events, other runners run them, leases are renewed. Actions thus
+overlap as in production, in one thread and in a reproducible order. (If a sleep starts
+inside another, the outer sleep ends after the inner.)
 
-Runners are :class:`Worker` objects, the very loop that the thread of ``background`` and
-the command ``worker`` run, whose ``run_due`` is called here instead of by that loop:
+Runners call ``run_due`` of :class:`Worker` objects, the loop of the background thread
+and of the command ``worker``:
 
-* ``background``: one, which looks as soon as a delivery is answered, as the thread
+* ``background``: one runner, which polls after each answered delivery, as the thread
   does when a request wakes it;
-* ``worker``: two, which look after their poll, as nobody wakes them.
+* ``worker``: two runners, which poll after their interval, without wake-ups.
 
-A look that finds nothing due, or no inbox, changes nothing, so those that a runner
-makes by itself are left out: it looks when something is due, and after an outage. Apps
-are configured with ``DISPATCH = "worker"`` for both: a request then does in both modes
-what it does in production, but for waking the thread, which is ``Runner.told`` here.
+Polls that find no due event, or no inbox, have no effect and are left out: a runner
+polls when an event is due, and after an outage. Apps have ``DISPATCH = "worker"`` in
+both modes: requests then act as in production, except for waking the thread, for which
+``Runner.told`` stands in.
 """
 
 from __future__ import annotations
@@ -52,24 +52,24 @@ HOUR = 3600.0
 
 
 class Actor(ABC):
-    """A part of the simulation that acts at times of its own."""
+    """A part of the simulation with its own schedule."""
 
     @abstractmethod
     def next_at(self) -> datetime | None:
-        """When they do something next, unless something else happens before."""
+        """The time of the actor's next action, unless an event changes it."""
 
     @abstractmethod
     def act(self) -> None: ...
 
     def told(self) -> None:  # noqa: B027
-        """A delivery was answered."""
+        """Called after each answered delivery."""
 
     def inbox_is_back(self) -> None:  # noqa: B027
-        """An outage has ended."""
+        """Called at the end of an outage."""
 
 
 class World:
-    """One app, its senders and its runners, and the time they have in common.
+    """One app with its senders, its runners and their common clock.
 
     :param limit: seconds after which the app's server kills a request, as gunicorn does
         after 30; ``None`` for servers that do not.
@@ -91,11 +91,11 @@ class World:
             self.actors += [Runner(self, poll=1.0) for _ in range(2)]
 
     def run_for(self, seconds: float) -> None:
-        """Run the actors in order of time until so much time has passed."""
+        """Run the actors in order of time for ``seconds``."""
         self._run_until(self.clock.time + timedelta(seconds=seconds))
 
     def sleep(self, seconds: float) -> None:
-        """What a subscriber calls that takes its time."""
+        """Sleep in a subscriber; the other actors act meanwhile."""
         end = self.clock.time + timedelta(seconds=seconds)
         killed = self._deadlines[-1] if self._deadlines else end
         step = timedelta(seconds=self.endpoint.settings.lease / RENEWALS)
@@ -106,7 +106,7 @@ class World:
             raise SystemExit("the server kills requests that take so long")
 
     def deliver(self, body: bytes, timestamp: int) -> int | None:
-        """The status of the answer; ``None`` when the server broke off."""
+        """Deliver; return the status, or ``None`` if the server killed the request."""
         sender = Credentials.of(self.endpoint.source, self.endpoint.settings)
         headers = sender.headers(body, timestamp=timestamp)
         limit = timedelta(seconds=self.limit or 10 * 24 * HOUR)
@@ -124,7 +124,7 @@ class World:
                 actor.told()
 
     def _renew_leases(self) -> None:
-        """Renew like the lease thread, which has the real clock."""
+        """Renew the leases in place of the lease thread, which uses the real clock."""
         renewer = self.endpoint.store.database.parts.get(LeaseRenewer)
         for held in list(renewer._held) if renewer else []:
             with suppress(InboxUnavailable):
@@ -142,9 +142,9 @@ class World:
 
 
 class Runner(Actor):
-    """A worker; it looks when something is due that it may know of.
+    """A worker that polls when an event is due.
 
-    :param is_woken: by each delivery; otherwise it finds it at its next poll.
+    :param is_woken: poll after each delivery; otherwise at the next interval.
     """
 
     def __init__(self, world: World, *, poll: float, is_woken: bool = False) -> None:
@@ -184,11 +184,11 @@ class Runner(Actor):
 
 @dataclass(eq=False)
 class Queued:
-    """One delivery that a sender has to make."""
+    """One event in a sender's queue."""
 
     body: bytes
     happened: datetime
-    #: When each attempt was made, and its answer; ``None`` for none in time.
+    #: Time and status of each attempt; ``None`` for a timeout.
     answers: list[tuple[datetime, int | None]] = field(default_factory=list)
     ended: datetime | None = None
 
@@ -198,7 +198,7 @@ class Queued:
 
     @property
     def seconds(self) -> float:
-        """From what happened to the end of its deliveries."""
+        """Seconds from the event to the end of its deliveries."""
         assert self.ended
         return (self.ended - self.happened).total_seconds()
 
@@ -222,7 +222,7 @@ class Sender(Actor):
 
     def act(self) -> None:
         if self._in_flight:
-            # Its answer has not come, though we are here: we hang up.
+            # The timeout has passed without an answer: abort the delivery.
             self._answered(self._in_flight[1], None)
         elif queued := self.next_queued():
             self._send(queued)
@@ -267,9 +267,9 @@ class Sender(Actor):
 
 
 class Procore(Sender):
-    """A hook: one queue, which any failure stops, and which is thrown away after 12 h.
+    """A hook: one queue, paused by any failure, and discarded after 12 hours.
 
-    Behind a gateway that signs each attempt, where the app asks for signatures.
+    If the app verifies signatures, a gateway signs each attempt.
     """
 
     timeout = 5.0
@@ -277,7 +277,7 @@ class Procore(Sender):
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
-        #: The lengths of the times in which nothing was delivered, in seconds.
+        #: Lengths of the pauses in seconds.
         self.pauses: list[float] = []
         self._queue: deque[Queued] = deque()
         self._wait = self.first_wait
@@ -285,7 +285,7 @@ class Procore(Sender):
         self._retries_at: datetime | None = None
 
     def sends(self, bodies: Iterable[tuple[float, bytes]]) -> None:
-        """Queue bodies of what will happen in so many seconds."""
+        """Queue bodies, each with the seconds until its event."""
         happen = sorted(bodies, key=lambda each: each[0])
         self._queue += [Queued(body, self.in_seconds(at)) for at, body in happen]
 
@@ -331,9 +331,9 @@ class Procore(Sender):
 
 
 class Prudra(Sender):
-    """One event: delivered up to six times, then given up.
+    """The deliveries of one event: up to six attempts, then the event is given up.
 
-    Others have senders of their own, as each is delivered without regard to the rest.
+    Each event has its own sender, because Prudra delivers events independently.
 
     :param resigns: whether each attempt is signed anew, or the first signature is sent
         again.
@@ -362,7 +362,7 @@ class Prudra(Sender):
         return int(signed_at.timestamp())
 
     def succeeded(self, queued: Queued) -> None:
-        """It is over."""
+        """The deliveries of the event are complete."""
 
     def failed(self, queued: Queued) -> None:
         failures = len(queued.answers)
@@ -381,7 +381,7 @@ class Prudra(Sender):
 def shuffled(
     stream: Iterable[tuple[float, bytes]], rnd: random.Random
 ) -> list[tuple[float, bytes]]:
-    """The same with copies of every third event, and neighbours out of order."""
+    """The stream with copies of about every third event, and out of order."""
     copied = []
     for at, body in stream:
         copied.append((at + rnd.uniform(0, 600), body))
@@ -392,9 +392,9 @@ def shuffled(
 
 
 class Outage(Actor):
-    """The inbox is away from ``start`` to ``end``, in seconds from now.
+    """An outage of the inbox from ``start`` to ``end``, in seconds from now.
 
-    Its tables are gone in this time; what subscribers write goes nowhere then.
+    The event table is renamed meanwhile, so that runs cannot be settled.
     """
 
     def __init__(self, world: World, start: float, end: float) -> None:

@@ -1,8 +1,8 @@
 """The mark ``serial``: tests that need a quiet machine, and may be repeated once.
 
-They count on the clock while they work, so the Makefile runs them by themselves after
-the others. One that fails is run once more, and the summary names it; more than
-:data:`MOST` of them fail the run, as does one that fails twice.
+Serial tests measure time while they work, so the Makefile runs them alone, after the
+other tests. A failed test is repeated once, and named in the summary. The run fails if
+a test fails twice, or if more than :data:`MOST` tests are repeated.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 from _pytest.runner import runtestprotocol
 
-#: Tests of one run that may be repeated.
+#: Maximum of repeated tests in one run.
 MOST = 2
 
 _repeated: list[str] = []

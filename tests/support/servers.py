@@ -1,4 +1,4 @@
-"""Real servers on a loopback port, as a user starts them, and a way that is cut."""
+"""Real servers on a loopback port, as a user starts them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def free_port() -> int:
 
 
 def wait_for(server: Server, seconds: float = 20.0) -> None:
-    """Return when the server takes connections."""
+    """Wait until the server accepts connections."""
 
     def is_up() -> bool:
         assert server.is_running, f"the server has ended:\n{server.output()}"

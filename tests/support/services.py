@@ -1,8 +1,8 @@
-"""What tests run on: a SQLite file, PostgreSQL, MariaDB; Redis and RabbitMQ for Celery.
+"""Databases and brokers of tests: SQLite, PostgreSQL, MariaDB, Redis, RabbitMQ.
 
-The servers are found by environment variable or at their usual local address, and each
-test session uses a database of its own, each test a queue of its own. Without a server
-its tests are skipped, except under CI, where that is a failure.
+Servers are found by environment variables or at their usual local addresses. Each test
+session has its own database, and each test its own queue. Tests of a missing server are
+skipped, except under CI, where they fail.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MARIADB = "MARIADB_URL", "mysql+pymysql://root@127.0.0.1:3306/"
 
 @contextmanager
 def own_database(variable: str, default: str, options: str = "") -> Iterator[str]:
-    """Give the URL of a new database on that server, and drop it afterwards.
+    """Yield the URL of a new database on the server, and drop it afterwards.
 
     :param options: of ``CREATE DATABASE``.
     """

@@ -79,7 +79,7 @@ def check_crontab(text: str) -> None:
 def check_systemd(text: str) -> None:
     unit = _ini(text)
     assert {"Unit", "Service", "Install"} == set(unit.sections())
-    # systemd starts the program itself: parentheses need no quotes.
+    # systemd runs the program without a shell: parentheses need no quotes.
     program, *arguments = unit["Service"]["ExecStart"].split()
     assert program.startswith("/")
     CHECKS[Path(program).name](arguments)
@@ -134,7 +134,7 @@ def _check_flask(arguments: Words) -> None:
 
 
 def _check_options(command: click.Command, arguments: Words) -> None:
-    # At its end the context closes the files that were named.
+    # The context closes the option files at its end.
     with command.make_context(command.name, [*arguments]):
         pass
 

@@ -1,4 +1,4 @@
-"""Endpoints whose events wait for a worker, and what tests do at them."""
+"""Endpoints whose events wait for a worker, with helpers of tests."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ DAY = 24 * 3600
 
 @dataclass
 class Site:
-    """An app with one endpoint and a clock; subscribers add to ``calls``."""
+    """An app with one endpoint and a clock; subscribers append to ``calls``."""
 
     app: Flask
     webhooks: ProcoreWebhooks
     endpoint: Endpoint
     clock: Clock = field(default_factory=Clock)
     calls: list[Any] = field(default_factory=list)
-    #: While it is true, the subscriber ``bad`` fails.
+    #: Makes the subscriber ``bad`` fail while it is true.
     broken: bool = True
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class Site:
         )
 
     def send(self, type: str = "RFIs.update", **fields: Any) -> int:
-        """Deliver an event, which has to be accepted; return its row id."""
+        """Deliver an event, assert that it is accepted, and return its row id."""
         sent = payload(type, **fields)
         assert self.deliver(sent).status_code == 200
         row = queries.find(self.store, sent["id"])
@@ -87,7 +87,7 @@ class Site:
         return int(row["id"])
 
     def work(self) -> int:
-        """Run what is due now."""
+        """Run the due events."""
         return Worker([self.endpoint], poll=1).run_all()
 
     def row(self, row_id: int) -> dict[str, Any]:
@@ -95,24 +95,24 @@ class Site:
         return dict(row._mapping)
 
     def statuses(self) -> list[str]:
-        """Of all events of the endpoint, oldest first."""
+        """The statuses of the endpoint's events, oldest first."""
         rows = queries.newest(self.store, limit=10_000)
         return [row["status"] for row in reversed(rows)]
 
     def receipts(self, row_id: int) -> dict[str, str]:
-        """The endings of the subscribers that have finished."""
+        """The endings by subscriber, of finished subscribers."""
         found = queries.receipts_of(self.store, row_id)
         return {each["subscriber"]: each["ending"] for each in found}
 
     def count(self, table: str) -> int:
-        """All rows of ``event``, ``receipt`` or ``journal``."""
+        """The number of rows of ``event``, ``receipt`` or ``journal``."""
         of = getattr(self.store.database.tables, table)
         return int(self.store.rows(sa.select(sa.func.count()).select_from(of))[0][0])
 
 
 @contextmanager
 def open_site(app: Flask, url: str, **config: Any) -> Iterator[Site]:
-    """Give ``app`` an inbox at ``url`` and one endpoint; one failure is the last."""
+    """Set up ``app`` with an inbox at ``url`` and an endpoint; MAX_ATTEMPTS is 1."""
     app.config["PROCORE_WEBHOOK_DATABASE_URI"] = url
     app.config["PROCORE_WEBHOOK_DISPATCH"] = "worker"
     app.config["PROCORE_WEBHOOK_MAX_ATTEMPTS"] = 1
@@ -123,7 +123,7 @@ def open_site(app: Flask, url: str, **config: Any) -> Iterator[Site]:
     try:
         yield Site(app, webhooks, endpoint)
     finally:
-        # Without the attempt to make its tables.
+        # find_engine() does not create the tables.
         endpoint.store.database.find_engine().dispose()
 
 

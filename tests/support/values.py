@@ -1,4 +1,4 @@
-"""Values that most tests use: the secrets of the test apps, and a clock."""
+"""Values of most tests: the secrets of test apps, and a clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ AUTHORIZATION = "Bearer a token of the test suite"
 
 
 class Clock:
-    """A clock that a test moves by hand; the ``now`` of an inbox."""
+    """A clock that a test sets; the ``now`` of an inbox."""
 
     def __init__(self) -> None:
         self.time = datetime.now(timezone.utc)

@@ -1,4 +1,4 @@
-"""Waiting for what a thread or another process is about to do."""
+"""Waiting for other threads and processes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 PATIENCE = 60.0
 
-#: For apps that run in processes of their own: batches of workers grow (1, 2, 4, 8 …)
-#: even while the machine is slow.
+#: Code for apps in other processes: the batches of workers grow (1, 2, 4, 8 …) even
+#: on a slow machine.
 LARGE_BATCHES = f"""
 from flask_procore_webhooks.running import worker
 worker.BATCH_SECONDS = {PATIENCE}
@@ -25,7 +25,7 @@ def wait_until(
 ) -> None:
     """Return when ``condition`` is true; fail if it is not true in time.
 
-    :param report: gives what the failure shows, such as the output of a process.
+    :param report: returns text for the failure, such as the output of a process.
     """
     deadline = time.monotonic() + seconds
     while not condition():
@@ -36,7 +36,7 @@ def wait_until(
 def in_threads(
     work: Callable[[Any], None], arguments: Iterable[Any], seconds: float = 30
 ) -> None:
-    """Call ``work`` with each argument in a thread; fail if one outlasts the time."""
+    """Call ``work`` with each argument in a thread; fail after ``seconds``."""
     threads = [
         threading.Thread(target=work, args=(argument,), daemon=True)
         for argument in arguments

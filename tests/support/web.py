@@ -27,7 +27,7 @@ TABLES = ("procore_webhook_event", "procore_webhook_receipt")
 
 
 def recorded(app: Flask, endpoint: str | None = None) -> list[Any]:
-    """The recorded events of an endpoint, by default of the only one."""
+    """The recorded events of an endpoint, by default of the only endpoint."""
     return [dict(row) for row in Deliveries(app).events(endpoint)]
 
 
@@ -43,7 +43,7 @@ def post(app: Flask, body: bytes = b"{}", **options: Any) -> TestResponse:
 
 
 def exact(answer: TestResponse) -> tuple[int, dict[str, object], str | None]:
-    """Status, content and Retry-After, after a check that there is nothing else."""
+    """Status, content and Retry-After; assert that no other header is set."""
     assert answer.mimetype == "application/json"
     allowed = {"Content-Type", "Content-Length", "Retry-After"}
     assert set(answer.headers.keys()) <= allowed
@@ -55,7 +55,7 @@ def exact(answer: TestResponse) -> tuple[int, dict[str, object], str | None]:
 
 
 def host_db(app: Flask, url: str) -> SQLAlchemy:
-    """Flask-SQLAlchemy whose engine shows its parameters in errors, as by default."""
+    """Flask-SQLAlchemy with the default engine, which shows parameters in errors."""
     db = SQLAlchemy()
     app.config["SQLALCHEMY_DATABASE_URI"] = url
     db.init_app(app)

@@ -1,4 +1,4 @@
-"""Worker threads, and the events of hosts whose events wait for workers."""
+"""Worker threads, and settings of hosts whose events wait for workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flask_procore_webhooks.running.worker import Worker
 from support.waiting import PATIENCE
 from support.waiting import wait_until
 
-#: As much as a busy machine may need; tests end as soon as what they wait for is there.
+#: Settings with short times, for quick tests.
 SETTINGS = {
     "PROCORE_WEBHOOK_DISPATCH": "worker",
     "PROCORE_WEBHOOK_MAX_ATTEMPTS": 3,
@@ -22,7 +22,7 @@ SETTINGS = {
 
 
 class CountingWorker(Worker):
-    """A worker that counts its sleeps: each follows a look that found no work."""
+    """A worker that counts its sleeps: a sleep follows each poll without work."""
 
     def __init__(self, endpoints: Collection[Endpoint], *, poll: float) -> None:
         super().__init__(endpoints, poll=poll, sleep=self._count_and_sleep)
@@ -34,8 +34,8 @@ class CountingWorker(Worker):
 
 
 def look_again(*workers: CountingWorker) -> None:
-    """Return when each worker has made a whole look that began after this call."""
-    # A look may be going on now; the next one sees what was committed before.
+    """Wait until each worker has completed a poll that began after this call."""
+    # A poll may be running now; the next poll sees all earlier commits.
     enough = [(worker, worker.sleeps + 2) for worker in workers]
 
     def have_looked() -> bool:
@@ -67,7 +67,7 @@ def running(*workers: Worker) -> Iterator[list[threading.Thread]]:
 def working(
     *mounted: Endpoint, poll: float = 0.1, workers: int = 1
 ) -> Iterator[list[CountingWorker]]:
-    """Run so many workers of these endpoints, as :func:`running` does."""
+    """Run ``workers`` workers of the endpoints, as :func:`running` does."""
     started = [CountingWorker(mounted, poll=poll) for _ in range(workers)]
     with running(*started):
         yield started
