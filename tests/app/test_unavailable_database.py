@@ -60,19 +60,19 @@ def broken_file(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'broken.db'}"
 
 
-def nobody_listens(tmp_path: Path) -> str:
+def refused_by_postgresql(tmp_path: Path) -> str:
     return f"postgresql+psycopg://u:a-pass-word@127.0.0.1:{free_port()}/x"
 
 
-def nobody_listens_either(tmp_path: Path) -> str:
+def refused_by_mariadb(tmp_path: Path) -> str:
     return f"mysql+pymysql://u:a-pass-word@127.0.0.1:{free_port()}/x"
 
 
 BROKEN = (
     broken_folder,
     broken_file,
-    pytest.param(nobody_listens, marks=pytest.mark.server),
-    pytest.param(nobody_listens_either, marks=pytest.mark.server),
+    pytest.param(refused_by_postgresql, marks=pytest.mark.server),
+    pytest.param(refused_by_mariadb, marks=pytest.mark.server),
 )
 
 

@@ -415,7 +415,7 @@ def test_secrets_are_compared_in_constant_time() -> None:
 def test_errors_can_be_pickled(
     error: Exception, duplicate: Callable[[Exception], Exception]
 ) -> None:
-    """Process pools and task queues pickle what a subscriber raised."""
+    """Process pools and task queues pickle the errors of subscribers."""
     found = duplicate(error)
     assert type(found) is type(error)
     assert (str(found), vars(found)) == (str(error), vars(error))

@@ -37,7 +37,7 @@ def test_on_returns_the_function_itself(webhooks: ProcoreWebhooks) -> None:
 
 @pytest.mark.parametrize("type_", ["RFIs.update", "RFIs.updated", "resource.Created"])
 def test_event_type_as_resource_pattern_is_refused(type_: str) -> None:
-    """It is what lists and logs show, and as a pattern it would match nothing."""
+    """Lists and logs show types; as a pattern, a type would match no event."""
     webhooks = ProcoreWebhooks()
     with pytest.raises(ConfigError, match=r"is a type: write on\('\w+', '\w+e'\)"):
         webhooks.on(type_)(lambda event: None)

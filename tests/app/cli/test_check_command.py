@@ -1,4 +1,4 @@
-"""The command ``check``: what it prints, warns of and refuses."""
+"""The command ``check``: its output, warnings and errors."""
 
 from __future__ import annotations
 
