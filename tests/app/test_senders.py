@@ -301,7 +301,7 @@ def test_inline_with_more_attempts_than_fit_in_12_hours_the_queue_is_discarded(
     assert len(failing.answers) == 23 and {*failing.statuses} == {500}
     assert len(others) == 55 and not any(each.answers for each in others)
     assert {*day.rows()} == {f"evt_{number}" for number in range(5)}
-    assert day.rows()["evt_4"]["status"] == "pending", "discarded"
+    assert day.rows()["evt_4"]["status"] == "pending", "not delivered again"
 
 
 def test_inline_after_the_queue_was_discarded_the_next_event_flows(
