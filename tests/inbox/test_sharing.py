@@ -182,17 +182,18 @@ def test_an_event_costs_as_many_statements_at_many_endpoints_as_at_one(
     assert costs[1] <= 1.5 * costs[0], costs
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_thirty_endpoints_need_few_connections(
-    make_app: MakeApp, postgresql_url: str
+    make_app: MakeApp, database_url: str
 ) -> None:
     """The role may have 20 connections; a pool for each endpoint would need 30."""
-    admin = sa.create_engine(postgresql_url, isolation_level="AUTOCOMMIT")
+    admin = sa.create_engine(database_url, isolation_level="AUTOCOMMIT")
     role = f"procore_webhooks_{uuid.uuid4().hex[:12]}"
     with admin.connect() as connection:
         connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 20")
         connection.exec_driver_sql(f"GRANT ALL ON SCHEMA public TO {role}")
     try:
-        url = sa.make_url(postgresql_url).set(username=role)
+        url = sa.make_url(database_url).set(username=role)
         app = make_app(
             PROCORE_WEBHOOK_DATABASE_URI=url.render_as_string(hide_password=False),
             PROCORE_WEBHOOK_DISPATCH="worker",

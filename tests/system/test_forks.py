@@ -184,9 +184,10 @@ with engine.connect() as connection:
 """
 
 
-def test_pool_of_the_host_is_replaced_once_in_a_child(postgresql_url: str) -> None:
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_pool_of_the_host_is_replaced_once_in_a_child(database_url: str) -> None:
     """Several apps share the engine, and another endpoint's engine cannot be found."""
-    command = [sys.executable, "-c", HOST_POOLS, postgresql_url]
+    command = [sys.executable, "-c", HOST_POOLS, database_url]
     ended = subprocess.run(command, timeout=60, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     parent, child, count = json.loads(ended.stdout)
