@@ -16,7 +16,6 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement
-from sqlalchemy import insert
 from sqlalchemy import or_
 from sqlalchemy import select
 from sqlalchemy import update
@@ -25,7 +24,8 @@ from sqlalchemy.exc import IntegrityError
 from .jobs import finish
 from .jobs import finished_subscribers
 from .jobs import Receipt
-from .jobs import receipt_row
+from .jobs import receipt_values
+from .jobs import run_statements
 from .record import LONGEST_ERROR
 from .status import FINISHED
 from .status import Status
@@ -168,19 +168,16 @@ def settle(store: Store, claim: Claim, end: Settlement) -> bool:
     """
     now = store.db_now()
     is_finished = end.status in FINISHED
-    outcome = {
+    values = {
+        "row": claim.row_id,
+        "token": claim.lease,
         "status": end.status.value,
         "error": store.text(end.error, LONGEST_ERROR) if end.error else None,
         "lease": None,
         "due_at": None if is_finished else now + timedelta(seconds=end.wait),
         "finished_at": now if is_finished else None,
     }
-    c = store.columns
-    held = update(c.id.table).where(c.id == claim.row_id, c.lease == claim.lease)
-    change = held.values(outcome)
-    if not claim.durable:
-        change = store.async_commit(change)
-    return store.retry_transient(lambda: _settle(store, claim, change, end.receipt))
+    return store.retry_transient(lambda: _settle(store, claim, values, end.receipt))
 
 
 def claimable(
@@ -195,33 +192,26 @@ def claimable(
     return or_(due, c.status == Status.PENDING.value) if ignore_backoff else due
 
 
-def _settle(store: Store, claim: Claim, change: Any, receipt: Receipt | None) -> bool:
+def _settle(
+    store: Store, claim: Claim, values: dict[str, Any], receipt: Receipt | None
+) -> bool:
+    statements = run_statements(store)
+    settle = statements.held if claim.durable else statements.settle
     if receipt is not None:
+        written = receipt_values(store, claim.row_id, receipt)
         try:
-            return _settle_with_receipt(store, claim, change, receipt)
+            if statements.finish is not None and not claim.durable:
+                with store.connection() as connection:
+                    result = connection.execute(statements.finish, values | written)
+                    return result.rowcount > 0
+            with store.transaction() as connection:
+                connection.execute(statements.receipt, written)
+                return connection.execute(settle, values).rowcount > 0
         except IntegrityError:
             # The receipt may exist, and then only the outcome is missing.
             finish(store, claim.row_id, receipt, durable=claim.durable)
     with store.connection() as connection:
-        return connection.execute(change).rowcount > 0
-
-
-def _settle_with_receipt(
-    store: Store, claim: Claim, change: Any, receipt: Receipt
-) -> bool:
-    row = receipt_row(store, claim.row_id, receipt)
-    table = store.database.tables.receipt
-    if store.dialect_name == "postgresql":
-        from sqlalchemy.dialects import postgresql
-
-        # One statement instead of four round trips.
-        written = postgresql.insert(table).values(row).on_conflict_do_nothing()
-        with store.connection() as connection:
-            together = change.add_cte(written.cte("written"))
-            return connection.execute(together).rowcount > 0
-    with store.transaction() as connection:
-        connection.execute(insert(table), row)
-        return connection.execute(change).rowcount > 0
+        return connection.execute(settle, values).rowcount > 0
 
 
 def _running(store: Store, lease: str, ends: datetime) -> dict[str, Any]:

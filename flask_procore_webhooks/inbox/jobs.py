@@ -8,11 +8,13 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import and_
+from sqlalchemy import bindparam
 from sqlalchemy import Connection
 from sqlalchemy import exists
 from sqlalchemy import insert
 from sqlalchemy import or_
 from sqlalchemy import select
+from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -57,6 +59,44 @@ def finished_subscribers(
     return finished
 
 
+class RunStatements:
+    """The statements that every run executes, built once for each database.
+
+    Without that, a run takes 1.5 times as long (subscribers that write nothing).
+    Parameters: ``row`` and ``token`` of the claim; ``name``, ``how`` and ``at`` of a
+    receipt; for ``held`` and ``settle``, the columns to change.
+    """
+
+    def __init__(self, store: Store) -> None:
+        tables, c = store.database.tables, store.columns
+        receipt = {"event": "row", "subscriber": "name"}
+        receipt |= {"ending": "how", "finished_at": "at"}
+        values: dict[str, Any] = {
+            column: bindparam(name) for column, name in receipt.items()
+        }
+        self.held = update(tables.event).where(
+            c.id == bindparam("row"), c.lease == bindparam("token")
+        )
+        self.settle = store.async_commit(self.held)
+        self.receipt = insert(tables.receipt).values(values)
+        self.async_receipt = store.async_commit(self.receipt)
+        #: Settles and writes a receipt: one statement instead of four round trips.
+        self.finish: Any = None
+        if store.dialect_name == "postgresql":
+            from sqlalchemy.dialects import postgresql
+
+            written = postgresql.insert(tables.receipt).values(values)
+            written = written.on_conflict_do_nothing()
+            self.finish = self.settle.add_cte(written.cte("written"))
+
+
+def run_statements(store: Store) -> RunStatements:
+    """The statements of the store's database."""
+    parts = store.database.parts
+    found: RunStatements | None = parts.get(RunStatements)
+    return found or parts.setdefault(RunStatements, RunStatements(store))
+
+
 def finish_in_session(
     store: Store, row_id: int, receipt: Receipt, session: Session
 ) -> None:
@@ -64,8 +104,8 @@ def finish_in_session(
 
     :raises sqlalchemy.exc.IntegrityError: another run has finished this subscriber.
     """
-    table = store.database.tables.receipt
-    session.execute(insert(table), receipt_row(store, row_id, receipt))
+    values = receipt_values(store, row_id, receipt)
+    session.execute(run_statements(store).receipt, values)
 
 
 def finish(
@@ -75,14 +115,12 @@ def finish(
 
     :param durable: the commit waits for the disk.
     """
-    statement: Any = insert(store.database.tables.receipt)
-    if not durable:
-        statement = store.async_commit(statement)
-    row = receipt_row(store, row_id, receipt)
+    statements, values = run_statements(store), receipt_values(store, row_id, receipt)
+    statement = statements.receipt if durable else statements.async_receipt
 
     def commit() -> None:
         with store.connection() as connection:
-            connection.execute(statement, row)
+            connection.execute(statement, values)
 
     try:
         store.retry_transient(commit)
@@ -91,13 +129,13 @@ def finish(
             raise
 
 
-def receipt_row(store: Store, row_id: int, receipt: Receipt) -> dict[str, Any]:
-    """Return the values of a new row in the receipt table."""
+def receipt_values(store: Store, row_id: int, receipt: Receipt) -> dict[str, Any]:
+    """Return the parameters of a receipt, for :class:`RunStatements`."""
     return {
-        "event": row_id,
-        "subscriber": receipt.subscriber,
-        "ending": receipt.kind.value,
-        "finished_at": store.db_now(),
+        "row": row_id,
+        "name": receipt.subscriber,
+        "how": receipt.kind.value,
+        "at": store.db_now(),
     }
 
 
