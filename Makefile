@@ -17,7 +17,7 @@ test: .venv/test
 # A test whose server is missing is skipped; with CI=true it fails.
 check: lint .venv/check
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 2 -m "not serial and not soak"
+	$(BIN)/coverage run -m pytest -n 4 -m "not serial and not soak"
 	$(BIN)/coverage run -m pytest -m "serial and not soak"
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
