@@ -17,7 +17,7 @@ from ._options import one_endpoint
 
 SOON = {
     "background": "events run again within half a minute",
-    "worker": "events run again at the next look of a worker",
+    "worker": "events run again at the next poll of a worker",
     "celery": "the next sweep publishes the events that have waited",
 }
 

@@ -34,7 +34,7 @@ Chosen = tuple[Endpoint, Iterator[list[int]]]
 
 AFTERWARDS = {
     "background": "the app's threads run them within half a minute",
-    "worker": "workers run them at their next look",
+    "worker": "workers run them at their next poll",
     "celery": "Celery's workers run them, at the latest after the next sweep",
     "inline": "they were run here, because DISPATCH is inline; failed events wait for"
     " the sender's next delivery, or for worker --once",

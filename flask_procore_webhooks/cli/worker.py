@@ -39,7 +39,7 @@ A_DAY = 24 * 3600.0
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    help="Between two looks for new events while no event is due.",
+    help="Between two polls while no event is due.",
 )
 @click.option(
     "--grace",
@@ -82,7 +82,7 @@ def _is_known_paused(endpoint: Endpoint) -> bool:
     try:
         return is_paused(endpoint.store)
     except InboxUnavailable:
-        return False  # the workers log it and look again
+        return False  # the workers log it and poll again
 
 
 def _exit_at_once() -> None:

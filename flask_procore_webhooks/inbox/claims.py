@@ -78,15 +78,15 @@ def claim(
     """
     c, now = store.columns, store.db_now()
     free = claimable(store, now, ignore_backoff)
-    look = select(c.id, c.event_id, c.attempts, c.body).where(c.id == row_id, free)
+    query = select(c.id, c.event_id, c.attempts, c.body).where(c.id == row_id, free)
     lease, ends = secrets.token_hex(16), now + timedelta(seconds=seconds)
     with store.connection() as connection:
-        row = connection.execute(look).one_or_none()
+        row = connection.execute(query).one_or_none()
         if row is None:
             return None
         finished = finished_subscribers(store, connection, [row_id])
         # Last, so that nothing can fail once it is claimed; if the event has run since
-        # the look, its attempts differ.
+        # the query, its attempts differ.
         change = update(c.id.table).where(c.id == row_id, free)
         change = change.where(c.attempts == row.attempts)
         taken = change.values(_running(store, lease, ends))
@@ -108,16 +108,16 @@ def claim_due(store: Store, limit: int, seconds: float) -> list[Claim]:
     """Claim up to ``limit`` due events for ``seconds``, longest due first.
 
     Their attempts are counted, so that an event that crashes its process runs out of
-    attempts. SQLite has one write transaction at a time: look first for due events.
+    attempts. SQLite has one write transaction at a time: query for due events first.
     """
     c, now, lease = store.columns, store.db_now(), secrets.token_hex(16)
     ends = now + timedelta(seconds=seconds)
     due = claimable(store, now)
-    look = select(c.id, c.status).where(c.endpoint == store.endpoint, due)
+    query = select(c.id, c.status).where(c.endpoint == store.endpoint, due)
     if store.traits().skips_locked:
-        look = look.with_for_update(skip_locked=True)
+        query = query.with_for_update(skip_locked=True)
     with store.transaction() as connection:
-        rows = _batch(connection.execute(look.order_by(c.due_at).limit(limit)))
+        rows = _batch(connection.execute(query.order_by(c.due_at).limit(limit)))
         if not rows:
             return []
         # Where rows were not locked, two claims may have found the same rows, and this
@@ -125,7 +125,7 @@ def claim_due(store: Store, limit: int, seconds: float) -> list[Claim]:
         change = update(c.id.table).where(c.id.in_(rows), due)
         change = change.values(_running(store, lease, ends))
         connection.execute(store.async_commit(change))
-        # Afterwards, because another run may have ended since the look.
+        # Afterwards, because another run may have ended since the query.
         finished = finished_subscribers(store, connection, rows)
         found = select(c.id, c.event_id, c.attempts, c.body)
         taken = connection.execute(found.where(c.id.in_(rows), c.lease == lease))

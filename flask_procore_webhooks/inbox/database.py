@@ -257,7 +257,7 @@ def _create(engine: Engine, table: Table) -> None:
     try:
         table.create(engine, checkfirst=True)
     except SQLAlchemyError:
-        # Another process may have created it after the look.
+        # Another process may have created it after the query.
         if not inspect(engine).has_table(table.name, schema=table.schema):
             raise
 

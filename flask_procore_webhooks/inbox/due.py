@@ -56,12 +56,12 @@ def due_events(
     store = next(iter(stores))
     c, now = store.columns, store.db_now()
     names = [each.endpoint for each in stores]
-    look = select(c.endpoint, c.id).where(
+    query = select(c.endpoint, c.id).where(
         c.endpoint.in_(names), claimable(store, now, ignore_backoff)
     )
     if since:
-        look = look.where(c.due_at <= now - timedelta(seconds=since))
-    found = store.rows(look.order_by(c.due_at).limit(limit))
+        query = query.where(c.due_at <= now - timedelta(seconds=since))
+    found = store.rows(query.order_by(c.due_at).limit(limit))
     return [(row.endpoint, row.id) for row in found]
 
 
@@ -81,7 +81,7 @@ def seconds_until(store: Store, due_at: datetime | None) -> float | None:
 
 def is_paused(store: Store) -> bool:
     """Whether the endpoint is paused."""
-    return bool(store.rows(_look([store]))[0].action == PAUSE)
+    return bool(store.rows(_work_query([store]))[0].action == PAUSE)
 
 
 def seconds_to_work(stores: Sequence[Store]) -> dict[str, float | None]:
@@ -93,7 +93,7 @@ def seconds_to_work(stores: Sequence[Store]) -> dict[str, float | None]:
     :param stores: of endpoints that share a database.
     """
     groups = [stores] if _can_share_a_look(stores[0]) else [[each] for each in stores]
-    found = [row for group in groups for row in group[0].rows(_look(group))]
+    found = [row for group in groups for row in group[0].rows(_work_query(group))]
     by_name = {row.endpoint: row for row in found}
     waits: dict[str, float | None] = {}
     for store in stores:
@@ -112,7 +112,7 @@ def _can_share_a_look(store: Store) -> bool:
     return store.traits().skips_locked if is_mysql else store.dialect_name in NAMED
 
 
-def _look(stores: Sequence[Store]) -> Select[Any]:
+def _work_query(stores: Sequence[Store]) -> Select[Any]:
     """Select endpoint, first due time and last action for each store."""
     store = stores[0]
     # Some databases have no table function, and a single name needs none.
@@ -122,13 +122,13 @@ def _look(stores: Sequence[Store]) -> Select[Any]:
     c, j = store.columns, store.database.tables.journal.c
     due = select(c.due_at).where(c.endpoint == name, c.due_at.is_not(None))
     action = select(j.action).where(j.endpoint == name, j.action.in_((PAUSE, RESUME)))
-    look = select(
+    query = select(
         name.label("endpoint"),
         due.order_by(c.due_at).limit(1).scalar_subquery().label("due_at"),
         action.order_by(j.id.desc()).limit(1).scalar_subquery().label("action"),
     )
     if len(stores) == 1:
-        return look
+        return query
     names = json.dumps([each.endpoint for each in stores])
     table = text(NAMED[store.dialect_name]).bindparams(names=names)
-    return look.select_from(table)
+    return query.select_from(table)

@@ -51,8 +51,8 @@ def resume(store: Store, actor: str) -> None:
 def journal_of(store: Store, row_id: int) -> list[Mapping[str, Any]]:
     """The journal entries of an event: ``action``, ``at``, ``actor``; oldest first."""
     j = store.database.tables.journal.c
-    look = select(j.action, j.at, j.actor).where(j.event == row_id).order_by(j.id)
-    return [dict(row._mapping) for row in store.rows(look)]
+    query = select(j.action, j.at, j.actor).where(j.event == row_id).order_by(j.id)
+    return [dict(row._mapping) for row in store.rows(query)]
 
 
 def replay(
@@ -177,8 +177,8 @@ def _windows(store: Store, before: datetime) -> Iterator[tuple[int, int]]:
         start = time.monotonic()
         rows = select(c.id, c.received_at).where(c.id > last).order_by(c.id)
         part = rows.limit(BATCH).subquery()
-        look = select(func.max(part.c.id).label("end"), func.min(part.c.received_at))
-        ((end, oldest),) = store.rows(look)
+        query = select(func.max(part.c.id).label("end"), func.min(part.c.received_at))
+        ((end, oldest),) = store.rows(query)
         if end is None or oldest >= to_db_time(before):
             return
         yield last, end

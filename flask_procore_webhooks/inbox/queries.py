@@ -65,8 +65,8 @@ def newest(
     """The newest events first, without their bodies."""
     c = store.columns
     columns = [column for column in c if column.name not in ("body", "lease")]
-    look = select(*columns).where(wanted.where(store)).order_by(c.id.desc())
-    return [row._mapping for row in store.rows(look.limit(limit))]
+    query = select(*columns).where(wanted.where(store)).order_by(c.id.desc())
+    return [row._mapping for row in store.rows(query.limit(limit))]
 
 
 def pages(store: Store, wanted: Filter, size: int) -> Iterator[list[int]]:
@@ -96,24 +96,24 @@ def find(store: Store, event_id: str) -> Mapping[str, Any] | None:
     named: list[ColumnElement[bool]] = [c.event_id.in_(stored)]
     if event_id.isascii() and event_id.isdigit() and len(event_id) < 19:
         named.append(c.id == int(event_id))
-    look = select(*c).where(c.endpoint == store.endpoint, or_(*named))
-    rows = store.rows(look.order_by(c.event_id.not_in(stored)))
+    query = select(*c).where(c.endpoint == store.endpoint, or_(*named))
+    rows = store.rows(query.order_by(c.event_id.not_in(stored)))
     return dict(rows[0]._mapping) if rows else None
 
 
 def receipts_of(store: Store, row_id: int) -> list[Mapping[str, Any]]:
     """``subscriber``, ``ending`` and ``finished_at``, in the order of finishing."""
     r = store.database.tables.receipt.c
-    look = select(r.subscriber, r.ending, r.finished_at).where(r.event == row_id)
-    return [row._mapping for row in store.rows(look.order_by(r.finished_at))]
+    query = select(r.subscriber, r.ending, r.finished_at).where(r.event == row_id)
+    return [row._mapping for row in store.rows(query.order_by(r.finished_at))]
 
 
 def counts(store: Store) -> dict[tuple[str, str], int]:
     """How many events there are for each status and type."""
     c = store.columns
-    look = select(c.status, c.type, func.count().label("events"))
-    look = look.where(c.endpoint == store.endpoint).group_by(c.status, c.type)
-    return {(row.status, row.type): row.events for row in store.rows(look)}
+    query = select(c.status, c.type, func.count().label("events"))
+    query = query.where(c.endpoint == store.endpoint).group_by(c.status, c.type)
+    return {(row.status, row.type): row.events for row in store.rows(query)}
 
 
 def totals(store: Store) -> Mapping[str, Any]:
@@ -124,10 +124,10 @@ def totals(store: Store) -> Mapping[str, Any]:
     """
     c = store.columns
     due = case((c.due_at <= store.db_now(), c.due_at), else_=None)
-    look = select(
+    query = select(
         func.coalesce(func.sum(c.repeats), 0).label("repeats"),
         func.coalesce(func.sum(c.conflicts), 0).label("conflicts"),
         func.coalesce(func.sum(c.attempts), 0).label("attempts"),
         func.min(due).label("oldest_due"),
     ).where(c.endpoint == store.endpoint)
-    return dict(store.rows(look)[0]._mapping)
+    return dict(store.rows(query)[0]._mapping)

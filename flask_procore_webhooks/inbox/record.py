@@ -182,8 +182,8 @@ def _repeat(store: Store, row: Row) -> RecordResult | None:
         same_row = c.id == connection.scalar(select(c.id).where(mine))
         # MariaDB assigns from left to right: a tested column is changed last.
         connection.execute(update(c.id.table).where(same_row).ordered_values(*changes))
-        look = select(c.id, c.status, differs.label("conflict")).where(same_row)
-        found = connection.execute(look).one_or_none()
+        query = select(c.id, c.status, differs.label("conflict")).where(same_row)
+        found = connection.execute(query).one_or_none()
     if found is None:
         return None
     return RecordResult(

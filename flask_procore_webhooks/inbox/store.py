@@ -123,10 +123,10 @@ class Store:
                 raise self.unavailable(error) from None
         return engine.dialect.name
 
-    def rows(self, look: Executable) -> list[Any]:
-        """Every row that ``look`` selects."""
+    def rows(self, query: Executable) -> list[Any]:
+        """Every row that ``query`` selects."""
         with self.connection() as connection:
-            return list(connection.execute(look))
+            return list(connection.execute(query))
 
     def retry_transient(self, change: Callable[[], T]) -> T:
         """Return ``change()``, called again up to twice after a transient error."""

@@ -25,7 +25,7 @@ log = logging.getLogger("flask_procore_webhooks")
 #: background thread.
 PROBE = "flask_procore_webhooks.probe"
 
-#: Seconds between two looks for events that other processes have left.
+#: Seconds between two polls for events that other processes have left.
 POLL = 30.0
 #: Seconds that the end of the process waits for the running event.
 GRACE = 5.0
@@ -58,7 +58,7 @@ class Background:
         return self._thread is not None
 
     def wake(self) -> None:
-        """Wake the thread to look for due events; start it if it does not run."""
+        """Wake the thread to poll for due events; start it if it does not run."""
         if self._thread is None or not self._thread.is_alive():
             with self._lock:
                 if self._thread is None or not self._thread.is_alive():

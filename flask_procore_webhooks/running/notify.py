@@ -33,7 +33,7 @@ log = logging.getLogger("flask_procore_webhooks")
 #: The channel of NOTIFY; the payload is the name of an endpoint.
 CHANNEL = "procore_webhooks"
 #: Seconds between two notifications of a process for one endpoint. A notified worker
-#: looks again after them.
+#: polls again after them.
 INTERVAL = 0.02
 #: Seconds between two attempts to listen.
 RETRY = 5.0

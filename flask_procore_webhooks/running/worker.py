@@ -34,7 +34,7 @@ log = logging.getLogger("flask_procore_webhooks")
 #: claimed event waits for its turn here although another worker may be idle.
 LARGEST_BATCH = 32
 BATCH_SECONDS = 1.0
-#: Seconds between two looks while the database is away: doubled from the first on.
+#: Seconds between two polls while the database is away: doubled from the first on.
 FIRST_OUTAGE_WAIT = 0.5
 LONGEST_OUTAGE_WAIT = 15.0
 #: Minimum sleep in seconds: avoids a busy loop while another worker holds a row lock.
@@ -47,7 +47,7 @@ class Worker:
     """One loop; any number of them, in any number of processes, share the work.
 
     :param endpoints: the endpoints whose events it runs.
-    :param poll: seconds between two looks for work without a notification.
+    :param poll: seconds between two polls for work without a notification.
     :param sleep: waits for so many seconds or until :meth:`wake`; for tests.
     """
 
@@ -70,7 +70,7 @@ class Worker:
         #: Claims that are running, or could not be released, by endpoint.
         self._held: dict[str, HeldClaims] = {}
         self._outage_wait = 0.0
-        #: Seconds to the next work, as the last look has found, by endpoint.
+        #: Seconds to the next work, as the last poll has found, by endpoint.
         self._waits: dict[str, float | None] = {}
 
     def run(self) -> None:
@@ -78,7 +78,7 @@ class Worker:
         while not self.is_stopping:
             if seconds := self._try():
                 self._sleep(seconds)
-                # Between the sleep and the next look, so that no call is missed.
+                # Between the sleep and the next poll, so that no call is missed.
                 self._alarm.clear()
 
     def run_due(self) -> int:
@@ -106,7 +106,7 @@ class Worker:
         return total
 
     def wake(self) -> None:
-        """Wake the worker to look for due events."""
+        """Wake the worker to poll for due events."""
         self._alarm.set()
 
     def stop(self) -> None:
@@ -131,12 +131,12 @@ class Worker:
     def _run_group(self, group: list[Endpoint]) -> int:
         """Run a batch of due events at each endpoint of one database."""
         ran, failure = 0, None
-        looked_at = float("-inf")
+        polled_at = float("-inf")
         for endpoint in group:
             # Again when batches have taken long: an endpoint may be paused meanwhile.
-            if time.monotonic() - looked_at > BATCH_SECONDS:
-                self._look(group)
-                looked_at = time.monotonic()
+            if time.monotonic() - polled_at > BATCH_SECONDS:
+                self._poll(group)
+                polled_at = time.monotonic()
             # An error at one endpoint delays no other.
             try:
                 if self._waits[endpoint.name] == 0.0 and not self.is_stopping:
@@ -147,7 +147,7 @@ class Worker:
             raise failure
         return ran
 
-    def _look(self, group: list[Endpoint]) -> None:
+    def _poll(self, group: list[Endpoint]) -> None:
         """Ask one database once when there is work for its endpoints."""
         for endpoint in group:
             self._release(endpoint)
@@ -170,11 +170,11 @@ class Worker:
             seconds = 0.0 if self.run_due() else self._seconds_to_sleep()
         except InboxUnavailable as unavailable:
             self._wait_longer()
-            log.error("Looking again in %g s: %s", self._outage_wait, unavailable)
+            log.error("Polling again in %g s: %s", self._outage_wait, unavailable)
             return self._outage_wait
         except Exception:
             self._wait_longer()
-            log.exception("Looking again in %g s after an error", self._outage_wait)
+            log.exception("Polling again in %g s after an error", self._outage_wait)
             return self._outage_wait
         self._outage_wait = 0.0
         return seconds
@@ -259,7 +259,7 @@ class WorkerPool:
                 return
 
     def wake(self) -> None:
-        """Wake every worker to look for due events."""
+        """Wake every worker to poll for due events."""
         for worker in self._workers:
             worker.wake()
 

@@ -608,7 +608,7 @@ def test_thread_continues_after_a_database_outage(
     assert send(relayed_app, "evt_1") == 200
     wait_until(lambda: statuses(endpoint.store) == {"evt_1": "pending"} and ran)
     relay.cut()
-    wait_until(lambda: "Looking again in 1 s" in caplog.text)
+    wait_until(lambda: "Polling again in 1 s" in caplog.text)
     relay.mend()
     wait_until(lambda: are_done(endpoint.store, "evt_1"))
 
@@ -639,7 +639,7 @@ def test_outcome_of_a_run_during_an_outage_is_stored_later(
 
     (endpoint,) = endpoints(relayed_app).values()
     assert send(relayed_app, "evt_1") == 200
-    wait_until(lambda: "Looking again in" in caplog.text)
+    wait_until(lambda: "Polling again in" in caplog.text)
     relay.mend()
     wait_until(lambda: are_done(endpoint.store, "evt_1"))
     assert ran == [1, 2]
@@ -659,7 +659,7 @@ def test_wait_after_a_database_error_doubles_up_to_a_limit(
     relayed_app.test_client().get("/")
 
     def waits() -> list[str]:
-        looks = [m for m in caplog.messages if m.startswith("Looking again")]
+        looks = [m for m in caplog.messages if m.startswith("Polling again")]
         return [look.split()[3] for look in looks]
 
     wait_until(lambda: len(waits()) >= 6)
@@ -713,7 +713,7 @@ def test_locked_file_is_polled_again(
     with engine.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         app.test_client().get("/page")
-        wait_until(lambda: "Looking again in 0.5 s" in caplog.text)
+        wait_until(lambda: "Polling again in 0.5 s" in caplog.text)
         assert "database is locked" in caplog.text
     engine.dispose()
     wait_until(lambda: are_done(endpoint.store, "evt_1"))
@@ -730,7 +730,7 @@ def test_missing_tables_are_logged_and_polled_again(
     for table in tables:
         table.drop(endpoint.store.database.engine)
     app.test_client().get("/page")
-    wait_until(lambda: "Looking again" in caplog.text)
+    wait_until(lambda: "Polling again" in caplog.text)
     assert "missing tables" in caplog.text
     endpoint.store.database.create_tables()
     record(endpoint.store, "evt_1")

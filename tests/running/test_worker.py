@@ -442,7 +442,7 @@ def test_worker_survives_an_outage_with_effects_once(
         with working(host.endpoint, workers=2):
             wait_until(lambda: len(host.notes()) > 20)
             relay.cut()
-            wait_until(lambda: caplog.text.count("Looking again in") > 3)
+            wait_until(lambda: caplog.text.count("Polling again in") > 3)
             relay.mend()
             wait_until(all_done(host.store, 120))
 
@@ -469,7 +469,7 @@ def test_worker_waits_for_a_locked_file(
         with working(host.endpoint, workers=2):
             wait_until(lambda: len(host.notes()) > 10)
             with locked(path):
-                wait_until(lambda: "Looking again in" in caplog.text)
+                wait_until(lambda: "Polling again in" in caplog.text)
             wait_until(all_done(host.store, 60))
 
         assert sorted(host.notes()) == numbered(60)

@@ -86,7 +86,7 @@ def test_receive_on_postgresql(tmp_path: Path, postgresql_url: str) -> None:
     assert "receive on PostgreSQL against the hand-written view" in report
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("player", ["wrk", "benchmarks.client"])
 def test_load(tmp_path: Path, player: str) -> None:
     without = ["PostgreSQL", "granian", "Express"]
@@ -120,7 +120,7 @@ def test_process_on_sqlite(tmp_path: Path) -> None:
     assert "- Celery, Redis, does nothing: not wanted" in report
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_process_with_rivals(tmp_path: Path, postgresql_url: str) -> None:
     require_redis()
     report = run(tmp_path, "--only", "process")
@@ -158,7 +158,7 @@ def test_prune_on_sqlite(tmp_path: Path) -> None:
     assert set(measured(report)) == {f"{OURS}, SQLite", f"{OURS}, SQLite, during prune"}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_prune_on_postgresql(tmp_path: Path, postgresql_url: str) -> None:
     times = measured(run(tmp_path, "--only", "prune"))
     assert times[f"{OURS}, PostgreSQL, during prune"] > 0

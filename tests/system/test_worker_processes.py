@@ -515,7 +515,7 @@ def test_worker_survives_a_database_outage(shop: Shop, database_url: str) -> Non
         worker = shop.worker("--concurrency", "2")
         wait_until(lambda: len(shop.host.notes()) > 20)
         relay.cut()
-        wait_until(lambda: worker.output().count("Looking again in") > 3)
+        wait_until(lambda: worker.output().count("Polling again in") > 3)
         assert counted(shop.host.store)["done"] < 100
         relay.mend()
         wait_until(all_done(shop.host.store, 100))

@@ -48,7 +48,7 @@ def test_failed_event_can_be_listed_shown_and_replayed(
     site.broken = False
     assert lines_of(stdout_of(site.app, "replay", event_id)) == [
         "procore_webhooks: replayed 1",
-        "workers run them at their next look",
+        "workers run them at their next poll",
     ]
     assert "Ended after 1 runs" in run(site.app, "worker", "--once").output
     shown = run(site.app, "show", event_id).output

@@ -80,7 +80,7 @@ def silent(handler: BaseHTTPRequestHandler) -> None:
 
 
 def dripping_headers(handler: BaseHTTPRequestHandler) -> None:
-    for char in "HTTP/1.1 200 OK\r\nX-Filler: " + "x" * 70 + "\r\n\r\n":
+    for char in "HTTP/1.1 200 OK\r\nX: x\r\n\r\n":
         handler.wfile.write(char.encode())
         time.sleep(0.1)
 
