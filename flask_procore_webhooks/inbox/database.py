@@ -152,7 +152,7 @@ def host_mount(app: Flask, db: FlaskSQLAlchemy) -> Mount:
 
 
 def session_mount(app: Flask, metadata: MetaData, session: SessionSource) -> Mount:
-    """Plain SQLAlchemy: the engine is the one that ``session`` is bound to."""
+    """Plain SQLAlchemy: the engine that ``session`` is bound to."""
     tables = define_tables(metadata)
 
     def find_engine(runtime: Runtime) -> Engine:

@@ -137,7 +137,7 @@ def prune_rows(store: Store, before: datetime, *, dead: bool) -> Iterator[int]:
     old = _is_old(store, before, dead)
     for window in _windows(store, before):
         count = _execute(store, delete(tables.event).where(_within(c.id, window), old))
-        # By existing rows, so that the next prune completes one that was killed here.
+        # By existing rows, so that the next prune completes an interrupted one.
         for other in (tables.receipt, tables.journal):
             orphaned = ~exists().where(c.id == other.c.event)
             orphans = and_(_within(other.c.event, window), orphaned)

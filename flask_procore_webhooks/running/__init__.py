@@ -1,1 +1,1 @@
-"""Running events: who runs an event, and when."""
+"""Running events: runs, leases, workers and the dispatch modes."""

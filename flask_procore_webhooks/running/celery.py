@@ -98,7 +98,7 @@ BOUNDED: dict[str, Any] = {
 
 
 def register_tasks() -> None:
-    """Give every Celery of this process our tasks, also one that is made later.
+    """Register the tasks with every Celery of this process, also with later ones.
 
     Called when the blueprint is registered: a Celery worker imports the app and
     receives no request.
@@ -284,7 +284,7 @@ def _enters_app_context(celery: Any) -> bool:
     """Whether tasks of ``celery`` run in an app context; tries it with a task."""
     name = "flask_procore_webhooks.has_app_context"
     probe = celery.task(has_app_context, name=name, shared=False, ignore_result=True)
-    # The command runs in an app context; a Celery worker's thread has none.
+    # Apart from the app context of the command that asks.
     return bool(Context().run(lambda: probe.apply().get()))
 
 

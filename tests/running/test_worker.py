@@ -503,15 +503,20 @@ def test_endpoints_of_an_unreachable_database_do_not_delay_another(
     last.store.database.engine.dispose()
 
 
-def test_error_at_one_endpoint_does_not_delay_another_of_its_database(
-    make_app: MakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def sharing_app(make_app: MakeApp, tmp_path: Path) -> Flask:
+    """An app whose two endpoints will share a database."""
     url = f"sqlite:///{tmp_path / 'inbox.db'}"
-    app = make_app(
+    return make_app(
         PROCORE_WEBHOOK_DATABASE_URI=url,
         PRUDRA_WEBHOOK_DATABASE_URI=url,
         PRUDRA_WEBHOOK_SECRET="a secret of Prudra",
     )
+
+
+def test_error_at_one_endpoint_does_not_delay_another_of_its_database(
+    make_app: MakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = sharing_app(make_app, tmp_path)
     ran: list[str] = []
     procore, prudra = ProcoreWebhooks(), PrudraWebhooks()
     for blueprint in (procore, prudra):
@@ -538,12 +543,7 @@ def test_pause_is_noticed_between_the_batches_of_two_endpoints(
     make_app: MakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flask_procore_webhooks.running.worker.BATCH_SECONDS", 1e-9)
-    url = f"sqlite:///{tmp_path / 'inbox.db'}"
-    app = make_app(
-        PROCORE_WEBHOOK_DATABASE_URI=url,
-        PRUDRA_WEBHOOK_DATABASE_URI=url,
-        PRUDRA_WEBHOOK_SECRET="a secret of Prudra",
-    )
+    app = sharing_app(make_app, tmp_path)
     ran: list[str] = []
     procore, prudra = ProcoreWebhooks(), PrudraWebhooks()
     for blueprint in (procore, prudra):
