@@ -154,6 +154,14 @@ def endpoints(app: App) -> dict[str, Endpoint]:
     return {} if state is None else state.endpoints
 
 
+def by_database(endpoints: Iterable[Endpoint]) -> list[list[Endpoint]]:
+    """Group endpoints by the database that they share."""
+    groups: dict[int, list[Endpoint]] = {}
+    for endpoint in endpoints:
+        groups.setdefault(id(endpoint.store.database), []).append(endpoint)
+    return list(groups.values())
+
+
 def at_least_once_warnings(endpoint: Endpoint) -> Iterator[str]:
     """Where effects are at-least-once instead of exactly-once, and what to change."""
     if endpoint.store.session is None and "sqlalchemy" in endpoint.app.extensions:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection
 from collections.abc import Iterable
 
+from ..endpoint import by_database
 from ..endpoint import Endpoint
 from ..errors import EventBusy
 from ..errors import SubscribersFailed
@@ -14,7 +15,6 @@ from ..inbox.due import due_events
 from ..inbox.due import status_of
 from ..inbox.record import RecordResult
 from ..inbox.status import FINISHED
-from ..inbox.store import Store
 from .background import background_of
 from .celery import publish
 from .notify import notify
@@ -75,16 +75,13 @@ def drain(endpoints: Iterable[Endpoint], *, ignore_backoff: bool = False) -> int
     :param ignore_backoff: also events that wait for their next attempt.
     :return: how many events were run.
     """
-    groups: dict[int, list[tuple[Endpoint, Store]]] = {}
-    for endpoint in endpoints:
-        store = endpoint.store
-        groups.setdefault(id(store.database), []).append((endpoint, store))
-    return sum([_drain_database(group, ignore_backoff) for group in groups.values()])
+    groups = by_database(endpoints)
+    return sum([_drain_database(group, ignore_backoff) for group in groups])
 
 
-def _drain_database(group: list[tuple[Endpoint, Store]], ignore_backoff: bool) -> int:
-    by_name = {endpoint.name: endpoint for endpoint, _ in group}
-    stores = [store for _, store in group]
+def _drain_database(group: list[Endpoint], ignore_backoff: bool) -> int:
+    by_name = {endpoint.name: endpoint for endpoint in group}
+    stores = [endpoint.store for endpoint in group]
     seen: set[int] = set()
     ran = 0
     while True:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from contextlib import suppress
 from types import FrameType
 
+from ..endpoint import by_database
 from ..endpoint import Endpoint
 from ..errors import InboxUnavailable
 from ..inbox.claims import Claim
@@ -88,7 +89,7 @@ class Worker:
             settled are released by the next call, or are free when their lease ends.
         """
         ran, failure = 0, None
-        for group in self._by_database():
+        for group in by_database(self.endpoints):
             # A database that is away delays no other.
             try:
                 ran += self._run_group(group)
@@ -121,12 +122,6 @@ class Worker:
         """
         for endpoint in self.endpoints:
             self._release(endpoint)
-
-    def _by_database(self) -> list[list[Endpoint]]:
-        groups: dict[int, list[Endpoint]] = {}
-        for endpoint in self.endpoints:
-            groups.setdefault(id(endpoint.store.database), []).append(endpoint)
-        return list(groups.values())
 
     def _run_group(self, group: list[Endpoint]) -> int:
         """Run a batch of due events at each endpoint of one database."""
