@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from flask import Flask
 from hypothesis import HealthCheck
 from hypothesis import settings
@@ -15,6 +14,7 @@ from support.selection import mark_server_tests
 from support.serial import pytest_runtest_protocol as pytest_runtest_protocol
 from support.serial import pytest_sessionfinish as pytest_sessionfinish
 from support.serial import pytest_terminal_summary as pytest_terminal_summary
+from support.services import drop_tables
 from support.services import MARIADB
 from support.services import own_database
 from support.services import POSTGRESQL
@@ -26,6 +26,7 @@ from flask_procore_webhooks import signals
 from flask_procore_webhooks import subscribers
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.inbox.store import Store
 from flask_procore_webhooks.running.background import stop_all
 
 # On a busy machine, both generating and running an example may take long.
@@ -92,6 +93,11 @@ def endpoint(app: Flask) -> Endpoint:
 
 
 @pytest.fixture
+def store(endpoint: Endpoint) -> Store:
+    return endpoint.store
+
+
+@pytest.fixture
 def clock(endpoint: Endpoint) -> Clock:
     """The clock of ``endpoint``, stopped at the start of the test."""
     clock = Clock()
@@ -119,11 +125,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         return
     url = request.getfixturevalue(f"{request.param}_url")
     yield url
-    engine = sa.create_engine(url)
-    metadata = sa.MetaData()
-    metadata.reflect(engine)
-    metadata.drop_all(engine)
-    engine.dispose()
+    drop_tables(url)
 
 
 @pytest.fixture(autouse=True)

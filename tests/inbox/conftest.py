@@ -8,8 +8,6 @@ from flask import Flask
 from support.inboxes import dispose
 
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.endpoint import Endpoint
-from flask_procore_webhooks.inbox.store import Store
 
 
 @pytest.fixture
@@ -21,8 +19,3 @@ def app(
     app.register_blueprint(webhooks)
     yield app
     dispose(app)
-
-
-@pytest.fixture
-def store(endpoint: Endpoint) -> Store:
-    return endpoint.store

@@ -25,7 +25,6 @@ from support.values import Clock
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import Endpoint
-from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox import jobs
 from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.record import record as record_event
@@ -35,18 +34,6 @@ from flask_procore_webhooks.testing import payload
 
 MakeApp = Callable[..., Flask]
 COPIES = 64
-
-
-@pytest.fixture
-def app(
-    make_app: MakeApp, webhooks: ProcoreWebhooks, database_url: str
-) -> Iterator[Flask]:
-    """An app with an inbox of its own, on each database in turn."""
-    app = make_app(PROCORE_WEBHOOK_DATABASE_URI=database_url)
-    app.register_blueprint(webhooks)
-    yield app
-    (endpoint,) = endpoints(app).values()
-    endpoint.store.database.engine.dispose()
 
 
 @pytest.fixture

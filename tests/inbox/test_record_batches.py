@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Iterator
 from concurrent.futures import as_completed
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -44,18 +43,6 @@ def outcome(call: Callable[[], Any]) -> Any:
         return call()
     except BaseException as error:
         return error
-
-
-@pytest.fixture
-def app(
-    make_app: Callable[..., Flask], webhooks: ProcoreWebhooks, database_url: str
-) -> Iterator[Flask]:
-    """An app with an inbox of its own, on each database in turn."""
-    app = make_app(PROCORE_WEBHOOK_DATABASE_URI=database_url)
-    app.register_blueprint(webhooks)
-    yield app
-    (endpoint,) = endpoints(app).values()
-    endpoint.store.database.engine.dispose()
 
 
 @pytest.fixture

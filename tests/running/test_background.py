@@ -19,6 +19,7 @@ from support.inboxes import are_done
 from support.inboxes import record
 from support.inboxes import statuses
 from support.outages import Relay
+from support.services import drop_tables
 from support.waiting import PATIENCE
 from support.waiting import wait_until
 from support.workers import CountingWorker
@@ -565,11 +566,7 @@ def relay(postgresql_url: str) -> Iterator[Relay]:
     relay = Relay(postgresql_url)
     yield relay
     relay.cut()
-    engine = sa.create_engine(postgresql_url)
-    metadata = sa.MetaData()
-    metadata.reflect(engine)
-    metadata.drop_all(engine)
-    engine.dispose()
+    drop_tables(postgresql_url)
 
 
 @pytest.fixture

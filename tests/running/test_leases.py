@@ -16,7 +16,6 @@ from support.waiting import PATIENCE
 from support.waiting import wait_until
 
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import queries
@@ -42,11 +41,6 @@ def app(
     yield app
     for endpoint in endpoints(app).values():
         endpoint.store.database.engine.dispose()
-
-
-@pytest.fixture
-def store(endpoint: Endpoint) -> Store:
-    return endpoint.store
 
 
 def test_lease_is_renewed_until_removed(store: Store) -> None:

@@ -17,6 +17,7 @@ from support.listeners import listeners
 from support.listeners import LISTENING
 from support.listeners import mounted
 from support.listeners import send
+from support.services import drop_tables
 from support.values import SECRET
 from support.waiting import PATIENCE
 from support.waiting import wait_until
@@ -41,11 +42,7 @@ HOUR = 3600.0
 @pytest.fixture
 def database_url(postgresql_url: str) -> Iterator[str]:
     yield postgresql_url
-    engine = sa.create_engine(postgresql_url)
-    metadata = sa.MetaData()
-    metadata.reflect(engine)
-    metadata.drop_all(engine)
-    engine.dispose()
+    drop_tables(postgresql_url)
 
 
 @pytest.fixture

@@ -41,6 +41,15 @@ def own_database(variable: str, default: str, options: str = "") -> Iterator[str
         connection.execute(sa.text(f"DROP DATABASE {name}{force}"))
 
 
+def drop_tables(url: str) -> None:
+    """Drop every table of the database."""
+    engine = sa.create_engine(url)
+    metadata = sa.MetaData()
+    metadata.reflect(engine)
+    metadata.drop_all(engine)
+    engine.dispose()
+
+
 def missing(reason: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(reason)

@@ -14,7 +14,6 @@ from support.processes import run_at_once
 from support.processes import scripts
 
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox.store import Store
 
@@ -33,11 +32,6 @@ def app(
     yield app
     for endpoint in endpoints(app).values():
         endpoint.store.database.engine.dispose()
-
-
-@pytest.fixture
-def store(endpoint: Endpoint) -> Store:
-    return endpoint.store
 
 
 CLAIMER = """

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 from flask import Flask
 from support.listeners import listeners
 from support.listeners import mounted
@@ -19,6 +18,7 @@ from support.listeners import send
 from support.processes import environment
 from support.processes import Process
 from support.processes import running
+from support.services import drop_tables
 from support.waiting import wait_until
 
 from flask_procore_webhooks import Event
@@ -36,11 +36,7 @@ SOON = 5.0
 @pytest.fixture
 def database_url(postgresql_url: str) -> Iterator[str]:
     yield postgresql_url
-    engine = sa.create_engine(postgresql_url)
-    metadata = sa.MetaData()
-    metadata.reflect(engine)
-    metadata.drop_all(engine)
-    engine.dispose()
+    drop_tables(postgresql_url)
 
 
 @pytest.fixture
