@@ -148,6 +148,7 @@ def new_row(store: Store, event: Event, status: Status, error: str | None) -> Ro
         "body": event.body,
         "status": status.value,
         "attempts": 0,
+        "claims": 0,
         "due_at": None if is_finished else now,
         "lease": None,
         "error": store.text(error, LONGEST_ERROR) if error else None,

@@ -1,4 +1,4 @@
-"""The three tables of the inbox, as Core tables on the host's metadata.
+"""The four tables of the inbox, as Core tables on the host's metadata.
 
 Core tables rather than an ORM mixin: a mixin's columns cannot be added to a host whose
 declarative base is a ``MappedAsDataclass``. All times are UTC without a zone, because
@@ -26,6 +26,7 @@ from sqlalchemy.types import TypeEngine
 EVENT_TABLE = "procore_webhook_event"
 RECEIPT_TABLE = "procore_webhook_receipt"
 JOURNAL_TABLE = "procore_webhook_journal"
+STATE_TABLE = "procore_webhook_state"
 
 # The dialect of MySQL is imported when tables are defined, not with the package.
 _INFO_KEY = "flask_procore_webhooks"
@@ -37,6 +38,7 @@ class Tables(NamedTuple):
     event: Table
     receipt: Table
     journal: Table
+    state: Table
 
 
 def define_tables(metadata: MetaData) -> Tables:
@@ -44,7 +46,10 @@ def define_tables(metadata: MetaData) -> Tables:
     tables: Tables | None = metadata.info.get(_INFO_KEY)
     if tables is None:
         tables = Tables(
-            _event_table(metadata), _receipt_table(metadata), _journal_table(metadata)
+            _event_table(metadata),
+            _receipt_table(metadata),
+            _journal_table(metadata),
+            _state_table(metadata),
         )
         metadata.info[_INFO_KEY] = tables
     return tables
@@ -70,6 +75,8 @@ def _event_table(metadata: MetaData) -> Table:
         Column("body", _Bytes()),
         Column("status", String(16), nullable=False),
         Column("attempts", Integer, nullable=False),
+        # Claims since the last one that was settled or given back.
+        Column("claims", Integer, nullable=False, server_default="0"),
         # When the event may be claimed: after the wait of a pending event, after the
         # lease of a running one. NULL once finished, so its index holds live rows only.
         due_at,
@@ -105,6 +112,8 @@ def _receipt_table(metadata: MetaData) -> Table:
         Column("event", _RowId(), primary_key=True, autoincrement=False),
         Column("subscriber", _Exact(190), primary_key=True),
         Column("ending", String(16), nullable=False),
+        # It only rises: a run that was abandoned has an older one.
+        Column("version", Integer, nullable=False, server_default="0"),
         Column("finished_at", _Time(), nullable=False),
         **_TABLE_OPTIONS,
     )
@@ -124,6 +133,21 @@ def _journal_table(metadata: MetaData) -> Table:
         # The last pause or resume of an endpoint is in force.
         Index(f"ix_{JOURNAL_TABLE}_action", "endpoint", "action", "id"),
         Index(f"ix_{JOURNAL_TABLE}_event", "event"),
+        **_TABLE_OPTIONS,
+    )
+
+
+def _state_table(metadata: MetaData) -> Table:
+    """What the endpoints and their processes have last said of themselves."""
+    return Table(
+        STATE_TABLE,
+        metadata,
+        # Empty for what belongs to the whole inbox.
+        Column("endpoint", _Exact(80), primary_key=True),
+        Column("name", _Exact(190), primary_key=True),
+        # JSON.
+        Column("value", Text, nullable=False),
+        Column("at", _Time(), nullable=False),
         **_TABLE_OPTIONS,
     )
 

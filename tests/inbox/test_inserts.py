@@ -30,6 +30,7 @@ ROW: dict[str, Any] = {
     "body": bytes(range(256)),
     "status": "pending",
     "attempts": 0,
+    "claims": 0,
     "due_at": datetime(2026, 1, 2, 3, 4, 5),
     "lease": None,
     "error": None,
