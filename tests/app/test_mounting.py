@@ -47,8 +47,9 @@ TABLES = [
     "procore_webhook_event",
     "procore_webhook_receipt",
     "procore_webhook_journal",
+    "procore_webhook_state",
 ]
-EVENT_TABLE, RECEIPT_TABLE, _ = TABLES
+EVENT_TABLE, RECEIPT_TABLE, *_ = TABLES
 
 
 def receives(app: Flask, endpoint: str | None = None, **fields: Any) -> bool:

@@ -148,8 +148,8 @@ def test_missing_tables_are_answered_503_and_named_in_the_log(
         assert _refused_for_now(host.deliver(sent))
         assert (
             "missing tables: procore_webhook_event, procore_webhook_receipt,"
-            " procore_webhook_journal; create them with your migrations"
-            " (flask db migrate, flask db upgrade) or, if you have none, with the"
+            " procore_webhook_journal, procore_webhook_state; create them with your"
+            " migrations (flask db migrate, flask db upgrade) or, if you have none, with the"
             " command init-db"
         ) in caplog.text
 

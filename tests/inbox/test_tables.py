@@ -41,6 +41,7 @@ def test_creating_tables_again_changes_nothing(store: Store) -> None:
         "procore_webhook_event",
         "procore_webhook_journal",
         "procore_webhook_receipt",
+        "procore_webhook_state",
     ]
     record_event(store, event())
     assert store.database.create_tables() == []
@@ -133,6 +134,7 @@ def test_defining_the_tables_twice_defines_them_once() -> None:
         "hooks.procore_webhook_event",
         "hooks.procore_webhook_journal",
         "hooks.procore_webhook_receipt",
+        "hooks.procore_webhook_state",
     ]
 
 

@@ -32,6 +32,7 @@ def test_init_db_makes_the_tables_on_every_database(
         "procore_webhook_event",
         "procore_webhook_receipt",
         "procore_webhook_journal",
+        "procore_webhook_state",
     }
 
 

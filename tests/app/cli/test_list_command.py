@@ -111,6 +111,7 @@ def test_list_json_has_every_column_except_the_body(app: Flask) -> None:
         "event_at": "2023-11-14T22:13:20Z",
         "status": "done",
         "attempts": 1,
+        "claims": 0,
         "due_at": None,
         "error": None,
         "repeats": 0,
