@@ -19,6 +19,7 @@ from sqlalchemy.orm import sessionmaker
 from .cli import WebhooksGroup
 from .config import read_settings
 from .config import Settings
+from .endpoint import app_state
 from .endpoint import AppState
 from .endpoint import Endpoint
 from .endpoint import endpoints
@@ -33,6 +34,8 @@ from .inbox.database import session_mount
 from .inbox.database import SessionSource
 from .inbox.engines import checked_url
 from .inbox.tables import define_tables
+from .running.background import prepare_process
+from .running.background import start_when_serving
 from .running.background import warn_threads_disabled
 from .running.celery import register_tasks
 from .senders.payload import PLAIN_ID
@@ -43,7 +46,7 @@ from .subscribers import ANY
 from .subscribers import F
 from .subscribers import new_subscriber
 from .subscribers import Subscribers
-from .views import prepare_process
+from .views import first_request
 from .views import receive
 from .views import refuse
 from .views import take_body
@@ -103,6 +106,17 @@ class ProcoreWebhooks(Blueprint):
     def init_app(self, app: Flask) -> None:
         """Register the blueprint, like ``app.register_blueprint(webhooks)``."""
         app.register_blueprint(self)
+
+    def start(self, app: Flask) -> None:
+        """Start the background thread of ``app`` in this process, without a request.
+
+        For the hooks of servers that give no sign when they begin to serve. Call it in
+        each process that serves, after its fork and after the app is loaded. Safe to
+        repeat. In other modes than ``background`` it starts no thread.
+
+        :raises KeyError: the blueprint is not registered in ``app``.
+        """
+        prepare_process(app_state(app))
 
     def on(
         self,
@@ -165,22 +179,23 @@ class ProcoreWebhooks(Blueprint):
             own_database=self._owns_database,
             check_uri=checked_url,
         )
+        shared = _app_state(app)
         if settings.dispatch == "background":
             warn_threads_disabled()
+            start_when_serving(shared)
         elif settings.dispatch == "celery":
             register_tasks()
-        app_state = _app_state(app)
         blueprint = f"{state.name_prefix}.{state.name}".lstrip(".")
-        app_state.endpoints[blueprint] = Endpoint(
+        shared.endpoints[blueprint] = Endpoint(
             name=state.name,
             app=app,
-            state=app_state,
+            state=shared,
             source=self.source,
             blueprint=blueprint,
             path=state.url_prefix or "/",
             config_prefix=self.config_prefix,
             settings=settings,
-            mount=self._database_mount(app_state, settings),
+            mount=self._database_mount(shared, settings),
             subscribers=self.subscribers,
         )
 
@@ -232,7 +247,7 @@ def _app_state(app: Flask) -> AppState:
     if state is None:
         state = app.extensions[EXTENSION] = AppState(app)
         # Before every before_request: a login check may end a request there.
-        app.url_value_preprocessor(partial(prepare_process, state))
+        app.url_value_preprocessor(partial(first_request, state))
     return state
 
 

@@ -48,8 +48,10 @@ class AppState:
         self.endpoints: dict[str, Endpoint] = {}
         #: For endpoints without ``db=``, ``metadata=`` and ``session=``.
         self.metadata = MetaData()
-        #: Process in which the first request has been seen.
+        #: The process that was prepared to serve.
         self.prepared_pid = 0
+        #: Whether the start of serving is watched for.
+        self.is_watched = False
         self._runtimes = {os.getpid(): Runtime()}
 
     @property

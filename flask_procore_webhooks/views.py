@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from contextlib import suppress
 from typing import Any
 
 from flask import current_app
@@ -15,7 +14,6 @@ from flask import Response
 
 from .endpoint import app_state
 from .endpoint import AppState
-from .endpoint import at_least_once_warnings
 from .endpoint import Endpoint
 from .errors import BadSignature
 from .errors import DeliveryError
@@ -25,8 +23,9 @@ from .event import Event
 from .inbox.record import record
 from .inbox.record import RecordResult
 from .inbox.status import Status
-from .running.background import background_of
+from .running.background import prepare_process
 from .running.background import PROBE
+from .running.background import warn_unannounced
 from .running.dispatch import dispatch
 from .senders.signature import verify
 from .signals import delivery_rejected
@@ -40,26 +39,12 @@ log = logging.getLogger("flask_procore_webhooks")
 REFUSAL = "flask_procore_webhooks.refusal"
 
 
-def prepare_process(state: AppState, *_: object) -> None:
-    """Prepare this process at its first request to any route of the app.
-
-    A forked process leaves its parent's connections; a setup that weakens the promise
-    is logged; the background thread starts, because earlier processes may have left
-    events.
-    """
+def first_request(state: AppState, *_: object) -> None:
+    """Prepare this process at its first request to any route of the app."""
     if state.prepared_pid == os.getpid() or PROBE in request.environ:
         return
-    if state.runtime.parent is not None:
-        state.leave_parent()
-    state.prepared_pid = os.getpid()
-    for endpoint in state.endpoints.values():
-        # A host that cannot name its tables has errors of its own for that.
-        with suppress(Exception):
-            for text in at_least_once_warnings(endpoint):
-                log.warning("%s: %s", endpoint.name, text)
-    background = background_of(state)
-    if not background.was_started:
-        background.wake()
+    warn_unannounced(state, request.environ.get("SERVER_SOFTWARE"))
+    prepare_process(state)
 
 
 def take_body(name: str | None, values: dict[str, Any] | None) -> None:

@@ -1,7 +1,7 @@
 """Background: a worker thread in the server process.
 
-It is started at the first request of the process, never at import: a server may fork
-after the import, and a fork copies no thread.
+It is started when the process begins to serve, at its first request at the latest,
+never at import: a server may fork after the import, and a fork copies no thread.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ import os
 import sys
 import threading
 import time
+import weakref
 from contextlib import suppress
 
 from ..endpoint import AppState
+from ..endpoint import at_least_once_warnings
 from ..endpoint import Endpoint
 from ..errors import InboxUnavailable
+from ..serving import call_when_serving
+from ..serving import is_serving
 from .worker import Worker
 
 log = logging.getLogger("flask_procore_webhooks")
@@ -33,6 +37,12 @@ GRACE = 5.0
 NO_THREADS = (
     "no thread can be started here, so nothing runs the subscribers of recorded events"
     ' (%s): set DISPATCH to "worker" and start "flask procore-webhooks worker"'
+)
+
+NO_SIGN = (
+    "the first request has started the thread that runs events: %s gives no sign when"
+    " it begins to serve, and until then, events that earlier processes left have"
+    " waited. Call webhooks.start(app) in the server's hook for started workers"
 )
 
 
@@ -83,6 +93,54 @@ class Background:
 def background_of(state: AppState) -> Background:
     """The app's background in this process."""
     return state.runtime.part(Background, lambda: Background(state))
+
+
+def prepare_process(state: AppState) -> None:
+    """Prepare this process to serve: afterwards, the thread runs what is due.
+
+    A forked process leaves its parent's connections; a setup that weakens the promise
+    is logged; the thread starts, because earlier processes may have left events.
+    """
+    if state.runtime.parent is not None:
+        state.leave_parent()
+    state.prepared_pid = os.getpid()
+    for endpoint in state.endpoints.values():
+        # A host that cannot name its tables has errors of its own for that.
+        with suppress(Exception):
+            for text in at_least_once_warnings(endpoint):
+                log.warning("%s: %s", endpoint.name, text)
+    background = background_of(state)
+    if not background.was_started:
+        background.wake()
+
+
+def start_when_serving(state: AppState) -> None:
+    """Start the thread without a request where the server gives a sign of serving.
+
+    Safe to repeat: each registration in the app calls it.
+    """
+    if state.is_watched:
+        return
+    state.is_watched = True
+    # The app may be collected before.
+    reference = weakref.ref(state)
+
+    def start() -> None:
+        found = reference()
+        if found is not None and found.prepared_pid != os.getpid():
+            prepare_process(found)
+
+    call_when_serving(start)
+
+
+def warn_unannounced(state: AppState, server: str | None) -> None:
+    """Log that the first request has started the thread, under a real server.
+
+    :param server: the server's name, if it gives one.
+    """
+    mounted = any(runs_here(endpoint) for endpoint in state.endpoints.values())
+    if mounted and server and not is_serving():
+        log.warning(NO_SIGN, server)
 
 
 def runs_here(endpoint: Endpoint) -> bool:

@@ -149,8 +149,8 @@ def test_missing_tables_are_answered_503_and_named_in_the_log(
         assert (
             "missing tables: procore_webhook_event, procore_webhook_receipt,"
             " procore_webhook_journal, procore_webhook_state; create them with your"
-            " migrations (flask db migrate, flask db upgrade) or, if you have none, with the"
-            " command init-db"
+            " migrations (flask db migrate, flask db upgrade) or, if you have none,"
+            " with the command init-db"
         ) in caplog.text
 
         host.note_table.metadata.create_all(host.engine)

@@ -537,6 +537,7 @@ def test_uwsgi_without_threads_is_reported_at_registration(
 ) -> None:
     uwsgi = types.ModuleType("uwsgi")
     uwsgi.opt = options  # type: ignore[attr-defined]
+    uwsgi.worker_id = lambda: 0  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "uwsgi", uwsgi)
     make_app(TESTING=False).register_blueprint(webhooks)
     assert ("uWSGI without enable-threads" in caplog.text) == warns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from support.processes import Process
 from support.processes import start
+from support.services import missing
 from support.waiting import wait_until
 
 SERVERS = ("gunicorn", "waitress", "flask")
@@ -56,7 +58,27 @@ def command(server: str, app: str, port: int, options: tuple[str, ...]) -> list[
         return [*python, "gunicorn", "-b", address, *options, app]
     if server == "waitress":
         return [*python, "waitress", f"--listen={address}", *options, app]
+    if server == "granian":
+        listen = ["--host", "127.0.0.1", "--port", str(port)]
+        return [*python, "granian", "--interface", "wsgi", *listen, *options, app]
+    if server == "hypercorn":
+        return [*python, "hypercorn", "-b", address, *options, f"wsgi:{app}"]
+    if server == "uvicorn":
+        return [*python, "uvicorn", "--port", str(port), *options, app]
+    if server == "uwsgi":
+        return [*uwsgi(), "--http-socket", address, "--module", app, *options]
+    if server == "script":
+        return [sys.executable, *options, str(port)]
     return [*python, "flask", "--app", app, "run", "-p", str(port), *options]
+
+
+def uwsgi() -> list[str]:
+    """The start of a command of uWSGI, which is a program, in this environment."""
+    found = shutil.which("uwsgi", path=str(Path(sys.executable).parent))
+    if found is None:
+        missing("uWSGI is not installed: pip install uwsgi")
+    fixed = ["--enable-threads", "--need-app", "--die-on-term"]
+    return [str(found), "--virtualenv", sys.prefix, *fixed]
 
 
 def free_port() -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +16,10 @@ import pytest
 import sqlalchemy as sa
 from support.processes import environment
 from support.processes import start
+from support.servers import command
 from support.servers import free_port
 from support.servers import Server
 from support.servers import wait_for
-from support.services import missing
 from support.values import SECRET
 from support.waiting import wait_until
 
@@ -67,16 +65,11 @@ with app.app_context():
 
 @contextmanager
 def uwsgi(folder: Path, url: str, *options: str) -> Iterator[Server]:
-    found = shutil.which("uwsgi", path=str(Path(sys.executable).parent))
-    if found is None:
-        missing("uWSGI is not installed: pip install uwsgi")
     (folder / "app.py").write_text(APP)
     port = free_port()
-    command = [str(found), "--http-socket", f"127.0.0.1:{port}", "--module", "app:app"]
-    command += ["--master", "--processes", "4", "--enable-threads", "--need-app"]
-    command += ["--virtualenv", sys.prefix, "--die-on-term", *options]
+    workers = ("--master", "--processes", "4", *options)
     env = environment({"DATABASE": url})
-    started = start(command, folder=folder, env=env)
+    started = start(command("uwsgi", "app:app", port, workers), folder=folder, env=env)
     server = Server(started.process, started.log, port)
     try:
         wait_for(server)
