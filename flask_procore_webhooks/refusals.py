@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from .config_values import shown
 from .errors import BadAuthorization
 from .errors import DeliveryError
 from .errors import EventBusy
@@ -80,6 +82,26 @@ def with_hint(error: DeliveryError, environ: dict[str, Any]) -> DeliveryError:
             " WSGIPassAuthorization On"
         )
     return error
+
+
+def unknown_end(environ: dict[str, Any]) -> str:
+    """Why a body of unknown length is refused, with the name of the server."""
+    server = environ.get("SERVER_SOFTWARE") or _calling_package()
+    return (
+        f"the end of the body is unknown: the server ({shown(server)}) gave neither a"
+        " Content-Length nor wsgi.input_terminated. Put a proxy in front that buffers"
+        " requests, or use another server"
+    )
+
+
+def _calling_package() -> str:
+    """The package that called the app, for servers that do not give their name."""
+    frame, found = sys._getframe(), "unnamed"
+    while frame := frame.f_back:  # type: ignore[assignment]
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if package != "__main__" and package not in sys.stdlib_module_names:
+            found = package
+    return found
 
 
 def leave_body(environ: dict[str, Any], length: int | None) -> None:

@@ -16,7 +16,6 @@ from flask import request
 from flask import Response
 from werkzeug.wsgi import LimitedStream
 
-from .config_values import shown
 from .endpoint import app_state
 from .endpoint import AppState
 from .endpoint import at_least_once_warnings
@@ -32,6 +31,7 @@ from .inbox.status import Status
 from .inbox.store import Store
 from .refusals import leave_body
 from .refusals import RefusalLog
+from .refusals import unknown_end
 from .refusals import with_hint
 from .running.background import background_of
 from .running.background import PROBE
@@ -193,7 +193,7 @@ def _read_body(sent: Request, length: int | None, limit: int) -> bytes:
     environ = sent.environ
     ends = bool(environ.get("wsgi.input_terminated"))
     if not ends and (length is None or "HTTP_TRANSFER_ENCODING" in environ):
-        raise BadSignature(_unknown_end(environ), cause="unknown end")
+        raise BadSignature(unknown_end(environ), cause="unknown end")
     try:
         body = _read(sent, None if ends else length, limit)
     except Exception as error:
@@ -236,18 +236,6 @@ def _read(sent: Request, length: int | None, limit: int) -> bytes:
     stream.seek(0)
     vars(sent).pop("stream", None)
     return whole
-
-
-def _unknown_end(environ: dict[str, Any]) -> str:
-    source = type(environ.get("wsgi.input"))
-    software = (
-        environ.get("SERVER_SOFTWARE") or f"{source.__module__}.{source.__name__}"
-    )
-    return (
-        f"the end of the body is unknown: the server ({shown(software)}) gave neither a"
-        " Content-Length nor wsgi.input_terminated. Put a proxy in front that buffers"
-        " requests, or use another server"
-    )
 
 
 def _leave_unread(environ: dict[str, Any], length: int | None) -> None:

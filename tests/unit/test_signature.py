@@ -337,14 +337,14 @@ def test_dated_authorization_verifies_until_the_end_of_its_day() -> None:
         (
             BODY + b"\n",
             BODY,
-            "it matches without the line break at the end of the body",
+            "without the line break",
         ),
         (
             BODY + b"\r\n",
             BODY,
-            "it matches without the line break at the end of the body",
+            "without the line break",
         ),
-        (BODY, BODY + b"\n", "it matches with a line break at the end of the body"),
+        (BODY, BODY + b"\n", "with a line break"),
         (BODY, BODY + b" ", None),
         (b" " * 70_000 + b"\n", b" " * 70_000, None),
     ],
