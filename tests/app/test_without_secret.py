@@ -194,7 +194,7 @@ def test_trigger_and_verify_say_that_there_is_no_secret(bare: Flask) -> None:
         ({"SECRET": "x"}, "PROCORE_WEBHOOK_SECRET has 1 byte and may be guessed"),
         (
             {"SECRET": None, "AUTHORIZATION": "Bearer 0123456789"},
-            "PROCORE_WEBHOOK_SECRET is None, so that only PROCORE_WEBHOOK_AUTHORIZATION",
+            "PROCORE_WEBHOOK_SECRET is None, so that only PROCORE_WEBHOOK_AUTH",
         ),
     ],
 )
