@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,16 @@ def command(server: str, app: str, port: int, options: tuple[str, ...]) -> list[
     address = f"127.0.0.1:{port}"
     if server == "gunicorn":
         return [*python, "gunicorn", "-b", address, *options, app]
+    if server == "hypercorn":
+        return [*python, "hypercorn", "-b", address, *options, f"wsgi:{app}"]
+    if server == "uvicorn":
+        return [*python, "uvicorn", "--port", str(port), *options, app]
+    if server == "granian":
+        interface = ("--interface", "wsgi", "--port", str(port))
+        return [*python, "granian", *interface, *options, app]
+    if server == "uwsgi":
+        found = shutil.which("uwsgi", path=str(Path(sys.executable).parent))
+        return [str(found), "--http-socket", address, "--module", app, *options]
     if server == "waitress":
         return [*python, "waitress", f"--listen={address}", *options, app]
     return [*python, "flask", "--app", app, "run", "-p", str(port), *options]
