@@ -63,7 +63,7 @@ SERVERS = {
 def host(folder: Path, server: str, options: tuple[str, ...]) -> Iterator[Server]:
     (folder / "hostapp.py").write_text(HOST)
     env = environment({"INSTANCE": str(folder)}, path=[folder])
-    app = "hostapp:app"
+    app = "wsgi:hostapp:app" if server == "hypercorn" else "hostapp:app"
     with serve(app, server=server, folder=folder, env=env, options=options) as running:
         yield running
 
