@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,11 +20,14 @@ from sqlalchemy.orm import sessionmaker
 from .cli import WebhooksGroup
 from .config import read_settings
 from .config import Settings
+from .config_values import without_secret
 from .endpoint import app_state
 from .endpoint import AppState
+from .endpoint import check_name
 from .endpoint import Endpoint
-from .endpoint import endpoints
 from .endpoint import EXTENSION
+from .endpoint import name_problems
+from .endpoint import route_problems
 from .errors import ConfigError
 from .errors import DeliveryError
 from .inbox.database import FlaskSQLAlchemy
@@ -38,7 +42,6 @@ from .running.background import prepare_process
 from .running.background import start_when_serving
 from .running.background import warn_threads_disabled
 from .running.celery import register_tasks
-from .senders.payload import PLAIN_ID
 from .senders.procore import PROCORE
 from .senders.prudra import PRUDRA
 from .senders.source import Source
@@ -51,20 +54,23 @@ from .views import receive
 from .views import refuse
 from .views import take_body
 
+log = logging.getLogger("flask_procore_webhooks")
+
 
 class ProcoreWebhooks(Blueprint):
     """A blueprint that receives Procore's deliveries.
 
     Make it once, at import, and register it in any number of apps; it holds nothing of
     any app. Registration reads the app's configuration and raises
-    :class:`ConfigError` with every problem found.
+    :class:`ConfigError` with every problem found. Without a secret the app starts, and
+    deliveries are answered 503.
 
     :param name: the endpoint's name. Events are stored under it, so it must not change.
     :param db: a ``flask_sqlalchemy.SQLAlchemy``: the tables are in its metadata, and
         writes of a subscriber through ``db.session`` are committed with its receipt.
     :param metadata: the same for plain SQLAlchemy, together with ``session``.
     :param session: a ``scoped_session``, or a callable that returns the session in use.
-    :param url_prefix: the path that the sender posts to.
+    :param url_prefix: the path that the sender posts to, without variables.
     :param config_prefix: the prefix of the endpoint's keys in ``app.config``.
     :param cli_group: the group of its commands, ``flask procore-webhooks``.
     :raises ConfigError: the arguments exclude each other.
@@ -160,7 +166,7 @@ class ProcoreWebhooks(Blueprint):
 
     def register(self, app: App, options: dict[str, Any]) -> None:
         """Register commands and routes; ``app.register_blueprint`` calls it."""
-        _check_name(app, options.get("name", self.name))
+        check_name(app, options.get("name", self.name))
         group = options.get("cli_group", self.cli_group) or self.name
         there = getattr(app.cli.commands.get(group), "commands", {})
         super().register(app, options)
@@ -173,20 +179,15 @@ class ProcoreWebhooks(Blueprint):
     def _mount(self, state: BlueprintSetupState) -> None:
         """Give ``state.app`` an endpoint of its own, at each registration."""
         app = cast(Flask, state.app)
-        settings = read_settings(
-            app.config,
-            self.config_prefix,
-            own_database=self._owns_database,
-            check_uri=checked_url,
-        )
+        blueprint = f"{state.name_prefix}.{state.name}".lstrip(".")
+        settings = self._settings(app, route_problems(app, f"{blueprint}.receive"))
         shared = _app_state(app)
         if settings.dispatch == "background":
             warn_threads_disabled()
             start_when_serving(shared)
         elif settings.dispatch == "celery":
             register_tasks()
-        blueprint = f"{state.name_prefix}.{state.name}".lstrip(".")
-        shared.endpoints[blueprint] = Endpoint(
+        shared.endpoints[blueprint] = endpoint = Endpoint(
             name=state.name,
             app=app,
             state=shared,
@@ -198,6 +199,25 @@ class ProcoreWebhooks(Blueprint):
             mount=self._database_mount(shared, settings),
             subscribers=self.subscribers,
         )
+        _log_weaknesses(endpoint)
+
+    def _settings(self, app: Flask, problems: list[str]) -> Settings:
+        """The settings of one app.
+
+        :param problems: of the registration, reported together with those of the keys.
+        """
+        try:
+            settings = read_settings(
+                app.config,
+                self.config_prefix,
+                own_database=self._owns_database,
+                check_uri=checked_url,
+            )
+        except ConfigError as error:
+            raise ConfigError([*problems, *error.problems]) from None
+        if problems:
+            raise ConfigError(problems)
+        return settings
 
     @property
     def _owns_database(self) -> bool:
@@ -251,13 +271,25 @@ def _app_state(app: Flask) -> AppState:
     return state
 
 
+def _log_weaknesses(endpoint: Endpoint) -> None:
+    """Log what is allowed and makes deliveries fail or easier to forge."""
+    if endpoint.settings_in_force is None:
+        log.warning("%s: %s", endpoint.name, without_secret(endpoint.config_prefix))
+    for text in endpoint.settings.warnings:
+        log.warning("%s: %s", endpoint.name, text)
+
+
 def _check_arguments(
     name: str,
     db: FlaskSQLAlchemy | None,
     metadata: MetaData | None,
     session: SessionSource | None,
 ) -> None:
-    problems = _name_problems(name)
+    """Return if the arguments of a blueprint fit together.
+
+    :raises ConfigError: with every problem found.
+    """
+    problems = name_problems(name)
     if db is not None and (metadata is not None or session is not None):
         problems.append("Pass either db= or metadata= and session=, not both.")
     if session is not None and metadata is None:
@@ -266,24 +298,6 @@ def _check_arguments(
         problems.append(
             "session= is a single session, or makes a new session at each call; pass a"
             " scoped_session, or a callable that returns the session in use."
-        )
-    if problems:
-        raise ConfigError(problems)
-
-
-def _name_problems(name: str) -> list[str]:
-    if PLAIN_ID.fullmatch(name):
-        return []
-    return [f"The endpoint name {name!r} is not 1 to 80 visible ASCII characters."]
-
-
-def _check_name(app: App, name: str) -> None:
-    problems = _name_problems(name)
-    if any(name == endpoint.name for endpoint in endpoints(app).values()):
-        problems.append(
-            f"The app has an endpoint named {name!r}; both would share their events."
-            " Give one of the blueprints another name, as in"
-            f" {ProcoreWebhooks.__name__}({name + '_2'!r}, ...)."
         )
     if problems:
         raise ConfigError(problems)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
 from datetime import timedelta
 from typing import Any
 
+from .config_values import Dated
+from .config_values import dropped_factor
+from .config_values import secret_problem
+from .config_values import shown
+from .config_values import to_bytes
+from .config_values import to_date
+from .config_values import value_warnings
 from .errors import ConfigError
 
 HALF_DAY = 12 * 3600.0
 #: A thousand years: a time that lies further ahead is beyond the calendar.
 MOST = 1000 * 365 * 24 * 3600.0
-CONTROL = re.compile("[\x00-\x1f\x7f]")
-#: Lone surrogates, except for the range that stands for bytes of the environment.
-NO_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 KEYS = (
     "SECRET",
@@ -47,7 +51,10 @@ class Settings:
 
     #: The current secret first, then the fallbacks; UTF-8 bytes.
     secrets: tuple[bytes, ...] = field(default=(), repr=False)
+    #: Fallbacks that are accepted until a day.
+    dated_secrets: tuple[Dated, ...] = field(default=(), repr=False)
     authorizations: tuple[bytes, ...] = field(default=(), repr=False)
+    dated_authorizations: tuple[Dated, ...] = field(default=(), repr=False)
     #: Seconds, both ways.
     tolerance: float = 300.0
     max_bytes: int = 1024 * 1024
@@ -62,6 +69,13 @@ class Settings:
     ignore_application_ids: frozenset[str] = frozenset()
     #: May hold a password, so the repr leaves it out too.
     database_uri: str | None = field(default=None, repr=False)
+    #: What weakens the authentication, one sentence each, without values.
+    warnings: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def has_secret(self) -> bool:
+        """Whether a secret or an ``Authorization`` value is configured."""
+        return bool(self.secrets or self.authorizations)
 
 
 def read_settings(
@@ -76,12 +90,17 @@ def read_settings(
     :param own_database: whether the endpoint has neither ``db=`` nor ``session=``, so
         that ``DATABASE_URI`` applies.
     :param check_uri: raises ``ValueError`` for an invalid database URL.
-    :raises ConfigError: naming every key that is missing, malformed or misspelt.
+    :raises ConfigError: naming every key that is malformed or misspelt. Without any
+        secret the settings are valid, and :attr:`Settings.has_secret` is false.
     """
     reader = _Reader(config, prefix)
+    secrets, dated_secrets = reader.secrets("SECRET")
+    authorizations, dated_authorizations = reader.secrets("AUTHORIZATION")
     settings = Settings(
-        secrets=reader.secrets("SECRET"),
-        authorizations=reader.secrets("AUTHORIZATION"),
+        secrets=secrets,
+        dated_secrets=dated_secrets,
+        authorizations=authorizations,
+        dated_authorizations=dated_authorizations,
         tolerance=reader.number("TOLERANCE", Settings.tolerance, least=1),
         max_bytes=reader.integer("MAX_BYTES", Settings.max_bytes),
         dispatch=reader.dispatch(),
@@ -93,8 +112,14 @@ def read_settings(
         ignore_user_ids=reader.ids("IGNORE_USER_IDS"),
         ignore_application_ids=reader.ids("IGNORE_APPLICATION_IDS"),
         database_uri=reader.uri("DATABASE_URI", check_uri),
+        warnings=(
+            *dropped_factor(config, prefix),
+            *value_warnings(f"{prefix}SECRET", secrets, dated_secrets),
+            *value_warnings(
+                f"{prefix}AUTHORIZATION", authorizations, dated_authorizations
+            ),
+        ),
     )
-    reader.check_authentic()
     reader.check_database(settings, own_database)
     reader.check_spelling()
     if reader.problems:
@@ -130,18 +155,29 @@ class _Reader:
             self.problem(key, "is not a database URL.")
         return text
 
-    def secrets(self, key: str) -> tuple[bytes, ...]:
+    def secrets(self, key: str) -> tuple[tuple[bytes, ...], tuple[Dated, ...]]:
+        """The current value with the undated fallbacks, and the dated fallbacks."""
         current = self.text(key)
+        plain, dated = [to_bytes(current)] if current else [], []
         fallbacks = self._list(f"{key}_FALLBACKS")
         if fallbacks and self.get(key) is None:
             self.problem(f"{key}_FALLBACKS", f"is set, but {self.prefix}{key} is not.")
-        older = (
-            self._checked(f"{key}_FALLBACKS[{i}]", value)
-            for i, value in enumerate(fallbacks)
-        )
-        # Bytes of the environment that are not UTF-8 become lone surrogates.
-        texts = (current, *older)
-        return tuple(t.encode("utf-8", "surrogateescape") for t in texts if t)
+        for i, value in enumerate(fallbacks):
+            name = f"{key}_FALLBACKS[{i}]"
+            if isinstance(value, (list, tuple)) and len(value) == 2:
+                dated += self._dated(name, value)
+            elif to_date(value):
+                self.problem(name, "is a day; write the fallback as [text, day].")
+            elif text := self._checked(name, value):
+                plain.append(to_bytes(text))
+        return tuple(plain), tuple(dated)
+
+    def _dated(self, name: str, pair: Sequence[Any]) -> list[Dated]:
+        until = to_date(pair[1])
+        if until is None:
+            self.problem(name, 'must be text or [text, day], the day as "2027-01-31".')
+        text = self._checked(name, pair[0])
+        return [Dated(to_bytes(text), until)] if text and until else []
 
     def number(self, key: str, default: float, least: float = 0) -> float:
         value = self.get(key)
@@ -150,11 +186,11 @@ class _Reader:
         if isinstance(value, timedelta):
             value = value.total_seconds()
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            self.problem(key, f"must be a number of seconds, not {_kind(value)}.")
+            self.problem(key, f"must be a number of seconds, not {shown(value)}.")
         elif value > MOST:
-            self.problem(key, f"must be at most {MOST:.0f} s.")
+            self.problem(key, f"must be at most {MOST:.0f} s, not {shown(value)}.")
         elif not (value > 0 and value >= least):  # NaN is refused too
-            self.problem(key, _too_small(key, least))
+            self.problem(key, _too_small(key, least, value))
         else:
             return float(value)
         return default
@@ -164,9 +200,9 @@ class _Reader:
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int):
-            self.problem(key, f"must be a whole number, not {_kind(value)}.")
+            self.problem(key, f"must be a whole number, not {shown(value)}.")
         elif value < 1:
-            self.problem(key, "must be at least 1.")
+            self.problem(key, f"must be at least 1, not {shown(value)}.")
         else:
             return value
         return default
@@ -175,7 +211,7 @@ class _Reader:
         found = set()
         for value in self._list(key):
             if isinstance(value, bool) or not isinstance(value, (str, int)):
-                self.problem(key, f"must hold ids, not {_kind(value)}.")
+                self.problem(key, f"must hold ids, not {shown(value)}.")
             else:
                 found.add(str(value).strip())
         return frozenset(found - {""})
@@ -188,18 +224,8 @@ class _Reader:
         if value in DISPATCHES:
             return str(value)
         known = ", ".join(map(repr, DISPATCHES))
-        self.problem("DISPATCH", f"must be one of {known}, not {value!r}.")
+        self.problem("DISPATCH", f"must be one of {known}, not {shown(value)}.")
         return Settings.dispatch
-
-    def check_authentic(self) -> None:
-        names = ("SECRET", "AUTHORIZATION")
-        if all(self.get(name) is None for name in names):
-            either = " or ".join(self.prefix + name for name in names)
-            self.problems.append(
-                f"Set {either}: without one of them no delivery can be authentic."
-                ' python -c "import secrets; print(secrets.token_urlsafe(32))" makes'
-                " a strong one."
-            )
 
     def check_database(self, settings: Settings, own_database: bool) -> None:
         if settings.database_uri and not own_database:
@@ -218,7 +244,11 @@ class _Reader:
         if any(key.endswith(f"_{known}") for known in KEYS):
             return
         close = difflib.get_close_matches(key.upper(), KEYS, 1)
-        hint = f"did you mean {self.prefix}{close[0]}?" if close else "remove it."
+        other = "give the blueprint another config_prefix="
+        if close:
+            hint = f"did you mean {self.prefix}{close[0]}? If it is yours, {other}."
+        else:
+            hint = f"remove it, or {other}."
         self.problem(key, f"is not a setting; {hint}")
 
     def _list(self, key: str) -> list[Any]:
@@ -227,41 +257,27 @@ class _Reader:
             return []
         if isinstance(value, (list, tuple, set, frozenset)):
             return list(value)
-        self.problem(key, f"must be a list, not {_kind(value)}.")
+        what = _kind(value) if "FALLBACKS" in key else shown(value)
+        self.problem(key, f"must be a list, not {what}.")
         return []
 
     def _checked(self, key: str, value: Any) -> str | None:
-        if not isinstance(value, str):
-            self.problem(key, f"must be text, not {_kind(value)}{_quoting(value)}.")
-        elif not value:
-            self.problem(key, "is empty.")
-        elif not value.strip():
-            self.problem(key, "is blank.")
-        elif value != value.strip():
-            self.problem(key, "has white space around it (a stray newline?).")
-        elif CONTROL.search(value):
-            self.problem(key, "holds a control character, which a header cannot hold.")
-        elif NO_BYTES.search(value):
-            self.problem(key, "holds a lone surrogate, which cannot be encoded.")
-        else:
-            return value
-        return None
+        if problem := secret_problem(value):
+            self.problem(key, problem)
+            return None
+        return str(value)
 
 
 def _kind(value: object) -> str:
     return type(value).__name__
 
 
-def _quoting(value: object) -> str:
-    if isinstance(value, (int, float)):
-        return "; from_prefixed_env parses JSON, so write it in double quotes there"
-    return ""
-
-
-def _too_small(key: str, least: float) -> str:
+def _too_small(key: str, least: float, value: object) -> str:
     if key == "RETENTION":
         return (
-            "must be at least 12 h (43200 s): Procore repeats a delivery that long,"
-            " and an event that is removed earlier would be handled twice."
+            f"must be at least 12 h (43200 s), not {shown(value)}: Procore repeats a"
+            " delivery that long, and an event that is removed earlier would be handled"
+            " twice."
         )
-    return f"must be at least {least:g} s." if least else "must be more than 0 s."
+    bound = f"at least {least:g} s" if least else "more than 0 s"
+    return f"must be {bound}, not {shown(value)}."

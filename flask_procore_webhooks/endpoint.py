@@ -6,11 +6,13 @@ The blueprint object itself may serve several apps and holds nothing of any of t
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
@@ -20,7 +22,9 @@ from sqlalchemy import MetaData
 from sqlalchemy import Table
 
 from .config import Settings
+from .config_values import shown
 from .errors import BadPayload
+from .errors import ConfigError
 from .event import Event
 from .inbox.database import context_of
 from .inbox.database import Database
@@ -28,8 +32,10 @@ from .inbox.database import Mount
 from .inbox.store import Store
 from .runtime import keep
 from .runtime import Runtime
+from .senders.payload import PLAIN_ID
 from .senders.payload import read_event
 from .senders.payload import unreadable_event
+from .senders.samples import Credentials
 from .senders.source import Source
 from .signals import work_signals
 from .subscribers import Subscriber
@@ -93,6 +99,27 @@ class Endpoint:
     settings: Settings
     mount: Mount = field(repr=False)
     subscribers: Subscribers = field(repr=False)
+    #: Signs deliveries of tests to an endpoint that has no secret.
+    test_secret: str = field(default_factory=secrets.token_urlsafe, repr=False)
+
+    @property
+    def settings_in_force(self) -> Settings | None:
+        """The settings with their secrets; ``None`` if the endpoint has no secret.
+
+        While ``app.testing`` is true, an endpoint without a secret has a random one.
+        Looked up each time: many tests set ``TESTING`` after the app is made.
+        """
+        settings = self.settings
+        if settings.secrets or settings.authorizations:
+            return settings
+        if self.app.testing:
+            return replace(settings, secrets=(self.test_secret.encode(),))
+        return None
+
+    @property
+    def credentials(self) -> Credentials:
+        """What makes a delivery authentic now; empty if the endpoint has no secret."""
+        return Credentials.of(self.source, self.settings_in_force or self.settings)
 
     @property
     def store(self) -> Store:
@@ -154,6 +181,43 @@ def endpoints(app: App) -> dict[str, Endpoint]:
     """The endpoints registered in ``app``, by the blueprint name of their requests."""
     state: AppState | None = app.extensions.get(EXTENSION)
     return {} if state is None else state.endpoints
+
+
+def route_problems(app: Flask, endpoint: str) -> list[str]:
+    """A problem if the route of the endpoint has a variable, wherever it comes from."""
+    for rule in app.url_map.iter_rules(endpoint):
+        parts = (rule.rule, rule.subdomain, rule.host)
+        if found := [part for part in parts if part and "<" in part]:
+            return [
+                f"The route {shown(found[0])} has a variable, which would be ignored:"
+                " all its values would share one secret, and events with one id would"
+                " be duplicates of each other. Register one blueprint for each tenant,"
+                " with a name, url_prefix and config_prefix of its own."
+            ]
+    return []
+
+
+def check_name(app: App, name: str) -> None:
+    """Return if the app has no endpoint of that name.
+
+    :raises ConfigError: it has one, or the name is not valid.
+    """
+    problems = name_problems(name)
+    if any(name == endpoint.name for endpoint in endpoints(app).values()):
+        problems.append(
+            f"The app has an endpoint named {name!r}; both would share their events."
+            " Give one of the blueprints another name, as in"
+            f" ProcoreWebhooks({name + '_2'!r}, ...)."
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
+def name_problems(name: str) -> list[str]:
+    """A problem if the name cannot be that of an endpoint."""
+    if PLAIN_ID.fullmatch(name):
+        return []
+    return [f"The endpoint name {name!r} is not 1 to 80 visible ASCII characters."]
 
 
 def by_database(endpoints: Iterable[Endpoint]) -> list[list[Endpoint]]:

@@ -6,6 +6,7 @@
         ├── BadSignature         401  no secret matches, or the time is out of tolerance
         │   └── BadAuthorization 401  no configured Authorization value matches
         ├── PayloadTooLarge      413
+        ├── NoSecret             503  no secret is configured
         ├── InboxUnavailable     503  nothing was recorded: the sender must retry
         ├── EventBusy            503  inline only: another request is running the event
         ├── SubscribersFailed    500  inline only: the sender's next delivery resumes
@@ -46,6 +47,9 @@ class DeliveryError(ProcoreWebhooksError):
     """Base of the errors of one delivery.
 
     :param reason: for the log; the answer does not hold it.
+    :param cause: the check that refused, one of a fixed set: repeated refusals of one
+        cause are counted in the log. By default the reason, which must then be a fixed
+        text, without numbers and without anything that the sender has sent.
     """
 
     #: HTTP status of the answer.
@@ -55,9 +59,11 @@ class DeliveryError(ProcoreWebhooksError):
     #: Seconds after which the sender may try again, or ``None``.
     retry_after: ClassVar[int | None] = None
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, cause: str = "") -> None:
         #: What happened, without secrets, signatures or bodies.
         self.reason = reason
+        #: The check that refused.
+        self.cause = cause or reason
         super().__init__(reason)
 
 
@@ -79,6 +85,14 @@ class PayloadTooLarge(DeliveryError):
 
     status = 413
     answer = "Payload too large"
+
+
+class NoSecret(DeliveryError):
+    """The endpoint has no secret, so no delivery can be authentic."""
+
+    status = 503
+    answer = "Unavailable"
+    retry_after = 60
 
 
 class InboxUnavailable(DeliveryError):

@@ -20,7 +20,6 @@ from .inbox.queries import newest
 from .running import dispatch
 from .senders.procore import PROCORE
 from .senders.prudra import PRUDRA
-from .senders.samples import Credentials
 from .senders.samples import payload
 from .senders.samples import to_bytes
 from .senders.signature import sign
@@ -47,9 +46,10 @@ def deliver(
     """
     target = _endpoint(client.application, endpoint)
     body = to_bytes(payload)
-    sender = Credentials.of(target.source, target.settings)
-    sent = sender.headers(body, timestamp=timestamp, instead=headers)
-    return client.post(target.path, data=body, headers=sent)
+    sent = target.credentials.headers(body, timestamp=timestamp, instead=headers)
+    # An empty body has a length too.
+    length = len(body)
+    return client.post(target.path, data=body, headers=sent, content_length=length)
 
 
 def drain(app: Flask, *, early: bool = False) -> int:

@@ -5,29 +5,39 @@ from __future__ import annotations
 import json
 import logging
 import os
+from contextlib import suppress
+from functools import partial
+from io import BytesIO
 from typing import Any
 
 from flask import current_app
 from flask import Request
 from flask import request
 from flask import Response
+from werkzeug.wsgi import LimitedStream
 
 from .endpoint import app_state
 from .endpoint import AppState
 from .endpoint import Endpoint
 from .errors import BadSignature
 from .errors import DeliveryError
-from .errors import InboxUnavailable
+from .errors import NoSecret
 from .errors import PayloadTooLarge
 from .event import Event
 from .inbox.record import record
 from .inbox.record import RecordResult
 from .inbox.status import Status
+from .inbox.store import Store
+from .refusals import leave_body
+from .refusals import RefusalLog
+from .refusals import unknown_end
+from .refusals import with_hint
 from .running.background import prepare_process
 from .running.background import PROBE
 from .running.background import warn_unannounced
 from .running.dispatch import dispatch
-from .senders.signature import verify
+from .senders.signature import check_digest
+from .senders.signature import check_headers
 from .signals import delivery_rejected
 from .signals import event_dead
 from .signals import event_recorded
@@ -35,8 +45,13 @@ from .signals import event_repeated
 
 log = logging.getLogger("flask_procore_webhooks")
 
-#: The key in the WSGI environment for a refused body, until the view answers.
-REFUSAL = "flask_procore_webhooks.refusal"
+#: The key in the WSGI environment of what :func:`_take` returned or raised, until the
+#: view answers.
+TAKEN = "flask_procore_webhooks.taken"
+#: The key in the WSGI environment of the function that leaves an unread body.
+LEAVE = "flask_procore_webhooks.leave"
+#: Digits of a Content-Length at most.
+LONGEST_LENGTH = 18
 
 
 def first_request(state: AppState, *_: object) -> None:
@@ -48,7 +63,7 @@ def first_request(state: AppState, *_: object) -> None:
 
 
 def take_body(name: str | None, values: dict[str, Any] | None) -> None:
-    """Read the body before any ``before_request`` of the host can consume it.
+    """Verify the delivery before any ``before_request`` of the host can read its body.
 
     It runs as a URL value preprocessor, which Flask calls before those. It also exempts
     deliveries from Flask-WTF's CSRF protection, whichever of the two was registered
@@ -65,10 +80,10 @@ def take_body(name: str | None, values: dict[str, Any] | None) -> None:
     if hasattr(csrf, "exempt"):
         csrf.exempt(receive)
     try:
-        _read_body(sent, endpoint.settings.max_bytes)
+        sent.environ[TAKEN] = _take(sent, endpoint)
     except DeliveryError as refusal:
         # Answered by the view: the host's after_request may rely on its before_request.
-        sent.environ[REFUSAL] = refusal
+        sent.environ[TAKEN] = refusal
 
 
 def receive(**_: object) -> Response:
@@ -77,12 +92,11 @@ def receive(**_: object) -> Response:
     if sent.method == "HEAD":
         return Response(status=204)
     endpoint = app_state(current_app).endpoints[str(sent.blueprint)]
-    refusal: DeliveryError | None = sent.environ.get(REFUSAL)
-    if refusal:
-        raise refusal
-    store = endpoint.store
-    body, now = sent.get_data(), store.now().timestamp()
-    verify(sent.headers, body, endpoint.source, endpoint.settings, now)
+    # Without the preprocessor, which a host may have removed, it is verified now.
+    taken = sent.environ.pop(TAKEN, None) or _take(sent, endpoint)
+    if isinstance(taken, DeliveryError):
+        raise taken
+    store, body = taken
     timestamp = sent.headers.get(endpoint.source.timestamp_header, "")
     event, unreadable = endpoint.read(body, timestamp)
     status = _status(endpoint, event, unreadable)
@@ -97,31 +111,77 @@ def receive(**_: object) -> Response:
 
 
 def refuse(error: DeliveryError) -> Response:
-    """Log the reason; the answer holds only the error's fixed text."""
-    endpoint = app_state(current_app).endpoints[str(request.blueprint)]
-    level = logging.ERROR if isinstance(error, InboxUnavailable) else logging.WARNING
-    log.log(level, "%s answered %s: %s", endpoint.name, error.status, error.reason)
+    """Log or count the reason; the answer holds only the error's fixed text."""
+    state = app_state(current_app)
+    endpoint = state.endpoints[str(request.blueprint)]
+    error = with_hint(error, request.environ)
+    state.runtime.part(RefusalLog, RefusalLog).write(endpoint.name, error)
     delivery_rejected.announce(
         endpoint.app, endpoint=endpoint.name, status=error.status, reason=error.reason
     )
     response = _answer(error.status, error=error.answer)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
+    if leave := request.environ.pop(LEAVE, None):
+        response.call_on_close(leave)
     return response
 
 
-def _read_body(sent: Request, limit: int) -> None:
-    """Read and cache the whole body for the view.
+def _take(sent: Request, endpoint: Endpoint) -> tuple[Store, bytes]:
+    """Return the body of an authentic delivery, and the store to record it in.
 
-    :raises DeliveryError: it is too large, or did not arrive whole.
+    The body is read once the headers have passed every check that needs no body.
+
+    :raises DeliveryError: the endpoint has no secret, or the delivery is not authentic.
     """
-    # One byte more than allowed: servers that pass chunked bodies on cut them off
-    # silently at the limit.
-    sent.max_content_length = limit + 1
-    if (sent.content_length or 0) > limit:
-        raise PayloadTooLarge(f"Content-Length is over MAX_BYTES ({limit})")
+    settings, environ = endpoint.settings_in_force, sent.environ
+    length: int | None = None
     try:
-        body = sent.get_data(cache=True)
+        if settings is None:
+            raise NoSecret("no secret is configured; check says what to set")
+        length = _announced_length(environ, settings.max_bytes)
+        store = endpoint.store
+        now = store.now().timestamp()
+        signed = check_headers(sent.headers, endpoint.source, settings, now)
+        body = _read_body(sent, length, settings.max_bytes)
+    except DeliveryError:
+        _leave_unread(environ, length)
+        raise
+    if signed:
+        check_digest(signed, body, settings, now)
+    return store, body
+
+
+def _announced_length(environ: dict[str, Any], limit: int) -> int | None:
+    """The Content-Length, or ``None`` without one.
+
+    :raises DeliveryError: it is malformed, or more than ``limit``.
+    """
+    text = environ.get("CONTENT_LENGTH")
+    if not text:
+        return None
+    digits = text.lstrip("0")
+    if not (text.isascii() and text.isdigit()) or len(digits) > LONGEST_LENGTH:
+        raise BadSignature("Content-Length is not one number")
+    if int(digits or 0) > limit:
+        raise PayloadTooLarge(f"Content-Length is over MAX_BYTES ({limit})")
+    return int(digits or 0)
+
+
+def _read_body(sent: Request, length: int | None, limit: int) -> bytes:
+    """Return the body: its end is known, and it has arrived whole.
+
+    The end is known if the server passes an end of the stream on, or if it gives the
+    length of a body that is not chunked.
+
+    :raises DeliveryError: the end is unknown, the body was cut, or it is too large.
+    """
+    environ = sent.environ
+    ends = bool(environ.get("wsgi.input_terminated"))
+    if not ends and (length is None or "HTTP_TRANSFER_ENCODING" in environ):
+        raise BadSignature(unknown_end(environ), cause="unknown end")
+    try:
+        body = _read(sent, None if ends else length, limit)
     except Exception as error:
         # Each server has its own errors for this. A second read could return the part
         # that did arrive.
@@ -129,20 +189,46 @@ def _read_body(sent: Request, limit: int) -> None:
         raise BadSignature(f"the body did not arrive whole: {kind}") from None
     if len(body) > limit:
         raise PayloadTooLarge(f"the body is over MAX_BYTES ({limit})")
-    if not _is_whole(sent, body):
+    # A chunked body without a byte was read before, by a middleware.
+    if len(body) != length and not (length is None and body):
         raise BadSignature(
             f"the body did not arrive whole: {len(body)} bytes are left of it; either"
-            " the connection broke, or something read it before Flask's preprocessors"
+            " the connection broke, or something read it before Flask's preprocessors",
+            cause="cut body",
         )
+    return body
 
 
-def _is_whole(sent: Request, body: bytes) -> bool:
-    if "Transfer-Encoding" in sent.headers:
-        # Without this promise of the server, Werkzeug reads nothing.
-        return "wsgi.input_terminated" in sent.environ
-    length = sent.environ.get("CONTENT_LENGTH")
-    # Compared as text: some values are not a number, or too long for one.
-    return not length or length.lstrip("0") == str(len(body)).lstrip("0")
+def _read(sent: Request, length: int | None, limit: int) -> bytes:
+    """Read ``length`` bytes, or up to the end; then every later read gets the same.
+
+    No attribute of the host's request class is needed: it may forbid to set its limit,
+    have a smaller one, or never cache.
+    """
+    if "stream" in vars(sent):
+        # An earlier preprocessor has read it: its cache, or the rest.
+        return sent.get_data()
+    # One byte more than allowed: servers that pass chunked bodies on cut them off
+    # silently at the limit.
+    source, most = sent.environ["wsgi.input"], limit + 1
+    body = LimitedStream(source, most if length is None else length, length is None)
+    whole = body.read()
+    stream = sent.environ["wsgi.input"] = BytesIO(whole)
+    with suppress(AttributeError):
+        sent.max_content_length = most
+    with suppress(Exception):
+        sent.get_data()
+    # For a class that does not cache.
+    stream.seek(0)
+    vars(sent).pop("stream", None)
+    return whole
+
+
+def _leave_unread(environ: dict[str, Any], length: int | None) -> None:
+    """Give the host an empty body instead of the unread one, which may never end."""
+    if length != 0:
+        environ[LEAVE] = partial(leave_body, dict(environ), length)
+    environ["wsgi.input"], environ["CONTENT_LENGTH"] = BytesIO(), "0"
 
 
 def _status(endpoint: Endpoint, event: Event, unreadable: str | None) -> Status:

@@ -15,11 +15,13 @@ import click
 from flask.cli import with_appcontext
 
 from ..config import KEYS
+from ..config_values import without_secret
 from ..endpoint import at_least_once_warnings
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
 from ..errors import BadAuthorization
 from ..errors import BadSignature
+from ..errors import NoSecret
 from ..inbox.database import advice
 from ..inbox.engines import is_in_memory
 from ..inbox.store import safe_message
@@ -39,14 +41,16 @@ from ._report import subscriptions
 if TYPE_CHECKING:
     from werkzeug.test import TestResponse
 
-SHORT_SECRET = 16
 #: Options of drivers that bound the wait for a silent server.
 SOCKET_TIMEOUTS = {
     "psycopg": "tcp_user_timeout (milliseconds)",
     "psycopg2": "tcp_user_timeout (milliseconds)",
     "pymysql": "read_timeout (seconds)",
 }
-REFUSALS = [{"error": error.answer} for error in (BadSignature, BadAuthorization)]
+REFUSALS = [
+    (error.status, {"error": error.answer})
+    for error in (BadSignature, BadAuthorization, NoSecret)
+]
 
 
 @dataclass(frozen=True)
@@ -97,15 +101,10 @@ def examine(endpoint: Endpoint) -> Report:
 
 
 def _secrets(endpoint: Endpoint) -> Iterator[Finding]:
-    settings, prefix = endpoint.settings, endpoint.config_prefix
-    kinds = {"SECRET": settings.secrets, "AUTHORIZATION": settings.authorizations}
-    for key, values in kinds.items():
-        if any(len(value) < SHORT_SECRET for value in values):
-            yield Finding(
-                f"{prefix}{key} or one of its fallbacks is shorter than {SHORT_SECRET}"
-                " bytes; the command secret makes a strong one.",
-                error=False,
-            )
+    if endpoint.settings_in_force is None:
+        yield Finding(without_secret(endpoint.config_prefix))
+    for text in endpoint.settings.warnings:
+        yield Finding(text, error=False)
 
 
 def _database(endpoint: Endpoint) -> Iterator[Finding]:
@@ -169,13 +168,11 @@ def _lacks_timeout(endpoint: Endpoint) -> bool:
 
 
 def _route_reachable(endpoint: Endpoint) -> Iterator[Finding]:
-    """Send an unsigned probe through the app and expect our 401."""
+    """Send an unsigned probe through the app and expect our refusal."""
     try:
         answer = _probe(endpoint)
-        if answer.status_code == 401 and answer.get_json(silent=True) in REFUSALS:
+        if (answer.status_code, answer.get_json(silent=True)) in REFUSALS:
             return
-        if answer.status_code == 404 and "<" in endpoint.path:
-            return  # the path has a variable, as in <int:tenant>, without a known value
         result = f"was answered {answer.status} by another handler"
     except Exception as error:
         result = f"ended in {type(error).__name__}: {error}"

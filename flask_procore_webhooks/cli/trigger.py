@@ -155,7 +155,12 @@ def _sender(
     if given:
         sender = Credentials(source, secret, authorization)
     else:
-        sender = Credentials.of(found[0].source, found[0].settings)
+        sender = found[0].credentials
+        if not (sender.secret or sender.authorization):
+            raise click.UsageError(
+                f"{found[0].name} has no secret; give --secret or --authorization, or"
+                f" set {found[0].config_prefix}SECRET."
+            )
     return replace(sender, source=source_of(format)) if format else sender
 
 

@@ -72,7 +72,9 @@ def verify_request(
 
 
 def _judge(endpoint: Endpoint, headers: Headers, body: bytes, now: float) -> bool:
-    refused = _refusal(endpoint, headers, body, now)
+    # A wrong secret is reported also for an old capture.
+    refused = _refusal(endpoint, headers, body, _signed_at(endpoint, headers, now))
+    refused = refused or _refusal(endpoint, headers, body, now)
     if refused is None:
         click.secho(f"{endpoint.name}: authentic", fg="green")
         _print_event(endpoint, headers, body)
@@ -89,8 +91,9 @@ def _refusal(
     limit = endpoint.settings.max_bytes
     if len(body) > limit:
         return PayloadTooLarge(f"the body is over MAX_BYTES ({limit})")
+    settings = endpoint.settings_in_force or endpoint.settings
     try:
-        verify(headers, body, endpoint.source, endpoint.settings, now)
+        verify(headers, body, endpoint.source, settings, now)
     except DeliveryError as refused:
         return refused
     return None
@@ -100,8 +103,7 @@ def _hints(
     endpoint: Endpoint, headers: Headers, body: bytes, now: float
 ) -> Iterator[str]:
     """Changes that would make the same request authentic."""
-    stamp = headers.get(endpoint.source.timestamp_header, "")
-    signed_at = float(stamp) if is_timestamp(stamp) else now
+    signed_at = _signed_at(endpoint, headers, now)
     whole = body.rstrip(b"\r\n")
     if not _refusal(endpoint, headers, body, signed_at):
         yield "It was authentic when it was signed; --at says when it was received."
@@ -109,6 +111,12 @@ def _hints(
         yield "It is authentic without the line break at the end of the body."
     elif not _refusal(endpoint, headers, body + b"\n", signed_at):
         yield "It is authentic with a line break at the end of the body."
+
+
+def _signed_at(endpoint: Endpoint, headers: Headers, now: float) -> float:
+    """The time in the timestamp header, or ``now`` without one."""
+    stamp = headers.get(endpoint.source.timestamp_header, "")
+    return float(stamp) if is_timestamp(stamp) else now
 
 
 def _print_event(endpoint: Endpoint, headers: Headers, body: bytes) -> None:

@@ -10,13 +10,18 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
+from collections.abc import Sequence
+from typing import NamedTuple
 from typing import Protocol
 
 from itsdangerous import HMACAlgorithm
 
 from ..config import Settings
+from ..config_values import Dated
 from ..errors import BadAuthorization
 from ..errors import BadSignature
+from .differences import authorization_difference
+from .differences import digest_difference
 from .procore import PROCORE
 from .source import Source
 
@@ -62,6 +67,14 @@ def sign(
     }
 
 
+class Signed(NamedTuple):
+    """What is left to prove once the body is there: that it has this digest."""
+
+    digest: bytes
+    #: The timestamp header as sent, which the signature covers.
+    timestamp: str
+
+
 def verify(
     headers: Headers,
     body: bytes,
@@ -72,35 +85,62 @@ def verify(
     """Return if the delivery passes every check that ``settings`` configures.
 
     A total function: for any bytes it returns or raises :class:`BadSignature`.
+    Settings without any secret refuse everything.
 
     :param headers: as WSGI gives them, text with one byte in each character.
     :param now: Unix seconds.
     :raises BadSignature: with a reason that names the check, never a value.
     :raises BadAuthorization: likewise, for the ``Authorization`` header.
     """
+    if signed := check_headers(headers, source, settings, now):
+        check_digest(signed, body, settings, now)
+
+
+def check_headers(
+    headers: Headers, source: Source, settings: Settings, now: float
+) -> Signed | None:
+    """Judge all that needs no body; return what is left to prove with the body.
+
+    The form and time of the signature come first, because they depend on no secret;
+    then ``Authorization``, compared in constant time. What an answer tells a sender
+    without secrets is in the documentation: the form of the headers, the tolerance.
+
+    :return: ``None`` if no signature is configured: the delivery is authentic.
+    :raises BadSignature: a header is missing, malformed or out of the tolerance.
+    :raises BadAuthorization: likewise, for the ``Authorization`` header.
+    """
+    if not (settings.secrets or settings.authorizations):
+        raise BadSignature("no secret is configured")
+    signed = None
     if settings.secrets:
-        _verify_signature(headers, body, source, settings, now)
+        digest = _digest(headers.get(source.signature_header), source)
+        timestamp = _timestamp(headers.get(source.timestamp_header), source)
+        difference = now - int(timestamp)
+        if abs(difference) > settings.tolerance:
+            raise _wrong_time(difference, int(timestamp), settings.tolerance)
+        signed = Signed(digest, timestamp)
     if settings.authorizations:
-        _verify_authorization(headers, settings)
+        _check_authorization(headers, settings, now)
+    return signed
 
 
-def _verify_signature(
-    headers: Headers,
-    body: bytes,
-    source: Source,
-    settings: Settings,
-    now: float,
-) -> None:
-    digest = _digest(headers.get(source.signature_header), source)
-    timestamp = _timestamp(headers.get(source.timestamp_header), source)
-    signed = timestamp.encode() + b"." + body
+def check_digest(signed: Signed, body: bytes, settings: Settings, now: float) -> None:
+    """Return if a secret gives the body the digest that was sent.
+
+    :raises BadSignature: no secret does.
+    """
+    message = signed.timestamp.encode() + b"." + body
+    accepted: Sequence[bytes] = settings.secrets
+    if settings.dated_secrets:
+        accepted = _in_force(accepted, settings.dated_secrets, now)
     matches = False
     # Every secret is tried, so that the time taken is the same for each of them.
-    for secret in settings.secrets:
-        matches |= HMAC_SHA256.verify_signature(secret, signed, digest)
+    for secret in accepted:
+        matches |= HMAC_SHA256.verify_signature(secret, message, signed.digest)
     if not matches:
-        raise BadSignature("no secret matches")
-    _check_time(int(timestamp), settings.tolerance, now)
+        ended = [each.value for each in settings.dated_secrets if each.ended(now)]
+        difference = digest_difference(signed.digest, message, accepted, ended)
+        raise BadSignature(_reason("no secret matches", difference))
 
 
 def is_timestamp(text: str) -> bool:
@@ -131,25 +171,40 @@ def _timestamp(header: str | None, source: Source) -> str:
     return header
 
 
-def _check_time(timestamp: int, tolerance: float, now: float) -> None:
+def _wrong_time(difference: float, timestamp: int, tolerance: float) -> BadSignature:
     if timestamp >= MILLISECONDS:
-        raise BadSignature("timestamp is in milliseconds, not seconds")
-    difference = now - timestamp
-    if abs(difference) > tolerance:
-        side = "old" if difference > 0 else "new"
-        raise BadSignature(
-            f"clock differs by {abs(difference):.0f} s (timestamp too {side},"
-            f" TOLERANCE is {tolerance:g} s)"
-        )
+        return BadSignature("timestamp is in milliseconds, not seconds")
+    side = "old" if difference > 0 else "new"
+    return BadSignature(
+        f"clock differs by {abs(difference):.0f} s (timestamp too {side},"
+        f" TOLERANCE is {tolerance:g} s)",
+        cause="clock",
+    )
 
 
-def _verify_authorization(headers: Headers, settings: Settings) -> None:
+def _check_authorization(headers: Headers, settings: Settings, now: float) -> None:
     header = headers.get("Authorization")
     if header is None:
         raise BadAuthorization("Authorization is missing")
     given = header.encode("latin-1", "replace")
+    dated = settings.dated_authorizations
+    accepted = _in_force(settings.authorizations, dated, now)
     matches = False
-    for accepted in settings.authorizations:
-        matches |= hmac.compare_digest(given, accepted)
+    for value in accepted:
+        matches |= hmac.compare_digest(given, value)
     if not matches:
-        raise BadAuthorization("Authorization is none of the configured values")
+        ended = [each.value for each in dated if each.ended(now)]
+        difference = authorization_difference(given, accepted, ended)
+        reason = "Authorization is none of the configured values"
+        raise BadAuthorization(_reason(reason, difference))
+
+
+def _in_force(
+    plain: Sequence[bytes], dated: Sequence[Dated], now: float
+) -> Sequence[bytes]:
+    """The values that are accepted now: dated ones until the end of their day."""
+    return [*plain, *(each.value for each in dated if not each.ended(now))]
+
+
+def _reason(reason: str, difference: str) -> str:
+    return f"{reason}: {difference}" if difference else reason

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask import g
+from flask import Request
 from flask import request
+from flask import Response
 from support.values import AUTHORIZATION
 from support.values import SECRET
 from support.web import body_of
@@ -20,6 +22,8 @@ from support.web import LIMIT
 from support.web import PATH
 from support.web import post
 from support.web import recorded
+from werkzeug.test import EnvironBuilder
+from werkzeug.test import run_wsgi_app
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.senders.samples import to_bytes
@@ -194,6 +198,258 @@ def test_chunked_body_is_refused_without_server_support(
     )
     assert answer.status_code == 401
     assert recorded(token_app) == []
+
+
+# The end of the body
+
+
+def post_raw(app: Flask, body: bytes, **environ: Any) -> Response:
+    """Post with the Authorization and exactly these keys for the body."""
+    builder = EnvironBuilder(
+        path=PATH, method="POST", headers={"Authorization": AUTHORIZATION}
+    )
+    made = {**builder.get_environ(), "wsgi.input": io.BytesIO(body)}
+    made.pop("CONTENT_LENGTH", None)
+    content, status, headers = run_wsgi_app(app, made | environ)
+    return Response(content, status, headers)
+
+
+@pytest.mark.parametrize("terminated", [{}, {"wsgi.input_terminated": False}])
+@pytest.mark.parametrize("length", [{}, {"CONTENT_LENGTH": ""}])
+@pytest.mark.parametrize(
+    "chunked", [{}, {"HTTP_TRANSFER_ENCODING": "chunked"}, {"CONTENT_LENGTH": "2"}]
+)
+def test_body_without_a_known_end_is_refused_and_names_the_server(
+    token_app: Flask,
+    caplog: pytest.LogCaptureFixture,
+    terminated: dict[str, Any],
+    length: dict[str, Any],
+    chunked: dict[str, Any],
+) -> None:
+    if "CONTENT_LENGTH" in chunked:
+        chunked = {**chunked, "HTTP_TRANSFER_ENCODING": "gzip, chunked"}
+    environ = {**terminated, **length, **chunked, "SERVER_SOFTWARE": "Strange/1.0"}
+    answer = post_raw(token_app, b"{}", **environ)
+    assert (answer.status_code, answer.json) == (401, {"error": "Invalid signature"})
+    assert recorded(token_app) == []
+    assert "the server ('Strange/1.0') gave neither a Content-Length" in caplog.text
+
+
+def test_server_without_a_name_is_named_by_its_package(
+    token_app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    post_raw(token_app, b"{}")
+    assert "the server ('_pytest') gave" in caplog.text or "('pytest')" in caplog.text
+
+
+@pytest.mark.parametrize("length", ["+2", " 2", "2 ", "-2", "2,2", "2, 2", "٢", "0x2"])
+@pytest.mark.parametrize("terminated", [{}, {"wsgi.input_terminated": True}])
+def test_malformed_content_length_is_refused(
+    token_app: Flask, length: str, terminated: dict[str, Any]
+) -> None:
+    answer = post_raw(token_app, b"{}", CONTENT_LENGTH=length, **terminated)
+    assert answer.status_code == 401
+    assert recorded(token_app) == []
+
+
+def test_terminated_body_needs_no_length(token_app: Flask) -> None:
+    environ = {"wsgi.input_terminated": True}
+    assert post_raw(token_app, b"{}", **environ).json == {"received": True}
+
+
+def test_chunked_body_must_have_the_length_that_it_names(token_app: Flask) -> None:
+    environ = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+    assert post_raw(token_app, b"{}", CONTENT_LENGTH="3", **environ).status_code == 401
+    assert post_raw(token_app, b"{}", CONTENT_LENGTH="1", **environ).status_code == 401
+    assert recorded(token_app) == []
+    assert post_raw(token_app, b"{}", CONTENT_LENGTH="2", **environ).status_code == 200
+
+
+def test_empty_body_is_authentic_only_with_a_length(
+    token_app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a length, something may have read it before."""
+    for environ in ({}, {"HTTP_TRANSFER_ENCODING": "chunked"}):
+        answer = post_raw(token_app, b"", **environ, **{"wsgi.input_terminated": True})
+        assert answer.status_code == 401
+    assert "0 bytes are left of it" in caplog.text
+    answer = post_raw(token_app, b"", CONTENT_LENGTH="0")
+    assert answer.json == {"received": True, "quarantined": True}
+
+
+# Headers before the body
+
+
+class Unread(io.RawIOBase):
+    """A body that must not be read."""
+
+    def read(self, *_: object) -> bytes:
+        raise AssertionError("the body was read")
+
+    readinto = readall = readline = read  # type: ignore[assignment]
+
+
+BAD_HEADERS: dict[str, dict[str, str]] = {
+    "nothing": {},
+    "no timestamp": {"X-Procore-Signature": "0" * 64},
+    "no signature": {"X-Procore-Timestamp": "1700000000"},
+    "malformed": {"X-Procore-Signature": "x", "X-Procore-Timestamp": "1700000000"},
+    "stale": sign(b"", SECRET, timestamp=1700000000),
+    "no Authorization": sign(b"", SECRET, timestamp=4),
+    "wrong Authorization": {"Authorization": "Bearer x"},
+}
+
+
+@pytest.mark.parametrize("headers", BAD_HEADERS)
+@pytest.mark.parametrize("config", ["SECRET", "AUTHORIZATION", "both"])
+def test_delivery_with_bad_headers_is_refused_unread(
+    make_app: MakeApp, headers: str, config: str
+) -> None:
+    app = make_app(
+        PROCORE_WEBHOOK_SECRET=None if config == "AUTHORIZATION" else SECRET,
+        PROCORE_WEBHOOK_AUTHORIZATION=None if config == "SECRET" else AUTHORIZATION,
+    )
+    app.before_request(lambda: setattr(g, "seen", request.get_data()))
+    app.register_blueprint(ProcoreWebhooks())
+    for environ in ({"CONTENT_LENGTH": "100"}, {"wsgi.input_terminated": True}):
+        environ |= {"wsgi.input": Unread()}
+        answer = app.test_client().post(
+            PATH, headers=BAD_HEADERS[headers], environ_overrides=environ
+        )
+        assert answer.status_code == 401
+
+
+def test_both_factors_are_judged_before_the_body(make_app: MakeApp) -> None:
+    app = make_app(PROCORE_WEBHOOK_AUTHORIZATION=AUTHORIZATION)
+    app.register_blueprint(ProcoreWebhooks())
+    environ: dict[str, Any] = {"CONTENT_LENGTH": "100", "wsgi.input": Unread()}
+    headers = {**sign(b"", SECRET), "Authorization": "Bearer x"}
+    answer = app.test_client().post(PATH, headers=headers, environ_overrides=environ)
+    assert answer.json == {"error": "Invalid authorization"}
+
+
+# Request classes of hosts
+
+
+class SmallLimit(Request):
+    """The limit is a property that cannot be set."""
+
+    @property
+    def max_content_length(self) -> int | None:  # type: ignore[override]
+        return 5
+
+
+class NoCache(Request):
+    def get_data(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs["cache"] = False
+        return super().get_data(*args, **kwargs)
+
+
+class NoArguments(Request):
+    def get_data(self) -> bytes:  # type: ignore[override]
+        return super().get_data(cache=True)
+
+
+class Replaced(Request):
+    def get_data(self, *args: Any, **kwargs: Any) -> Any:
+        return "replaced" if kwargs.get("as_text") else b"replaced"
+
+
+class Failing(Request):
+    def get_data(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("no data")
+
+
+class OwnStream(Request):
+    @property
+    def stream(self) -> Any:  # type: ignore[override]
+        return io.BytesIO(b"another")
+
+
+class ReadsFirst(Request):
+    def __init__(self, environ: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(environ, *args, **kwargs)
+        self.early = self.get_data()
+
+
+CLASSES = [SmallLimit, NoCache, NoArguments, Replaced, Failing, OwnStream, ReadsFirst]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_request_class_of_the_host_does_not_matter(
+    make_app: MakeApp, kind: type[Request], chunked: bool
+) -> None:
+    app = make_app(PROCORE_WEBHOOK_MAX_BYTES=LIMIT)
+    app.request_class = kind
+    app.register_blueprint(ProcoreWebhooks())
+    for size, status in ((100, 200), (LIMIT, 200), (LIMIT + 1, 413)):
+        body = f'{{"id": "evt_{size}"}}'.encode().ljust(size)
+        headers = sign(body, SECRET)
+        environ: dict[str, Any] = {}
+        if chunked:
+            environ = {"HTTP_TRANSFER_ENCODING": "chunked", "CONTENT_LENGTH": ""}
+            environ["wsgi.input_terminated"] = True
+        client = app.test_client()
+        answer = client.post(
+            PATH, data=body, headers=headers, environ_overrides=environ
+        )
+        assert answer.status_code == status
+        if status == 200:
+            assert body_of(app, f"evt_{size}") == body
+    assert post(app, b"{}", headers=sign(b"[]", SECRET)).status_code == 401
+
+
+@pytest.mark.parametrize("kind", [Request, SmallLimit, NoCache])
+def test_later_callers_get_the_same_bytes(
+    make_app: MakeApp, kind: type[Request]
+) -> None:
+    app, seen = make_app(), []
+    app.request_class = kind
+    app.before_request(lambda: seen.append(request.get_data()))
+
+    @app.after_request
+    def look(response: Any) -> Any:
+        if kind is not NoCache:
+            seen.append(request.get_data())
+        return response
+
+    app.register_blueprint(ProcoreWebhooks())
+    assert deliver(app.test_client(), b"{}").status_code == 200
+    assert set(seen) == {b"{}"}
+
+
+@pytest.mark.parametrize(
+    "limit", [{"MAX_CONTENT_LENGTH": 5}, {"MAX_FORM_MEMORY_SIZE": 5}]
+)
+@pytest.mark.parametrize("content_type", CONTENT_TYPES)
+def test_limits_of_the_app_do_not_matter(
+    make_app: MakeApp, limit: dict[str, int], content_type: str
+) -> None:
+    app = make_app(**limit)
+    app.register_blueprint(ProcoreWebhooks())
+    body = to_bytes(payload("RFIs.create", id="evt_1"))
+    answer = deliver(app.test_client(), body, headers={"Content-Type": content_type})
+    assert answer.json == {"received": True}
+    assert body_of(app, "evt_1") == body
+
+
+def test_view_that_is_called_twice_verifies_twice(make_app: MakeApp) -> None:
+    """A host may wrap the view, for example to retry it."""
+    app = make_app()
+    app.register_blueprint(ProcoreWebhooks())
+    view = app.view_functions["procore_webhooks.receive"]
+    app.view_functions["procore_webhooks.receive"] = lambda: (view(), view())[1]
+    answer = deliver(app.test_client(), payload("RFIs.create"))
+    assert answer.json == {"received": True, "duplicate": True}
+
+
+def test_view_without_its_preprocessor_still_verifies(make_app: MakeApp) -> None:
+    app = make_app()
+    app.register_blueprint(ProcoreWebhooks())
+    app.url_value_preprocessors.clear()
+    assert deliver(app.test_client(), payload("RFIs.create")).status_code == 200
+    assert post(app, b"{}").status_code == 401
 
 
 ODD_SPELLINGS = {

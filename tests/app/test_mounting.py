@@ -29,6 +29,7 @@ from sqlalchemy import orm
 from sqlalchemy.ext.automap import automap_base
 from support.values import SECRET
 from support.web import recorded
+from werkzeug.routing import Rule
 
 from flask_procore_webhooks import ConfigError
 from flask_procore_webhooks import Event
@@ -558,18 +559,92 @@ def test_any_prefix_answers_with_and_without_a_slash(
     assert receives(app)
 
 
-@pytest.mark.parametrize("nested", [True, False])
-def test_prefix_may_hold_variables(make_app: MakeApp, nested: bool) -> None:
-    app, outer = make_app(), Blueprint("tenant", __name__, url_prefix="/<tenant>")
-    if nested:
-        outer.register_blueprint(ProcoreWebhooks(url_prefix="/hooks"))
-        app.register_blueprint(outer)
-    else:
-        app.register_blueprint(ProcoreWebhooks(url_prefix="/<tenant>/hooks"))
-    headers = sign(b'{"id": "1"}', SECRET)
-    client = app.test_client()
-    answer = client.post("/acme/hooks", data=b'{"id": "1"}', headers=headers)
-    assert answer.json == {"received": True}
+VARIABLE = "/<tenant>"
+
+
+def in_the_blueprint(app: Flask) -> None:
+    app.register_blueprint(ProcoreWebhooks(url_prefix=f"{VARIABLE}/hooks"))
+
+
+def at_registration(app: Flask) -> None:
+    app.register_blueprint(ProcoreWebhooks(), url_prefix="/<int:tenant>/hooks")
+
+
+def with_a_default(app: Flask) -> None:
+    prefix, defaults = f"{VARIABLE}/hooks", {"tenant": "acme"}
+    app.register_blueprint(ProcoreWebhooks(), url_prefix=prefix, url_defaults=defaults)
+
+
+def in_a_parent(app: Flask) -> None:
+    outer = Blueprint("tenant", __name__, url_prefix=VARIABLE)
+    outer.register_blueprint(ProcoreWebhooks(url_prefix="/hooks"))
+    app.register_blueprint(outer)
+
+
+def in_the_prefix_of_a_parents_registration(app: Flask) -> None:
+    outer = Blueprint("tenant", __name__)
+    outer.register_blueprint(ProcoreWebhooks())
+    app.register_blueprint(outer, url_prefix=VARIABLE)
+
+
+def in_the_subdomain(app: Flask) -> None:
+    app.register_blueprint(ProcoreWebhooks(), subdomain="<tenant>")
+
+
+def in_the_subdomain_of_a_parent(app: Flask) -> None:
+    outer = Blueprint("tenant", __name__, subdomain="<tenant>")
+    outer.register_blueprint(ProcoreWebhooks())
+    app.register_blueprint(outer)
+
+
+class TenantRule(Rule):
+    def __init__(self, path: str, **options: Any) -> None:
+        super().__init__(path, host="<tenant>.example.com", **options)
+
+
+def in_the_host(app: Flask) -> None:
+    app.url_map.host_matching = True
+    app.url_rule_class = TenantRule
+    app.register_blueprint(ProcoreWebhooks())
+
+
+@pytest.mark.parametrize(
+    "mount",
+    [
+        in_the_blueprint,
+        at_registration,
+        with_a_default,
+        in_a_parent,
+        in_the_prefix_of_a_parents_registration,
+        in_the_subdomain,
+        in_the_subdomain_of_a_parent,
+        in_the_host,
+    ],
+)
+def test_route_with_a_variable_is_refused(
+    make_app: MakeApp, mount: Callable[[Flask], None]
+) -> None:
+    app = make_app(SERVER_NAME="example.com")
+    app.subdomain_matching = app.url_map.subdomain_matching = True
+    with pytest.raises(ConfigError) as caught:
+        mount(app)
+    (problem,) = caught.value.problems
+    assert "tenant" in problem and "Register one blueprint for each tenant" in problem
+
+
+def test_variable_is_reported_with_the_problems_of_the_keys(make_app: MakeApp) -> None:
+    app = make_app(PROCORE_WEBHOOK_TOLERANCE=0)
+    with pytest.raises(ConfigError) as caught:
+        app.register_blueprint(ProcoreWebhooks(), url_prefix=VARIABLE)
+    assert len(caught.value.problems) == 2
+
+
+def test_subdomain_without_a_variable_receives(make_app: MakeApp) -> None:
+    app = make_app(SERVER_NAME="example.com")
+    app.subdomain_matching = app.url_map.subdomain_matching = True
+    app.register_blueprint(ProcoreWebhooks(), subdomain="hooks")
+    answer = app.test_client().post(PATH, base_url="http://hooks.example.com")
+    assert answer.status_code == 401
 
 
 def same_name(app: Flask) -> None:

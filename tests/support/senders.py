@@ -45,7 +45,6 @@ from flask_procore_webhooks.running.leases import LeaseRenewer
 from flask_procore_webhooks.running.leases import RENEWALS
 from flask_procore_webhooks.running.worker import LONGEST_OUTAGE_WAIT
 from flask_procore_webhooks.running.worker import Worker
-from flask_procore_webhooks.senders.samples import Credentials
 from support.values import Clock
 
 HOUR = 3600.0
@@ -107,8 +106,7 @@ class World:
 
     def deliver(self, body: bytes, timestamp: int) -> int | None:
         """Deliver; return the status, or ``None`` if the server killed the request."""
-        sender = Credentials.of(self.endpoint.source, self.endpoint.settings)
-        headers = sender.headers(body, timestamp=timestamp)
+        headers = self.endpoint.credentials.headers(body, timestamp=timestamp)
         limit = timedelta(seconds=self.limit or 10 * 24 * HOUR)
         self._deadlines.append(self.clock.time + limit)
         client = self.app.test_client()

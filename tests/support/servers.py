@@ -56,6 +56,18 @@ def command(server: str, app: str, port: int, options: tuple[str, ...]) -> list[
     address = f"127.0.0.1:{port}"
     if server == "gunicorn":
         return [*python, "gunicorn", "-b", address, *options, app]
+    if server == "hypercorn":
+        return [*python, "hypercorn", "-b", address, *options, app]
+    if server == "uvicorn":
+        return [*python, "uvicorn", "--port", str(port), *options, app]
+    if server == "granian":
+        interface = ("--interface", "wsgi", "--port", str(port))
+        return [*python, "granian", *interface, *options, app]
+    if server == "wsgiref":
+        return [sys.executable, *options, app, str(port)]
+    if server == "uwsgi":
+        found = shutil.which("uwsgi", path=str(Path(sys.executable).parent))
+        return [str(found), "--http-socket", address, "--module", app, *options]
     if server == "waitress":
         return [*python, "waitress", f"--listen={address}", *options, app]
     if server == "granian":

@@ -27,13 +27,13 @@ PUBLIC = """
 
 #: Modules and folders of the package; each imports only from earlier ones.
 LAYERS = """
-    errors event runtime serving config senders subscribers signals inbox endpoint
-    running views testing cli blueprint
+    errors event runtime serving config_values config senders subscribers signals inbox
+    endpoint running refusals views testing cli blueprint
 """.split()
 
 #: The modules in each folder; each imports only from earlier ones.
 FOLDERS = {
-    "senders": "source payload procore prudra signature samples",
+    "senders": "source payload procore prudra differences signature samples",
     "inbox": """
         tables status engines database store group_commit inserts record jobs claims
         due queries operations
@@ -50,7 +50,7 @@ COMMANDS = """
 """.split()
 
 #: Modules and folders that import neither Flask nor SQLAlchemy.
-PURE = ("errors", "event", "runtime", "config", "senders")
+PURE = ("errors", "event", "runtime", "config_values", "config", "senders")
 
 #: Maximum lines of a module and of a function.
 LONGEST_MODULE = 300

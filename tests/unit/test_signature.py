@@ -7,6 +7,8 @@ import hmac
 import inspect
 import pickle
 from collections.abc import Callable
+from datetime import date
+from types import ModuleType
 
 import pytest
 from hypothesis import example
@@ -29,11 +31,14 @@ from flask_procore_webhooks import ConfigError
 from flask_procore_webhooks import Discard
 from flask_procore_webhooks import RetryLater
 from flask_procore_webhooks.config import Settings
+from flask_procore_webhooks.config_values import Dated
 from flask_procore_webhooks.errors import BadAuthorization
 from flask_procore_webhooks.errors import InboxUnavailable
-from flask_procore_webhooks.senders import signature as verify_module
+from flask_procore_webhooks.senders import differences
+from flask_procore_webhooks.senders import signature as signature_module
 from flask_procore_webhooks.senders.procore import PROCORE
 from flask_procore_webhooks.senders.prudra import PRUDRA
+from flask_procore_webhooks.senders.signature import check_headers
 from flask_procore_webhooks.senders.signature import verify
 from flask_procore_webhooks.senders.source import Source
 from flask_procore_webhooks.testing import sign
@@ -215,7 +220,6 @@ def test_timestamp_is_signed_as_sent_and_not_as_a_number() -> None:
 def test_timestamp_in_milliseconds_is_named_in_the_reason(stamp: int) -> None:
     reason = refusal(sign(BODY, SECRET, timestamp=stamp))
     assert reason.startswith("timestamp is in milliseconds")
-    assert refusal(signature(HEX, stamp)) == "no secret matches"
 
 
 def test_last_second_before_milliseconds_begin_is_only_too_new() -> None:
@@ -259,9 +263,27 @@ def test_reason_states_the_clock_difference() -> None:
     )
 
 
-def test_clock_difference_is_reported_only_for_valid_signatures() -> None:
+def test_time_is_judged_before_the_body_is_needed() -> None:
     for stamp in (0, NOW * 2, NOW * 1000):
-        assert refusal(signature("0" * 64, stamp)) == "no secret matches"
+        with pytest.raises(BadSignature, match="^(clock differs|timestamp is)"):
+            check_headers(signature("0" * 64, stamp), PROCORE, SIGNED, NOW)
+
+
+def test_headers_without_a_body_leave_the_digest_to_prove() -> None:
+    right = {"Authorization": AUTHORIZATION}
+    assert check_headers(right, PROCORE, AUTHORIZED, NOW) is None
+    for settings in (SIGNED, BOTH):
+        signed = check_headers({**GOOD, **right}, PROCORE, settings, NOW)
+        assert signed == (bytes.fromhex(HEX), str(NOW))
+    wrong = {"Authorization": AUTHORIZATION + "!"}
+    for headers in ({}, GOOD, right, {**GOOD, **wrong}):
+        with pytest.raises(BadSignature):
+            check_headers(headers, PROCORE, BOTH, NOW)
+
+
+def test_settings_without_a_secret_refuse_everything() -> None:
+    for headers in ({}, GOOD, {"Authorization": AUTHORIZATION}):
+        assert refusal(headers, settings=Settings()) == "no secret is configured"
 
 
 # Secrets
@@ -277,6 +299,111 @@ def test_every_configured_secret_verifies_in_any_order(
     for secret in ("newer", "old ", "OLD", "oldnew", "", "\0"):
         headers = sign(BODY, secret, timestamp=NOW)
         assert refusal(headers, settings=settings) == "no secret matches"
+
+
+ENDED = Dated(b"an old secret", date(2025, 12, 31))
+LASTS = Dated(b"a lasting secret", date(2026, 1, 1))
+
+
+def test_dated_secret_verifies_until_the_end_of_its_day() -> None:
+    settings = Settings(secrets=SIGNED.secrets, dated_secrets=(ENDED, LASTS))
+    verify(sign(BODY, LASTS.value, timestamp=NOW), BODY, PROCORE, settings, NOW)
+    verify(GOOD, BODY, PROCORE, settings, NOW)
+    assert refusal(sign(BODY, ENDED.value, timestamp=NOW), settings=settings) == (
+        "no secret matches: it is signed with a fallback whose last day is over"
+    )
+    assert refusal(sign(BODY, "wrong", timestamp=NOW), settings=settings) == (
+        "no secret matches"
+    )
+
+
+def test_dated_authorization_verifies_until_the_end_of_its_day() -> None:
+    settings = Settings(
+        authorizations=AUTHORIZED.authorizations, dated_authorizations=(ENDED, LASTS)
+    )
+    verify({"Authorization": "a lasting secret"}, BODY, PROCORE, settings, NOW)
+    assert refusal({"Authorization": "an old secret"}, settings=settings) == (
+        "Authorization is none of the configured values: it is a fallback whose last"
+        " day is over"
+    )
+
+
+# What differs, for the log
+
+
+@pytest.mark.parametrize(
+    ("sent", "signed", "difference"),
+    [
+        (
+            BODY + b"\n",
+            BODY,
+            "without the line break",
+        ),
+        (
+            BODY + b"\r\n",
+            BODY,
+            "without the line break",
+        ),
+        (BODY, BODY + b"\n", "with a line break"),
+        (BODY, BODY + b" ", None),
+        (b" " * 70_000 + b"\n", b" " * 70_000, None),
+    ],
+)
+def test_line_break_at_the_end_of_the_body_is_named(
+    sent: bytes, signed: bytes, difference: str | None
+) -> None:
+    reason = refusal(sign(signed, SECRET, timestamp=NOW), sent)
+    where = "at the end of the body"
+    expected = f": it matches {difference} {where}" if difference else ""
+    assert reason == f"no secret matches{expected}"
+
+
+@pytest.mark.parametrize(
+    ("configured", "sent", "difference"),
+    [
+        ("Bearer the-value", "Basic the-value", "only the scheme differs"),
+        ("Bearer the-value", "bearer the-value", "only letter case differs"),
+        ("Bearer the-value", "BEARER THE-VALUE", "only letter case differs"),
+        ("Bearer the-value", "Bearer  the-value", "only white space differs"),
+        ("Bearer the-value", "Bearer the-value ", "only white space differs"),
+        ("Bearer the-value", '"Bearer the-value"', "only quotation marks differ"),
+        ("Bearer the-value", 'Bearer "the-value"', "only quotation marks differ"),
+        (
+            "the-value",
+            "Bearer the-value",
+            "the configured value is the sent one without its scheme",
+        ),
+        (
+            "Bearer the-value",
+            "the-value",
+            "the sent value is the configured one without its scheme",
+        ),
+        (
+            "Authorization: Bearer the-value",
+            "Bearer the-value",
+            "the configured value begins with the header's name; configure the rest",
+        ),
+        (
+            "Bearer the-value",
+            "authorization:Bearer the-value",
+            "the sent value begins with the header's name; remove it at the sender",
+        ),
+        ("Bearer the-value", "Bearer other", None),
+        ("Bearer the-value", "Bearer", None),
+        ("Bearer the-value", "Bearer ", None),
+        ("Bearer the-value", "", None),
+        ("Bearer the-value", "\xff" * 10, None),
+        ("Bearer the-value", "Bearer the-valu", None),
+        ("Bearer caf\xe9", "Basic caf\xe9", "only the scheme differs"),
+    ],
+)
+def test_difference_of_a_wrong_authorization_is_named(
+    configured: str, sent: str, difference: str | None
+) -> None:
+    settings = Settings(authorizations=(b"another", configured.encode("latin-1")))
+    reason = refusal({"Authorization": sent}, settings=settings)
+    expected = f": {difference}" if difference else ""
+    assert reason == f"Authorization is none of the configured values{expected}"
 
 
 # Authorization
@@ -374,24 +501,26 @@ def test_headers_may_be_a_dict_or_werkzeug_headers() -> None:
 # Secrecy
 
 
-def test_secrets_are_compared_in_constant_time() -> None:
+@pytest.mark.parametrize("module", [signature_module, differences])
+def test_secrets_are_compared_in_constant_time(module: ModuleType) -> None:
     """The time of ``==`` depends on the position of the first difference.
 
     Lengths may be compared: the sender knows the length of its own text.
     """
-    tree = ast.parse(inspect.getsource(verify_module))
+    tree = ast.parse(inspect.getsource(module))
     timed = (ast.Eq, ast.NotEq, ast.In, ast.NotIn)
     assert not [
         ast.unparse(node)
         for node in ast.walk(tree)
         if isinstance(node, ast.Compare)
         and any(isinstance(op, timed) for op in node.ops)
-        and not ast.unparse(node.left).startswith("len(")
+        and not ast.unparse(node.left).startswith(("len(", "message[-1:]"))
     ]
     called = {
         ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)
     }
-    assert {"hmac.compare_digest", "HMAC_SHA256.verify_signature"} <= called
+    assert "hmac.compare_digest" in called
+    assert module is differences or "HMAC_SHA256.verify_signature" in called
     assert not {name for name in called if name.endswith(("startswith", "__eq__"))}
 
 
@@ -401,6 +530,7 @@ def test_secrets_are_compared_in_constant_time() -> None:
         ConfigError(["one", "two"]),
         ConfigError(["one"]),
         BadSignature("no secret matches"),
+        BadSignature("clock differs by 412 s", cause="clock"),
         BadAuthorization("Authorization is missing"),
         InboxUnavailable("gone"),
         RetryLater(),

@@ -137,8 +137,8 @@ def test_check_passes_where_every_route_is_reachable(make_app: MakeApp) -> None:
         SERVER_NAME="example.com",
         PRUDRA_WEBHOOK_AUTHORIZATION=AUTHORIZATION,
     )
-    app.register_blueprint(ProcoreWebhooks(), url_prefix="/<tenant>/hooks/")
-    app.register_blueprint(ProcoreWebhooks("b"), url_prefix="/<int:tenant>/b")
+    app.register_blueprint(ProcoreWebhooks(), url_prefix="/tenant/hooks/")
+    app.register_blueprint(ProcoreWebhooks("b"), url_prefix="/2/b")
     run(mounted(app, PrudraWebhooks()), "check")
 
 
@@ -193,10 +193,14 @@ def test_check_lists_subscribers_in_order_with_what_they_are_run_for(
     [
         (
             {"SECRET": "short"},
-            "PROCORE_WEBHOOK_SECRET or one of its fallbacks is short",
+            "PROCORE_WEBHOOK_SECRET has 5 bytes and may be guessed",
         ),
-        ({"AUTHORIZATION": "Basic eDp5"}, "PROCORE_WEBHOOK_AUTHORIZATION or one of"),
-        ({"SECRET_FALLBACKS": ["old"]}, "PROCORE_WEBHOOK_SECRET or one of its"),
+        ({"AUTHORIZATION": "Basic eDp5"}, "PROCORE_WEBHOOK_AUTHORIZATION has 10"),
+        ({"SECRET_FALLBACKS": ["old"]}, "PROCORE_WEBHOOK_SECRET_FALLBACKS has 3"),
+        (
+            {"SECRET": None, "AUTHORIZATION": AUTHORIZATION},
+            "PROCORE_WEBHOOK_SECRET is None, so that only",
+        ),
         ({"SANDBOX_SECRET": SECRET}, "PROCORE_WEBHOOK_SANDBOX_SECRET is read by no"),
         ({"DATABASE_URI": "sqlite://"}, "inbox is in memory"),
         ({}, "There are no subscribers"),
