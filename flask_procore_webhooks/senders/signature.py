@@ -178,7 +178,7 @@ def _wrong_time(difference: float, timestamp: int, tolerance: float) -> BadSigna
     return BadSignature(
         f"clock differs by {abs(difference):.0f} s (timestamp too {side},"
         f" TOLERANCE is {tolerance:g} s)",
-        cause="clock",
+        cause=f"clock too {side}",
     )
 
 

@@ -113,25 +113,41 @@ DRIPS = {
 }
 
 
-@pytest.mark.parametrize("drip", DRIPS)
-def test_clients_that_drip_without_a_signature_hold_no_thread(
-    tmp_path: Path, drip: str
-) -> None:
-    """Each of them could hold one of the server's threads."""
-    with host(tmp_path, "gunicorn", GTHREAD) as server, ExitStack() as ending:
-        assert deliver(server) == 200
+@contextmanager
+def dripping(server: Server, drip: str) -> Iterator[list[socket.socket]]:
+    """As many clients as threads, each with a first byte of its body."""
+    with ExitStack() as ending:
         clients = []
         for _ in range(THREADS):
             client = ending.enter_context(open_request(server, *DRIPS[drip]))
             client.sendall(b"1" if "Length" in DRIPS[drip][1] else b"1\r\n")
             clients.append(client)
-        for client in clients:
-            assert status_of(client) == 401
-        assert [deliver(server) for _ in range(THREADS)] == [200] * THREADS
-        for client in clients:
-            wait_until(lambda client=client: is_closed(client))
-        assert [deliver(server) for _ in range(THREADS)] == [200] * THREADS
+        yield clients
+
+
+@pytest.mark.parametrize("drip", DRIPS)
+def test_clients_that_drip_without_a_signature_hold_no_thread(
+    tmp_path: Path, drip: str
+) -> None:
+    """Each of them could hold one of the server's threads."""
+    with host(tmp_path, "gunicorn", GTHREAD) as server:
+        assert deliver(server) == 200
+        with dripping(server, drip) as clients:
+            for client in clients:
+                assert status_of(client) == 401
+            assert [deliver(server) for _ in range(THREADS)] == [200] * THREADS
+            for client in clients:
+                wait_until(lambda client=client: is_closed(client))
+            assert [deliver(server) for _ in range(THREADS)] == [200] * THREADS
         assert "Traceback" not in server.output()
+
+
+@pytest.mark.parametrize("kind", ["gunicorn", "waitress", "flask", "granian", "uwsgi"])
+def test_clients_that_drip_hold_no_other_server(tmp_path: Path, kind: str) -> None:
+    with host(tmp_path, *SERVERS[kind]) as server:
+        assert deliver(server) == 200
+        with dripping(server, "no signature"):
+            assert deliver(server) == 200
 
 
 @pytest.mark.parametrize("kind", SERVERS)
