@@ -35,6 +35,8 @@ CHANNEL = "procore_webhooks"
 #: Seconds between two notifications of a process for one endpoint. A notified worker
 #: polls again after them.
 INTERVAL = 0.02
+#: Seconds in which a failed notification is tried again.
+LONGEST_NOTIFY = 0.5
 #: Seconds between two attempts to listen.
 RETRY = 5.0
 #: Seconds after which a silent connection is checked.
@@ -78,8 +80,10 @@ def notify(store: Store) -> None:
     if not limit.allows():
         return
     try:
-        with store.connection() as connection:
-            connection.execute(NOTIFY, {"endpoint": store.endpoint})
+        # The delivery has been recorded, and its answer waits for this.
+        until = time.monotonic() + LONGEST_NOTIFY
+        values = {"endpoint": store.endpoint}
+        store.run(lambda connection: connection.execute(NOTIFY, values), until=until)
         limit.has_failed = False
     except Exception as error:
         if not limit.has_failed:
