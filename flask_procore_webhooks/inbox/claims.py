@@ -171,11 +171,15 @@ def _claimed(
 
 def renew(store: Store, claims: Collection[Claim], seconds: float) -> None:
     """Let the leases that are still held end ``seconds`` from now."""
-    _change_held(store, claims, due_at=store.db_now() + timedelta(seconds=seconds))
+    if claims:
+        ends = store.db_now() + timedelta(seconds=seconds)
+        _change_held(store, claims, due_at=ends)
 
 
 def release(store: Store, claims: Collection[Claim]) -> None:
     """Make the events that are still held due now, without counting the attempt."""
+    if not claims:
+        return
     _change_held(
         store,
         claims,
@@ -254,8 +258,6 @@ def _running(store: Store, lease: str, ends: datetime) -> dict[str, Any]:
 
 def _change_held(store: Store, claims: Collection[Claim], **values: Any) -> None:
     """Change the rows that these claims still hold."""
-    if not claims:
-        return
     c = store.columns
     rows, leases = [each.row_id for each in claims], {each.lease for each in claims}
     held = c.id.in_(rows), c.lease.in_(leases)

@@ -36,7 +36,7 @@ PATIENCE = 4
 #: of a batch has a deadline of its own.
 SQLITE_WAIT = 0.25
 #: Seconds to wait for a free connection of the host's pool.
-POOL_WAIT = 1.0
+POOL_WAIT = 0.5
 PREPARE = "prepare_threshold"
 LIBPQ = ("psycopg", "psycopg2")
 HAVE_CONNECT_TIMEOUT = (*LIBPQ, "pymysql", "mysqldb")
@@ -145,14 +145,20 @@ def checked_url(text: str | URL) -> URL:
     try:
         url = make_url(text)
     except ArgumentError:
-        raise ValueError("it cannot be parsed") from None
+        raise ValueError("the database URL cannot be parsed") from None
     except ValueError:
         # What follows the host's colon is not a port.
         raise ValueError(AT_SIGN_ADVICE) from None
-    if is_ambiguous(url):
+    if is_ambiguous(url) or isinstance(text, str) and _has_lost_at_signs(text, url):
         raise ValueError(AT_SIGN_ADVICE)
     _psycopg_arguments(url)
     return url
+
+
+def _has_lost_at_signs(text: str, url: URL) -> bool:
+    """Whether the text has more ``@`` than the parts that were read from it."""
+    known = f"@{url.username}{url.database}{[*url.query.values()]}"
+    return text.count("@") > known.count("@")
 
 
 def own_engine(url: URL) -> Engine:
@@ -250,6 +256,15 @@ def _sqlite_options(url: URL) -> dict[str, Any]:
     # Each connection to memory is a database of its own, so threads share one.
     connect_args["check_same_thread"] = False
     return options | {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0}
+
+
+def is_autocommit(host: Engine) -> bool:
+    """Whether the host's engine is configured for AUTOCOMMIT; without a connection."""
+    levels = (
+        host.get_execution_options().get("isolation_level"),
+        getattr(host.dialect, "_on_connect_isolation_level", None),
+    )
+    return "AUTOCOMMIT" in levels
 
 
 def commits_by_itself(host: Engine) -> bool:

@@ -25,7 +25,6 @@ from .inserts import InsertNew
 from .inserts import InsertOne
 from .status import FINISHED
 from .status import Status
-from .store import RETRY_SECONDS
 from .store import Store
 from .store import to_db_time
 from .store import TransientError
@@ -78,7 +77,7 @@ def record(
 
     :raises InboxUnavailable: nothing was recorded, or the answer was lost.
     """
-    until = time.monotonic() + RETRY_SECONDS
+    until = time.monotonic() + store.retry_seconds
     if store.database.traits is None:
         store.traits(until)
     row = new_row(store, event, status, error)

@@ -201,16 +201,17 @@ def fault_of(error: BaseException) -> Fault | None:
 def _driver_fault(origin: Any) -> Fault | None:
     if isinstance(origin, sqlite3.Error):
         return _sqlite_fault(origin)
-    # psycopg, psycopg2.
-    sqlstate = getattr(origin, "sqlstate", None) or getattr(origin, "pgcode", None)
-    if isinstance(sqlstate, str):
-        return SQLSTATES.get(sqlstate) or SQLSTATES.get(sqlstate[:2])
-    # PyMySQL and mysqlclient; mysql-connector and mariadb.
+    # PyMySQL and mysqlclient; mysql-connector and mariadb. Before the SQLSTATE, which
+    # some of them have too: it is less exact.
     number = next(iter(getattr(origin, "args", ())), None)
     if not isinstance(number, int):
         number = getattr(origin, "errno", None)
     if isinstance(number, int) and not isinstance(origin, OSError):
         return MYSQL_ERRORS.get(number)
+    # psycopg, psycopg2.
+    sqlstate = getattr(origin, "sqlstate", None) or getattr(origin, "pgcode", None)
+    if isinstance(sqlstate, str):
+        return SQLSTATES.get(sqlstate) or SQLSTATES.get(sqlstate[:2])
     return Fault.CONNECTION if _is_failed_connection(origin) else None
 
 

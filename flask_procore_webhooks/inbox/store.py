@@ -38,9 +38,6 @@ T = TypeVar("T")
 
 #: In ``Connection.info``: the host's wait for a lock on a file.
 BUSY_TIMEOUT = "procore_webhooks_busy_timeout"
-#: Seconds from its start in which a failed statement is tried again; for a delivery,
-#: from its arrival. Procore waits 5 s.
-RETRY_SECONDS = 4.0
 #: Seconds between two tries: doubled from the first on, with jitter.
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25
 
@@ -80,6 +77,10 @@ class Store:
         database's :class:`ServerClock`.
     """
 
+    #: Seconds from its start in which a failed statement is tried again. A delivery
+    #: counts them from its arrival, and Procore waits 5 s.
+    retry_seconds = 4.0
+
     def __init__(
         self,
         endpoint: str,
@@ -106,11 +107,11 @@ class Store:
 
         :param begin: as in :meth:`connection`.
         :param until: the time of the last try, by the monotonic clock; by default
-            ``RETRY_SECONDS`` from now.
+            ``retry_seconds`` from now.
         :raises InboxUnavailable: the last try failed, or another try cannot succeed.
         """
         if until is None:
-            until = time.monotonic() + RETRY_SECONDS
+            until = time.monotonic() + self.retry_seconds
         pause = FIRST_PAUSE
         while True:
             try:

@@ -25,7 +25,6 @@ from sqlalchemy import URL
 
 from ..inbox.database import Database
 from ..inbox.store import ASYNC_COMMIT
-from ..inbox.store import safe_message
 from ..inbox.store import Store
 
 log = logging.getLogger("flask_procore_webhooks")
@@ -88,7 +87,8 @@ def notify(store: Store) -> None:
     except Exception as error:
         if not limit.has_failed:
             limit.has_failed = True
-            log.warning("New events wait for the next poll: %s", safe_message(error))
+            text = store.database.explain(error)
+            log.warning("New events wait for the next poll: %s", text)
 
 
 @contextmanager
@@ -170,7 +170,8 @@ class Listener:
     def _warn_once(self, error: Exception) -> None:
         if not self._has_failed and not self._stopping.is_set():
             self._has_failed = True
-            log.warning("New events wait for the next poll: %s", safe_message(error))
+            text = self._database.explain(error)
+            log.warning("New events wait for the next poll: %s", text)
 
 
 def _connect(database: Database) -> Any:
