@@ -25,7 +25,6 @@ from .event import Event
 from .inbox.database import context_of
 from .inbox.database import Database
 from .inbox.database import Mount
-from .inbox.engines import commits_by_itself
 from .inbox.engines import is_autocommit
 from .inbox.store import Store
 from .runtime import keep
@@ -188,20 +187,13 @@ def at_least_once_warnings(endpoint: Endpoint) -> Iterator[str]:
 
 
 def _is_autocommit(endpoint: Endpoint) -> bool:
-    """Whether the session's engine commits every statement by itself.
-
-    Without a connection, as long as the inbox has none: a database that is away must
-    not delay the first request.
-    """
+    """Whether the session's engine is configured to commit every statement."""
     store = endpoint.store
     if store.session is None:
         return False
     with context_of(endpoint.app):
         bind = store.session().get_bind(clause=store.database.tables.event)
-        is_configured = is_autocommit(bind.engine)
-        return is_configured or (
-            store.database.opened is not None and commits_by_itself(bind.engine)
-        )
+        return is_autocommit(bind.engine)
 
 
 def _tables_on_other_engines(endpoint: Endpoint) -> Iterator[str]:

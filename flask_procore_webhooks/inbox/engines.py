@@ -270,7 +270,8 @@ def is_autocommit(host: Engine) -> bool:
 def commits_by_itself(host: Engine) -> bool:
     """Whether the host's engine is in AUTOCOMMIT: its transactions have no effect.
 
-    Connects, and asks the driver. Errors of the database are raised.
+    Connects, and asks the driver, which may be set up so by ``connect_args``. Errors of
+    the database are raised.
     """
     with host.connect() as connection:
         connection.exec_driver_sql("SELECT 1")
