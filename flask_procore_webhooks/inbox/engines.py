@@ -62,8 +62,9 @@ class HostEngine(Engine):
             echo=host.echo,
             logging_name=host.logging_name,
         )
-        # On the dialect, which the host's own engine shares: see the listener.
-        event.listen(self, "handle_error", drop_failed_connections)
+        # It belongs to the dialect, which is the host's: see the listener.
+        if not event.contains(host, "handle_error", drop_failed_connections):
+            event.listen(host, "handle_error", drop_failed_connections)
 
     def _ignore_pool(self, pool: Any) -> None:
         """Engine sets its pool; ours is the host's."""
