@@ -89,7 +89,8 @@ def read_settings(
 
     :param own_database: whether the endpoint has neither ``db=`` nor ``session=``, so
         that ``DATABASE_URI`` applies.
-    :param check_uri: raises ``ValueError`` for an invalid database URL.
+    :param check_uri: raises ``ValueError`` for an invalid database URL, with a text
+        that quotes nothing of it.
     :raises ConfigError: naming every key that is malformed or misspelt. Without any
         secret the settings are valid, and :attr:`Settings.has_secret` is false.
     """
@@ -150,9 +151,9 @@ class _Reader:
         try:
             if text:
                 check(text)
-        except ValueError:
-            # Without the error's text, which quotes the password.
-            self.problem(key, "is not a database URL.")
+        except ValueError as error:
+            # Its text quotes nothing of the URL.
+            self.problem(key, f"is wrong: {error}.")
         return text
 
     def secrets(self, key: str) -> tuple[tuple[bytes, ...], tuple[Dated, ...]]:

@@ -29,6 +29,7 @@ from .event import Event
 from .inbox.database import context_of
 from .inbox.database import Database
 from .inbox.database import Mount
+from .inbox.engines import is_autocommit
 from .inbox.store import Store
 from .runtime import keep
 from .runtime import Runtime
@@ -236,12 +237,29 @@ def at_least_once_warnings(endpoint: Endpoint) -> Iterator[str]:
             " Writes of subscribers through db.session are lost unless they commit, and"
             " are at-least-once if they do. Pass db=."
         )
+    if _is_autocommit(endpoint):
+        yield (
+            "The app's engine is in AUTOCOMMIT (isolation_level): a failed subscriber's"
+            " writes stay, and are repeated with its next attempt, so effects are"
+            " at-least-once. Remove it from the engine's options, and set it where a"
+            " single connection needs it."
+        )
     if tables := sorted(_tables_on_other_engines(endpoint)):
         yield (
             f"The tables {', '.join(tables)} are on another engine than the inbox:"
             " writes of subscribers to them are at-least-once, because they may repeat"
             " after a crash."
         )
+
+
+def _is_autocommit(endpoint: Endpoint) -> bool:
+    """Whether the session's engine is configured to commit every statement."""
+    store = endpoint.store
+    if store.session is None:
+        return False
+    with context_of(endpoint.app):
+        bind = store.session().get_bind(clause=store.database.tables.event)
+        return is_autocommit(bind.engine)
 
 
 def _tables_on_other_engines(endpoint: Endpoint) -> Iterator[str]:

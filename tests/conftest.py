@@ -105,6 +105,12 @@ def clock(endpoint: Endpoint) -> Clock:
     return clock
 
 
+@pytest.fixture
+def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For outages that no retry outlasts: a statement fails after 0.2 s."""
+    monkeypatch.setattr(Store, "retry_seconds", 0.2)
+
+
 @pytest.fixture(scope="session")
 def postgresql_url() -> Iterator[str]:
     with own_database(*POSTGRESQL) as url:

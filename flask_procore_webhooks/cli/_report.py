@@ -8,7 +8,8 @@ from sqlalchemy import URL
 
 from ..endpoint import Endpoint
 from ..inbox.database import Database
-from ..inbox.store import safe_message
+from ..inbox.servers import AT_SIGN_ADVICE
+from ..inbox.servers import is_ambiguous
 from ..signals import WORK_SIGNALS
 from ..subscribers import Subscriber
 
@@ -76,7 +77,7 @@ def _database(database: Database) -> str:
         # The engine is not opened: that would fail while the database is down.
         return _without_password(database.url)
     except Exception as error:
-        return safe_message(error)
+        return database.explain(error)
 
 
 def _tables(database: Database) -> str:
@@ -88,6 +89,8 @@ def _tables(database: Database) -> str:
 
 
 def _without_password(url: URL) -> str:
+    if is_ambiguous(url):
+        return AT_SIGN_ADVICE
     # Some drivers accept passwords in the query.
     shown = url.set(query={}).render_as_string(hide_password=True)
     return f"{shown}?…" if url.query else shown

@@ -24,7 +24,6 @@ from ..errors import BadSignature
 from ..errors import NoSecret
 from ..inbox.database import advice
 from ..inbox.engines import is_in_memory
-from ..inbox.store import safe_message
 from ..running.background import PROBE
 from ..running.celery import problems
 from ..signals import delivery_rejected
@@ -112,7 +111,7 @@ def _database(endpoint: Endpoint) -> Iterator[Finding]:
     try:
         missing = database.missing_tables()
     except Exception as error:
-        yield Finding(f"The database cannot be used: {safe_message(error)}")
+        yield Finding(f"The database cannot be used: {database.explain(error)}")
         return
     if missing:
         yield Finding(f"The inbox cannot be used: {advice(missing)}.")

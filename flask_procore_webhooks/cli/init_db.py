@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 from flask.cli import with_appcontext
 
-from ..inbox.store import safe_message
 from ._options import command
 from ._options import endpoints_named
 from ._options import one_endpoint
@@ -20,6 +19,7 @@ def init_db(endpoint: str | None) -> None:
         try:
             created = each.store.database.create_tables()
         except Exception as error:
-            raise click.ClickException(f"{each.name}: {safe_message(error)}") from None
+            text = each.store.database.explain(error)
+            raise click.ClickException(f"{each.name}: {text}") from None
         done = f"created {', '.join(created)}" if created else "all tables exist"
         click.echo(f"{each.name}: {done}")

@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement
+from sqlalchemy import Connection
 from sqlalchemy import or_
 from sqlalchemy import select
 from sqlalchemy import update
@@ -30,6 +31,7 @@ from .record import LONGEST_ERROR
 from .status import FINISHED
 from .status import Status
 from .store import Store
+from .tables import lock_in_order
 
 
 @dataclass(frozen=True)
@@ -77,31 +79,32 @@ def claim(
     :return: ``None`` when it is finished, not due, or another run holds it.
     """
     c, now = store.columns, store.db_now()
-    free = claimable(store, now, ignore_backoff)
-    query = select(c.id, c.event_id, c.attempts, c.body).where(c.id == row_id, free)
     lease, ends = secrets.token_hex(16), now + timedelta(seconds=seconds)
-    with store.connection() as connection:
+    free = claimable(store, now, ignore_backoff)
+    # Claimed by a try whose answer was lost.
+    mine = c.lease == lease
+    query = select(c.id, c.event_id, c.attempts, c.lease, c.body)
+    query = query.where(c.id == row_id, or_(free, mine))
+
+    def work(connection: Connection) -> Claim | None:
         row = connection.execute(query).one_or_none()
         if row is None:
             return None
         finished = finished_subscribers(store, connection, [row_id])
-        # Last, so that nothing can fail once it is claimed; if the event has run since
-        # the query, its attempts differ.
-        change = update(c.id.table).where(c.id == row_id, free)
-        change = change.where(c.attempts == row.attempts)
-        taken = change.values(_running(store, lease, ends))
-        if connection.execute(taken).rowcount == 0:
-            return None
-    return Claim(
-        row_id,
-        lease,
-        row.event_id,
-        row.attempts + 1,
-        ends,
-        row.body or b"",
-        finished.get(row_id, frozenset()),
-        durable,
-    )
+        attempt = row.attempts + (row.lease != lease)
+        if row.lease != lease:
+            # Last, so that nothing can fail once it is claimed; if the event has run
+            # since the query, its attempts differ.
+            change = update(c.id.table).where(c.id == row_id, free)
+            change = change.where(c.attempts == row.attempts)
+            taken = change.values(_running(store, lease, ends))
+            if connection.execute(taken).rowcount == 0:
+                return None
+        of_row: Set[str] = finished.get(row_id, frozenset())
+        body = row.body or b""
+        return Claim(row_id, lease, row.event_id, attempt, ends, body, of_row, durable)
+
+    return store.run(work)
 
 
 def claim_due(store: Store, limit: int, seconds: float) -> list[Claim]:
@@ -113,44 +116,70 @@ def claim_due(store: Store, limit: int, seconds: float) -> list[Claim]:
     c, now, lease = store.columns, store.db_now(), secrets.token_hex(16)
     ends = now + timedelta(seconds=seconds)
     due = claimable(store, now)
+    # Claimed by a try whose answer was lost.
+    rows: list[int] = []
     query = select(c.id, c.status).where(c.endpoint == store.endpoint, due)
-    if store.traits().skips_locked:
+    if skips_locked := store.traits().skips_locked:
         query = query.with_for_update(skip_locked=True)
-    with store.transaction() as connection:
-        rows = _batch(connection.execute(query.order_by(c.due_at).limit(limit)))
+    query = query.order_by(c.due_at).limit(limit)
+
+    def work(connection: Connection) -> list[Claim]:
+        if rows and (claims := _claimed(store, connection, rows, lease, ends)):
+            return claims
+        rows[:] = _batch(connection.execute(query))
         if not rows:
             return []
+        if not skips_locked:
+            lock_in_order(connection, c.id.table, c.id.in_(rows))
         # Where rows were not locked, two claims may have found the same rows, and this
         # update decides.
         change = update(c.id.table).where(c.id.in_(rows), due)
         change = change.values(_running(store, lease, ends))
         connection.execute(store.async_commit(change))
-        # Afterwards, because another run may have ended since the query.
-        finished = finished_subscribers(store, connection, rows)
-        found = select(c.id, c.event_id, c.attempts, c.body)
-        taken = connection.execute(found.where(c.id.in_(rows), c.lease == lease))
-        claims = [
-            Claim(
-                row.id,
-                lease,
-                row.event_id,
-                row.attempts,
-                ends,
-                row.body or b"",
-                finished.get(row.id, frozenset()),
-            )
-            for row in taken
-        ]
+        return _claimed(store, connection, rows, lease, ends)
+
+    return store.run(work, begin=True)
+
+
+def _claimed(
+    store: Store,
+    connection: Connection,
+    rows: list[int],
+    lease: str,
+    ends: datetime,
+) -> list[Claim]:
+    """The claims of this lease among ``rows``, in their order."""
+    c = store.columns
+    # After the update, because another run may have ended since the query.
+    finished = finished_subscribers(store, connection, rows)
+    found = select(c.id, c.event_id, c.attempts, c.body)
+    taken = connection.execute(found.where(c.id.in_(rows), c.lease == lease))
+    claims = [
+        Claim(
+            row.id,
+            lease,
+            row.event_id,
+            row.attempts,
+            ends,
+            row.body or b"",
+            finished.get(row.id, frozenset()),
+        )
+        for row in taken
+    ]
     return sorted(claims, key=lambda claim: rows.index(claim.row_id))
 
 
 def renew(store: Store, claims: Collection[Claim], seconds: float) -> None:
     """Let the leases that are still held end ``seconds`` from now."""
-    _change_held(store, claims, due_at=store.db_now() + timedelta(seconds=seconds))
+    if claims:
+        ends = store.db_now() + timedelta(seconds=seconds)
+        _change_held(store, claims, due_at=ends)
 
 
 def release(store: Store, claims: Collection[Claim]) -> None:
     """Make the events that are still held due now, without counting the attempt."""
+    if not claims:
+        return
     _change_held(
         store,
         claims,
@@ -177,7 +206,7 @@ def settle(store: Store, claim: Claim, end: Settlement) -> bool:
         "due_at": None if is_finished else now + timedelta(seconds=end.wait),
         "finished_at": now if is_finished else None,
     }
-    return store.retry_transient(lambda: _settle(store, claim, values, end.receipt))
+    return _settle(store, claim, values, end.receipt)
 
 
 def claimable(
@@ -199,19 +228,23 @@ def _settle(
     settle = statements.held if claim.durable else statements.settle
     if receipt is not None:
         written = receipt_values(store, claim.row_id, receipt)
+
+        def settle_with_receipt(connection: Connection) -> bool:
+            connection.execute(statements.receipt, written)
+            return connection.execute(settle, values).rowcount > 0
+
         try:
             if statements.finish is not None and not claim.durable:
-                with store.connection() as connection:
-                    result = connection.execute(statements.finish, values | written)
-                    return result.rowcount > 0
-            with store.transaction() as connection:
-                connection.execute(statements.receipt, written)
-                return connection.execute(settle, values).rowcount > 0
+                return _changes(store, statements.finish, values | written)
+            return store.run(settle_with_receipt, begin=True)
         except IntegrityError:
             # The receipt may exist, and then only the outcome is missing.
             finish(store, claim.row_id, receipt, durable=claim.durable)
-    with store.connection() as connection:
-        return connection.execute(settle, values).rowcount > 0
+    return _changes(store, settle, values)
+
+
+def _changes(store: Store, statement: Any, values: dict[str, Any]) -> bool:
+    return store.run(lambda each: each.execute(statement, values).rowcount > 0)
 
 
 def _running(store: Store, lease: str, ends: datetime) -> dict[str, Any]:
@@ -225,18 +258,16 @@ def _running(store: Store, lease: str, ends: datetime) -> dict[str, Any]:
 
 def _change_held(store: Store, claims: Collection[Claim], **values: Any) -> None:
     """Change the rows that these claims still hold."""
-    if not claims:
-        return
     c = store.columns
     rows, leases = [each.row_id for each in claims], {each.lease for each in claims}
-    held = update(c.id.table).where(c.id.in_(rows), c.lease.in_(leases))
-    change = store.async_commit(held.values(**values))
+    held = c.id.in_(rows), c.lease.in_(leases)
+    change = store.async_commit(update(c.id.table).where(*held).values(**values))
 
-    def execute() -> None:
-        with store.connection() as connection:
-            connection.execute(change)
+    def work(connection: Connection) -> None:
+        lock_in_order(connection, c.id.table, *held)
+        connection.execute(change)
 
-    store.retry_transient(execute)
+    store.run(work, begin=True)
 
 
 def _batch(found: Iterable[Any]) -> list[int]:

@@ -13,9 +13,9 @@ from collections.abc import Hashable
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from typing import NamedTuple
 from typing import Protocol
 
 from flask import current_app
@@ -24,7 +24,6 @@ from flask import has_app_context
 from sqlalchemy import Engine
 from sqlalchemy import event
 from sqlalchemy import inspect
-from sqlalchemy import make_url
 from sqlalchemy import MetaData
 from sqlalchemy import Table
 from sqlalchemy import URL
@@ -33,11 +32,16 @@ from sqlalchemy.orm import Session
 
 from ..runtime import keep
 from ..runtime import Runtime
+from .engines import checked_url
+from .engines import create_private_file
 from .engines import HostEngine
 from .engines import is_in_memory
 from .engines import is_sqlite_file
 from .engines import own_engine
 from .engines import tune_sqlite
+from .servers import fault_of
+from .servers import safe_message
+from .servers import Traits
 from .tables import define_tables
 from .tables import Tables
 
@@ -60,15 +64,6 @@ class FlaskSQLAlchemy(Protocol):
     def session(self) -> Any: ...
     @property
     def engine(self) -> Engine: ...
-
-
-class Traits(NamedTuple):
-    """What a database server and a connection to it can do."""
-
-    #: Whether rows that other transactions have locked can be skipped.
-    skips_locked: bool
-    #: Whether text beyond ASCII has to be escaped: the character set is not UTF-8.
-    escapes_text: bool
 
 
 @dataclass(frozen=True)
@@ -98,6 +93,8 @@ class Database:
         self.opened: Engine | None = None
         #: Known after the first connection.
         self.traits: Traits | None = None
+        #: Whether the host's wait for a lock on its SQLite file is shortened for us.
+        self.limits_waits = False
         #: What the endpoints share: the batch of deliveries, the lease renewer.
         self.parts: dict[Hashable, Any] = {}
         self._runtime = runtime
@@ -117,8 +114,22 @@ class Database:
         """Create the tables if they are ours to create, and return the engine."""
         if self.mount.creates_tables:
             self.create_tables()
-        self.opened = self.find_engine()
-        return self.opened
+        engine = self.find_engine()
+        is_sqlite = engine.dialect.name == "sqlite"
+        self.limits_waits = is_sqlite and isinstance(engine, HostEngine)
+        self.opened = engine
+        return engine
+
+    def explain(self, error: Exception) -> str:
+        """Say what failed and what to do, without a body or a part of the password."""
+        # Asked only when the error names a table: while the database is down or locked,
+        # another question would double the sender's wait.
+        text = str(getattr(error, "orig", ""))
+        if any(table.name in text for table in self.tables) and not fault_of(error):
+            with suppress(Exception):
+                if missing := self.missing_tables():
+                    return advice(missing)
+        return safe_message(error, None if self._found is None else self._found.url)
 
     def find_engine(self) -> Engine:
         """Return the engine without connecting. Safe to repeat and to race."""
@@ -175,7 +186,7 @@ def own_mount(
 
     def find_engine(runtime: Runtime) -> Engine:
         host_uri = app.config.get("SQLALCHEMY_DATABASE_URI")
-        url = _in_instance(app, make_url(uri or host_uri or DEFAULT_URI))
+        url = _in_instance(app, checked_url(uri or host_uri or DEFAULT_URI))
         # The host's own file stays as the host set it up.
         tunes = url.get_backend_name() == "sqlite" and bool(uri or not host_uri)
 
@@ -189,6 +200,7 @@ def own_mount(
         def make() -> Engine:
             engine = own_engine(url)
             if tunes:
+                event.listen(engine, "do_connect", lambda *_: create_private_file(url))
                 event.listen(engine, "connect", tune_sqlite)
             weakref.finalize(app, _dispose, engine, os.getpid())
             return engine
@@ -268,5 +280,6 @@ def _in_instance(app: Flask, url: URL) -> URL:
     path = (url.database or "").removeprefix(scheme)
     if not is_sqlite_file(url) or os.path.isabs(path):
         return url
-    os.makedirs(app.instance_path, exist_ok=True)
+    # The file holds what was sent; a folder that is there keeps its mode.
+    os.makedirs(app.instance_path, 0o700, exist_ok=True)
     return url.set(database=scheme + os.path.join(app.instance_path, path))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
 from typing import Generic
@@ -20,17 +21,18 @@ Result = TypeVar("Result")
 
 #: Calls in a batch at most.
 LARGEST_BATCH = 64
-#: If a batch fails after more than this many seconds, every waiting call gets the same
-#: error: there is no time for a retry before the sender's timeout.
-LATE = 1.0
 #: Seconds after which a waiting call starts the next batch although the running one has
 #: not ended: that one may hang on a connection that a firewall dropped.
 LONGEST_WAIT = 2.5
+#: Seconds from its start after which a call waits no longer. Procore waits 5 s.
+LONGEST_CALL = 4.75
 
 
 @dataclass(eq=False)
 class _Call(Generic[Item, Result]):
     item: Item
+    #: When it waits no longer, by the monotonic clock.
+    ends: float
     outcome: Result | Exception | None = None
     #: The calls of its batch, if it leads one.
     batch: list[_Call[Item, Result]] = field(default_factory=list)
@@ -46,11 +48,14 @@ class _Call(Generic[Item, Result]):
 class GroupCommit(Generic[Item, Result]):
     """One function for many items, called with one item at a time.
 
-    :param work: processes a batch and returns the outcome of each item; an exception as
-        an outcome is raised by that item's call. It raises nothing itself.
+    :param work: processes a batch and returns the outcome of each item. An exception as
+        an outcome is raised by that item's call; ``None`` puts the item into another
+        batch. It raises nothing itself.
     """
 
-    def __init__(self, work: Callable[[list[Item]], list[Result | Exception]]) -> None:
+    def __init__(
+        self, work: Callable[[list[Item]], Sequence[Result | Exception | None]]
+    ) -> None:
         self._work = work
         self._lock = threading.Lock()
         self._leader: _Call[Item, Result] | None = None
@@ -61,7 +66,21 @@ class GroupCommit(Generic[Item, Result]):
 
         :raises TimeoutError: the batch of this call did not end in time.
         """
-        call: _Call[Item, Result] = _Call(item)
+        call: _Call[Item, Result] = _Call(item, time.monotonic() + LONGEST_CALL)
+        # Again if the leader of its batch was interrupted, or the work says so.
+        while call.outcome is None:
+            self._join(call)
+            if call.turn is not None:
+                self._wait(call, call.turn)
+            if call.batch:
+                self._run_batch(call)
+        if isinstance(call.outcome, Exception):
+            raise call.outcome
+        return call.outcome
+
+    def _join(self, call: _Call[Item, Result]) -> None:
+        """Lead a batch of one, or wait for the next batch."""
+        call.batch, call.turn = [], None
         with self._lock:
             if self._leader is None:
                 self._leader, call.batch = call, [call]
@@ -69,23 +88,15 @@ class GroupCommit(Generic[Item, Result]):
                 call.turn = threading.Lock()
                 call.turn.acquire()
                 self._waiting.append(call)
-        if call.turn is not None:
-            self._wait(call, call.turn)
-        if call.batch:
-            self._run_batch(call)
-        if call.outcome is None:
-            return self(item)  # the leader of its batch was interrupted
-        if isinstance(call.outcome, Exception):
-            raise call.outcome
-        return call.outcome
 
     def _wait(self, call: _Call[Item, Result], turn: threading.Lock) -> None:
         """Return when the call has an outcome or leads a batch."""
         try:
-            if turn.acquire(timeout=LONGEST_WAIT) or self._start_next(call):
+            left = max(0.0, call.ends - time.monotonic())
+            if turn.acquire(timeout=min(LONGEST_WAIT, left)) or self._start_next(call):
                 return
             # Another call has taken this one into its batch, maybe just now.
-            if not turn.acquire(timeout=LATE):
+            if not turn.acquire(timeout=max(0.0, call.ends - time.monotonic())):
                 raise TimeoutError("the batch of this delivery did not end in time")
         except BaseException:
             # An interrupted call (gevent.Timeout) must not be left as a leader.
@@ -110,39 +121,27 @@ class GroupCommit(Generic[Item, Result]):
         self._end_batch(call)
 
     def _run_batch(self, leader: _Call[Item, Result]) -> None:
-        batch, start = leader.batch, time.monotonic()
+        batch = leader.batch
         try:
             outcomes = self._work([call.item for call in batch])
             for call, outcome in zip(batch, outcomes, strict=True):
                 call.outcome = outcome
         finally:
             # Also after SystemExit of a worker timeout: no call may wait on.
-            is_late = time.monotonic() - start > LATE
-            failed = isinstance(leader.outcome, Exception)
-            self._end_batch(leader, leader.outcome if is_late and failed else None)
+            self._end_batch(leader)
             for call in batch[1:]:
                 call.wake()
 
-    def _end_batch(
-        self, leader: _Call[Item, Result], failure: Result | Exception | None = None
-    ) -> None:
-        """Make a waiting call the leader of the next batch.
-
-        :param failure: given to every waiting call instead.
-        """
+    def _end_batch(self, leader: _Call[Item, Result]) -> None:
+        """Make a waiting call the leader of the next batch."""
         with self._lock:
             if self._leader is not leader:
                 return  # another call has started a batch beside this one
-            calls: list[_Call[Item, Result]] = []
-            if self._waiting:
-                calls = self._take(len(self._waiting) if failure else LARGEST_BATCH)
-            self._leader = calls[0] if calls and not failure else None
+            calls = self._take(LARGEST_BATCH)
+            self._leader = calls[0] if calls else None
             if self._leader is not None:
                 self._leader.batch = calls
-            if failure:
-                for call in calls:
-                    call.outcome = failure
-        for call in calls if failure else calls[:1]:
+        for call in calls[:1]:
             call.wake()
 
     def _take(self, number: int) -> list[_Call[Item, Result]]:

@@ -118,12 +118,8 @@ def finish(
     statements, values = run_statements(store), receipt_values(store, row_id, receipt)
     statement = statements.receipt if durable else statements.async_receipt
 
-    def commit() -> None:
-        with store.connection() as connection:
-            connection.execute(statement, values)
-
     try:
-        store.retry_transient(commit)
+        store.run(lambda connection: connection.execute(statement, values))
     except IntegrityError:
         if receipt.subscriber not in receipts(store, row_id):
             raise

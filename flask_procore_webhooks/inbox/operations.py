@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterator
 from collections.abc import Mapping
-from collections.abc import Set
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import and_
@@ -28,6 +27,7 @@ from .status import FINISHED
 from .status import Status
 from .store import Store
 from .store import to_db_time
+from .tables import lock_in_order
 
 #: Rows that one transaction changes.
 BATCH = 500
@@ -68,48 +68,39 @@ def replay(
     :return: how many are due now.
     """
     actor = _actor_text(store, actor)
-    return store.retry_transient(lambda: _replay(store, rows, actor, rerun_all))
+    work = partial(_replay, store, rows, actor, rerun_all)
+    return store.run(work, begin=True)
 
 
-def _replay(store: Store, rows: list[int], actor: str, rerun_all: bool) -> int:
-    dead = {Status.DEAD.value}
-    others = {status.value for status in FINISHED} - dead
-    with store.transaction() as connection:
-        revived = _revive(store, connection, rows, dead)
-        finished = _revive(store, connection, rows, others)
-        receipt = store.database.tables.receipt
-        forgotten = finished + (revived if rerun_all else [])
-        connection.execute(delete(receipt).where(receipt.c.event.in_(forgotten)))
-        entries = [_entry(store, REPLAY, actor, row) for row in revived + finished]
-        if entries:
-            connection.execute(insert(store.database.tables.journal), entries)
-    return len(entries)
-
-
-def _revive(
-    store: Store, connection: Connection, rows: list[int], statuses: Set[str]
-) -> list[int]:
-    """Make the ``rows`` with such a status and a body pending; return their ids.
-
-    A token marks them: between a read and the update they could change.
-    """
-    c, token = store.columns, secrets.token_hex(16)
-    has_body = c.body.is_not(None)
-    mine = and_(c.id.in_(rows), c.endpoint == store.endpoint)
-    change = update(c.id.table).where(mine, c.status.in_(statuses), has_body)
+def _replay(
+    store: Store, rows: list[int], actor: str, rerun_all: bool, connection: Connection
+) -> int:
+    c, receipt = store.columns, store.database.tables.receipt
+    mine = c.id.in_(rows), c.endpoint == store.endpoint
+    lock_in_order(connection, c.id.table, *mine)
+    finished = c.status.in_([status.value for status in FINISHED])
+    query = select(c.id, c.status).where(*mine, finished, c.body.is_not(None))
+    found = list(connection.execute(query.order_by(c.id)))
+    if not found:
+        return 0
+    due = [row.id for row in found]
     connection.execute(
-        change.values(
+        update(c.id.table)
+        .where(c.id.in_(due))
+        .values(
             status=Status.PENDING.value,
             attempts=0,
             due_at=store.db_now(),
             finished_at=None,
-            lease=token,
+            lease=None,
         )
     )
-    marked = and_(mine, c.lease == token)
-    revived = list(connection.scalars(select(c.id).where(marked)))
-    connection.execute(update(c.id.table).where(marked).values(lease=None))
-    return revived
+    dead = Status.DEAD.value
+    forgotten = [row.id for row in found if rerun_all or row.status != dead]
+    connection.execute(delete(receipt).where(receipt.c.event.in_(forgotten)))
+    entries = [_entry(store, REPLAY, actor, row) for row in due]
+    connection.execute(insert(store.database.tables.journal), entries)
+    return len(due)
 
 
 def prune_bodies(store: Store, before: datetime, *, dead: bool) -> Iterator[int]:
@@ -122,8 +113,9 @@ def prune_bodies(store: Store, before: datetime, *, dead: bool) -> Iterator[int]
     body = store.columns.body
     old = and_(_is_old(store, before, dead), body.is_not(None))
     for window in _windows(store, before):
-        change = update(body.table).where(_within(store.columns.id, window), old)
-        yield _execute(store, change.values(body=None))
+        where = _within(store.columns.id, window), old
+        change = update(body.table).where(*where).values(body=None)
+        yield _execute(store, change, *where)
 
 
 def prune_rows(store: Store, before: datetime, *, dead: bool) -> Iterator[int]:
@@ -136,24 +128,28 @@ def prune_rows(store: Store, before: datetime, *, dead: bool) -> Iterator[int]:
     tables, c = store.database.tables, store.columns
     old = _is_old(store, before, dead)
     for window in _windows(store, before):
-        count = _execute(store, delete(tables.event).where(_within(c.id, window), old))
+        where = _within(c.id, window), old
+        count = _execute(store, delete(tables.event).where(*where), *where)
         # By existing rows, so that the next prune completes an interrupted one.
         for other in (tables.receipt, tables.journal):
             orphaned = ~exists().where(c.id == other.c.event)
-            orphans = and_(_within(other.c.event, window), orphaned)
-            _execute(store, delete(other).where(orphans))
+            orphans = _within(other.c.event, window), orphaned
+            _execute(store, delete(other).where(*orphans), *orphans)
         yield count
 
 
-def _execute(store: Store, change: Update | Delete) -> int:
-    """Execute a change in a transaction; return the number of rows."""
+def _execute(store: Store, change: Update | Delete, *where: ColumnElement[bool]) -> int:
+    """Change the rows of ``where`` in a transaction; return their number."""
 
-    def execute() -> int:
-        # For its isolation level: under MariaDB's default, new events would wait.
-        with store.transaction() as connection:
-            return connection.execute(change).rowcount
+    def work(connection: Connection) -> int:
+        table: Any = change.table
+        if not lock_in_order(connection, table, *where):
+            return 0
+        return connection.execute(change).rowcount
 
-    return store.retry_transient(execute)
+    # A transaction for its isolation level: under MariaDB's default, new events would
+    # wait.
+    return store.run(work, begin=True)
 
 
 def _is_old(store: Store, before: datetime, dead: bool) -> ColumnElement[bool]:
@@ -193,8 +189,8 @@ def _within(column: ColumnElement[int], window: tuple[int, int]) -> ColumnElemen
 
 def _note(store: Store, action: str, actor: str) -> None:
     entry = _entry(store, action, _actor_text(store, actor))
-    with store.connection() as connection:
-        connection.execute(insert(store.database.tables.journal), entry)
+    journal = insert(store.database.tables.journal)
+    store.run(lambda connection: connection.execute(journal, entry))
 
 
 def _actor_text(store: Store, actor: str) -> str:

@@ -6,7 +6,10 @@ Deliveries that arrive together are inserted by one statement, which is one comm
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import and_
@@ -18,13 +21,13 @@ from sqlalchemy.exc import IntegrityError
 
 from ..event import Event
 from .group_commit import GroupCommit
-from .group_commit import LATE
 from .inserts import InsertNew
 from .inserts import InsertOne
 from .status import FINISHED
 from .status import Status
 from .store import Store
 from .store import to_db_time
+from .store import TransientError
 
 #: Bytes of bodies in one statement: drivers hold them several times over.
 LARGEST_STATEMENT = 4 * 2**20
@@ -44,6 +47,9 @@ TEXTS = {
 LONGEST_ERROR = 4000
 
 Row = dict[str, Any]
+KEY_OF = itemgetter("endpoint", "event_id")
+#: A row, and the time of the monotonic clock after which it is not tried again.
+Delivery = tuple[Row, float]
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,9 @@ def record(
 
     :raises InboxUnavailable: nothing was recorded, or the answer was lost.
     """
+    until = time.monotonic() + store.retry_seconds
+    if store.database.traits is None:
+        store.traits(until)
     row = new_row(store, event, status, error)
     parts = store.database.parts
     recorder: Recorder = parts.get(Recorder) or parts.setdefault(
@@ -79,12 +88,12 @@ def record(
     # Twice, because a prune may remove the row between the insert and the update.
     for _ in range(2):
         try:
-            row_id = recorder.insert(row)
+            row_id = recorder.insert((row, until))
         except TimeoutError as late:
             raise store.unavailable(late) from None
         if row_id != ALREADY_RECORDED:
             return RecordResult(row_id, status, is_new=True)
-        if repeated := store.retry_transient(lambda: _repeat(store, row)):
+        if repeated := store.run(partial(_repeat, store, row), until=until):
             return repeated
     raise store.unavailable(LookupError("neither inserted nor found"))
 
@@ -101,30 +110,52 @@ class Recorder:
         self._insert_one = InsertOne(table)
         self._insert_many = InsertNew(table)
         #: Inserts a row; returns its id or ``ALREADY_RECORDED``.
-        self.insert: GroupCommit[Row, int] = GroupCommit(self._insert_batch)
+        self.insert: GroupCommit[Delivery, int] = GroupCommit(self._insert_batch)
 
-    def _insert_batch(self, rows: list[Row]) -> list[int | Exception]:
-        start = time.monotonic()
+    def _insert_batch(self, batch: list[Delivery]) -> list[int | Exception | None]:
+        """Return the outcome of each delivery, ``None`` for those to try again.
+
+        A batch ends with the time of its oldest delivery: the others have more.
+        """
+        rows, ends = zip(*batch, strict=True)
+        until = min(ends)
         try:
-            return list(self._store.retry_transient(lambda: self._insert_new(rows)))
+            return [*self._store.run(partial(self._insert_new, rows), until=until)]
+        except TransientError as error:
+            return _late(batch, error)
         except Exception as error:
-            if len(rows) == 1 or time.monotonic() - start > LATE:
-                return [error] * len(rows)
-        # Row by row, so that a row that the database refuses fails alone.
-        return [self._insert_batch([row])[0] for row in rows]
+            if len(rows) == 1:
+                return [error]
+        return self._insert_singly(batch, until)
 
-    def _insert_new(self, rows: list[Row]) -> list[int]:
-        with self._store.connection() as connection:
-            if len(rows) == 1 or not self._fit_together(connection, rows):
-                return [self._insert_unless_there(connection, row) for row in rows]
-            new = self._insert_many(connection, rows)
+    def _insert_singly(
+        self, batch: list[Delivery], until: float
+    ) -> list[int | Exception | None]:
+        """Insert row by row, so that a row that the database refuses fails alone."""
+        outcomes: list[int | Exception | None] = []
+        failure = TransientError("the inbox did not take the rows in time")
+        for row, _ in batch:
+            try:
+                if time.monotonic() > until:
+                    raise failure
+                insert = partial(self._insert_new, [row])
+                outcomes += self._store.run(insert, until=until)
+            except TransientError as error:
+                return outcomes + _late(batch[len(outcomes) :], error)
+            except Exception as error:
+                outcomes.append(error)
+        return outcomes
+
+    def _insert_new(self, rows: Sequence[Row], connection: Connection) -> list[int]:
+        if len(rows) == 1 or not self._fit_together(connection, rows):
+            return [self._insert_unless_there(connection, row) for row in rows]
+        # In one order everywhere: two statements that insert the same keys wait for
+        # each other's, and a cycle of waits is a deadlock.
+        new = self._insert_many(connection, sorted(rows, key=KEY_OF))
         # Of two copies in one batch, the first is the new one.
-        return [
-            new.pop((row["endpoint"], row["event_id"]), ALREADY_RECORDED)
-            for row in rows
-        ]
+        return [new.pop(KEY_OF(row), ALREADY_RECORDED) for row in rows]
 
-    def _fit_together(self, connection: Connection, rows: list[Row]) -> bool:
+    def _fit_together(self, connection: Connection, rows: Sequence[Row]) -> bool:
         size = sum(len(row["body"]) for row in rows)
         return size <= LARGEST_STATEMENT and self._insert_many.works_on(
             connection.dialect
@@ -135,6 +166,12 @@ class Recorder:
             return self._insert_one(connection, row)
         except IntegrityError:
             return ALREADY_RECORDED
+
+
+def _late(batch: list[Delivery], error: Exception) -> list[int | Exception | None]:
+    """Return the error for deliveries without time left, and ``None`` for others."""
+    now = time.monotonic()
+    return [error if until <= now else None for _, until in batch]
 
 
 def new_row(store: Store, event: Event, status: Status, error: str | None) -> Row:
@@ -166,7 +203,7 @@ def new_row(store: Store, event: Event, status: Status, error: str | None) -> Ro
     return row
 
 
-def _repeat(store: Store, row: Row) -> RecordResult | None:
+def _repeat(store: Store, row: Row, connection: Connection) -> RecordResult | None:
     """Count the repeat of a recorded event; ``None`` if the event was pruned."""
     c = store.columns
     differs = and_(c.body.is_not(None), c.body != row["body"])
@@ -176,15 +213,14 @@ def _repeat(store: Store, row: Row) -> RecordResult | None:
     ]
     if row["status"] == Status.PENDING.value:
         changes += _revival(store, row)
-    with store.connection() as connection:
-        # Changed by its row id: by its key, MariaDB may use another index while the
-        # table is small, and lock every row that it reads.
-        mine = and_(c.endpoint == row["endpoint"], c.event_id == row["event_id"])
-        same_row = c.id == connection.scalar(select(c.id).where(mine))
-        # MariaDB assigns from left to right: a tested column is changed last.
-        connection.execute(update(c.id.table).where(same_row).ordered_values(*changes))
-        query = select(c.id, c.status, differs.label("conflict")).where(same_row)
-        found = connection.execute(query).one_or_none()
+    # Changed by its row id: by its key, MariaDB may use another index while the
+    # table is small, and lock every row that it reads.
+    mine = and_(c.endpoint == row["endpoint"], c.event_id == row["event_id"])
+    same_row = c.id == connection.scalar(select(c.id).where(mine))
+    # MariaDB assigns from left to right: a tested column is changed last.
+    connection.execute(update(c.id.table).where(same_row).ordered_values(*changes))
+    query = select(c.id, c.status, differs.label("conflict")).where(same_row)
+    found = connection.execute(query).one_or_none()
     if found is None:
         return None
     return RecordResult(

@@ -1,36 +1,45 @@
-"""Store: an endpoint's access to its rows: connections, clock, safe errors."""
+"""Store: an endpoint's access to its rows: connections, retries, clock, safe errors."""
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from contextlib import contextmanager
-from contextlib import suppress
 from datetime import datetime
 from datetime import timezone
-from functools import partial
 from typing import Any
 from typing import TypeVar
 
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
-from sqlalchemy import Dialect
 from sqlalchemy import Executable
 from sqlalchemy import literal_column
-from sqlalchemy.exc import ArgumentError
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.exc import InterfaceError
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import StatementError
 
 from ..errors import InboxUnavailable
-from .database import advice
 from .database import Database
 from .database import SessionSource
-from .database import Traits
+from .engines import connect_beside
+from .engines import HostEngine
+from .engines import is_in_memory
+from .engines import SQLITE_WAIT
+from .servers import fault_of
+from .servers import find_traits
+from .servers import safe_message as safe_message
+from .servers import ServerClock
+from .servers import Traits
+from .servers import utc_now as utc_now
+from .tables import truncate_text as truncate_text
 
 T = TypeVar("T")
+
+#: In ``Connection.info``: the host's wait for a lock on a file.
+BUSY_TIMEOUT = "procore_webhooks_busy_timeout"
+#: Seconds between two tries: doubled from the first on, with jitter.
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25
 
 #: How a transaction begins. MariaDB's default isolation level also locks the gaps
 #: between rows, and new events would wait for them. In SQLite, a transaction that
@@ -51,10 +60,6 @@ BEGIN = {
 ASYNC_COMMIT: ColumnElement[str] = literal_column(
     "set_config('synchronous_commit', 'off', true)"
 )
-#: Error number of a deadlock in MySQL and MariaDB.
-DEADLOCK = 1213
-
-utc_now: Callable[[], datetime] = partial(datetime.now, timezone.utc)
 
 
 class TransientError(InboxUnavailable):
@@ -68,42 +73,89 @@ class Store:
     error says what to do. If the connection breaks during a change, the change may have
     been made; every change of the inbox is safe to repeat.
 
-    :param now: the clock of every time in the tables; aware, UTC.
+    :param now: the clock of every time in the tables, aware, UTC; by default the
+        database's :class:`ServerClock`.
     """
+
+    #: Seconds from its start in which a failed statement is tried again. A delivery
+    #: counts them from its arrival, and Procore waits 5 s.
+    retry_seconds = 4.0
 
     def __init__(
         self,
         endpoint: str,
         database: Database,
-        now: Callable[[], datetime] = utc_now,
+        now: Callable[[], datetime] | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.database = database
-        self.now = now
         self.columns = database.tables.event.c
+        #: The endpoints of one database share it.
+        self.clock: ServerClock = database.parts.setdefault(ServerClock, ServerClock())
+        self.now = now or self.corrected_now
+
+    def run(
+        self,
+        work: Callable[[Connection], T],
+        *,
+        begin: bool = False,
+        until: float | None = None,
+    ) -> T:
+        """Return ``work(connection)``, called again after a transient error.
+
+        Every statement of the inbox goes through here. ``work`` is safe to repeat.
+
+        :param begin: as in :meth:`connection`.
+        :param until: the time of the last try, by the monotonic clock; by default
+            ``retry_seconds`` from now.
+        :raises InboxUnavailable: the last try failed, or another try cannot succeed.
+        """
+        if until is None:
+            until = time.monotonic() + self.retry_seconds
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                with self.connection(begin=begin) as connection:
+                    return work(connection)
+            except TransientError:
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise
+                time.sleep(min(left, pause * random.uniform(0.5, 1.0)))
+                pause = min(2 * pause, LONGEST_PAUSE)
 
     @contextmanager
     def connection(self, *, begin: bool = False) -> Iterator[Connection]:
         """A connection on which each statement is a transaction of its own.
 
-        :param begin: the statements are one transaction, as in :meth:`transaction`.
+        Without retries: the package itself uses :meth:`run`.
+
+        :param begin: the statements are one transaction.
         """
         try:
             with self._connect() as connection:
-                if begin:
-                    with _transaction(connection):
+                waits = _limit_wait(connection) if self.database.limits_waits else None
+                if time.monotonic() > self.clock.next_comparison:
+                    self.clock.compare(connection)
+                try:
+                    if begin:
+                        with _transaction(connection):
+                            yield connection
+                    else:
                         yield connection
-                else:
-                    yield connection
-                    if _is_in_transaction(connection):
-                        connection.connection.commit()
+                        if _is_in_transaction(connection):
+                            connection.connection.commit()
+                finally:
+                    if waits is not None and not connection.invalidated:
+                        cursor = connection.connection.cursor()
+                        cursor.execute(f"PRAGMA busy_timeout={waits}")
         except (IntegrityError, InboxUnavailable):
             raise
         except Exception as error:
             raise self.unavailable(error) from None
 
     def transaction(self) -> AbstractContextManager[Connection]:
-        """A connection whose statements are committed together at the end."""
+        """A connection whose statements are committed together; without retries."""
         return self.connection(begin=True)
 
     @property
@@ -115,32 +167,24 @@ class Store:
     @property
     def dialect_name(self) -> str:
         """The name of SQLAlchemy's dialect, known without a connection."""
-        engine = self.database.opened
-        if engine is None:
-            try:
-                engine = self.database.find_engine()
-            except Exception as error:
-                raise self.unavailable(error) from None
+        try:
+            engine = self.database.opened or self.database.find_engine()
+        except Exception as error:
+            raise self.unavailable(error) from None
         return engine.dialect.name
 
     def rows(self, query: Executable) -> list[Any]:
         """Every row that ``query`` selects."""
-        with self.connection() as connection:
-            return list(connection.execute(query))
+        return self.run(lambda connection: list(connection.execute(query)))
 
-    def retry_transient(self, change: Callable[[], T]) -> T:
-        """Return ``change()``, called again up to twice after a transient error."""
-        for _ in range(2):
-            with suppress(TransientError):
-                return change()
-        return change()
+    def traits(self, until: float | None = None) -> Traits:
+        """What the database can do; the first call asks the server.
 
-    def traits(self) -> Traits:
-        """What the database can do; the first call asks the server."""
+        :param until: as for :meth:`run`.
+        """
         found = self.database.traits
         if found is None:
-            with self.connection() as connection:
-                found = self.database.traits = _find_traits(connection)
+            found = self.database.traits = self.run(find_traits, until=until)
         return found
 
     def text(self, text: str | None, length: int) -> str | None:
@@ -155,24 +199,38 @@ class Store:
         is_postgresql = self.dialect_name == "postgresql"
         return change.returning(ASYNC_COMMIT) if is_postgresql else change
 
+    def corrected_now(self) -> datetime:
+        """The host's clock, corrected to the database server's."""
+        return self.clock.host_now() + self.clock.offset
+
     def db_now(self) -> datetime:
-        """The current time as it is stored."""
-        return self.now().replace(tzinfo=None)
+        """The current time as it is stored.
+
+        :raises InboxUnavailable: the clocks were never compared: the server is away.
+        """
+        if self.now != self.corrected_now:
+            return self.now().replace(tzinfo=None)
+        if self.database.traits is None:
+            self.traits()
+        return (self.clock.host_now() + self.clock.offset).replace(tzinfo=None)
 
     def unavailable(self, error: Exception) -> InboxUnavailable:
         """Return the error to raise for ``error``, whose text may hold secrets."""
-        cause = safe_message(error)
-        if missing := self._missing_tables(error):
-            cause = advice(missing)
-        is_transient = getattr(error, "connection_invalidated", False)
-        kind = (
-            TransientError if is_transient or _is_deadlock(error) else InboxUnavailable
-        )
-        return kind(f"the inbox cannot be used: {cause}")
+        text = f"the inbox cannot be used: {self.database.explain(error)}"
+        if fault_of(error) is None:
+            return InboxUnavailable(text)
+        # After an outage, the connection may lead to another server.
+        self.clock.next_comparison = min(self.clock.next_comparison, 0.0)
+        return TransientError(text)
 
     def _connect(self) -> Connection:
         database = self.database
         engine = database.opened or database.open()
+        if isinstance(engine, HostEngine):
+            pool: Any = engine.pool
+            most = getattr(pool, "_max_overflow", -1)
+            if 0 <= most <= pool.overflow() and not is_in_memory(engine.url):
+                return connect_beside(engine)
         try:
             return engine.connect()
         except engine.dialect.loaded_dbapi.Error:
@@ -180,44 +238,12 @@ class Store:
             # fails here, SQLAlchemy does not detect the disconnect, and the rest of the
             # pool is probably dead too.
             engine.dispose()
-            return engine.connect()
-
-    def _missing_tables(self, error: Exception) -> list[str]:
-        # Only when the error names a table: while the database is down or locked,
-        # another question would double the sender's wait.
-        text = str(getattr(error, "orig", ""))
-        if not any(table.name in text for table in self.database.tables):
-            return []
-        with suppress(Exception):
-            return self.database.missing_tables()
-        return []
+            raise
 
 
 def to_db_time(when: datetime) -> datetime:
     """Return ``when`` as it is stored: UTC, without a zone."""
     return when.astimezone(timezone.utc).replace(tzinfo=None)
-
-
-def truncate_text(text: str | None, length: int) -> str | None:
-    """Return ``text`` as every UTF-8 database stores it.
-
-    It is cut to ``length`` characters and holds neither NUL nor lone surrogates.
-    """
-    if text is None:
-        return None
-    if not text.isascii():
-        text = text.encode("utf-8", "replace").decode("utf-8")
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")[:length]
-
-
-def safe_message(error: Exception) -> str:
-    """Say what failed, with the error's text only if it holds no body or password."""
-    origin = getattr(error, "orig", None) or error
-    if isinstance(error, (OperationalError, InterfaceError)):
-        return f"{type(origin).__name__}: {origin}"
-    if isinstance(error, StatementError) or type(error) is ArgumentError:
-        return type(origin).__name__
-    return f"{type(error).__name__}: {error}"
 
 
 @contextmanager
@@ -264,28 +290,11 @@ def _roll_back(connection: Connection) -> None:
         connection.invalidate()
 
 
-def _find_traits(connection: Connection) -> Traits:
-    dialect = connection.dialect
-    if dialect.name == "postgresql":
-        settings = ("server_encoding", "client_encoding")
-        shown = [connection.exec_driver_sql(f"SHOW {name}") for name in settings]
-        encodings = {result.scalar_one().replace("-", "").upper() for result in shown}
-        return Traits(skips_locked=True, escapes_text=encodings != {"UTF8"})
-    if dialect.name in ("mysql", "mariadb"):
-        charset = connection.exec_driver_sql("SELECT @@character_set_connection")
-        is_utf8 = charset.scalar_one() == "utf8mb4"
-        return Traits(_mysql_skips_locked(dialect), escapes_text=not is_utf8)
-    return Traits(skips_locked=False, escapes_text=False)
-
-
-def _mysql_skips_locked(dialect: Dialect) -> bool:
-    is_mariadb = getattr(dialect, "is_mariadb", False)
-    version: tuple[Any, ...] = dialect.server_version_info or ()
-    return version >= ((10, 6) if is_mariadb else (8,))
-
-
-def _is_deadlock(error: Exception) -> bool:
-    # MySQL and MariaDB lock indexes and rows one after the other, so that even single
-    # statements deadlock.
-    origin = getattr(error, "orig", None)
-    return getattr(origin, "args", ())[:1] == (DEADLOCK,)
+def _limit_wait(connection: Connection) -> int:
+    """Let SQLite wait briefly for a lock; return the host's wait in milliseconds."""
+    info = connection.info
+    if BUSY_TIMEOUT not in info:
+        info[BUSY_TIMEOUT] = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+    milliseconds = int(SQLITE_WAIT * 1000)
+    connection.connection.cursor().execute(f"PRAGMA busy_timeout={milliseconds}")
+    return int(info[BUSY_TIMEOUT])

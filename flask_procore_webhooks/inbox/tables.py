@@ -12,11 +12,14 @@ from typing import NamedTuple
 
 from sqlalchemy import BigInteger
 from sqlalchemy import Column
+from sqlalchemy import ColumnElement
+from sqlalchemy import Connection
 from sqlalchemy import DateTime
 from sqlalchemy import Index
 from sqlalchemy import Integer
 from sqlalchemy import LargeBinary
 from sqlalchemy import MetaData
+from sqlalchemy import select
 from sqlalchemy import String
 from sqlalchemy import Table
 from sqlalchemy import Text
@@ -53,6 +56,34 @@ def define_tables(metadata: MetaData) -> Tables:
         )
         metadata.info[_INFO_KEY] = tables
     return tables
+
+
+def lock_in_order(
+    connection: Connection, table: Table, *where: ColumnElement[bool]
+) -> list[Any]:
+    """Lock the rows in the order of their primary keys; return the keys.
+
+    A transaction that changes several rows begins with this: if two transactions lock
+    the same rows in different orders, each waits for the other.
+    """
+    key = table.primary_key.columns
+    query = select(*key).where(*where).order_by(*key).with_for_update()
+    for dialect in _MYSQL:
+        # With another index, rows would be locked in its order.
+        query = query.with_hint(table, "FORCE INDEX (PRIMARY)", dialect)
+    return list(connection.execute(query))
+
+
+def truncate_text(text: str | None, length: int) -> str | None:
+    """Return ``text`` as every UTF-8 database stores it.
+
+    It is cut to ``length`` characters and holds neither NUL nor lone surrogates.
+    """
+    if text is None:
+        return None
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode("utf-8")
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")[:length]
 
 
 def _event_table(metadata: MetaData) -> Table:

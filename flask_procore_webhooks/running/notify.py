@@ -25,7 +25,6 @@ from sqlalchemy import URL
 
 from ..inbox.database import Database
 from ..inbox.store import ASYNC_COMMIT
-from ..inbox.store import safe_message
 from ..inbox.store import Store
 
 log = logging.getLogger("flask_procore_webhooks")
@@ -35,6 +34,8 @@ CHANNEL = "procore_webhooks"
 #: Seconds between two notifications of a process for one endpoint. A notified worker
 #: polls again after them.
 INTERVAL = 0.02
+#: Seconds in which a failed notification is tried again.
+LONGEST_NOTIFY = 0.5
 #: Seconds between two attempts to listen.
 RETRY = 5.0
 #: Seconds after which a silent connection is checked.
@@ -78,13 +79,16 @@ def notify(store: Store) -> None:
     if not limit.allows():
         return
     try:
-        with store.connection() as connection:
-            connection.execute(NOTIFY, {"endpoint": store.endpoint})
+        # The delivery has been recorded, and its answer waits for this.
+        until = time.monotonic() + LONGEST_NOTIFY
+        values = {"endpoint": store.endpoint}
+        store.run(lambda connection: connection.execute(NOTIFY, values), until=until)
         limit.has_failed = False
     except Exception as error:
         if not limit.has_failed:
             limit.has_failed = True
-            log.warning("New events wait for the next poll: %s", safe_message(error))
+            text = store.database.explain(error)
+            log.warning("New events wait for the next poll: %s", text)
 
 
 @contextmanager
@@ -166,7 +170,8 @@ class Listener:
     def _warn_once(self, error: Exception) -> None:
         if not self._has_failed and not self._stopping.is_set():
             self._has_failed = True
-            log.warning("New events wait for the next poll: %s", safe_message(error))
+            text = self._database.explain(error)
+            log.warning("New events wait for the next poll: %s", text)
 
 
 def _connect(database: Database) -> Any:

@@ -10,6 +10,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from ..inbox.database import SessionSource
+from ..inbox.servers import Fault
+from ..inbox.servers import fault_of
 
 
 @contextmanager
@@ -17,6 +19,7 @@ def session_scope(source: SessionSource) -> Iterator[Session]:
     """Give a session for one subscriber; uncommitted writes are rolled back.
 
     A session that a request or an outer run uses in this scope is restored afterwards.
+    The connections of a session that has met a read-only server are closed.
     """
     registry: Any = getattr(source, "registry", None)
     outer = registry() if registry and registry.has() else None
@@ -25,6 +28,12 @@ def session_scope(source: SessionSource) -> Iterator[Session]:
     session = source()
     try:
         yield session
+    except Exception as error:
+        if fault_of(error) is Fault.READ_ONLY:
+            # After a failover, the next session gets a connection to the primary.
+            _invalidate(session)
+            _invalidate(source())
+        raise
     finally:
         _close(session)
         end_session(source)
@@ -56,3 +65,8 @@ def _close(session: Session) -> None:
     # On a dead connection the rollback fails, and there is nothing to roll back.
     with suppress(Exception):
         session.close()
+
+
+def _invalidate(session: Session) -> None:
+    with suppress(Exception):
+        session.invalidate()

@@ -76,6 +76,7 @@ BROKEN = (
 )
 
 
+@pytest.mark.usefixtures("short_retries")
 @pytest.mark.parametrize("hosted", [True, False])
 @pytest.mark.parametrize("broken", BROKEN)
 def test_unreachable_database_is_answered_503(

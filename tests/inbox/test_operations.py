@@ -28,7 +28,6 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox import claims
-from flask_procore_webhooks.inbox import engines
 from flask_procore_webhooks.inbox import operations
 from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Settlement
@@ -42,6 +41,7 @@ from flask_procore_webhooks.inbox.operations import replay
 from flask_procore_webhooks.inbox.operations import resume
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.inbox.store import Store
 from flask_procore_webhooks.inbox.store import to_db_time
 from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import payload
@@ -54,7 +54,7 @@ IGNORED = {"PROCORE_WEBHOOK_IGNORE_USER_IDS": ["7"]}
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lengthen the lock timeout: one file on a slow disk has many connections."""
-    monkeypatch.setattr(engines, "SQLITE_PATIENCE", 30)
+    monkeypatch.setattr(Store, "retry_seconds", 30)
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ def _refused_for_now(answer: TestResponse) -> bool:
     )
 
 
+@pytest.mark.usefixtures("short_retries")
 @pytest.mark.parametrize("kind", ["own", *KINDS])
 @pytest.mark.parametrize("server", ["postgresql", "mariadb"])
 def test_outage_is_answered_503_until_the_database_is_back(
@@ -84,6 +85,7 @@ def _app_on(url: str, kind: str, make_app: MakeApp) -> Iterator[tuple[Flask, Sto
     dispose(app)
 
 
+@pytest.mark.usefixtures("short_retries")
 @pytest.mark.parametrize(
     "url",
     [

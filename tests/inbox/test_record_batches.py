@@ -26,8 +26,10 @@ from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.record import LARGEST_STATEMENT
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.record import Recorder
+from flask_procore_webhooks.inbox.servers import Traits
 from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.inbox.store import Store
+from flask_procore_webhooks.inbox.store import TransientError
 from flask_procore_webhooks.senders.samples import payload
 from flask_procore_webhooks.senders.samples import to_bytes
 
@@ -36,6 +38,7 @@ from flask_procore_webhooks.senders.samples import to_bytes
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even on a slow machine, no call starts a batch beside a running batch."""
     monkeypatch.setattr(group_commit, "LONGEST_WAIT", 60)
+    monkeypatch.setattr(group_commit, "LONGEST_CALL", 60)
 
 
 def outcome(call: Callable[[], Any]) -> Any:
@@ -178,7 +181,6 @@ def test_silent_connection_delays_only_one_delivery(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(group_commit, "LONGEST_WAIT", 0.5)
-    monkeypatch.setattr(group_commit, "LATE", 30.0)
     with relay_to(database_url) as relay:
         app = make_app(PROCORE_WEBHOOK_DATABASE_URI=relay.url)
         app.register_blueprint(webhooks)
@@ -207,6 +209,7 @@ def test_all_calls_of_a_batch_fail_without_a_database(
     app = make_app(PROCORE_WEBHOOK_DATABASE_URI=nowhere)
     app.register_blueprint(webhooks)
     (endpoint,) = endpoints(app).values()
+    endpoint.store.database.traits = Traits(skips_locked=True, escapes_text=False)
     events = [new_event(endpoint) for _ in range(4)]
     recorded = record_together(endpoint.store, events)
-    assert [type(each) for each in recorded] == [InboxUnavailable] * 4
+    assert [type(each) for each in recorded] == [TransientError] * 4

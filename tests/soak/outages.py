@@ -90,6 +90,7 @@ class Server:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
+        self._log.close()
 
     def _wait(self) -> None:
         url = sa.make_url(self.url)

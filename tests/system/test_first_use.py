@@ -13,10 +13,10 @@ RACER = """
 import sys, threading
 from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.inbox import engines
+from flask_procore_webhooks.inbox.store import Store
 from flask_procore_webhooks.testing import deliver, payload
 
-engines.SQLITE_PATIENCE = 30  # as long as a slow disk may take
+Store.retry_seconds = 30  # as long as a slow disk may take
 THREADS = int(sys.argv[1])
 for folder in sys.stdin:
     app = Flask("host", instance_path=folder.strip())

@@ -36,6 +36,7 @@ class Work:
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even on a slow machine, no call starts a batch beside a running batch."""
     monkeypatch.setattr(group_commit, "LONGEST_WAIT", 60)
+    monkeypatch.setattr(group_commit, "LONGEST_CALL", 60)
 
 
 def all_waiting(grouped: GroupCommit[Any, Any], number: int) -> None:
@@ -87,23 +88,31 @@ def test_exception_is_raised_only_by_the_call_it_belongs_to() -> None:
     assert isinstance(found[1], ValueError)
 
 
-def test_late_batch_failure_is_shared_with_queued_calls(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Queued calls do not wait for an unresponsive database batch after batch."""
-    monkeypatch.setattr("flask_procore_webhooks.inbox.group_commit.LATE", 0.0)
-    work = Work()
+def test_call_without_an_outcome_is_put_into_another_batch() -> None:
+    """The batch had no time left, and this call has."""
+    batches: list[list[int]] = []
+    entered, go = threading.Event(), threading.Event()
+
+    def work(items: list[int]) -> list[int | Exception | None]:
+        batches.append(items)
+        if len(batches) == 1:
+            entered.set()
+            assert go.wait(30)
+        if len(batches) == 2:
+            return [ValueError("late"), *[None] * (len(items) - 1)]
+        return list(items)
+
     grouped = GroupCommit(work)
     with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(grouped, -1)
-        assert work.started.wait(30)
-        others = [pool.submit(grouped, number) for number in (1, 2, 3)]
+        first = pool.submit(grouped, 0)
+        assert entered.wait(30)
+        others = [pool.submit(outcome, lambda n=n: grouped(n)) for n in (1, 2, 3)]
         all_waiting(grouped, 3)
-        work.go.set()
-        found = [outcome(each.result) for each in (first, *others)]
-    assert [str(each) for each in found] == ["-1"] * 4
-    assert work.groups == [[-1]]
-    assert grouped(5) == 10
+        go.set()
+        found = [each.result(30) for each in (first, *others)]
+    late = [each for each in found if isinstance(each, ValueError)]
+    assert len(late) == 1 and len({*found} & {0, 1, 2, 3}) == 3
+    assert sorted(batches[1]) == [1, 2, 3]
 
 
 def test_batch_size_is_limited() -> None:
@@ -158,7 +167,7 @@ def test_calls_behind_a_hanging_batch_start_the_next_one(
 ) -> None:
     """The calls in the hanging batch get an error while its leader still hangs."""
     monkeypatch.setattr(group_commit, "LONGEST_WAIT", 2.5)
-    monkeypatch.setattr(group_commit, "LATE", 2.0)
+    monkeypatch.setattr(group_commit, "LONGEST_CALL", 4.5)
     hang, hanging = threading.Event(), threading.Event()
     batches: list[list[int]] = []
 
@@ -193,7 +202,7 @@ def test_queued_call_times_out_when_two_leaders_hang(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(group_commit, "LONGEST_WAIT", 0.3)
-    monkeypatch.setattr(group_commit, "LATE", 2.0)
+    monkeypatch.setattr(group_commit, "LONGEST_CALL", 2.3)
     work = Work()
     grouped = GroupCommit(work)
     with ThreadPoolExecutor(4) as pool:
