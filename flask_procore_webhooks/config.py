@@ -23,6 +23,9 @@ from .errors import ConfigError
 HALF_DAY = 12 * 3600.0
 #: A thousand years: a time that lies further ahead is beyond the calendar.
 MOST = 1000 * 365 * 24 * 3600.0
+#: Python converts larger integers to text in quadratic time, or not at all.
+LARGEST_COUNT = 10**12
+LONGEST_ID = 80
 
 KEYS = (
     "SECRET",
@@ -204,6 +207,8 @@ class _Reader:
             self.problem(key, f"must be a whole number, not {shown(value)}.")
         elif value < 1:
             self.problem(key, f"must be at least 1, not {shown(value)}.")
+        elif value > LARGEST_COUNT:
+            self.problem(key, f"must be at most {LARGEST_COUNT}, not {shown(value)}.")
         else:
             return value
         return default
@@ -213,6 +218,8 @@ class _Reader:
         for value in self._list(key):
             if isinstance(value, bool) or not isinstance(value, (str, int)):
                 self.problem(key, f"must hold ids, not {shown(value)}.")
+            elif isinstance(value, int) and abs(value) >= 10**LONGEST_ID:
+                self.problem(key, f"must hold ids of at most {LONGEST_ID} digits.")
             else:
                 found.add(str(value).strip())
         return frozenset(found - {""})

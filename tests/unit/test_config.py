@@ -397,6 +397,11 @@ def test_counts_are_whole_numbers_from_one(
 
 def test_value_without_a_text_is_refused_without_it() -> None:
     """Python converts no integer of so many digits to text."""
+    for key in ("MAX_BYTES", "MAX_ATTEMPTS"):
+        (problem,) = problems(**{key: 10**5000})
+        assert problem == f"{key} must be at most 1000000000000, not this int."
+    (problem,) = problems(IGNORE_USER_IDS=[10**5000])
+    assert problem == "IGNORE_USER_IDS must hold ids of at most 80 digits."
     assert problems(MAX_BYTES=-(10**5000)) == [
         "MAX_BYTES must be at least 1, not this int."
     ]
