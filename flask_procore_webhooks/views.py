@@ -25,6 +25,7 @@ from .event import Event
 from .inbox.record import record
 from .inbox.record import RecordResult
 from .inbox.status import Status
+from .log import log
 from .running.background import background_of
 from .running.background import PROBE
 from .running.dispatch import dispatch
@@ -33,8 +34,6 @@ from .signals import delivery_rejected
 from .signals import event_dead
 from .signals import event_recorded
 from .signals import event_repeated
-
-log = logging.getLogger("flask_procore_webhooks")
 
 #: The key in the WSGI environment for a refused body, until the view answers.
 REFUSAL = "flask_procore_webhooks.refusal"
@@ -176,7 +175,7 @@ def _announce(
     event_recorded.announce(app, event=event)
     if unreadable:
         log.error("%s quarantined %s: %s", endpoint.name, event.id, unreadable)
-        event_dead.announce(app, event=event, error=unreadable)
+        event_dead.announce(app, event=event, error=unreadable, exception=None)
 
 
 def _answer(status: int, **content: object) -> Response:

@@ -7,7 +7,6 @@ after the import, and a fork copies no thread.
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import sys
 import threading
@@ -17,9 +16,8 @@ from contextlib import suppress
 from ..endpoint import AppState
 from ..endpoint import Endpoint
 from ..errors import InboxUnavailable
+from ..log import log
 from .worker import Worker
-
-log = logging.getLogger("flask_procore_webhooks")
 
 #: WSGI environ flag of the internal request made by ``check``; it must not start the
 #: background thread.

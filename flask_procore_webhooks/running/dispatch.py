@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Collection
 from collections.abc import Iterable
@@ -15,13 +14,12 @@ from ..inbox.due import due_events
 from ..inbox.due import status_of
 from ..inbox.record import RecordResult
 from ..inbox.status import FINISHED
+from ..log import log
 from .background import background_of
 from .celery import publish
 from .notify import notify
 from .run import process
 from .run import RunOutcome
-
-log = logging.getLogger("flask_procore_webhooks")
 
 
 def dispatch(endpoint: Endpoint, recorded: RecordResult) -> None:

@@ -27,7 +27,7 @@ PUBLIC = """
 
 #: Modules and folders of the package; each imports only from earlier ones.
 LAYERS = """
-    errors event runtime config senders subscribers signals inbox endpoint running
+    log errors event runtime config senders subscribers signals inbox endpoint running
     views testing cli blueprint
 """.split()
 
@@ -50,7 +50,7 @@ COMMANDS = """
 """.split()
 
 #: Modules and folders that import neither Flask nor SQLAlchemy.
-PURE = ("errors", "event", "runtime", "config", "senders")
+PURE = ("log", "errors", "event", "runtime", "config", "senders")
 
 #: Maximum lines of a module and of a function.
 LONGEST_MODULE = 300
@@ -186,6 +186,12 @@ def test_registries_at_module_level_are_those_of_subscribers() -> None:
     assert found == {"subscribers"}
     hooks = [file.stem for file in modules() if "register_at_fork" in file.read_text()]
     assert hooks == []
+
+
+def test_the_logger_is_imported_with_its_filter() -> None:
+    """A logger of another name would have records of several lines."""
+    found = {file.stem for file in modules() if "getLogger(" in file.read_text()}
+    assert found == {"log"}
 
 
 def test_only_required_packages_are_imported() -> None:
