@@ -89,6 +89,10 @@ class Store:
         :param begin: the statements are one transaction, as in :meth:`transaction`.
         """
         try:
+            if self.database.joined is not None:
+                with self.database.joined() as connection:
+                    yield connection
+                return
             with self._connect() as connection:
                 if begin:
                     with _transaction(connection):

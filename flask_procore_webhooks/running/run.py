@@ -66,7 +66,7 @@ class RunOutcome(enum.Enum):
 
 
 def process(
-    endpoint: Endpoint, row_id: int, *, ignore_backoff: bool = False
+    endpoint: Endpoint, row_id: int, *, ignore_backoff: bool = False, ahead: float = 0
 ) -> RunOutcome:
     """Run the subscribers of an event that have no receipt yet.
 
@@ -74,6 +74,7 @@ def process(
     any number of processes: one of them runs the event, the others change nothing.
 
     :param ignore_backoff: run a pending event also before its next attempt is due.
+    :param ahead: run a pending event also if it is due within so many seconds.
     :raises InboxUnavailable: the event stays as it is and is claimed again later.
     """
     store, seconds = endpoint.store, endpoint.settings.lease
@@ -82,6 +83,7 @@ def process(
         row_id,
         seconds,
         ignore_backoff=ignore_backoff,
+        ahead=ahead,
         durable=endpoint.dispatch == "inline",
     )
     if claim is None:
