@@ -28,7 +28,7 @@ PUBLIC = """
 #: Modules and folders of the package; each imports only from earlier ones.
 LAYERS = """
     log errors event runtime config senders subscribers signals inbox endpoint running
-    views testing cli blueprint
+    views isolation testing cli blueprint
 """.split()
 
 #: The modules in each folder; each imports only from earlier ones.
