@@ -7,9 +7,11 @@ fixture ``procore_webhooks``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Mapping
 from copy import copy
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +21,9 @@ from werkzeug.test import TestResponse
 
 from .endpoint import Endpoint
 from .endpoint import endpoints
+from .inbox.database import DEFAULT_URI
+from .inbox.engines import checked_url
+from .inbox.engines import is_sqlite_file
 from .inbox.queries import newest
 from .isolation import apart
 from .running import dispatch
@@ -115,6 +120,25 @@ class Deliveries:
         """The newest 100 rows of the inbox, newest first, without bodies."""
         target = _endpoint(self.app, endpoint)
         return apart([target], lambda: newest(target.store, limit=100))
+
+    def instance_files(self) -> Iterator[tuple[str, Path]]:
+        """The inboxes in the app's instance folder, with the key that moves each.
+
+        The embedded default is one of them. A database of the host is not.
+        """
+        folder = Path(self.app.instance_path).resolve()
+        for each in endpoints(self.app).values():
+            given, mount = each.settings.database_uri, each.mount
+            of_host = self.app.config.get("SQLALCHEMY_DATABASE_URI")
+            has_host = mount.db is not None or mount.session is not None
+            if has_host or (of_host and not given):
+                continue
+            url = checked_url(given or DEFAULT_URI)
+            if is_sqlite_file(url):
+                path = (url.database or "").removeprefix("file:")
+                file = (folder / path).resolve()
+                if file.is_relative_to(folder):
+                    yield f"{each.config_prefix}DATABASE_URI", file
 
 
 def _endpoint(app: Flask, name: str | None) -> Endpoint:
