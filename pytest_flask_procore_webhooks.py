@@ -6,6 +6,8 @@ package is imported when a test asks for the fixture.
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,8 +19,39 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def procore_webhooks(app: Flask) -> Deliveries:
-    """Authentic deliveries to the app under test, which the fixture ``app`` returns."""
+def procore_webhooks(
+    app: Flask,
+    pytestconfig: pytest.Config,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Deliveries:
+    """Authentic deliveries to the app under test, which the fixture ``app`` returns.
+
+    :raises pytest.UsageError: the inbox is a file in an instance folder that is not the
+        test's, such as that of the app in development.
+    """
     from flask_procore_webhooks.testing import Deliveries
 
-    return Deliveries(app)
+    deliveries = Deliveries(app)
+    for key, file in deliveries.instance_files():
+        if not _is_temporary(file, pytestconfig.rootpath, tmp_path_factory):
+            raise pytest.UsageError(
+                f"The tests would write into {file}, the inbox of the app in"
+                " development. Give the app under test a folder or a database of its"
+                " own: Flask(..., instance_path=str(tmp_path)), or app.instance_path ="
+                f' str(tmp_path), or the config key {key} = "sqlite://" or'
+                ' f"sqlite:///{tmp_path}/webhooks.db".'
+            )
+    return deliveries
+
+
+def _is_temporary(file: Path, project: Path, factory: pytest.TempPathFactory) -> bool:
+    """Whether the file is in pytest's folder, or in the system's and not the project's.
+
+    A project may itself be in a temporary folder.
+    """
+    if file.is_relative_to(factory.getbasetemp().resolve()):
+        return True
+    is_in_project = file.is_relative_to(project.resolve())
+    return not is_in_project and file.is_relative_to(
+        Path(tempfile.gettempdir()).resolve()
+    )

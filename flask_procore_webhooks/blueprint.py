@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -38,6 +37,7 @@ from .inbox.database import session_mount
 from .inbox.database import SessionSource
 from .inbox.engines import checked_url
 from .inbox.tables import define_tables
+from .log import log
 from .running.background import prepare_process
 from .running.background import start_when_serving
 from .running.background import warn_threads_disabled
@@ -53,8 +53,6 @@ from .views import first_request
 from .views import receive
 from .views import refuse
 from .views import take_body
-
-log = logging.getLogger("flask_procore_webhooks")
 
 
 class ProcoreWebhooks(Blueprint):

@@ -18,8 +18,7 @@ from .errors import DeliveryError
 from .errors import EventBusy
 from .errors import InboxUnavailable
 from .errors import NoSecret
-
-log = logging.getLogger("flask_procore_webhooks")
+from .log import log
 
 #: Seconds between two lines of one cause.
 INTERVAL = 60.0

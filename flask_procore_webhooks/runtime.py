@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -13,9 +12,9 @@ from typing import Any
 from typing import NoReturn
 from typing import TypeVar
 
-T = TypeVar("T")
+from .log import log
 
-log = logging.getLogger("flask_procore_webhooks")
+T = TypeVar("T")
 
 #: What belongs to a parent process. A child must neither close nor collect it: both
 #: would end connections that the parent still uses.

@@ -12,7 +12,7 @@ errors are logged and change nothing for the event.
 
 from __future__ import annotations
 
-import logging
+import inspect
 import os
 from asyncio import CancelledError
 from collections.abc import Callable
@@ -28,6 +28,7 @@ from blinker import Namespace
 from flask import Flask
 
 from .event import Event
+from .log import log
 from .runtime import end_forked_child
 from .subscribers import claim_name
 from .subscribers import new_subscriber
@@ -35,8 +36,6 @@ from .subscribers import run_to_end
 from .subscribers import Subscriber
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-log = logging.getLogger("flask_procore_webhooks")
 
 
 class OrderedSet(MutableSet[Any]):
@@ -144,18 +143,33 @@ class LifecycleSignal(NamedSignal):
         return super().connect(receiver, sender, weak)
 
     def announce(self, app: Flask, **fields: Any) -> None:
-        """Call every receiver with ``(app, **fields)``, also after one has failed."""
+        """Call every receiver with ``(app, **fields)``, also after one has failed.
+
+        A receiver gets the fields that it names, or all of them with ``**fields``.
+        """
         if self.is_muted:
             return
         pid = os.getpid()
         for receiver in self.receivers_for(app):
             try:
-                run_to_end(app, receiver(app, **fields))
+                run_to_end(app, receiver(app, **_accepted(receiver, fields)))
             except (Exception, CancelledError):
                 log.exception("A receiver of %s failed: %r", self.name, receiver)
             finally:
                 if os.getpid() != pid:
                     end_forked_child()
+
+
+def _accepted(receiver: Callable[..., Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that the receiver takes, so that signals can have further ones."""
+    try:
+        parameters = inspect.signature(receiver).parameters.values()
+    except (TypeError, ValueError):  # of a builtin without a signature
+        return fields
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        return fields
+    named = {each.name for each in parameters}
+    return {name: value for name, value in fields.items() if name in named}
 
 
 _signals = Namespace()
@@ -185,10 +199,12 @@ event_processed = _lifecycle(
     "event-processed", "``event``: all its subscribers have finished."
 )
 event_failed = _lifecycle(
-    "event-failed", "``event``, ``error``: a run failed and will be retried."
+    "event-failed",
+    "``event``, ``error``, ``exception``: a run failed and will be retried.",
 )
 event_dead = _lifecycle(
-    "event-dead", "``event``, ``error``: all attempts failed; it can be replayed."
+    "event-dead",
+    "``event``, ``error``, ``exception``: all attempts failed; it can be replayed.",
 )
 delivery_rejected = _lifecycle(
     "delivery-rejected",

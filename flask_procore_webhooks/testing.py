@@ -7,8 +7,13 @@ fixture ``procore_webhooks``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Mapping
+from copy import copy
+from functools import partial
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from flask import Flask
 from flask.testing import FlaskClient
@@ -16,7 +21,11 @@ from werkzeug.test import TestResponse
 
 from .endpoint import Endpoint
 from .endpoint import endpoints
+from .inbox.database import DEFAULT_URI
+from .inbox.engines import checked_url
+from .inbox.engines import is_sqlite_file
 from .inbox.queries import newest
+from .isolation import apart
 from .running import dispatch
 from .senders.procore import PROCORE
 from .senders.prudra import PRUDRA
@@ -37,6 +46,10 @@ def deliver(
 ) -> TestResponse:
     """Deliver ``payload`` to the client's app, authentic for its endpoint.
 
+    The delivery is a request of its own, whatever contexts the suite has pushed: it has
+    its own app context, ``g`` and session of SQLAlchemy. It has no cookies of
+    ``client``, and comes over https.
+
     :param payload: a body as bytes, or what :func:`payload` returns.
     :param endpoint: the endpoint's name; needed where the app has several.
     :param timestamp: Unix seconds to sign; now, if left out.
@@ -47,17 +60,33 @@ def deliver(
     target = _endpoint(client.application, endpoint)
     body = to_bytes(payload)
     sent = target.credentials.headers(body, timestamp=timestamp, instead=headers)
-    # An empty body has a length too.
-    length = len(body)
-    return client.post(target.path, data=body, headers=sent, content_length=length)
+    path, base_url = _address(target)
+
+    def post() -> TestResponse:
+        return _sender_client(client).post(
+            path,
+            base_url=base_url,
+            data=body,
+            headers=sent,
+            # An empty body has a length too.
+            content_length=len(body),
+        )
+
+    return apart(list(endpoints(target.app).values()), post)
 
 
-def drain(app: Flask, *, early: bool = False) -> int:
+def drain(app: Flask, *, advance: float = 0.0, early: bool = False) -> int:
     """Run every recorded event that is due, each once; return how many were run.
 
-    :param early: also events that wait for their next attempt after a failure.
+    It runs like :func:`deliver` in contexts of its own.
+
+    :param advance: seconds; also the events that will be due within them.
+    :param early: also every event that waits for its next attempt.
     """
-    return dispatch.drain(endpoints(app).values(), ignore_backoff=early)
+
+    mounted = list(endpoints(app).values())
+    run = partial(dispatch.drain, mounted, ignore_backoff=early, ahead=advance)
+    return apart(mounted, run)
 
 
 class Deliveries:
@@ -86,13 +115,33 @@ class Deliveries:
             headers=headers,
         )
 
-    def drain(self, *, early: bool = False) -> int:
+    def drain(self, *, advance: float = 0.0, early: bool = False) -> int:
         """Run every recorded event that is due; see :func:`drain`."""
-        return drain(self.app, early=early)
+        return drain(self.app, advance=advance, early=early)
 
     def events(self, endpoint: str | None = None) -> list[Mapping[str, Any]]:
         """The newest 100 rows of the inbox, newest first, without bodies."""
-        return newest(_endpoint(self.app, endpoint).store, limit=100)
+        target = _endpoint(self.app, endpoint)
+        return apart([target], lambda: newest(target.store, limit=100))
+
+    def instance_files(self) -> Iterator[tuple[str, Path]]:
+        """The inboxes in the app's instance folder, with the key that moves each.
+
+        The embedded default is one of them. A database of the host is not.
+        """
+        folder = Path(self.app.instance_path).resolve()
+        for each in endpoints(self.app).values():
+            given, mount = each.settings.database_uri, each.mount
+            of_host = self.app.config.get("SQLALCHEMY_DATABASE_URI")
+            has_host = mount.db is not None or mount.session is not None
+            if has_host or (of_host and not given):
+                continue
+            url = checked_url(given or DEFAULT_URI)
+            if is_sqlite_file(url):
+                path = (url.database or "").removeprefix("file:")
+                file = (folder / path).resolve()
+                if file.is_relative_to(folder):
+                    yield f"{each.config_prefix}DATABASE_URI", file
 
 
 def _endpoint(app: Flask, name: str | None) -> Endpoint:
@@ -102,3 +151,29 @@ def _endpoint(app: Flask, name: str | None) -> Endpoint:
         return found[0]
     names = ", ".join(each.name for each in mounted) or "none"
     raise LookupError(f"Name one endpoint= of the app; it has: {names}.")
+
+
+def _sender_client(client: FlaskClient) -> FlaskClient:
+    """A client of the same class that is new: without cookies and preserved contexts.
+
+    A sender of webhooks has no cookies, and the contexts that ``with client:``
+    preserves end where they were pushed.
+    """
+    sender = copy(client)
+    FlaskClient.__init__(
+        sender, client.application, client.response_wrapper, use_cookies=False
+    )
+    sender.environ_base = dict(client.environ_base)
+    return sender
+
+
+def _address(endpoint: Endpoint) -> tuple[str, str]:
+    """The path that a sender posts to, and the URL of the app's root; over https."""
+    config = endpoint.app.config
+    trusted = [host.lstrip(".") for host in config.get("TRUSTED_HOSTS") or ()]
+    host = config.get("SERVER_NAME") or next(iter(trusted), "localhost")
+    adapter = endpoint.app.url_map.bind(host, url_scheme="https")
+    url = urlsplit(adapter.build(f"{endpoint.blueprint}.receive", force_external=True))
+    root = config["APPLICATION_ROOT"].lstrip("/")
+    # With host_matching, a rule without a host builds a URL without one.
+    return url.path, f"https://{url.netloc or host}/{root}"

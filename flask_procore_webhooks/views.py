@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from contextlib import suppress
 from functools import partial
@@ -28,6 +27,7 @@ from .inbox.record import record
 from .inbox.record import RecordResult
 from .inbox.status import Status
 from .inbox.store import Store
+from .log import log
 from .refusals import leave_body
 from .refusals import RefusalLog
 from .refusals import unknown_end
@@ -42,8 +42,6 @@ from .signals import delivery_rejected
 from .signals import event_dead
 from .signals import event_recorded
 from .signals import event_repeated
-
-log = logging.getLogger("flask_procore_webhooks")
 
 #: The key in the WSGI environment of what :func:`_take` returned or raised, until the
 #: view answers.
@@ -247,7 +245,7 @@ def _announce(
     event_recorded.announce(app, event=event)
     if unreadable:
         log.error("%s quarantined %s: %s", endpoint.name, event.id, unreadable)
-        event_dead.announce(app, event=event, error=unreadable)
+        event_dead.announce(app, event=event, error=unreadable, exception=None)
 
 
 def _answer(status: int, **content: object) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 
 import click
 from flask import current_app
+from flask.cli import with_appcontext
 
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
@@ -17,6 +19,7 @@ from ..errors import ProcoreWebhooksError
 from ..inbox.queries import Filter
 from ..inbox.status import Status
 from ._values import date
+from ._values import secret as secret_value
 
 
 class Command(click.Command):
@@ -28,6 +31,11 @@ class Command(click.Command):
         except ProcoreWebhooksError as error:
             raise click.ClickException(str(error)) from None
 
+
+#: The key in the context of a command that has no app.
+WITHOUT_APP = "flask_procore_webhooks.without_app"
+#: Variables of the environment that are read where there is no app.
+CREDENTIALS = ("PROCORE_WEBHOOK_SECRET", "PROCORE_WEBHOOK_AUTHORIZATION")
 
 command = partial(click.command, cls=Command)
 one_endpoint = click.option("--endpoint", help="Only the endpoint of this name.")
@@ -70,8 +78,53 @@ _FILTERS = (
 )
 
 
+def with_app_if_any(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Run the command in the app's context; without one after :func:`without_app`."""
+    in_context = with_appcontext(function)
+
+    @functools.wraps(function)
+    def command(*arguments: Any, **options: Any) -> Any:
+        call = in_context if has_app() else function
+        return call(*arguments, **options)
+
+    return command
+
+
+def has_app() -> bool:
+    """Whether the command belongs to an app: not in ``python -m``."""
+    return not click.get_current_context().meta.get(WITHOUT_APP)
+
+
+def without_app(context: click.Context) -> None:
+    """Let the commands of this context work without an app."""
+    context.meta[WITHOUT_APP] = True
+
+
+def given_credentials(
+    secret: bytes | None, authorization: bytes | None
+) -> tuple[bytes | None, bytes | None]:
+    """The options, or without an app what the environment has in their place.
+
+    :raises click.UsageError: there is no app, and nothing is given.
+    """
+    if has_app() or secret is not None or authorization is not None:
+        return secret, authorization
+    found = [os.environ.get(name) for name in CREDENTIALS]
+    if not any(found):
+        raise click.UsageError(
+            "There is no app here to take a secret from: give --secret or"
+            f" --authorization, or set {' or '.join(CREDENTIALS)} in the environment."
+        )
+    first, second = [secret_value(value) if value else None for value in found]
+    return first, second
+
+
 def endpoints_named(name: str | None) -> list[Endpoint]:
-    """All endpoints of the app, or the one of that name."""
+    """All endpoints of the app, or the one of that name; none without an app."""
+    if not has_app():
+        if name is not None:
+            raise click.UsageError("There is no app here: leave out --endpoint.")
+        return []
     mounted = list(endpoints(current_app).values())
     found = [each for each in mounted if name in (None, each.name)]
     if not found:

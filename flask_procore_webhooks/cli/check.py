@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from ..errors import BadSignature
 from ..errors import NoSecret
 from ..inbox.database import advice
 from ..inbox.engines import is_in_memory
+from ..log import log
 from ..running.background import PROBE
 from ..running.celery import problems
 from ..signals import delivery_rejected
@@ -195,7 +195,6 @@ def _probe(endpoint: Endpoint) -> TestResponse:
 @contextmanager
 def _unlogged() -> Iterator[None]:
     """Suppress logging and ``delivery_rejected`` for the probe."""
-    log = logging.getLogger("flask_procore_webhooks")
     was_disabled, log.disabled = log.disabled, True
     try:
         with delivery_rejected.muted():

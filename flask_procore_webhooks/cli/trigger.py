@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 import click
 from flask import current_app
-from flask.cli import with_appcontext
 
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
@@ -26,6 +25,9 @@ from ._http import Answer
 from ._http import send
 from ._options import command
 from ._options import endpoints_named
+from ._options import given_credentials
+from ._options import has_app
+from ._options import with_app_if_any
 from ._output import printable
 from ._output import shortened
 from ._values import header
@@ -95,7 +97,7 @@ SHOWN = 500
     "--endpoint",
     help="The endpoint whose secret signs. Default: the one at the URL's path.",
 )
-@with_appcontext
+@with_app_if_any
 def trigger(
     type: str | None,
     url: str,
@@ -114,7 +116,8 @@ def trigger(
     """Send a signed sample of TYPE: resource.created, RFIs.update, payment.received.
 
     The receiver is this app, if it is running, or any other. The command fails unless
-    every answer is 2xx and in time.
+    every answer is 2xx and in time. It works without an app as python -m
+    flask_procore_webhooks trigger.
     """
     sender = _sender(url, format, secret, authorization, endpoint)
     stamp = None if timestamp is None else int(timestamp)
@@ -148,6 +151,7 @@ def _sender(
 ) -> Credentials:
     """Credentials for signing: the options, else those of the endpoint at ``url``."""
     found = _endpoints_at(url, format, name)
+    secret, authorization = given_credentials(secret, authorization)
     given = secret is not None or authorization is not None
     if len(found) != 1 and not given:
         raise click.UsageError("Name the endpoint whose secret signs: --endpoint.")
@@ -199,7 +203,7 @@ def _print_answer(answer: Answer) -> None:
 
 
 def _advice(status: int) -> str:
-    if status in (404, 405):
+    if status in (404, 405) and has_app():
         paths = ", ".join(each.path for each in endpoints(current_app).values())
         return f"; this app would receive at {paths}"
     if status in (401, 500, 503):

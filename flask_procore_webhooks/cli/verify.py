@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from dataclasses import field
 from dataclasses import fields
+from dataclasses import replace
 from typing import BinaryIO
 
 import click
-from flask.cli import with_appcontext
 from werkzeug.datastructures import Headers
 
+from ..config import Settings
 from ..endpoint import Endpoint
+from ..errors import BadPayload
 from ..errors import DeliveryError
 from ..errors import PayloadTooLarge
+from ..event import Event
+from ..senders.payload import read_event
+from ..senders.payload import unreadable_event
+from ..senders.procore import PROCORE
+from ..senders.prudra import PRUDRA
 from ..senders.signature import is_timestamp
 from ..senders.signature import verify
+from ..senders.source import Source
 from ._options import command
 from ._options import endpoints_named
+from ._options import given_credentials
+from ._options import has_app
 from ._options import one_endpoint
+from ._options import with_app_if_any
 from ._output import print_field
 from ._output import printable
 from ._values import header
+from ._values import secret as secret_value
 from ._values import unix_time
 
 #: Fields of an event that the sender did not send, or that are too long to show.
@@ -50,28 +64,104 @@ OURS = ("endpoint", "source", "attempt", "data", "payload", "body")
     metavar="TIME",
     help="Time of receipt: Unix seconds or ISO 8601. Default: now.",
 )
+@click.option(
+    "--secret",
+    type=secret_value,
+    metavar="TEXT",
+    help="Check the signature with this secret instead of the app's.",
+)
+@click.option(
+    "--authorization",
+    type=secret_value,
+    metavar="TEXT",
+    help="Compare this Authorization value instead of the app's.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(1),
+    metavar="SECONDS",
+    help="Seconds that the signed time may differ, instead of the app's.",
+)
 @one_endpoint
-@with_appcontext
+@with_app_if_any
 def verify_request(
     body: BinaryIO,
     lines: tuple[tuple[str, str | None], ...],
     file: Iterator[str] | None,
     at: float | None,
+    secret: bytes | None,
+    authorization: bytes | None,
+    tolerance: float | None,
     endpoint: str | None,
 ) -> None:
     """Check a captured request: which check refuses it, and why.
 
     BODY is a file with the exact bytes of the body, or - for standard input. The
-    command fails when no endpoint of the app accepts the request.
+    command fails when no endpoint of the app accepts the request. It works without an
+    app as python -m flask_procore_webhooks verify.
     """
     headers = _joined([*_read_headers(file), *lines])
     content, now = body.read(), time.time() if at is None else at
-    checked = endpoints_named(endpoint)
-    if not any([_judge(each, headers, content, now) for each in checked]):
+    secret, authorization = given_credentials(secret, authorization)
+    checked: list[Endpoint | WithoutApp] = [*endpoints_named(endpoint)]
+    if not has_app():
+        checked = [WithoutApp(_source(headers))]
+    judged = [_with(each, secret, authorization, tolerance) for each in checked]
+    if not any([_judge(each, headers, content, now) for each in judged]):
         raise SystemExit(1)
 
 
-def _judge(endpoint: Endpoint, headers: Headers, body: bytes, now: float) -> bool:
+@dataclass(frozen=True)
+class WithoutApp:
+    """What judges a request in the place of an endpoint where there is no app."""
+
+    source: Source
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def settings_in_force(self) -> Settings:
+        return self.settings
+
+    def read(self, body: bytes, timestamp: str = "") -> tuple[Event, str | None]:
+        """Return the event of an authentic body, and why it is unreadable if so."""
+        try:
+            return read_event(body, self.source, timestamp, self.name), None
+        except BadPayload as bad:
+            event = unreadable_event(body, self.source, timestamp, self.name)
+            return event, bad.reason
+
+
+def _source(headers: Headers) -> Source:
+    """The source whose headers these are."""
+    return PRUDRA if PRUDRA.signature_header in headers else PROCORE
+
+
+def _with(
+    judge: Endpoint | WithoutApp,
+    secret: bytes | None,
+    authorization: bytes | None,
+    tolerance: float | None,
+) -> Endpoint | WithoutApp:
+    """The same with the credentials and tolerance that are given."""
+    settings = judge.settings
+    if secret is not None or authorization is not None:
+        settings = replace(
+            settings,
+            secrets=() if secret is None else (secret,),
+            authorizations=() if authorization is None else (authorization,),
+        )
+    if tolerance is not None:
+        settings = replace(settings, tolerance=tolerance)
+    return replace(judge, settings=settings)
+
+
+def _judge(
+    endpoint: Endpoint | WithoutApp, headers: Headers, body: bytes, now: float
+) -> bool:
     # A wrong secret is reported also for an old capture.
     refused = _refusal(endpoint, headers, body, _signed_at(endpoint, headers, now))
     refused = refused or _refusal(endpoint, headers, body, now)
@@ -86,7 +176,7 @@ def _judge(endpoint: Endpoint, headers: Headers, body: bytes, now: float) -> boo
 
 
 def _refusal(
-    endpoint: Endpoint, headers: Headers, body: bytes, now: float
+    endpoint: Endpoint | WithoutApp, headers: Headers, body: bytes, now: float
 ) -> DeliveryError | None:
     limit = endpoint.settings.max_bytes
     if len(body) > limit:
@@ -100,7 +190,7 @@ def _refusal(
 
 
 def _hints(
-    endpoint: Endpoint, headers: Headers, body: bytes, now: float
+    endpoint: Endpoint | WithoutApp, headers: Headers, body: bytes, now: float
 ) -> Iterator[str]:
     """Changes that would make the same request authentic."""
     signed_at = _signed_at(endpoint, headers, now)
@@ -113,13 +203,15 @@ def _hints(
         yield "It is authentic with a line break at the end of the body."
 
 
-def _signed_at(endpoint: Endpoint, headers: Headers, now: float) -> float:
+def _signed_at(endpoint: Endpoint | WithoutApp, headers: Headers, now: float) -> float:
     """The time in the timestamp header, or ``now`` without one."""
     stamp = headers.get(endpoint.source.timestamp_header, "")
     return float(stamp) if is_timestamp(stamp) else now
 
 
-def _print_event(endpoint: Endpoint, headers: Headers, body: bytes) -> None:
+def _print_event(
+    endpoint: Endpoint | WithoutApp, headers: Headers, body: bytes
+) -> None:
     stamp = headers.get(endpoint.source.timestamp_header, "")
     event, unreadable = endpoint.read(body, stamp)
     if unreadable:

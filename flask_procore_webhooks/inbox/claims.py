@@ -15,6 +15,7 @@ from datetime import datetime
 from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import and_
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import or_
@@ -70,17 +71,19 @@ def claim(
     seconds: float,
     *,
     ignore_backoff: bool = False,
+    ahead: float = 0.0,
     durable: bool = False,
 ) -> Claim | None:
     """Claim an event for ``seconds`` and count the attempt.
 
     :param ignore_backoff: also while it waits for its next attempt.
+    :param ahead: also if that is due within so many seconds.
     :param durable: its outcome will wait for the disk.
     :return: ``None`` when it is finished, not due, or another run holds it.
     """
     c, now = store.columns, store.db_now()
     lease, ends = secrets.token_hex(16), now + timedelta(seconds=seconds)
-    free = claimable(store, now, ignore_backoff)
+    free = claimable(store, now, ignore_backoff, ahead)
     # Claimed by a try whose answer was lost.
     mine = c.lease == lease
     query = select(c.id, c.event_id, c.attempts, c.lease, c.body)
@@ -210,15 +213,20 @@ def settle(store: Store, claim: Claim, end: Settlement) -> bool:
 
 
 def claimable(
-    store: Store, now: datetime, ignore_backoff: bool = False
+    store: Store, now: datetime, ignore_backoff: bool = False, ahead: float = 0.0
 ) -> ColumnElement[bool]:
     """The condition for events that may be claimed.
 
     :param ignore_backoff: also events that wait for their next attempt.
+    :param ahead: also events that wait for at most so many seconds.
     """
     c = store.columns
-    due = c.due_at <= now
-    return or_(due, c.status == Status.PENDING.value) if ignore_backoff else due
+    due, waits = c.due_at <= now, c.status == Status.PENDING.value
+    if ignore_backoff:
+        return or_(due, waits)
+    if ahead:
+        return or_(due, and_(waits, c.due_at <= now + timedelta(seconds=ahead)))
+    return due
 
 
 def _settle(

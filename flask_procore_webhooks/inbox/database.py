@@ -21,6 +21,7 @@ from typing import Protocol
 from flask import current_app
 from flask import Flask
 from flask import has_app_context
+from sqlalchemy import Connection
 from sqlalchemy import Engine
 from sqlalchemy import event
 from sqlalchemy import inspect
@@ -97,6 +98,9 @@ class Database:
         self.limits_waits = False
         #: What the endpoints share: the batch of deliveries, the lease renewer.
         self.parts: dict[Hashable, Any] = {}
+        #: Set while a delivery of a test takes part in the transaction of the test:
+        #: gives a connection whose statements are savepoints of it.
+        self.joined: Callable[[], AbstractContextManager[Connection]] | None = None
         self._runtime = runtime
         self._found: Engine | None = None
 
@@ -157,7 +161,8 @@ def host_mount(app: Flask, db: FlaskSQLAlchemy) -> Mount:
 
     def find_engine(runtime: Runtime) -> Engine:
         with context_of(app):
-            return _host_engine(runtime, db.engine)
+            # A fixture may put a connection in the place of an engine.
+            return _host_engine(runtime, db.engine.engine)
 
     return Mount(define_tables(db.metadata), ("db", id(db)), find_engine, db=db)
 

@@ -46,18 +46,21 @@ def due_events(
     limit: int = 100,
     *,
     ignore_backoff: bool = False,
+    ahead: float = 0.0,
     since: float = 0.0,
 ) -> list[tuple[str, int]]:
     """Endpoints and row ids of the events that may be claimed now, longest due first.
 
     :param stores: of endpoints that share a database.
+    :param ignore_backoff: also events that wait for their next attempt.
+    :param ahead: also events that wait for at most so many seconds.
     :param since: only events that have been due for so many seconds.
     """
     store = next(iter(stores))
     c, now = store.columns, store.db_now()
     names = [each.endpoint for each in stores]
     query = select(c.endpoint, c.id).where(
-        c.endpoint.in_(names), claimable(store, now, ignore_backoff)
+        c.endpoint.in_(names), claimable(store, now, ignore_backoff, ahead)
     )
     if since:
         query = query.where(c.due_at <= now - timedelta(seconds=since))

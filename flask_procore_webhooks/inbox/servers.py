@@ -6,7 +6,6 @@ Which errors another try can mend, and texts of errors without secrets.
 from __future__ import annotations
 
 import enum
-import logging
 import re
 import sqlite3
 import time
@@ -28,7 +27,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-log = logging.getLogger("flask_procore_webhooks")
+from ..log import log
 
 utc_now: Callable[[], datetime] = partial(datetime.now, timezone.utc)
 

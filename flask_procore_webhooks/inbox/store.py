@@ -133,6 +133,10 @@ class Store:
         :param begin: the statements are one transaction.
         """
         try:
+            if self.database.joined is not None:
+                with self.database.joined() as connection:
+                    yield connection
+                return
             with self._connect() as connection:
                 waits = _limit_wait(connection) if self.database.limits_waits else None
                 if time.monotonic() > self.clock.next_comparison:

@@ -7,7 +7,6 @@ never at import: a server may fork after the import, and a fork copies no thread
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import sys
 import threading
@@ -19,11 +18,10 @@ from ..endpoint import AppState
 from ..endpoint import at_least_once_warnings
 from ..endpoint import Endpoint
 from ..errors import InboxUnavailable
+from ..log import log
 from ..serving import call_when_serving
 from ..serving import is_serving
 from .worker import Worker
-
-log = logging.getLogger("flask_procore_webhooks")
 
 #: WSGI environ flag of the internal request made by ``check``; it must not start the
 #: background thread.

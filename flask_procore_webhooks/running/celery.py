@@ -13,7 +13,6 @@ Celery is imported where it is used: only the mode ``celery`` needs it.
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -33,10 +32,9 @@ from ..errors import InboxUnavailable
 from ..inbox.due import due_events
 from ..inbox.due import is_paused
 from ..inbox.due import seconds_to
+from ..log import log
 from .run import process
 from .run import RunOutcome
-
-log = logging.getLogger("flask_procore_webhooks")
 
 #: The names of the tasks. Messages in queues hold them, so they never change.
 RUN = "flask_procore_webhooks.run"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Collection
 from collections.abc import Iterable
@@ -15,13 +14,12 @@ from ..inbox.due import due_events
 from ..inbox.due import status_of
 from ..inbox.record import RecordResult
 from ..inbox.status import FINISHED
+from ..log import log
 from .background import background_of
 from .celery import publish
 from .notify import notify
 from .run import process
 from .run import RunOutcome
-
-log = logging.getLogger("flask_procore_webhooks")
 
 
 def dispatch(endpoint: Endpoint, recorded: RecordResult) -> None:
@@ -69,17 +67,20 @@ def run_inline(endpoint: Endpoint, recorded: RecordResult) -> None:
         )
 
 
-def drain(endpoints: Iterable[Endpoint], *, ignore_backoff: bool = False) -> int:
+def drain(
+    endpoints: Iterable[Endpoint], *, ignore_backoff: bool = False, ahead: float = 0.0
+) -> int:
     """Run every event of the endpoints that is due now, each once.
 
     :param ignore_backoff: also events that wait for their next attempt.
+    :param ahead: also events that wait for at most so many seconds.
     :return: how many events were run.
     """
     groups = by_database(endpoints)
-    return sum([_drain_database(group, ignore_backoff) for group in groups])
+    return sum([_drain_database(group, ignore_backoff, ahead) for group in groups])
 
 
-def _drain_database(group: list[Endpoint], ignore_backoff: bool) -> int:
+def _drain_database(group: list[Endpoint], ignore_backoff: bool, ahead: float) -> int:
     by_name = {endpoint.name: endpoint for endpoint in group}
     stores = [endpoint.store for endpoint in group]
     seen: set[int] = set()
@@ -87,13 +88,15 @@ def _drain_database(group: list[Endpoint], ignore_backoff: bool) -> int:
     while True:
         # Events that failed may be due again, and before events not seen yet.
         limit = len(seen) + 100
-        found = due_events(stores, limit, ignore_backoff=ignore_backoff)
+        found = due_events(stores, limit, ignore_backoff=ignore_backoff, ahead=ahead)
         unseen = [(name, row_id) for name, row_id in found if row_id not in seen]
         if not unseen:
             return ran
         for name, row_id in unseen:
             seen.add(row_id)
-            outcome = process(by_name[name], row_id, ignore_backoff=ignore_backoff)
+            outcome = process(
+                by_name[name], row_id, ignore_backoff=ignore_backoff, ahead=ahead
+            )
             ran += outcome is not RunOutcome.NOT_CLAIMED
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
-
-from sqlalchemy.exc import PendingRollbackError
-from sqlalchemy.exc import StatementError
+from datetime import datetime
 
 from ..errors import RetryLater
 from ..event import Event
+from ..log import error_text as error_text
+from ..log import hide_parameters as hide_parameters
 
 
 @dataclass(frozen=True)
@@ -19,19 +19,14 @@ class Failure:
     text: str
     #: Seconds that the subscriber asked for, or ``None`` for the backoff.
     wait: float | None = None
+    #: What the subscriber raised; ``None`` after a :class:`RetryLater`.
+    exception: BaseException | None = None
 
 
-def hide_parameters(error: BaseException | None) -> None:
-    """Remove bound parameters, which may hold payload, from errors of SQLAlchemy."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, StatementError):
-            error.hide_parameters = True
-        elif isinstance(error, PendingRollbackError):
-            # Its text quotes the text of the earlier error.
-            error.args = ("an earlier error rolled the transaction back",)
-        error = error.__cause__ or error.__context__
+def last_exception(failures: Iterable[Failure]) -> BaseException | None:
+    """What a subscriber raised last; ``None`` if all of them asked for another run."""
+    raised = [each.exception for each in failures if each.exception is not None]
+    return raised[-1] if raised else None
 
 
 def retry_text(later: RetryLater) -> str:
@@ -42,10 +37,9 @@ def retry_text(later: RetryLater) -> str:
         return type(later).__name__
 
 
-def error_text(error: BaseException) -> str:
-    """The class and text of an exception, as in the last line of a traceback."""
-    # str(error) may fail for exceptions of other packages.
-    return "".join(traceback.format_exception_only(error)).strip()
+def attempt_text(attempt: int, most: int, due_at: datetime) -> str:
+    """Which attempt has failed, and when the next one is due; a time in UTC."""
+    return f"attempt {attempt} of {most}, again at {due_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def describe(event: Event) -> str:

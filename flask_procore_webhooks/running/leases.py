@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -15,8 +14,7 @@ from ..errors import InboxUnavailable
 from ..inbox import claims
 from ..inbox.claims import Claim
 from ..inbox.store import Store
-
-log = logging.getLogger("flask_procore_webhooks")
+from ..log import log
 
 #: A lease is renewed this often in its time, so that one failure does not end it.
 RENEWALS = 3

@@ -7,7 +7,6 @@ psycopg 3.2 or newer, and a direct connection: a pooler cannot listen.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -26,8 +25,7 @@ from sqlalchemy import URL
 from ..inbox.database import Database
 from ..inbox.store import ASYNC_COMMIT
 from ..inbox.store import Store
-
-log = logging.getLogger("flask_procore_webhooks")
+from ..log import log
 
 #: The channel of NOTIFY; the payload is the name of an endpoint.
 CHANNEL = "procore_webhooks"

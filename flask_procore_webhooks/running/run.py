@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import enum
 import inspect
-import logging
 from asyncio import CancelledError
 from collections.abc import Awaitable
 from dataclasses import replace
+from datetime import timedelta
 from threading import current_thread
 from threading import main_thread
 
@@ -31,6 +31,7 @@ from ..inbox.database import SessionSource
 from ..inbox.jobs import Receipt
 from ..inbox.status import ReceiptKind
 from ..inbox.status import Status
+from ..log import log
 from ..signals import event_dead
 from ..signals import event_failed
 from ..signals import event_processed
@@ -38,10 +39,12 @@ from ..signals import LifecycleSignal
 from ..subscribers import run_to_end
 from ..subscribers import Subscriber
 from ..subscribers import to_end
+from .failures import attempt_text
 from .failures import describe
 from .failures import error_text
 from .failures import Failure
 from .failures import hide_parameters
+from .failures import last_exception
 from .failures import retry_text
 from .leases import renewing
 from .retry import backoff
@@ -49,8 +52,6 @@ from .retry import wait_after
 from .sessions import end_session
 from .sessions import session_scope
 from .sessions import used_session
-
-log = logging.getLogger("flask_procore_webhooks")
 
 
 class RunOutcome(enum.Enum):
@@ -65,7 +66,7 @@ class RunOutcome(enum.Enum):
 
 
 def process(
-    endpoint: Endpoint, row_id: int, *, ignore_backoff: bool = False
+    endpoint: Endpoint, row_id: int, *, ignore_backoff: bool = False, ahead: float = 0
 ) -> RunOutcome:
     """Run the subscribers of an event that have no receipt yet.
 
@@ -73,6 +74,7 @@ def process(
     any number of processes: one of them runs the event, the others change nothing.
 
     :param ignore_backoff: run a pending event also before its next attempt is due.
+    :param ahead: run a pending event also if it is due within so many seconds.
     :raises InboxUnavailable: the event stays as it is and is claimed again later.
     """
     store, seconds = endpoint.store, endpoint.settings.lease
@@ -81,6 +83,7 @@ def process(
         row_id,
         seconds,
         ignore_backoff=ignore_backoff,
+        ahead=ahead,
         durable=endpoint.dispatch == "inline",
     )
     if claim is None:
@@ -93,8 +96,9 @@ def process(
 
 def run_claimed(endpoint: Endpoint, claim: Claim) -> RunOutcome:
     """Run an event that is claimed already; see :func:`process`."""
+    run = Run(endpoint, claim)
     try:
-        return Run(endpoint, claim).perform()
+        return run.perform()
     except BaseException:
         # SystemExit, KeyboardInterrupt, a worker timeout: other workers need not wait
         # for the end of the lease.
@@ -107,6 +111,9 @@ def run_claimed(endpoint: Endpoint, claim: Claim) -> RunOutcome:
                 unavailable,
             )
         raise
+    finally:
+        # Their tracebacks hold the frames of subscribers, and this run.
+        run.failures.clear()
 
 
 def interrupt(endpoint: Endpoint, claim: Claim) -> None:
@@ -172,7 +179,8 @@ class Run:
                 raise
             hide_parameters(error)
             log.exception("%s failed for %s", subscriber.name, describe(event))
-            self.failures.append(Failure(f"{subscriber.name}: {error_text(error)}"))
+            text = f"{subscriber.name}: {error_text(error)}"
+            self.failures.append(Failure(text, exception=error))
             return
         if receipt is None:
             return
@@ -265,20 +273,26 @@ class Run:
         wait = max(wait_after(attempt, each.wait, settings) for each in self.failures)
         if not self._end(Settlement(Status.PENDING, error, wait, self.receipt)):
             return RunOutcome.NOT_CLAIMED
-        self._announce(event_failed, error=error)
+        exception = last_exception(self.failures)
+        if exception is not None:
+            due_at = self.store.db_now() + timedelta(seconds=wait)
+            text = attempt_text(attempt, settings.max_attempts, due_at)
+            log.warning("%s: %s", describe(self._read()[0]), text)
+        self._announce(event_failed, error=error, exception=exception)
         return RunOutcome.RETRY
 
     def _mark_dead(self, error: str) -> RunOutcome:
         if not self._end(Settlement(Status.DEAD, error, receipt=self.receipt)):
             return RunOutcome.NOT_CLAIMED
         log.error("Gave up on %s: %s", describe(self._read()[0]), error)
-        self._announce(event_dead, error=error)
+        exception = last_exception(self.failures)
+        self._announce(event_dead, error=error, exception=exception)
         return RunOutcome.DEAD
 
     def _end(self, end: Settlement) -> bool:
         return claims.settle(self.store, self.claim, end)
 
-    def _announce(self, signal: LifecycleSignal, **fields: str) -> None:
+    def _announce(self, signal: LifecycleSignal, **fields: object) -> None:
         if signal.receivers:
             # Read again: a subscriber may have changed the payload of its event.
             event = self._read()[0]

@@ -6,7 +6,6 @@ The thread of ``background`` is a worker, and so is each thread of the command
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 import time
@@ -24,12 +23,11 @@ from ..inbox.claims import Claim
 from ..inbox.claims import claim_due
 from ..inbox.claims import release
 from ..inbox.due import seconds_to_work
+from ..log import log
 from .leases import HeldClaims
 from .leases import renewing
 from .run import interrupt
 from .run import run_claimed
-
-log = logging.getLogger("flask_procore_webhooks")
 
 #: Events in a batch at most, and the seconds after which the rest of it is released: a
 #: claimed event waits for its turn here although another worker may be idle.

@@ -373,7 +373,13 @@ def test_each_failure_sends_event_failed_and_the_last_event_dead(
         "fails: ValueError: broken",
     ]
     assert [fields["event"].attempt for _, fields, _ in told] == [1, 2, 3]
-    assert all(list(fields) == ["event", "error"] for _, fields, _ in told)
+    names = ["event", "error", "exception"]
+    assert all(list(fields) == names for _, fields, _ in told)
+    assert [repr(fields["exception"]) for _, fields, _ in told] == [
+        "ValueError('broken')",
+        "None",
+        "ValueError('broken')",
+    ]
     assert "event-processed" not in watch.names
 
 
@@ -490,7 +496,32 @@ def test_lifecycle_receiver_error_is_logged_and_ignored(
     logged = [r for r in caplog.records if r.msg.startswith("A receiver of")]
     assert len(logged) == len(watch.names)
     assert all(record.levelno == logging.ERROR for record in logged)
-    assert all(record.exc_info for record in logged)
+    assert all("Traceback (most recent call last)" in r.getMessage() for r in logged)
+
+
+def test_lifecycle_receivers_get_the_fields_that_they_name(
+    app: Flask, webhooks: ProcoreWebhooks
+) -> None:
+    class Reporter:
+        def report(self, app: Flask, exception: BaseException | None = None) -> None:
+            told.update(exception=exception)
+
+    told: dict[str, Any] = {}
+    event_failed.connect(Reporter().report)
+    event_failed.connect(lambda app, event, error: told.update(error=error))
+    event_failed.connect(lambda app, **fields: told.update(fields=sorted(fields)))
+    event_failed.connect(lambda *positional: told.update(positional=positional))
+    webhooks.on(name="fails")(lambda event: 1 / 0)
+
+    assert deliver(app.test_client(), payload("RFIs.update")).status_code == 500
+    exception = told.pop("exception")
+    assert isinstance(exception, ZeroDivisionError)
+    assert exception.__traceback__ is not None
+    assert told == {
+        "error": "fails: ZeroDivisionError: division by zero",
+        "fields": ["error", "event", "exception"],
+        "positional": (app,),
+    }
 
 
 @pytest.mark.parametrize("signal", LIFECYCLE, ids=lambda signal: signal.name)

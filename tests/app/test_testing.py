@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from support.values import SECRET
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
+from flask_procore_webhooks import RetryLater
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.senders.payload import read_event
 from flask_procore_webhooks.senders.samples import FORMATS
@@ -290,6 +292,49 @@ def test_drain_runs_due_events_and_early_drain_waiting_ones(
     assert drain(app, early=True) == 1
     assert [event.attempt for event in failing_once] == [1, 2]
     assert drain(app, early=True) == 0, "it is finished"
+
+
+def test_drain_runs_what_will_be_due_in_time(
+    make_app: MakeApp, webhooks: ProcoreWebhooks
+) -> None:
+    app = make_app(PROCORE_WEBHOOK_DISPATCH="worker")
+    app.register_blueprint(webhooks)
+    ran: list[tuple[str, int]] = []
+
+    @webhooks.on(name="waits")
+    def waits(event: Event) -> None:
+        ran.append((event.id, event.attempt))
+        if event.attempt < 3:
+            raise RetryLater(60 if event.id == "soon" else 7200)
+
+    for id in ("soon", "late"):
+        deliver(app.test_client(), payload("a.b", id=id))
+    assert drain(app) == 2
+    assert (drain(app), drain(app, advance=50)) == (0, 0)
+    assert drain(app, advance=61) == 1
+    # The wait begins at the time of the run, so that the same call runs it again.
+    assert drain(app, advance=61) == 1
+    assert drain(app, advance=61) == 0
+    assert ran == [("soon", 1), ("late", 1), ("soon", 2), ("soon", 3)]
+    assert drain(app, advance=timedelta(hours=2).total_seconds()) == 1
+    assert Deliveries(app).drain(advance=7200) == 1
+    assert ran[-2:] == [("late", 2), ("late", 3)]
+
+
+def test_drain_takes_no_event_that_is_running(
+    make_app: MakeApp, webhooks: ProcoreWebhooks
+) -> None:
+    app = make_app(PROCORE_WEBHOOK_DISPATCH="worker")
+    app.register_blueprint(webhooks)
+    ran: list[int] = []
+
+    @webhooks.on(name="drains")
+    def drains(event: Event) -> None:
+        ran.append(drain(app, advance=10_000, early=not ran))
+
+    deliver(app.test_client(), payload("a.b"))
+    assert drain(app) == 1
+    assert ran == [0]
 
 
 def test_drain_runs_the_events_of_every_endpoint(make_app: MakeApp) -> None:

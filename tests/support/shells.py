@@ -18,6 +18,7 @@ from flask.cli import run_command
 from gunicorn.config import Config
 
 from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 DISTRIBUTION = "flask-procore-webhooks"
@@ -166,6 +167,9 @@ def _check_pytest(arguments: Words) -> None:
 def _check_python(arguments: Words) -> None:
     if arguments[0] == "-c":
         subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+    elif arguments[:2] == ["-m", "flask_procore_webhooks"]:
+        name, *rest = arguments[2:]
+        _check_options(main.commands[name], rest)
 
 
 def _check_gunicorn(arguments: Words) -> None:

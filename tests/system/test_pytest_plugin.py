@@ -153,3 +153,80 @@ def test_plug_in_imports_the_package_only_for_the_fixture() -> None:
     command = [sys.executable, "-c", textwrap.dedent(script)]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     assert ran.stdout == "\n"
+
+
+#: An app with the embedded default, and one test.
+APP = """
+import pytest
+from flask import Flask
+from flask_procore_webhooks import ProcoreWebhooks
+
+def create_app(**arguments):
+    app = Flask("shop", **arguments)
+    app.config.update(TESTING=True, PROCORE_WEBHOOK_SECRET="a secret")
+    return app
+
+def test_delivers(procore_webhooks):
+    sent = procore_webhooks.payload("RFIs.update")
+    assert procore_webhooks.deliver(sent).status_code == 200
+
+@pytest.fixture
+def app(tmp_path):
+    import tempfile
+    {made}
+    app.register_blueprint(ProcoreWebhooks())
+    {then}
+    return app
+"""
+IN_DEVELOPMENT = [
+    ("app = create_app()", "pass"),
+    ("app = create_app(instance_path='{folder}/instance')", "pass"),
+    (
+        "app = create_app();"
+        " app.config['PROCORE_WEBHOOK_DATABASE_URI'] = 'sqlite:///hooks.db'",
+        "pass",
+    ),
+]
+OF_THE_TEST = [
+    ("app = create_app()", "app.instance_path = str(tmp_path)"),
+    ("app = create_app(instance_path=tempfile.mkdtemp())", "pass"),
+    (
+        "app = create_app();"
+        " app.config['PROCORE_WEBHOOK_DATABASE_URI'] = f'sqlite:///{{tmp_path}}/x.db'",
+        "pass",
+    ),
+    (
+        "app = create_app(); app.config['PROCORE_WEBHOOK_DATABASE_URI'] = 'sqlite://'",
+        "pass",
+    ),
+    (
+        "app = create_app();"
+        " app.config['SQLALCHEMY_DATABASE_URI'] = 'sqlite:///of_the_host.db'",
+        "pass",
+    ),
+]
+
+
+def run_app(pytester: pytest.Pytester, made: str, then: str) -> pytest.RunResult:
+    made = made.format(folder=pytester.path, tmp_path="{tmp_path}")
+    (pytester.path / "test_app.py").write_text(APP.format(made=made, then=then))
+    return run(pytester, "-p", "no:flask")
+
+
+@pytest.mark.parametrize(("made", "then"), IN_DEVELOPMENT)
+def test_the_inbox_of_the_app_in_development_is_refused(
+    pytester: pytest.Pytester, made: str, then: str
+) -> None:
+    result = run_app(pytester, made, then)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        ["*UsageError: The tests would write into *instance_path=str(tmp_path)*"]
+    )
+    assert not (pytester.path / "instance").exists()
+
+
+@pytest.mark.parametrize(("made", "then"), OF_THE_TEST)
+def test_an_inbox_of_the_test_is_used(
+    pytester: pytest.Pytester, made: str, then: str
+) -> None:
+    run_app(pytester, made, then).assert_outcomes(passed=1)

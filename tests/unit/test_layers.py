@@ -27,8 +27,8 @@ PUBLIC = """
 
 #: Modules and folders of the package; each imports only from earlier ones.
 LAYERS = """
-    errors event runtime serving config_values config senders subscribers signals inbox
-    endpoint running refusals views testing cli blueprint
+    log errors event runtime serving config_values config senders subscribers signals
+    inbox endpoint running refusals views isolation testing cli blueprint __main__
 """.split()
 
 #: The modules in each folder; each imports only from earlier ones.
@@ -50,7 +50,7 @@ COMMANDS = """
 """.split()
 
 #: Modules and folders that import neither Flask nor SQLAlchemy.
-PURE = ("errors", "event", "runtime", "config_values", "config", "senders")
+PURE = ("log", "errors", "event", "runtime", "config_values", "config", "senders")
 
 #: Maximum lines of a module and of a function.
 LONGEST_MODULE = 300
@@ -152,7 +152,9 @@ def test_folders_hold_at_most_twelve_modules() -> None:
     """``inbox`` may have 14, and ``cli`` has a file for each command."""
     most = {"inbox": 14, "cli": 99}
     for folder in {file.parent for file in modules()}:
-        count = len({file.stem for file in folder.glob("*.py")} - {"__init__"})
+        count = len(
+            {file.stem for file in folder.glob("*.py")} - {"__init__", "__main__"}
+        )
         assert count <= most.get(folder.name, 12), folder.name
 
 
@@ -187,6 +189,12 @@ def test_registries_at_module_level_are_those_of_subscribers() -> None:
     hooks = [file.stem for file in modules() if "register_at_fork" in file.read_text()]
     # It only starts the background thread without a request.
     assert hooks == ["serving"]
+
+
+def test_the_logger_is_imported_with_its_filter() -> None:
+    """A logger of another name would have records of several lines."""
+    found = {file.stem for file in modules() if "getLogger(" in file.read_text()}
+    assert found == {"log"}
 
 
 def test_only_required_packages_are_imported() -> None:
