@@ -16,14 +16,13 @@ logging.basicConfig(level=logging.INFO)
 webhooks = ProcoreWebhooks()
 
 app = Flask(__name__)
-app.config.update(
-    # Set one of the two. SECRET: a gateway or relay signs its deliveries.
-    PROCORE_WEBHOOK_SECRET=os.environ.get("PROCORE_WEBHOOK_SECRET"),
-    # AUTHORIZATION: Procore itself sends the value that you enter for the hook.
-    PROCORE_WEBHOOK_AUTHORIZATION=os.environ.get("PROCORE_WEBHOOK_AUTHORIZATION"),
-    # The default is instance/procore_webhooks.db, a SQLite file.
-    PROCORE_WEBHOOK_DATABASE_URI=os.environ.get("PROCORE_WEBHOOK_DATABASE_URI"),
-)
+# Set SECRET if a gateway or relay signs its deliveries; set AUTHORIZATION to the value
+# that you enter for the hook at Procore. DATABASE_URI is by default a SQLite file,
+# instance/procore_webhooks.db.
+for key in ("SECRET", "AUTHORIZATION", "DATABASE_URI"):
+    name = f"PROCORE_WEBHOOK_{key}"
+    if name in os.environ:
+        app.config[name] = os.environ[name]
 app.register_blueprint(webhooks)  # POST /webhooks/procore
 
 
