@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from collections.abc import Hashable
 from contextlib import suppress
+from contextvars import Context
 from typing import Any
 from typing import NoReturn
 from typing import TypeVar
@@ -49,6 +50,19 @@ class Runtime:
                 if found is None:
                     found = self.parts[key] = make()
         return found
+
+
+def start_thread(name: str, work: Callable[[], object]) -> threading.Thread:
+    """Start a daemon thread apart from the context of the caller.
+
+    Error reporters attach the context in which a thread was started, for example the
+    request, to every error of the thread.
+
+    :raises RuntimeError: no thread can be started.
+    """
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    Context().run(thread.start)
+    return thread
 
 
 def keep(inherited: object) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Set
 from dataclasses import dataclass
 from dataclasses import field
@@ -22,14 +23,17 @@ from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
 from .jobs import finish
-from .jobs import finished_subscribers
 from .jobs import Receipt
 from .jobs import receipt_values
 from .jobs import run_statements
+from .jobs import seen_receipts
+from .jobs import SeenReceipts
 from .record import LONGEST_ERROR
 from .status import FINISHED
 from .status import Status
 from .store import Store
+
+_NO_RECEIPTS = SeenReceipts()
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,18 @@ class Claim:
     row_id: int
     lease: str
     event_id: str
-    #: The number of the run, from 1.
+    #: The number of this attempt, from 1; it is counted when it ends.
     attempt: int
     #: When the lease ends, unless it is renewed; as it is stored.
     ends: datetime
     body: bytes = field(repr=False)
     #: The subscribers that had receipts when the event was claimed.
     finished: Set[str] = frozenset()
+    #: The versions of the receipts of abandoned calls at that time, by subscriber.
+    abandoned: Mapping[str, int] = field(default_factory=dict)
+    #: Earlier claims in a row that ended without an outcome. The event is a suspect
+    #: then: it may have killed its processes.
+    unsettled: int = 0
     #: Whether the outcome waits for the disk: the sender is answered by it.
     durable: bool = False
 
@@ -60,6 +69,8 @@ class Settlement:
     wait: float = 0.0
     #: Committed together with the status, even if the lease has passed on.
     receipt: Receipt | None = None
+    #: Whether the attempt counts.
+    is_counted: bool = True
 
 
 def claim(
@@ -70,7 +81,7 @@ def claim(
     ignore_backoff: bool = False,
     durable: bool = False,
 ) -> Claim | None:
-    """Claim an event for ``seconds`` and count the attempt.
+    """Claim an event for ``seconds`` and count the claim.
 
     :param ignore_backoff: also while it waits for its next attempt.
     :param durable: its outcome will wait for the disk.
@@ -78,17 +89,19 @@ def claim(
     """
     c, now = store.columns, store.db_now()
     free = claimable(store, now, ignore_backoff)
-    query = select(c.id, c.event_id, c.attempts, c.body).where(c.id == row_id, free)
+    query = select(c.event_id, c.attempts, c.claims, c.status, c.due_at, c.body).where(
+        c.id == row_id, free
+    )
     lease, ends = secrets.token_hex(16), now + timedelta(seconds=seconds)
     with store.connection() as connection:
         row = connection.execute(query).one_or_none()
         if row is None:
             return None
-        finished = finished_subscribers(store, connection, [row_id])
+        receipts = seen_receipts(store, connection, [row_id]).get(row_id, _NO_RECEIPTS)
         # Last, so that nothing can fail once it is claimed; if the event has run since
-        # the query, its attempts differ.
+        # the query, its due time differs.
         change = update(c.id.table).where(c.id == row_id, free)
-        change = change.where(c.attempts == row.attempts)
+        change = change.where(c.due_at == row.due_at, c.claims == row.claims)
         taken = change.values(_running(store, lease, ends))
         if connection.execute(taken).rowcount == 0:
             return None
@@ -99,7 +112,9 @@ def claim(
         row.attempts + 1,
         ends,
         row.body or b"",
-        finished.get(row_id, frozenset()),
+        receipts.finished,
+        receipts.abandoned,
+        _unsettled(row.status, row.claims),
         durable,
     )
 
@@ -107,17 +122,19 @@ def claim(
 def claim_due(store: Store, limit: int, seconds: float) -> list[Claim]:
     """Claim up to ``limit`` due events for ``seconds``, longest due first.
 
-    Their attempts are counted, so that an event that crashes its process runs out of
-    attempts. SQLite has one write transaction at a time: query for due events first.
+    Their claims are counted, so that an event that crashes its process is a suspect
+    when it is claimed again. SQLite has one write transaction at a time: query for due
+    events first.
     """
     c, now, lease = store.columns, store.db_now(), secrets.token_hex(16)
     ends = now + timedelta(seconds=seconds)
     due = claimable(store, now)
-    query = select(c.id, c.status).where(c.endpoint == store.endpoint, due)
+    query = select(c.id, c.status, c.claims).where(c.endpoint == store.endpoint, due)
     if store.traits().skips_locked:
         query = query.with_for_update(skip_locked=True)
     with store.transaction() as connection:
-        rows = _batch(connection.execute(query.order_by(c.due_at).limit(limit)))
+        before = _batch(connection.execute(query.order_by(c.due_at).limit(limit)))
+        rows = list(before)
         if not rows:
             return []
         # Where rows were not locked, two claims may have found the same rows, and this
@@ -126,7 +143,7 @@ def claim_due(store: Store, limit: int, seconds: float) -> list[Claim]:
         change = change.values(_running(store, lease, ends))
         connection.execute(store.async_commit(change))
         # Afterwards, because another run may have ended since the query.
-        finished = finished_subscribers(store, connection, rows)
+        receipts = seen_receipts(store, connection, rows)
         found = select(c.id, c.event_id, c.attempts, c.body)
         taken = connection.execute(found.where(c.id.in_(rows), c.lease == lease))
         claims = [
@@ -134,10 +151,12 @@ def claim_due(store: Store, limit: int, seconds: float) -> list[Claim]:
                 row.id,
                 lease,
                 row.event_id,
-                row.attempts,
+                row.attempts + 1,
                 ends,
                 row.body or b"",
-                finished.get(row.id, frozenset()),
+                receipts.get(row.id, _NO_RECEIPTS).finished,
+                receipts.get(row.id, _NO_RECEIPTS).abandoned,
+                before[row.id],
             )
             for row in taken
         ]
@@ -150,15 +169,34 @@ def renew(store: Store, claims: Collection[Claim], seconds: float) -> None:
 
 
 def release(store: Store, claims: Collection[Claim]) -> None:
-    """Make the events that are still held due now, without counting the attempt."""
+    """Make the events that are still held due now, and take their claims back."""
     _change_held(
         store,
         claims,
         status=Status.PENDING.value,
         due_at=store.db_now(),
         lease=None,
-        attempts=store.columns.attempts - 1,
+        claims=store.columns.claims - 1,
     )
+
+
+def count_attempt(store: Store, claim: Claim, *, counted: bool = True) -> bool:
+    """Count the attempt of a suspect before it ends, or take that back.
+
+    :return: ``False``, with the event unchanged, when the lease has passed on.
+    """
+    values = {
+        "row": claim.row_id,
+        "token": claim.lease,
+        "attempts": claim.attempt if counted else claim.attempt - 1,
+    }
+    statement = run_statements(store).settle
+
+    def count() -> bool:
+        with store.connection() as connection:
+            return connection.execute(statement, values).rowcount > 0
+
+    return store.retry_transient(count)
 
 
 def settle(store: Store, claim: Claim, end: Settlement) -> bool:
@@ -172,6 +210,8 @@ def settle(store: Store, claim: Claim, end: Settlement) -> bool:
         "row": claim.row_id,
         "token": claim.lease,
         "status": end.status.value,
+        "attempts": claim.attempt if end.is_counted else claim.attempt - 1,
+        "claims": 0,
         "error": store.text(end.error, LONGEST_ERROR) if end.error else None,
         "lease": None,
         "due_at": None if is_finished else now + timedelta(seconds=end.wait),
@@ -199,13 +239,16 @@ def _settle(
     settle = statements.held if claim.durable else statements.settle
     if receipt is not None:
         written = receipt_values(store, claim.row_id, receipt)
+        is_new = not receipt.version
         try:
-            if statements.finish is not None and not claim.durable:
+            if is_new and statements.finish is not None and not claim.durable:
                 with store.connection() as connection:
                     result = connection.execute(statements.finish, values | written)
                     return result.rowcount > 0
             with store.transaction() as connection:
-                connection.execute(statements.receipt, written)
+                connection.execute(
+                    statements.receipt if is_new else statements.completion, written
+                )
                 return connection.execute(settle, values).rowcount > 0
         except IntegrityError:
             # The receipt may exist, and then only the outcome is missing.
@@ -219,18 +262,18 @@ def _running(store: Store, lease: str, ends: datetime) -> dict[str, Any]:
         "status": Status.RUNNING.value,
         "due_at": ends,
         "lease": lease,
-        "attempts": store.columns.attempts + 1,
+        "claims": store.columns.claims + 1,
     }
 
 
-def _change_held(store: Store, claims: Collection[Claim], **values: Any) -> None:
+def _change_held(store: Store, held: Collection[Claim], /, **values: Any) -> None:
     """Change the rows that these claims still hold."""
-    if not claims:
+    if not held:
         return
     c = store.columns
-    rows, leases = [each.row_id for each in claims], {each.lease for each in claims}
-    held = update(c.id.table).where(c.id.in_(rows), c.lease.in_(leases))
-    change = store.async_commit(held.values(**values))
+    rows, leases = [each.row_id for each in held], {each.lease for each in held}
+    still_held = update(c.id.table).where(c.id.in_(rows), c.lease.in_(leases))
+    change = store.async_commit(still_held.values(**values))
 
     def execute() -> None:
         with store.connection() as connection:
@@ -239,13 +282,19 @@ def _change_held(store: Store, claims: Collection[Claim], **values: Any) -> None
     store.retry_transient(execute)
 
 
-def _batch(found: Iterable[Any]) -> list[int]:
-    """Return the rows to claim together.
+def _batch(found: Iterable[Any]) -> dict[int, int]:
+    """Return the rows to claim together, each with its unsettled claims.
 
-    An event with an expired lease is claimed alone: it may have crashed its worker, and
-    every event in its batch would lose an attempt.
+    A suspect is claimed alone: it may have crashed its worker, and the others would be
+    suspects after its next crash.
     """
-    rows = list(found)
-    if rows and rows[0].status == Status.RUNNING.value:
-        return [rows[0].id]
-    return [row.id for row in rows if row.status == Status.PENDING.value]
+    rows = {row.id: _unsettled(row.status, row.claims) for row in found}
+    first = next(iter(rows), 0)
+    if rows.get(first):
+        return {first: rows[first]}
+    return {row: unsettled for row, unsettled in rows.items() if not unsettled}
+
+
+def _unsettled(status: str, claims: int) -> int:
+    # A row that an earlier version of the package has claimed counts no claims.
+    return max(claims, int(status == Status.RUNNING.value))

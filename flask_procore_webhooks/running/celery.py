@@ -33,8 +33,8 @@ from ..errors import InboxUnavailable
 from ..inbox.due import due_events
 from ..inbox.due import is_paused
 from ..inbox.due import seconds_to
+from .failures import RunOutcome
 from .run import process
-from .run import RunOutcome
 
 log = logging.getLogger("flask_procore_webhooks")
 

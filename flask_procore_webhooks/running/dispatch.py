@@ -17,9 +17,9 @@ from ..inbox.record import RecordResult
 from ..inbox.status import FINISHED
 from .background import background_of
 from .celery import publish
+from .failures import RunOutcome
 from .notify import notify
 from .run import process
-from .run import RunOutcome
 
 log = logging.getLogger("flask_procore_webhooks")
 

@@ -1,15 +1,30 @@
-"""Failures of subscribers, and their texts in the log and the inbox."""
+"""Outcomes of runs; failures of subscribers, and their texts in log and inbox."""
 
 from __future__ import annotations
 
+import enum
 import traceback
+from asyncio import CancelledError
 from dataclasses import dataclass
+from threading import current_thread
+from threading import main_thread
 
 from sqlalchemy.exc import PendingRollbackError
 from sqlalchemy.exc import StatementError
 
 from ..errors import RetryLater
 from ..event import Event
+
+
+class RunOutcome(enum.Enum):
+    """How a call of :func:`process` ended."""
+
+    DONE = "done"
+    #: Failed, and due again later.
+    RETRY = "retry"
+    DEAD = "dead"
+    #: Not claimed: finished, not due yet, or running elsewhere.
+    NOT_CLAIMED = "not claimed"
 
 
 @dataclass(frozen=True)
@@ -19,6 +34,17 @@ class Failure:
     text: str
     #: Seconds that the subscriber asked for, or ``None`` for the backoff.
     wait: float | None = None
+
+
+def is_failure(error: BaseException, dispatch: str) -> bool:
+    """Whether the exception is a failure of its subscriber, which is retried.
+
+    The alternative is a request to stop the process or thread: in a main thread or a
+    request, ``SystemExit`` and gevent's ``Timeout`` may be one.
+    """
+    if isinstance(error, (Exception, CancelledError)):
+        return True
+    return current_thread() is not main_thread() and dispatch != "inline"
 
 
 def hide_parameters(error: BaseException | None) -> None:

@@ -28,8 +28,8 @@ import flask_procore_webhooks
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.running.failures import RunOutcome
 from flask_procore_webhooks.running.run import process
-from flask_procore_webhooks.running.run import RunOutcome
 from flask_procore_webhooks.testing import drain
 from flask_procore_webhooks.testing import payload
 from flask_procore_webhooks.testing import sign

@@ -39,8 +39,8 @@ from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.jobs import Receipt
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.running.dispatch import drain
+from flask_procore_webhooks.running.failures import RunOutcome
 from flask_procore_webhooks.running.run import process
-from flask_procore_webhooks.running.run import RunOutcome
 from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import Deliveries

@@ -35,11 +35,12 @@ LAYERS = """
 FOLDERS = {
     "senders": "source payload procore prudra signature samples",
     "inbox": """
-        tables status engines database store group_commit inserts record jobs claims
+        tables status engines database store group_commit inserts record jobs claims cut
         due queries operations
     """,
     "running": """
-        retry failures sessions leases run worker notify background celery dispatch
+        retry failures calls gate leases run worker pool notify background celery
+        dispatch
     """,
     "cli": "_http _values _options _output _actor _report",
 }
