@@ -97,6 +97,10 @@ class Pool(Crew):
         threads = [each for each in self.threads if each.is_alive()]
         return sum(each.worker.is_abandoned for each in threads) > self.size
 
+    def has_room(self) -> bool:
+        is_idle = any(each.worker.is_idle for each in self.threads)
+        return is_idle or len(self.threads) < self.size
+
     def wake(self) -> None:
         """Wake an idle thread; start one more if all are busy."""
         workers = [each.worker for each in self.threads]

@@ -173,12 +173,12 @@ class Run:
     def _interrupt(self, error: BaseException) -> None:
         """End the run at once: other workers need not wait for the end of the lease."""
         # SystemExit, KeyboardInterrupt, a worker timeout: the subscriber has ended.
-        is_attempt = not isinstance(error, InboxUnavailable)
+        is_last = self.claim.attempt >= self.endpoint.settings.max_attempts
         try:
-            if is_attempt and self.claim.attempt >= self.endpoint.settings.max_attempts:
+            if is_last and not isinstance(error, InboxUnavailable):
                 self._mark_dead(INTERRUPTED)
             else:
-                interrupt(self.endpoint, self.claim, is_counted=is_attempt)
+                interrupt(self.endpoint, self.claim, is_counted=True)
         except InboxUnavailable as unavailable:
             text = "Event %s runs again when its lease ends: %s"
             log.error(text, self.claim.event_id, unavailable)

@@ -41,6 +41,10 @@ SHORTEST_SLEEP = 0.1
 class Crew:
     """What a worker tells the others that share its work; alone, it tells nobody."""
 
+    def has_room(self) -> bool:
+        """Whether a thread is idle, or one more can be started."""
+        return False
+
     def wake(self) -> None:
         """More events may be due than this worker has claimed."""
 
@@ -147,7 +151,7 @@ class Worker:
         :raises InboxUnavailable: some are held until the next call or their lease ends.
         """
         for endpoint in self.endpoints:
-            self._release(endpoint)
+            self._release(endpoint, has_ended=False)
 
     @property
     def _is_ending(self) -> bool:
@@ -184,13 +188,17 @@ class Worker:
         self._waits |= dict.fromkeys(endpoint.name for endpoint in group)
         self._waits |= seconds_to_work([endpoint.store for endpoint in group])
 
-    def _release(self, endpoint: Endpoint) -> None:
+    def _release(self, endpoint: Endpoint, *, has_ended: bool = True) -> None:
+        """Release the claims of the endpoint.
+
+        :param has_ended: whether its run has ended, without a stored outcome; else it
+            goes on in its thread while the worker is stopped, and is no attempt.
+        """
         held = self._held.get(endpoint.name)
         if held is not None:
             held.close()
-            # A started run may still be going on: it gets the wait of a failed run.
             for claim in held.started():
-                interrupt(endpoint, claim)
+                interrupt(endpoint, claim, is_counted=has_ended)
             release(endpoint.store, held.queued())
             self._held.pop(endpoint.name, None)
 
@@ -218,8 +226,10 @@ class Worker:
         claims = claim_due(store, self._batch_size, seconds)
         if not claims:
             return 0
-        if len(claims) == self._batch_size:
-            self.crew.wake()
+        # There may be more than this batch, which may take long.
+        if len(claims) == self._batch_size and self.crew.has_room():
+            if seconds_to_work([store])[store.endpoint] == 0.0:
+                self.crew.wake()
         with renewing(store, claims, seconds, self._on_hang) as held:
             self._held[endpoint.name] = held
             ran = self._run_batch(endpoint, claims, held)

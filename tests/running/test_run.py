@@ -186,7 +186,7 @@ def test_inbox_is_not_reached_through_the_session(host: Host, on: On) -> None:
         seen.append((row["status"], row["attempts"], host.notes()))
 
     assert host.deliver().status_code == 200
-    assert seen == [("running", 1, [])]
+    assert seen == [("running", 0, [])]
 
 
 # Retries and discards
@@ -309,6 +309,7 @@ def test_event_that_runs_out_of_attempts_is_dead_and_answered_200(
 def test_event_that_always_kills_its_process_becomes_dead(
     sqlite_host: Host,
 ) -> None:
+    """Its attempts were counted while it ran alone."""
     ran = []
 
     @sqlite_host.webhooks.on()
@@ -318,15 +319,37 @@ def test_event_that_always_kills_its_process_becomes_dead(
     endpoint, store = sqlite_host.endpoint, sqlite_host.endpoint.store
     sqlite_host.payload = payload("RFIs.create")
     recorded = record_event(store, endpoint.read(to_bytes(sqlite_host.payload))[0])
-    for _ in range(endpoint.settings.max_attempts + 1):
-        # A claim without a run, whose lease has expired.
-        assert claims.claim(store, recorded.row_id, seconds=-1)
+    # The first claim is not suspected.
+    assert claims.claim(store, recorded.row_id, seconds=-1)
+    for _ in range(endpoint.settings.max_attempts):
+        claim = claims.claim(store, recorded.row_id, seconds=-1)
+        assert claim and claim.unsettled
+        assert claims.count_attempt(store, claim)
 
     assert sqlite_host.deliver().status_code == 200
     row = sqlite_host.row()
     assert ran == []
-    assert (row["status"], row["attempts"]) == ("dead", 4)
+    assert (row["status"], row["attempts"], row["claims"]) == ("dead", 2, 0)
     assert row["error"] == "every attempt ended without an outcome"
+
+
+def test_event_beside_killed_processes_stays_alive(sqlite_host: Host) -> None:
+    ran = []
+
+    @sqlite_host.webhooks.on()
+    def innocent(event: Event) -> None:
+        ran.append(event.attempt)
+
+    endpoint, store = sqlite_host.endpoint, sqlite_host.endpoint.store
+    sqlite_host.payload = payload("RFIs.create")
+    recorded = record_event(store, endpoint.read(to_bytes(sqlite_host.payload))[0])
+    for _ in range(5 * endpoint.settings.max_attempts):
+        assert claims.claim(store, recorded.row_id, seconds=-1)
+
+    assert sqlite_host.deliver().status_code == 200
+    row = sqlite_host.row()
+    assert ran == [1]
+    assert (row["status"], row["attempts"], row["claims"]) == ("done", 1, 0)
 
 
 def test_event_with_all_receipts_is_done_after_a_crash(
@@ -835,7 +858,9 @@ def test_subscriber_that_deletes_its_event_row_loses_no_other_event(
     assert host.notes() == [event["id"] for event in events]
 
 
-def test_failing_teardown_is_reported_and_the_run_resumed(host: Host, on: On) -> None:
+def test_failing_teardown_is_logged_and_changes_nothing(
+    host: Host, on: On, caplog: pytest.LogCaptureFixture
+) -> None:
     calls = []
 
     @host.app.teardown_appcontext
@@ -844,15 +869,21 @@ def test_failing_teardown_is_reported_and_the_run_resumed(host: Host, on: On) ->
             calls.append("teardown")
             raise ValueError("in the teardown")
 
-    @on()
+    @on(name="writer")
     def writer(event: Event) -> None:
         calls.append("writer")
         host.note("written")
 
-    assert host.deliver().status_code == 500
+    @on(name="next")
+    def next_(event: Event) -> None:
+        calls.append("next")
+
     assert host.deliver().status_code == 200
-    assert calls == ["writer", "teardown"]
+    assert calls == ["writer", "teardown", "next"]
     assert host.notes() == ["written"]
+    assert (host.row()["status"], host.row()["attempts"]) == ("done", 1)
+    assert "writer had ended for" in caplog.text
+    assert "ValueError: in the teardown" in caplog.text
 
 
 # Async subscribers and other callables
