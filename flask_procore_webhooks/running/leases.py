@@ -1,6 +1,7 @@
 """Leases: one thread for each database renews the leases of running events.
 
-It also watches their calls, and has a call that exceeds its time limit taken over.
+Another thread watches calls that go on, and has a call that exceeds its time limit
+taken over.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
 from math import inf
@@ -20,6 +22,7 @@ from ..errors import InboxUnavailable
 from ..inbox import claims
 from ..inbox.claims import Claim
 from ..inbox.store import Store
+from ..runtime import Alarms
 from ..runtime import start_thread
 from .calls import Call
 from .failures import describe
@@ -100,25 +103,28 @@ class HeldClaims:
     def queued(self) -> list[Claim]:
         return [claim for row, claim in self._items() if row not in self._started]
 
-    def warn(self) -> None:
-        """Log a call that has gone on for another lease."""
-        call, now = self.call, time.monotonic()
-        if call is None or now - call.warned_at < self.seconds:
-            return
-        call.warned_at = now
-        log.warning(
-            "%s has been running for %.0f s for %s; its lease is renewed",
-            call.subscriber.name,
-            now - call.started,
-            describe(call.event),
-        )
-        self.on_hang()
+    def watch(self) -> float:
+        """Log a call that goes on, or have it taken over; return when to look again.
 
-    def end_call(self) -> None:
-        """Have the call taken over if it has exceeded its time limit."""
-        call = self.call
-        if call is None or call.deadline > time.monotonic():
-            return
+        It uses no database: that may wait for a lock of the call.
+        """
+        call, now = self.call, time.monotonic()
+        if call is None:
+            return inf
+        if call.deadline <= now:
+            self._end_call(call)
+        elif now - call.warned_at >= self.seconds:
+            call.warned_at = now
+            log.warning(
+                "%s has been running for %.0f s for %s; its lease is renewed",
+                call.subscriber.name,
+                now - call.started,
+                describe(call.event),
+            )
+            self.on_hang()
+        return min(call.deadline, call.warned_at + self.seconds)
+
+    def _end_call(self, call: Call) -> None:
         try:
             start_thread("webhook rest", lambda: call.take_over(call))
             call.deadline = inf
@@ -138,6 +144,8 @@ class LeaseRenewer:
     """
 
     def __init__(self) -> None:
+        #: Watches the calls that go on.
+        self.alarms = Alarms()
         self._held: set[HeldClaims] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -155,12 +163,6 @@ class LeaseRenewer:
     def discard(self, held: HeldClaims) -> None:
         with self._changed:
             self._held.discard(held)
-
-    def wake_before(self, when: float) -> None:
-        """Let the thread wake at that time of the monotonic clock or before."""
-        with self._changed:
-            if self._wakes_at > when:
-                self._changed.notify()
 
     def calls(self) -> list[Call]:
         """The calls that run now."""
@@ -190,8 +192,7 @@ class LeaseRenewer:
             return True
 
     def _seconds_to_renewal(self) -> float:
-        times = [held.renew_at for held in self._held]
-        times += [call.deadline for held in self._held if (call := held.call)]
+        times = (held.renew_at for held in self._held)
         self._wakes_at = min(times, default=inf)
         return self._wakes_at - time.monotonic()
 
@@ -199,10 +200,16 @@ class LeaseRenewer:
         with self._changed:
             held_now = list(self._held)
         for held in held_now:
-            held.end_call()
             if held.renew_at <= time.monotonic():
+                if held.call is not None:
+                    self._watch(held)
                 _renew(held)
-                held.warn()
+
+    def _watch(self, held: HeldClaims) -> None:
+        try:
+            self.alarms.set(held, time.monotonic(), held.watch)
+        except RuntimeError as error:
+            log.warning("Calls are not watched: %s", error)
 
 
 @contextmanager
@@ -226,8 +233,10 @@ def renewing(
 def watch(held: HeldClaims, call: Call) -> None:
     """Watch the call, which runs for one of the held claims, until the next one."""
     held.call = call
+    # Most calls are short: they end before the first renewal, which watches them.
     if call.deadline < held.renew_at:
-        _renewer_of(held.store).wake_before(call.deadline)
+        with suppress(RuntimeError):  # the renewal tries again
+            _renewer_of(held.store).alarms.set(held, call.deadline, held.watch)
 
 
 def longest_call(stores: Iterable[Store]) -> tuple[str, str, float] | None:
