@@ -94,8 +94,7 @@ class Pool(Crew):
     @property
     def is_exhausted(self) -> bool:
         """Whether more threads hang for good than the pool replaces."""
-        threads = [each for each in self.threads if each.is_alive()]
-        return sum(each.worker.is_abandoned for each in threads) > self.size
+        return self._hanging() > self.size
 
     def has_room(self) -> bool:
         is_idle = any(each.worker.is_idle for each in self.threads)
@@ -124,7 +123,7 @@ class Pool(Crew):
             self._start_if_needed()
         if self.is_exhausted and not self._has_warned:
             self._has_warned = True
-            log.error(EXHAUSTED, sum(t.worker.is_abandoned for t in self.threads))
+            log.error(EXHAUSTED, self._hanging())
             self._was_signalled.set()
 
     def needs(self, worker: Worker) -> bool:
@@ -200,6 +199,9 @@ class Pool(Crew):
     def _goes_on(self) -> bool:
         usable = [each for each in self._alive() if not each.worker.is_abandoned]
         return bool(usable or self._rests)
+
+    def _hanging(self) -> int:
+        return sum(each.worker.is_abandoned for each in self._alive())
 
     def _alive(self) -> list[WorkerThread]:
         return [each for each in self.threads if each.is_alive()]

@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from asgiref.sync import sync_to_async
+from flask import appcontext_popped
+from flask import appcontext_pushed
 from flask import Flask
 from flask import g
+from flask import has_app_context
 from flask import Response
 from sqlalchemy import orm
 from sqlalchemy.exc import IntegrityError
@@ -884,6 +887,161 @@ def test_failing_teardown_is_logged_and_changes_nothing(
     assert (host.row()["status"], host.row()["attempts"]) == ("done", 1)
     assert "writer had ended for" in caplog.text
     assert "ValueError: in the teardown" in caplog.text
+
+
+# Errors of the host around a subscriber
+
+
+def _in_teardown(host: Host, fail: Callable[[], None]) -> None:
+    host.app.teardown_appcontext(lambda error: fail())
+
+
+def _in_signal(host: Host, fail: Callable[[], None]) -> None:
+    appcontext_popped.connect(lambda app: fail(), host.app, weak=False)
+
+
+def _in_hook(name: str) -> Callable[[Host, Callable[[], None]], None]:
+    def listen(host: Host, fail: Callable[[], None]) -> None:
+        factory: Any = host.session.session_factory
+        sa.event.listen(factory, name, lambda *_: fail())
+
+    return listen
+
+
+def _in_remove(host: Host, fail: Callable[[], None]) -> None:
+    remove = host.session.remove
+
+    def failing() -> None:
+        remove()
+        fail()
+
+    host.session.remove = failing  # type: ignore[method-assign]
+
+
+AROUND: dict[str, Callable[[Host, Callable[[], None]], None]] = {
+    "teardown": _in_teardown,
+    "appcontext_popped": _in_signal,
+    "after_commit": _in_hook("after_commit"),
+    "after_transaction_end": _in_hook("after_transaction_end"),
+    "remove": _in_remove,
+}
+
+
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+@pytest.mark.parametrize("place", AROUND)
+def test_error_of_the_host_after_success_takes_nothing_back(
+    host: Host,
+    on: On,
+    caplog: pytest.LogCaptureFixture,
+    place: str,
+    error: type[BaseException],
+) -> None:
+    calls: list[str] = []
+
+    def fail() -> None:
+        # Only around the first subscriber, and after its commit.
+        if calls == ["writer"] and host.notes() == ["written"]:
+            calls.append("failed")
+            raise error("around it")
+
+    @on(name="writer")
+    def writer(event: Event) -> None:
+        calls.append("writer")
+        host.note("written")
+
+    @on(name="next")
+    def next_(event: Event) -> None:
+        calls.append("next")
+
+    AROUND[place](host, fail)
+    assert host.deliver().status_code == 200
+    assert calls == ["writer", "failed", "next"]
+    assert (host.row()["status"], host.row()["attempts"]) == ("done", 1)
+    assert host.receipts() == ["next", "writer"]
+    assert f"{error.__name__}: around it" in caplog.text
+
+
+@pytest.mark.parametrize("place", ["teardown", "appcontext_popped"])
+def test_error_of_the_host_keeps_what_a_subscriber_without_a_session_has_done(
+    app: Flask,
+    endpoint: Endpoint,
+    webhooks: ProcoreWebhooks,
+    caplog: pytest.LogCaptureFixture,
+    place: str,
+) -> None:
+    calls: list[str] = []
+
+    @webhooks.on(name="mails")
+    def mails(event: Event) -> None:
+        calls.append(f"mails {event.attempt}")
+
+    def fail(*_: object) -> None:
+        if calls == ["mails 1"]:
+            calls.append("failed")
+            raise ValueError("around it")
+
+    if place == "teardown":
+        app.teardown_appcontext(fail)
+    else:
+        appcontext_popped.connect(fail, app)
+    assert deliver(app.test_client(), payload("RFIs.update")).status_code == 200
+    assert calls == ["mails 1", "failed"]
+    assert "ValueError: around it" in caplog.text
+
+
+def test_teardown_error_replaces_neither_discard_nor_retry_later(
+    host: Host, on: On
+) -> None:
+    ran: list[str] = []
+
+    @host.app.teardown_appcontext
+    def teardown(error: BaseException | None) -> None:
+        if ran and ran[-1] in ("discards", "postpones"):
+            ran.append("failed")
+            raise ValueError("around it")
+
+    @on(name="discards")
+    def discards(event: Event) -> None:
+        ran.append("discards")
+        raise Discard("not for us")
+
+    @on(name="postpones")
+    def postpones(event: Event) -> None:
+        ran.append("postpones")
+        raise RetryLater(after=600)
+
+    assert host.deliver().status_code == 500
+    assert ran == ["discards", "failed", "postpones", "failed"]
+    assert host.row()["error"] == "postpones: retry after 600 s"
+    assert host.receipts() == ["discards"]
+    assert (host.row()["due_at"] - host.row()["received_at"]).total_seconds() >= 600
+
+
+def test_error_before_the_subscriber_is_a_failed_attempt(host: Host, on: On) -> None:
+    """And the context that could not be entered is left."""
+    calls: list[int] = []
+    contexts: list[bool] = []
+
+    @on(name="writer")
+    def writer(event: Event) -> None:
+        calls.append(event.attempt)
+        host.note("written")
+
+    def fail(app: Flask) -> None:
+        if not contexts:
+            contexts.append(True)
+            raise ValueError("no context")
+
+    sent = Event("evt_1", "RFIs.update", body=b'{"id": "evt_1"}')
+    recorded = record_event(host.store, sent)
+    with appcontext_pushed.connected_to(fail, host.app):
+        assert process(host.endpoint, recorded.row_id) is RunOutcome.RETRY
+    assert not has_app_context()
+    assert calls == []
+    assert host.row("evt_1")["error"] == "writer: ValueError: no context"
+    outcome = process(host.endpoint, recorded.row_id, ignore_backoff=True)
+    assert outcome is RunOutcome.DONE
+    assert (calls, host.notes()) == ([2], ["written"])
 
 
 # Async subscribers and other callables

@@ -424,7 +424,8 @@ def test_pool_is_exhausted_when_more_threads_hang_than_it_replaces(
 
 
 def pool_abandoned(pool: Pool) -> int:
-    return sum(each.worker.is_abandoned for each in pool.threads)
+    """The threads that hang for good."""
+    return sum(each.worker.is_abandoned for each in pool.threads if each.is_alive())
 
 
 def test_returned_threads_are_counted_back(sqlite_host: Host, gate: Gate) -> None:
