@@ -129,6 +129,7 @@ class ProcoreWebhooks(Blueprint):
         *,
         name: str | None = None,
         latest_only: bool = False,
+        timeout: float | None = None,
     ) -> Callable[[F], F]:
         """Make the decorated function a subscriber: it is called with ``(event)``.
 
@@ -140,6 +141,9 @@ class ProcoreWebhooks(Blueprint):
             the same reason, if ``reason`` is given) is in the inbox when the run
             begins. For subscribers that fetch the resource and need no history: many
             changes cost one fetch, and the newest wins in any order of arrival.
+        :param timeout: seconds that one call may take, instead of the setting
+            ``TIMEOUT``. After that the attempt has failed, and whatever the call still
+            writes through the session is rolled back.
         :raises ConfigError: a different function of that name is registered.
         """
         if not isinstance(resource_type, str) or not isinstance(reason, str):
@@ -156,6 +160,7 @@ class ProcoreWebhooks(Blueprint):
                     resource_type=resource_type,
                     reason=reason,
                     latest_only=latest_only,
+                    timeout=timeout,
                 )
             )
             return function

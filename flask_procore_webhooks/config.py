@@ -39,6 +39,8 @@ KEYS = (
     "RETRY_BASE",
     "RETRY_CAP",
     "LEASE",
+    "TIMEOUT",
+    "THREADS",
     "RETENTION",
     "IGNORE_USER_IDS",
     "IGNORE_APPLICATION_IDS",
@@ -67,6 +69,10 @@ class Settings:
     retry_base: float = 10.0
     retry_cap: float = 3600.0
     lease: float = 300.0
+    timeout: float = 3600.0
+    #: Of ``background``, in each process.
+    threads: int = 4
+    #: Seconds.
     retention: float = 7 * 24 * 3600.0
     ignore_user_ids: frozenset[str] = frozenset()
     ignore_application_ids: frozenset[str] = frozenset()
@@ -112,6 +118,8 @@ def read_settings(
         retry_base=reader.number("RETRY_BASE", Settings.retry_base),
         retry_cap=reader.number("RETRY_CAP", Settings.retry_cap),
         lease=reader.number("LEASE", Settings.lease, least=1),
+        timeout=reader.number("TIMEOUT", Settings.timeout),
+        threads=reader.integer("THREADS", Settings.threads),
         retention=reader.number("RETENTION", Settings.retention, least=HALF_DAY),
         ignore_user_ids=reader.ids("IGNORE_USER_IDS"),
         ignore_application_ids=reader.ids("IGNORE_APPLICATION_IDS"),

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from collections.abc import Hashable
 from contextlib import suppress
+from contextvars import Context
+from math import inf
 from typing import Any
 from typing import NoReturn
 from typing import TypeVar
@@ -48,6 +51,64 @@ class Runtime:
                 if found is None:
                     found = self.parts[key] = make()
         return found
+
+
+class Alarms:
+    """Calls functions at given times, in a thread that ends when none is left."""
+
+    def __init__(self) -> None:
+        self._alarms: dict[object, tuple[float, Callable[[], float]]] = {}
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def set(self, owner: object, when: float, work: Callable[[], float]) -> None:
+        """Call ``work`` at a time of the monotonic clock, in place of an earlier alarm.
+
+        :param work: returns quickly, with the next time or infinity.
+        :raises RuntimeError: no thread can be started.
+        """
+        with self._changed:
+            self._alarms[owner] = when, work
+            if self._thread is None:
+                self._thread = start_thread("webhook alarms", self._run)
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while due := self._next():
+            owner, (when, work) = due
+            following = work()
+            with self._changed:
+                if self._alarms.get(owner) == (when, work):
+                    self._alarms[owner] = following, work
+
+    def _next(self) -> tuple[object, tuple[float, Callable[[], float]]] | None:
+        """Wait for the next alarm; ``None`` if there is none."""
+        with self._changed:
+            while True:
+                for owner, (when, _) in list(self._alarms.items()):
+                    if when == inf:
+                        del self._alarms[owner]
+                if not self._alarms:
+                    self._thread = None
+                    return None
+                first = min(self._alarms.items(), key=lambda alarm: alarm[1][0])
+                seconds = first[1][0] - time.monotonic()
+                if seconds <= 0:
+                    return first
+                self._changed.wait(seconds)
+
+
+def start_thread(name: str, work: Callable[[], object]) -> threading.Thread:
+    """Start a daemon thread apart from the context of the caller.
+
+    Error reporters attach the context in which a thread was started, for example the
+    request, to every error of the thread.
+
+    :raises RuntimeError: no thread can be started.
+    """
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    Context().run(thread.start)
+    return thread
 
 
 def keep(inherited: object) -> None:

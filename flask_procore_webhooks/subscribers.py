@@ -17,6 +17,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -56,6 +57,8 @@ class Subscriber:
     latest_only: bool = False
     #: ``resource_type`` and ``reason`` for comparison, whatever the case.
     pattern: tuple[str, str] = (ANY, ANY)
+    #: Seconds that one call may take; ``None`` for the setting ``TIMEOUT``.
+    timeout: float | None = None
 
     def __call__(self, app: Flask, event: Event) -> object:
         """Call the function; the result of an async function is still to be awaited."""
@@ -87,11 +90,12 @@ def new_subscriber(
     resource_type: str = ANY,
     reason: str = ANY,
     latest_only: bool = False,
+    timeout: float | None = None,
 ) -> Subscriber:
     """Return a subscriber; its caller registers it.
 
-    :raises ConfigError: the name cannot be stored, the pattern matches no event, or the
-        function does not take the arguments of a call.
+    :raises ConfigError: the name cannot be stored, the pattern matches no event, the
+        timeout is not a time, or the function does not take the arguments of a call.
     """
     name = name or _name_of(function)
     if not NAME.fullmatch(name):
@@ -100,6 +104,7 @@ def new_subscriber(
         )
     _check_pattern(resource_type, reason)
     _check_parameters(function, name, takes_app)
+    _check_timeout(name, timeout)
     return Subscriber(
         name,
         function,
@@ -109,6 +114,7 @@ def new_subscriber(
         next(_order),
         latest_only,
         (resource_type.casefold(), reason.casefold()),
+        timeout,
     )
 
 
@@ -192,6 +198,14 @@ def _check_parameters(
             raise ConfigError(
                 [f"{name} is called with ({', '.join(arguments)}): {error}."]
             ) from None
+
+
+def _check_timeout(name: str, timeout: object) -> None:
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if timeout is not None and not (is_number and 0 < float(timeout) < inf):  # type: ignore[arg-type]
+        raise ConfigError(
+            [f"{name}: timeout= is a number of seconds above 0, not {timeout!r}."]
+        )
 
 
 def _two_of_a_name(name: str) -> str:

@@ -65,6 +65,8 @@ def _settings(endpoint: Endpoint) -> dict[str, str]:
         "RETRY_BASE": _seconds(settings.retry_base),
         "RETRY_CAP": _seconds(settings.retry_cap),
         "LEASE": _seconds(settings.lease),
+        "TIMEOUT": _seconds(settings.timeout),
+        "THREADS": str(settings.threads),
         "RETENTION": _seconds(settings.retention),
         "IGNORE_USER_IDS": _listed(settings.ignore_user_ids),
         "IGNORE_APPLICATION_IDS": _listed(settings.ignore_application_ids),

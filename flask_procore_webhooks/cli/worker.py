@@ -14,14 +14,15 @@ from ..errors import InboxUnavailable
 from ..inbox.due import is_paused
 from ..inbox.engines import is_in_memory
 from ..running.notify import listening
-from ..running.worker import Worker
-from ..running.worker import WorkerPool
+from ..running.pool import Pool
 from ._options import command
 from ._options import endpoints_named
 from ._options import one_endpoint
 
 #: Seconds; the longest wait of a thread.
 A_DAY = 24 * 3600.0
+#: The exit code when more threads hang than are replaced: a supervisor restarts it.
+EXHAUSTED = 3
 
 
 @command("worker")
@@ -58,24 +59,29 @@ def worker(
 
     On SIGTERM or Ctrl+C the worker ends after its running events and releases the
     claimed events that it has not started. A second signal ends it at once.
+
+    A thread whose subscriber exceeds its timeout is replaced. When more threads hang
+    than --concurrency, the worker ends with exit code 3, so that it is restarted.
     """
     mounted = endpoints_named(endpoint)
     _refuse_in_memory(mounted)
-    pool = WorkerPool([Worker(mounted, poll=poll) for _ in range(concurrency)])
+    pool = Pool(mounted, concurrency, poll=poll)
     names = ", ".join(each.name for each in mounted)
     click.echo(f"Running the events of {names}, {concurrency} at a time.")
     for each in mounted:
         if _is_known_paused(each):
             click.echo(f"{each.name} is paused: no event runs until resume.")
     notified = [each.store for each in mounted if each.dispatch == "worker"]
-    with pool.ends_on_signals(), listening([] if once else notified, pool.wake):
+    with pool.ends_on_signals(), listening([] if once else notified, pool.wake_all):
         pool.run(once)
         pool.end(grace)
     click.echo(f"Ended after {pool.ran} runs.")
     if pool.failure:
         raise pool.failure
+    if pool.is_exhausted:
+        _exit_at_once(EXHAUSTED)
     if pool.is_running:
-        _exit_at_once()
+        _exit_at_once(0)
 
 
 def _is_known_paused(endpoint: Endpoint) -> bool:
@@ -85,12 +91,12 @@ def _is_known_paused(endpoint: Endpoint) -> bool:
         return False  # the workers log it and poll again
 
 
-def _exit_at_once() -> None:
+def _exit_at_once(code: int) -> None:
     # A regular exit waits for the threads in which async subscribers run.
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 def _refuse_in_memory(mounted: list[Endpoint]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Set
 from dataclasses import dataclass
 from dataclasses import field
@@ -24,15 +25,18 @@ from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
 from .jobs import finish
-from .jobs import finished_subscribers
 from .jobs import Receipt
 from .jobs import receipt_values
 from .jobs import run_statements
+from .jobs import seen_receipts
+from .jobs import SeenReceipts
 from .record import LONGEST_ERROR
 from .status import FINISHED
 from .status import Status
 from .store import Store
 from .tables import lock_in_order
+
+_NO_RECEIPTS = SeenReceipts()
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,18 @@ class Claim:
     row_id: int
     lease: str
     event_id: str
-    #: The number of the run, from 1.
+    #: The number of this attempt, from 1; it is counted when it ends.
     attempt: int
     #: When the lease ends, unless it is renewed; as it is stored.
     ends: datetime
     body: bytes = field(repr=False)
     #: The subscribers that had receipts when the event was claimed.
     finished: Set[str] = frozenset()
+    #: The versions of the receipts of abandoned calls at that time, by subscriber.
+    abandoned: Mapping[str, int] = field(default_factory=dict)
+    #: Earlier claims in a row that ended without an outcome. The event is a suspect
+    #: then: it may have killed its processes.
+    unsettled: int = 0
     #: Whether the outcome waits for the disk: the sender is answered by it.
     durable: bool = False
 
@@ -63,6 +72,8 @@ class Settlement:
     wait: float = 0.0
     #: Committed together with the status, even if the lease has passed on.
     receipt: Receipt | None = None
+    #: Whether the attempt counts.
+    is_counted: bool = True
 
 
 def claim(
@@ -74,7 +85,7 @@ def claim(
     ahead: float = 0.0,
     durable: bool = False,
 ) -> Claim | None:
-    """Claim an event for ``seconds`` and count the attempt.
+    """Claim an event for ``seconds`` and count the claim.
 
     :param ignore_backoff: also while it waits for its next attempt.
     :param ahead: also if that is due within so many seconds.
@@ -86,26 +97,38 @@ def claim(
     free = claimable(store, now, ignore_backoff, ahead)
     # Claimed by a try whose answer was lost.
     mine = c.lease == lease
-    query = select(c.id, c.event_id, c.attempts, c.lease, c.body)
-    query = query.where(c.id == row_id, or_(free, mine))
+    query = select(
+        c.event_id, c.attempts, c.claims, c.status, c.due_at, c.lease, c.body
+    ).where(c.id == row_id, or_(free, mine))
 
     def work(connection: Connection) -> Claim | None:
         row = connection.execute(query).one_or_none()
         if row is None:
             return None
-        finished = finished_subscribers(store, connection, [row_id])
-        attempt = row.attempts + (row.lease != lease)
-        if row.lease != lease:
+        receipts = seen_receipts(store, connection, [row_id]).get(row_id, _NO_RECEIPTS)
+        unsettled = _unsettled(row.status, row.claims)
+        if row.lease == lease:
+            unsettled -= 1
+        else:
             # Last, so that nothing can fail once it is claimed; if the event has run
-            # since the query, its attempts differ.
+            # since the query, its due time differs.
             change = update(c.id.table).where(c.id == row_id, free)
-            change = change.where(c.attempts == row.attempts)
+            change = change.where(c.due_at == row.due_at, c.claims == row.claims)
             taken = change.values(_running(store, lease, ends))
             if connection.execute(taken).rowcount == 0:
                 return None
-        of_row: Set[str] = finished.get(row_id, frozenset())
-        body = row.body or b""
-        return Claim(row_id, lease, row.event_id, attempt, ends, body, of_row, durable)
+        return Claim(
+            row_id,
+            lease,
+            row.event_id,
+            row.attempts + 1,
+            ends,
+            row.body or b"",
+            receipts.finished,
+            receipts.abandoned,
+            unsettled,
+            durable,
+        )
 
     return store.run(work)
 
@@ -113,30 +136,32 @@ def claim(
 def claim_due(store: Store, limit: int, seconds: float) -> list[Claim]:
     """Claim up to ``limit`` due events for ``seconds``, longest due first.
 
-    Their attempts are counted, so that an event that crashes its process runs out of
-    attempts. SQLite has one write transaction at a time: query for due events first.
+    Their claims are counted, so that an event that crashes its process is a suspect
+    when it is claimed again. SQLite has one write transaction at a time: query for due
+    events first.
     """
     c, now, lease = store.columns, store.db_now(), secrets.token_hex(16)
     ends = now + timedelta(seconds=seconds)
     due = claimable(store, now)
-    # Claimed by a try whose answer was lost.
-    rows: list[int] = []
-    query = select(c.id, c.status).where(c.endpoint == store.endpoint, due)
+    # Claimed by a try whose answer was lost; each with its unsettled claims.
+    rows: dict[int, int] = {}
+    query = select(c.id, c.status, c.claims).where(c.endpoint == store.endpoint, due)
     if skips_locked := store.traits().skips_locked:
         query = query.with_for_update(skip_locked=True)
     query = query.order_by(c.due_at).limit(limit)
 
     def work(connection: Connection) -> list[Claim]:
+        nonlocal rows
         if rows and (claims := _claimed(store, connection, rows, lease, ends)):
             return claims
-        rows[:] = _batch(connection.execute(query))
+        rows = _batch(connection.execute(query))
         if not rows:
             return []
         if not skips_locked:
-            lock_in_order(connection, c.id.table, c.id.in_(rows))
+            lock_in_order(connection, c.id.table, c.id.in_(list(rows)))
         # Where rows were not locked, two claims may have found the same rows, and this
         # update decides.
-        change = update(c.id.table).where(c.id.in_(rows), due)
+        change = update(c.id.table).where(c.id.in_(list(rows)), due)
         change = change.values(_running(store, lease, ends))
         connection.execute(store.async_commit(change))
         return _claimed(store, connection, rows, lease, ends)
@@ -147,50 +172,65 @@ def claim_due(store: Store, limit: int, seconds: float) -> list[Claim]:
 def _claimed(
     store: Store,
     connection: Connection,
-    rows: list[int],
+    rows: dict[int, int],
     lease: str,
     ends: datetime,
 ) -> list[Claim]:
-    """The claims of this lease among ``rows``, in their order."""
-    c = store.columns
+    """The claims of this lease among ``rows``, in their order.
+
+    :param rows: the unsettled claims of each row.
+    """
+    c, order = store.columns, list(rows)
     # After the update, because another run may have ended since the query.
-    finished = finished_subscribers(store, connection, rows)
+    receipts = seen_receipts(store, connection, order)
     found = select(c.id, c.event_id, c.attempts, c.body)
-    taken = connection.execute(found.where(c.id.in_(rows), c.lease == lease))
+    taken = connection.execute(found.where(c.id.in_(order), c.lease == lease))
     claims = [
         Claim(
             row.id,
             lease,
             row.event_id,
-            row.attempts,
+            row.attempts + 1,
             ends,
             row.body or b"",
-            finished.get(row.id, frozenset()),
+            receipts.get(row.id, _NO_RECEIPTS).finished,
+            receipts.get(row.id, _NO_RECEIPTS).abandoned,
+            rows[row.id],
         )
         for row in taken
     ]
-    return sorted(claims, key=lambda claim: rows.index(claim.row_id))
+    return sorted(claims, key=lambda claim: order.index(claim.row_id))
 
 
 def renew(store: Store, claims: Collection[Claim], seconds: float) -> None:
     """Let the leases that are still held end ``seconds`` from now."""
-    if claims:
-        ends = store.db_now() + timedelta(seconds=seconds)
-        _change_held(store, claims, due_at=ends)
+    ends = store.db_now() + timedelta(seconds=seconds)
+    _change_held(store, claims, due_at=ends)
 
 
 def release(store: Store, claims: Collection[Claim]) -> None:
-    """Make the events that are still held due now, without counting the attempt."""
-    if not claims:
-        return
+    """Make the events that are still held due now, and take their claims back."""
     _change_held(
         store,
         claims,
         status=Status.PENDING.value,
         due_at=store.db_now(),
         lease=None,
-        attempts=store.columns.attempts - 1,
+        claims=store.columns.claims - 1,
     )
+
+
+def count_attempt(store: Store, claim: Claim, *, counted: bool = True) -> bool:
+    """Count the attempt of a suspect before it ends, or take that back.
+
+    :return: ``False``, with the event unchanged, when the lease has passed on.
+    """
+    values = {
+        "row": claim.row_id,
+        "token": claim.lease,
+        "attempts": claim.attempt if counted else claim.attempt - 1,
+    }
+    return _changes(store, run_statements(store).settle, values)
 
 
 def settle(store: Store, claim: Claim, end: Settlement) -> bool:
@@ -204,6 +244,8 @@ def settle(store: Store, claim: Claim, end: Settlement) -> bool:
         "row": claim.row_id,
         "token": claim.lease,
         "status": end.status.value,
+        "attempts": claim.attempt if end.is_counted else claim.attempt - 1,
+        "claims": 0,
         "error": store.text(end.error, LONGEST_ERROR) if end.error else None,
         "lease": None,
         "due_at": None if is_finished else now + timedelta(seconds=end.wait),
@@ -236,13 +278,15 @@ def _settle(
     settle = statements.held if claim.durable else statements.settle
     if receipt is not None:
         written = receipt_values(store, claim.row_id, receipt)
+        is_new = not receipt.version
+        write = statements.receipt if is_new else statements.completion
 
         def settle_with_receipt(connection: Connection) -> bool:
-            connection.execute(statements.receipt, written)
+            connection.execute(write, written)
             return connection.execute(settle, values).rowcount > 0
 
         try:
-            if statements.finish is not None and not claim.durable:
+            if is_new and statements.finish is not None and not claim.durable:
                 return _changes(store, statements.finish, values | written)
             return store.run(settle_with_receipt, begin=True)
         except IntegrityError:
@@ -260,31 +304,39 @@ def _running(store: Store, lease: str, ends: datetime) -> dict[str, Any]:
         "status": Status.RUNNING.value,
         "due_at": ends,
         "lease": lease,
-        "attempts": store.columns.attempts + 1,
+        "claims": store.columns.claims + 1,
     }
 
 
-def _change_held(store: Store, claims: Collection[Claim], **values: Any) -> None:
+def _change_held(store: Store, held: Collection[Claim], /, **values: Any) -> None:
     """Change the rows that these claims still hold."""
+    if not held:
+        return
     c = store.columns
-    rows, leases = [each.row_id for each in claims], {each.lease for each in claims}
-    held = c.id.in_(rows), c.lease.in_(leases)
-    change = store.async_commit(update(c.id.table).where(*held).values(**values))
+    rows, leases = [each.row_id for each in held], {each.lease for each in held}
+    still_held = c.id.in_(rows), c.lease.in_(leases)
+    change = store.async_commit(update(c.id.table).where(*still_held).values(**values))
 
     def work(connection: Connection) -> None:
-        lock_in_order(connection, c.id.table, *held)
+        lock_in_order(connection, c.id.table, *still_held)
         connection.execute(change)
 
     store.run(work, begin=True)
 
 
-def _batch(found: Iterable[Any]) -> list[int]:
-    """Return the rows to claim together.
+def _batch(found: Iterable[Any]) -> dict[int, int]:
+    """Return the rows to claim together, each with its unsettled claims.
 
-    An event with an expired lease is claimed alone: it may have crashed its worker, and
-    every event in its batch would lose an attempt.
+    A suspect is claimed alone: it may have crashed its worker, and the others would be
+    suspects after its next crash.
     """
-    rows = list(found)
-    if rows and rows[0].status == Status.RUNNING.value:
-        return [rows[0].id]
-    return [row.id for row in rows if row.status == Status.PENDING.value]
+    rows = {row.id: _unsettled(row.status, row.claims) for row in found}
+    first = next(iter(rows), 0)
+    if rows.get(first):
+        return {first: rows[first]}
+    return {row: unsettled for row, unsettled in rows.items() if not unsettled}
+
+
+def _unsettled(status: str, claims: int) -> int:
+    # A row that an earlier version of the package has claimed counts no claims.
+    return max(claims, int(status == Status.RUNNING.value))

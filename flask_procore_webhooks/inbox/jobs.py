@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from dataclasses import field
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import and_
 from sqlalchemy import bindparam
+from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import exists
 from sqlalchemy import insert
@@ -37,26 +39,59 @@ class Receipt:
 
     subscriber: str
     kind: ReceiptKind = ReceiptKind.DONE
+    #: The version of the receipt of an abandoned call, as the claim saw it; 0 without
+    #: a receipt.
+    version: int = 0
+
+
+@dataclass(frozen=True)
+class SeenReceipts:
+    """The receipts of an event as a claim saw them."""
+
+    #: The subscribers that have finished.
+    finished: set[str] = field(default_factory=set)
+    #: The versions of the receipts of abandoned calls, by subscriber.
+    abandoned: dict[str, int] = field(default_factory=dict)
 
 
 def receipts(store: Store, row_id: int) -> dict[str, datetime]:
     """Return when each subscriber finished the event, by its name."""
     c = store.database.tables.receipt.c
-    found = select(c.subscriber, c.finished_at).where(c.event == row_id)
+    found = select(c.subscriber, c.finished_at).where(
+        c.event == row_id, is_finished(store)
+    )
     return {row.subscriber: row.finished_at for row in store.rows(found)}
 
 
-def finished_subscribers(
-    store: Store, connection: Connection, rows: Iterable[int]
-) -> dict[int, set[str]]:
-    """Return the names of the subscribers with receipts, for each of ``rows``."""
+def receipt_kind(store: Store, row_id: int, subscriber: str) -> ReceiptKind | None:
+    """The kind of a subscriber's receipt for the event, ``None`` without one."""
     c = store.database.tables.receipt.c
-    finished: dict[int, set[str]] = {}
-    for event, name in connection.execute(
-        select(c.event, c.subscriber).where(c.event.in_(rows))
+    found = store.rows(
+        select(c.ending).where(c.event == row_id, c.subscriber == subscriber)
+    )
+    return ReceiptKind(found[0].ending) if found else None
+
+
+def is_finished(store: Store) -> ColumnElement[bool]:
+    """The condition for receipts of subscribers that have finished."""
+    return store.database.tables.receipt.c.ending != ReceiptKind.ABANDONED.value
+
+
+def seen_receipts(
+    store: Store, connection: Connection, rows: Iterable[int]
+) -> dict[int, SeenReceipts]:
+    """Return the receipts of each of ``rows`` that has some."""
+    c = store.database.tables.receipt.c
+    seen: dict[int, SeenReceipts] = {}
+    for event, name, ending, version in connection.execute(
+        select(c.event, c.subscriber, c.ending, c.version).where(c.event.in_(rows))
     ):
-        finished.setdefault(event, set()).add(name)
-    return finished
+        of_event = seen.setdefault(event, SeenReceipts())
+        if ending == ReceiptKind.ABANDONED.value:
+            of_event.abandoned[name] = version
+        else:
+            of_event.finished.add(name)
+    return seen
 
 
 class RunStatements:
@@ -64,7 +99,8 @@ class RunStatements:
 
     Without that, a run takes 1.5 times as long (subscribers that write nothing).
     Parameters: ``row`` and ``token`` of the claim; ``name``, ``how`` and ``at`` of a
-    receipt; for ``held`` and ``settle``, the columns to change.
+    receipt; ``seen``, the version of the receipt that ``completion`` replaces; for
+    ``held`` and ``settle``, the columns to change.
     """
 
     def __init__(self, store: Store) -> None:
@@ -80,6 +116,19 @@ class RunStatements:
         self.settle = store.async_commit(self.held)
         self.receipt = insert(tables.receipt).values(values)
         self.async_receipt = store.async_commit(self.receipt)
+        c = tables.receipt.c
+        #: Changes no row if the version has risen: the run has outlived its lease or
+        #: its timeout.
+        self.completion = (
+            update(tables.receipt)
+            .where(c.event == bindparam("row"), c.subscriber == bindparam("name"))
+            .where(c.version == bindparam("seen"))
+            .values(
+                ending=bindparam("how"),
+                finished_at=bindparam("at"),
+                version=c.version + 1,
+            )
+        )
         #: Settles and writes a receipt: one statement instead of four round trips.
         self.finish: Any = None
         if store.dialect_name == "postgresql":
@@ -99,40 +148,48 @@ def run_statements(store: Store) -> RunStatements:
 
 def finish_in_session(
     store: Store, row_id: int, receipt: Receipt, session: Session
-) -> None:
+) -> bool:
     """Add the receipt to the session's transaction; the caller commits.
 
-    :raises sqlalchemy.exc.IntegrityError: another run has finished this subscriber.
+    :return: ``False`` if the receipt of that version is gone.
+    :raises sqlalchemy.exc.IntegrityError: the claim saw no receipt, and there is one.
     """
-    values = receipt_values(store, row_id, receipt)
-    session.execute(run_statements(store).receipt, values)
+    statements, values = run_statements(store), receipt_values(store, row_id, receipt)
+    if not receipt.version:
+        session.execute(statements.receipt, values)
+        return True
+    changed: Any = session.execute(statements.completion, values)
+    return bool(changed.rowcount)
 
 
 def finish(
     store: Store, row_id: int, receipt: Receipt, *, durable: bool = False
 ) -> None:
-    """Commit the receipt by itself; a receipt that exists stays as it is.
+    """Commit the receipt by itself; a receipt of a later run stays as it is.
 
     :param durable: the commit waits for the disk.
     """
     statements, values = run_statements(store), receipt_values(store, row_id, receipt)
     statement = statements.receipt if durable else statements.async_receipt
+    if receipt.version:
+        statement = statements.completion
 
     try:
         store.run(lambda connection: connection.execute(statement, values))
     except IntegrityError:
-        if receipt.subscriber not in receipts(store, row_id):
+        if receipt_kind(store, row_id, receipt.subscriber) is None:
             raise
 
 
 def receipt_values(store: Store, row_id: int, receipt: Receipt) -> dict[str, Any]:
     """Return the parameters of a receipt, for :class:`RunStatements`."""
-    return {
+    values = {
         "row": row_id,
         "name": receipt.subscriber,
         "how": receipt.kind.value,
         "at": store.db_now(),
     }
+    return values | {"seen": receipt.version} if receipt.version else values
 
 
 def has_newer(store: Store, row_id: int, event: Event, subscriber: Subscriber) -> bool:
@@ -152,7 +209,11 @@ def has_newer(store: Store, row_id: int, event: Event, subscriber: Subscriber) -
     if when:
         later = or_(c.event_at > when, later)
     receipt = store.database.tables.receipt.c
-    has_receipt = and_(receipt.event == c.id, receipt.subscriber == subscriber.name)
+    has_receipt = and_(
+        receipt.event == c.id,
+        receipt.subscriber == subscriber.name,
+        is_finished(store),
+    )
     newer = select(c.id).where(
         c.endpoint == store.endpoint,
         c.resource_id == resource_id,

@@ -18,6 +18,7 @@ from sqlalchemy import select
 
 from ..senders.payload import event_key
 from ..senders.payload import PLAIN_ID
+from .jobs import is_finished
 from .record import TEXTS
 from .store import Store
 from .store import to_db_time
@@ -102,9 +103,14 @@ def find(store: Store, event_id: str) -> Mapping[str, Any] | None:
 
 
 def receipts_of(store: Store, row_id: int) -> list[Mapping[str, Any]]:
-    """``subscriber``, ``ending`` and ``finished_at``, in the order of finishing."""
+    """``subscriber``, ``ending`` and ``finished_at``, in the order of finishing.
+
+    Of the subscribers that have finished; see :attr:`ReceiptKind.ABANDONED`.
+    """
     r = store.database.tables.receipt.c
-    query = select(r.subscriber, r.ending, r.finished_at).where(r.event == row_id)
+    query = select(r.subscriber, r.ending, r.finished_at).where(
+        r.event == row_id, is_finished(store)
+    )
     return [row._mapping for row in store.rows(query.order_by(r.finished_at))]
 
 

@@ -29,5 +29,8 @@ class ReceiptKind(str, enum.Enum):
     DISCARDED = "discarded"
     #: A newer event of the same resource makes its work unnecessary.
     SUPERSEDED = "superseded"
+    #: It has not finished: a call exceeded its time limit, and its completion would be
+    #: rejected because the receipt's version has changed.
+    ABANDONED = "abandoned"
 
     __str__ = str.__str__

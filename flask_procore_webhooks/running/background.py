@@ -1,7 +1,8 @@
-"""Background: a worker thread in the server process.
+"""Background: worker threads in the server process.
 
-It is started when the process begins to serve, at its first request at the latest,
-never at import: a server may fork after the import, and a fork copies no thread.
+The first is started when the process begins to serve, at its first request at the
+latest, never at import: a server may fork after the import, and a fork copies no
+thread. Others are started as work waits.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from contextlib import suppress
 from ..endpoint import AppState
 from ..endpoint import at_least_once_warnings
 from ..endpoint import Endpoint
-from ..errors import InboxUnavailable
 from ..log import log
 from ..serving import call_when_serving
 from ..serving import is_serving
-from .worker import Worker
+from .pool import Pool
+from .pool import WorkerThread
 
 #: WSGI environ flag of the internal request made by ``check``; it must not start the
 #: background thread.
 PROBE = "flask_procore_webhooks.probe"
 
+NAME = "procore webhooks"
 #: Seconds between two polls for events that other processes have left.
 POLL = 30.0
 #: Seconds that the end of the process waits for the running event.
@@ -44,48 +46,50 @@ NO_SIGN = (
 )
 
 
-class BackgroundThread(threading.Thread):
-    """The thread that runs the events of one app in this process."""
+class BackgroundThread(WorkerThread):
+    """A thread that runs the events of one app in this process."""
 
-    def __init__(self, worker: Worker) -> None:
-        super().__init__(name="procore webhooks", target=worker.run, daemon=True)
-        self.worker = worker
-        self.pid = os.getpid()
+
+class BackgroundPool(Pool):
+    """The background threads of one app in one process."""
+
+    thread_class = BackgroundThread
+
+    def report(self, error: RuntimeError) -> None:
+        if not self.is_running:
+            log.error(NO_THREADS, error)
 
 
 class Background:
-    """Starts and wakes the background thread of one app in one process."""
+    """Starts and wakes the background threads of one app in one process."""
 
     def __init__(self, state: AppState) -> None:
         self._state = state
-        self._thread: BackgroundThread | None = None
+        self._pool: BackgroundPool | None = None
         self._lock = threading.Lock()
 
     @property
     def was_started(self) -> bool:
-        return self._thread is not None
+        return self._pool is not None and bool(self._pool.threads)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether too many threads hang in subscribers to go on as configured."""
+        return self._pool is not None and self._pool.is_exhausted
 
     def wake(self) -> None:
-        """Wake the thread to poll for due events; start it if it does not run."""
-        if self._thread is None or not self._thread.is_alive():
-            with self._lock:
-                if self._thread is None or not self._thread.is_alive():
-                    self._start()
-        if self._thread is not None:
-            self._thread.worker.wake()
+        """Wake a thread to poll for due events; start one if all are busy."""
+        if pool := self._pool or self._new_pool():
+            pool.wake()
 
-    def _start(self) -> None:
-        endpoints = self._state.endpoints.values()
-        mounted = [endpoint for endpoint in endpoints if runs_here(endpoint)]
-        was_stopped = self._thread is not None and self._thread.worker.is_stopping
-        if was_stopped or not mounted:
-            return
-        thread = BackgroundThread(Worker(mounted, poll=POLL))
-        try:
-            thread.start()
-            self._thread = thread
-        except RuntimeError as error:
-            log.error(NO_THREADS, error)
+    def _new_pool(self) -> BackgroundPool | None:
+        with self._lock:
+            endpoints = self._state.endpoints.values()
+            mounted = [endpoint for endpoint in endpoints if runs_here(endpoint)]
+            if self._pool is None and mounted:
+                size = max(endpoint.settings.threads for endpoint in mounted)
+                self._pool = BackgroundPool(mounted, size, poll=POLL, name=NAME)
+            return self._pool
 
 
 def background_of(state: AppState) -> Background:
@@ -156,7 +160,8 @@ def warn_threads_disabled() -> None:
 def stop_all(grace: float = GRACE) -> None:
     """End every background thread of this process within ``grace`` seconds altogether.
 
-    A thread ends after its running event; claims that are left are released.
+    A thread ends after its running event; claims that are left are released. A thread
+    whose call was abandoned is left to the end of the process.
     """
     deadline = time.monotonic() + grace
     threads = [
@@ -164,13 +169,11 @@ def stop_all(grace: float = GRACE) -> None:
         for thread in threading.enumerate()
         if isinstance(thread, BackgroundThread) and thread.pid == os.getpid()
     ]
-    for thread in threads:
-        thread.worker.stop()
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-        # If the database is away, the claims are free when their lease ends.
-        with suppress(InboxUnavailable):
-            thread.worker.release()
+    pools = {thread.pool for thread in threads}
+    for pool in pools:
+        pool.stop()
+    for pool in pools:
+        pool.end(max(0.0, deadline - time.monotonic()))
 
 
 atexit.register(stop_all)

@@ -33,8 +33,8 @@ from ..inbox.due import due_events
 from ..inbox.due import is_paused
 from ..inbox.due import seconds_to
 from ..log import log
+from .failures import RunOutcome
 from .run import process
-from .run import RunOutcome
 
 #: The names of the tasks. Messages in queues hold them, so they never change.
 RUN = "flask_procore_webhooks.run"

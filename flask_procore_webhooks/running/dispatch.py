@@ -17,9 +17,9 @@ from ..inbox.status import FINISHED
 from ..log import log
 from .background import background_of
 from .celery import publish
+from .failures import RunOutcome
 from .notify import notify
 from .run import process
-from .run import RunOutcome
 
 
 def dispatch(endpoint: Endpoint, recorded: RecordResult) -> None:

@@ -1,15 +1,30 @@
-"""Failures of subscribers, and their texts in the log and the inbox."""
+"""Outcomes of runs; failures of subscribers, and their texts in log and inbox."""
 
 from __future__ import annotations
 
+import enum
+from asyncio import CancelledError
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from threading import current_thread
+from threading import main_thread
 
 from ..errors import RetryLater
 from ..event import Event
 from ..log import error_text as error_text
 from ..log import hide_parameters as hide_parameters
+
+
+class RunOutcome(enum.Enum):
+    """How a call of :func:`process` ended."""
+
+    DONE = "done"
+    #: Failed, and due again later.
+    RETRY = "retry"
+    DEAD = "dead"
+    #: Not claimed: finished, not due yet, or running elsewhere.
+    NOT_CLAIMED = "not claimed"
 
 
 @dataclass(frozen=True)
@@ -21,6 +36,17 @@ class Failure:
     wait: float | None = None
     #: What the subscriber raised; ``None`` after a :class:`RetryLater`.
     exception: BaseException | None = None
+
+
+def is_failure(error: BaseException, dispatch: str) -> bool:
+    """Whether the exception is a failure of its subscriber, which is retried.
+
+    The alternative is a request to stop the process or thread: in a main thread or a
+    request, ``SystemExit`` and gevent's ``Timeout`` may be one.
+    """
+    if isinstance(error, (Exception, CancelledError)):
+        return True
+    return current_thread() is not main_thread() and dispatch != "inline"
 
 
 def last_exception(failures: Iterable[Failure]) -> BaseException | None:

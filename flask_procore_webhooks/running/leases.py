@@ -1,20 +1,31 @@
-"""Leases: one thread for each database renews the leases of running events."""
+"""Leases: one thread for each database renews the leases of running events.
+
+Another thread watches calls that go on, and has a call that exceeds its time limit
+taken over.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
+from math import inf
 
 from ..errors import InboxUnavailable
 from ..inbox import claims
 from ..inbox.claims import Claim
 from ..inbox.store import Store
 from ..log import log
+from ..runtime import Alarms
+from ..runtime import start_thread
+from .calls import Call
+from .failures import describe
 
 #: A lease is renewed this often in its time, so that one failure does not end it.
 RENEWALS = 3
@@ -32,6 +43,12 @@ class HeldClaims:
     claims: dict[int, Claim]
     #: When the leases are to be renewed, by the monotonic clock.
     renew_at: float
+    #: Called when a call has gone on for another lease, and when it is abandoned.
+    on_hang: Callable[[], None] = lambda: None
+    #: The call that runs now.
+    call: Call | None = None
+    #: Whether a call was abandoned: its thread runs nothing else.
+    is_abandoned: bool = False
     _started: set[int] = field(default_factory=set)
     _is_closed: bool = False
     #: So that no claim is started and released at the same time.
@@ -53,6 +70,13 @@ class HeldClaims:
                 return False
             self._started.add(claim.row_id)
             return True
+
+    def hand_over(self, claim: Claim, other: HeldClaims) -> None:
+        """Let ``other`` hold a claim whose call is abandoned."""
+        self.call, self.is_abandoned = None, True
+        other._started.add(claim.row_id)
+        self.remove(claim)
+        self.on_hang()
 
     def close(self) -> None:
         """Let no further claim start."""
@@ -77,22 +101,53 @@ class HeldClaims:
     def queued(self) -> list[Claim]:
         return [claim for row, claim in self._items() if row not in self._started]
 
+    def watch(self) -> float:
+        """Log a call that goes on, or have it taken over; return when to look again.
+
+        It uses no database: that may wait for a lock of the call.
+        """
+        call, now = self.call, time.monotonic()
+        if call is None:
+            return inf
+        if call.deadline <= now:
+            self._end_call(call)
+        elif now - call.warned_at >= self.seconds:
+            call.warned_at = now
+            log.warning(
+                "%s has been running for %.0f s for %s; its lease is renewed",
+                call.subscriber.name,
+                now - call.started,
+                describe(call.event),
+            )
+            self.on_hang()
+        return min(call.deadline, call.warned_at + self.seconds)
+
+    def _end_call(self, call: Call) -> None:
+        try:
+            start_thread("webhook rest", lambda: call.take_over(call))
+            call.deadline = inf
+        except RuntimeError as error:
+            call.deadline = time.monotonic() + self.seconds
+            log.warning("%s is not abandoned: %s", call.subscriber.name, error)
+
     def _items(self) -> list[tuple[int, Claim]]:
         # A copy: another thread may remove a claim meanwhile.
         return list(self.claims.items())
 
 
 class LeaseRenewer:
-    """Renews the held claims of one database.
+    """Renews the held claims of one database, and watches their calls.
 
     One for each database: a database that does not answer delays no other.
     """
 
     def __init__(self) -> None:
+        #: Watches the calls that go on.
+        self.alarms = Alarms()
         self._held: set[HeldClaims] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._wakes_at = float("inf")
+        self._wakes_at = inf
 
     def add(self, held: HeldClaims) -> None:
         with self._changed:
@@ -107,11 +162,14 @@ class LeaseRenewer:
         with self._changed:
             self._held.discard(held)
 
+    def calls(self) -> list[Call]:
+        """The calls that run now."""
+        with self._changed:
+            return [call for held in self._held if (call := held.call)]
+
     def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name="webhook leases", daemon=True)
         try:
-            thread.start()
-            self._thread = thread
+            self._thread = start_thread("webhook leases", self._run)
         except RuntimeError as error:
             # No threads here, or the interpreter ends: runs have their first lease
             # only, and receipts still keep two runs apart.
@@ -133,7 +191,7 @@ class LeaseRenewer:
 
     def _seconds_to_renewal(self) -> float:
         times = (held.renew_at for held in self._held)
-        self._wakes_at = min(times, default=float("inf"))
+        self._wakes_at = min(times, default=inf)
         return self._wakes_at - time.monotonic()
 
     def _renew_due(self) -> None:
@@ -141,25 +199,59 @@ class LeaseRenewer:
             held_now = list(self._held)
         for held in held_now:
             if held.renew_at <= time.monotonic():
+                if held.call is not None:
+                    self._watch(held)
                 _renew(held)
+
+    def _watch(self, held: HeldClaims) -> None:
+        try:
+            self.alarms.set(held, time.monotonic(), held.watch)
+        except RuntimeError as error:
+            log.warning("Calls are not watched: %s", error)
 
 
 @contextmanager
 def renewing(
-    store: Store, claimed: Iterable[Claim], seconds: float
+    store: Store,
+    claimed: Iterable[Claim],
+    seconds: float,
+    on_hang: Callable[[], None] = lambda: None,
 ) -> Iterator[HeldClaims]:
     """Renew the leases of the claims, of ``seconds`` each, until the block ends."""
-    parts = store.database.parts
-    renewer: LeaseRenewer = parts.get(LeaseRenewer) or parts.setdefault(
-        LeaseRenewer, LeaseRenewer()
-    )
     by_row = {claim.row_id: claim for claim in claimed}
-    held = HeldClaims(store, seconds, by_row, _next_renewal(seconds))
+    held = HeldClaims(store, seconds, by_row, _next_renewal(seconds), on_hang)
+    renewer = _renewer_of(store)
     renewer.add(held)
     try:
         yield held
     finally:
         renewer.discard(held)
+
+
+def watch(held: HeldClaims, call: Call) -> None:
+    """Watch the call, which runs for one of the held claims, until the next one."""
+    held.call = call
+    # Most calls are short: they end before the first renewal, which watches them.
+    if call.deadline < held.renew_at:
+        with suppress(RuntimeError):  # the renewal tries again
+            _renewer_of(held.store).alarms.set(held, call.deadline, held.watch)
+
+
+def longest_call(stores: Iterable[Store]) -> tuple[str, str, float] | None:
+    """The longest call of this process: subscriber, event id, seconds so far."""
+    renewers = {_renewer_of(store) for store in stores}
+    calls = [call for renewer in renewers for call in renewer.calls()]
+    if not calls:
+        return None
+    longest = min(calls, key=lambda call: call.started)
+    seconds = time.monotonic() - longest.started
+    return longest.subscriber.name, longest.claim.event_id, seconds
+
+
+def _renewer_of(store: Store) -> LeaseRenewer:
+    parts = store.database.parts
+    found: LeaseRenewer | None = parts.get(LeaseRenewer)
+    return found or parts.setdefault(LeaseRenewer, LeaseRenewer())
 
 
 def _renew(held: HeldClaims) -> None:

@@ -6,17 +6,11 @@ killed at any line: what the run had not finished runs again when its lease ends
 
 from __future__ import annotations
 
-import enum
-import inspect
-from asyncio import CancelledError
-from collections.abc import Awaitable
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from threading import current_thread
-from threading import main_thread
-
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from math import inf
 
 from ..endpoint import Endpoint
 from ..errors import Discard
@@ -27,7 +21,7 @@ from ..inbox import claims
 from ..inbox import jobs
 from ..inbox.claims import Claim
 from ..inbox.claims import Settlement
-from ..inbox.database import SessionSource
+from ..inbox.cut import abandon
 from ..inbox.jobs import Receipt
 from ..inbox.status import ReceiptKind
 from ..inbox.status import Status
@@ -36,33 +30,29 @@ from ..signals import event_dead
 from ..signals import event_failed
 from ..signals import event_processed
 from ..signals import LifecycleSignal
-from ..subscribers import run_to_end
 from ..subscribers import Subscriber
-from ..subscribers import to_end
+from .calls import Call
+from .calls import CallAbandoned
 from .failures import attempt_text
 from .failures import describe
 from .failures import error_text
 from .failures import Failure
 from .failures import hide_parameters
+from .failures import is_failure
 from .failures import last_exception
 from .failures import retry_text
+from .failures import RunOutcome
+from .gate import Gate
+from .gate import Turn
+from .leases import HeldClaims
 from .leases import renewing
-from .retry import backoff
+from .leases import watch
+from .retry import interrupt
+from .retry import INTERRUPTED
 from .retry import wait_after
-from .sessions import end_session
-from .sessions import session_scope
-from .sessions import used_session
 
-
-class RunOutcome(enum.Enum):
-    """How a call of :func:`process` ended."""
-
-    DONE = "done"
-    #: Failed, and due again later.
-    RETRY = "retry"
-    DEAD = "dead"
-    #: Not claimed: finished, not due yet, or running elsewhere.
-    NOT_CLAIMED = "not claimed"
+#: Seconds that a run in a request waits for other runs of its process at most.
+IN_REQUEST = 2.0
 
 
 def process(
@@ -88,72 +78,142 @@ def process(
     )
     if claim is None:
         return RunOutcome.NOT_CLAIMED
-    with renewing(store, [claim], seconds) as held:
-        if held.start(claim):
-            return run_claimed(endpoint, claim)
+    with renewing(store, [claim], seconds) as held, suppress(CallAbandoned):
+        return run_claimed(endpoint, claim, held)
     return RunOutcome.NOT_CLAIMED
 
 
-def run_claimed(endpoint: Endpoint, claim: Claim) -> RunOutcome:
-    """Run an event that is claimed already; see :func:`process`."""
-    run = Run(endpoint, claim)
-    try:
-        return run.perform()
-    except BaseException:
-        # SystemExit, KeyboardInterrupt, a worker timeout: other workers need not wait
-        # for the end of the lease.
-        try:
-            interrupt(endpoint, claim)
-        except InboxUnavailable as unavailable:
-            log.error(
-                "Event %s runs again when its lease ends: %s",
-                claim.event_id,
-                unavailable,
-            )
-        raise
-    finally:
-        # Their tracebacks hold the frames of subscribers, and this run.
-        run.failures.clear()
+def run_claimed(endpoint: Endpoint, claim: Claim, held: HeldClaims) -> RunOutcome:
+    """Run an event that is claimed already; see :func:`process`.
 
-
-def interrupt(endpoint: Endpoint, claim: Claim) -> None:
-    """End a run without an outcome; the event is due again after the backoff.
-
-    :raises InboxUnavailable: the event is due when its lease ends.
+    :param held: renews the lease of the claim.
+    :raises CallAbandoned: a call exceeded its time limit; another thread runs the rest.
     """
-    wait = backoff(claim.attempt, endpoint.settings)
-    end = Settlement(Status.PENDING, "the run was interrupted", wait)
-    claims.settle(endpoint.store, claim, end)
+    runtime = endpoint.state.runtime
+    gate: Gate = runtime.parts.get(Gate) or runtime.part(Gate, Gate)
+    turn = Turn(endpoint.store, claim)
+    gate.turns.add(turn)
+    if claim.unsettled or gate.suspect is not None:
+        is_inline = endpoint.dispatch == "inline"
+        gate.wait(turn, IN_REQUEST if is_inline else inf)
+    run = Run(endpoint, claim, held, gate, turn)
+    return run.conduct(run.perform)
 
 
 class Run:
-    """One attempt at one claimed event."""
+    """One attempt at one claimed event.
 
-    def __init__(self, endpoint: Endpoint, claim: Claim) -> None:
+    If a call is abandoned, another thread goes on with the run, and the first thread
+    changes nothing more.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, claim: Claim, held: HeldClaims, gate: Gate, turn: Turn
+    ) -> None:
         self.endpoint = endpoint
         self.claim = claim
+        self.held = held
+        self.gate = gate
+        self.turn = turn
         self.store = endpoint.store
         self.failures: list[Failure] = []
         #: Of the last subscriber, to be committed together with the outcome.
         self.receipt: Receipt | None = None
+        #: The subscribers that have not been called yet.
+        self._rest: list[Subscriber] = []
 
     def perform(self) -> RunOutcome:
         """Call the subscribers without a receipt, and settle the event."""
+        if not self.held.start(self.claim):
+            return RunOutcome.NOT_CLAIMED
         event, unreadable = self._read()
         if unreadable:
             return self._mark_dead(unreadable)
         found = self.endpoint.subscribers_for(event)
-        unfinished = [each for each in found if each.name not in self.claim.finished]
-        # Allow one extra attempt: another event in the batch may have crashed the
-        # process during the last one.
-        if unfinished and self.claim.attempt > self.endpoint.settings.max_attempts + 1:
-            # Attempts are counted by claims: this event crashes its processes.
-            return self._mark_dead("every attempt ended without an outcome")
-        for number, subscriber in enumerate(unfinished, 1):
+        self._rest = [each for each in found if each.name not in self.claim.finished]
+        if self._rest and self.claim.unsettled:
+            settings, attempt = self.endpoint.settings, self.claim.attempt
+            if attempt > settings.max_attempts:
+                text = "every attempt ended without an outcome"
+                return self._mark_dead(text, is_counted=False)
+            # Before the subscribers are called: one of them may kill this process.
+            if self.turn.is_alone and not claims.count_attempt(self.store, self.claim):
+                return RunOutcome.NOT_CLAIMED
+        return self._perform_rest(event)
+
+    def take_over(self, call: Call) -> None:
+        """Abandon a call that exceeded its time limit, and go on without it."""
+        if not call.abandon():
+            return
+        name, held = call.subscriber.name, self.held
+        text = f"{name}: no answer within {call.limit:g} s (timeout)"
+        log.error("%s is abandoned for %s", text, describe(call.event))
+        self.gate.rests.add(self)
+        claimed, seconds = [self.claim], held.seconds
+        with renewing(self.store, claimed, seconds, held.on_hang) as self.held:
+            held.hand_over(self.claim, self.held)
+            call.cut()
+            try:
+                with suppress(CallAbandoned):
+                    self.conduct(lambda: self._go_on(call, text))
+            except BaseException:
+                log.exception("The rest of %s failed", describe(call.event))
+        self.gate.rests.discard(self)
+
+    def conduct(self, work: Callable[[], RunOutcome]) -> RunOutcome:
+        """Return the outcome of ``work``, and end the run, whatever it raises."""
+        try:
+            outcome = work()
+        except CallAbandoned:
+            raise
+        except BaseException as error:
+            self._interrupt(error)
+            self._leave()
+            raise
+        self._leave()
+        return outcome
+
+    def _interrupt(self, error: BaseException) -> None:
+        """End the run at once: other workers need not wait for the end of the lease."""
+        # SystemExit, KeyboardInterrupt, a worker timeout: the subscriber has ended.
+        is_last = self.claim.attempt >= self.endpoint.settings.max_attempts
+        try:
+            if is_last and not isinstance(error, InboxUnavailable):
+                self._mark_dead(INTERRUPTED)
+            else:
+                interrupt(self.endpoint, self.claim, is_counted=True)
+        except InboxUnavailable as unavailable:
+            text = "Event %s runs again when its lease ends: %s"
+            log.error(text, self.claim.event_id, unavailable)
+
+    def _go_on(self, call: Call, text: str) -> RunOutcome:
+        name = call.subscriber.name
+        if call.receipt is not None:
+            # The subscriber has finished; the host hangs when its context ends.
+            if not call.is_committed:
+                jobs.finish(self.store, self.claim.row_id, call.receipt)
+        else:
+            kind = abandon(self.store, self.claim, name, text)
+            if kind is None:
+                return RunOutcome.NOT_CLAIMED
+            if kind is ReceiptKind.ABANDONED:
+                self.failures.append(Failure(text))
+        return self._perform_rest()
+
+    def _perform_rest(self, event: Event | None = None) -> RunOutcome:
+        while self._rest:
+            subscriber = self._rest.pop(0)
             # Each subscriber has its own event: a changed payload affects no other.
-            own = event if number == 1 else self._read()[0]
-            self._run_subscriber(subscriber, own, is_last=number == len(unfinished))
+            own, event = event or self._read()[0], None
+            self._run_subscriber(subscriber, own, is_last=not self._rest)
         return self._settle()
+
+    def _leave(self) -> None:
+        # Their tracebacks hold the frames of subscribers, and this run.
+        self.failures.clear()
+        self.gate.turns.discard(self.turn)
+        if self.gate.suspect is not None:
+            self.gate.leave(self.turn)
 
     def _read(self) -> tuple[Event, str | None]:
         """Return the event, and why its body is unreadable if so."""
@@ -164,101 +224,51 @@ class Run:
     def _run_subscriber(
         self, subscriber: Subscriber, event: Event, *, is_last: bool
     ) -> None:
-        try:
-            receipt = self._call(subscriber, event)
-        except Discard as discard:
-            log.info("%s discarded %s: %s", subscriber.name, describe(event), discard)
-            receipt = Receipt(subscriber.name, ReceiptKind.DISCARDED)
-        except RetryLater as later:
-            log.info("%s postponed %s: %s", subscriber.name, describe(event), later)
-            text = f"{subscriber.name}: {retry_text(later)}"
-            self.failures.append(Failure(text, later.after))
-            return
-        except BaseException as error:
-            if not self._is_failure(error):
-                raise
-            hide_parameters(error)
-            log.exception("%s failed for %s", subscriber.name, describe(event))
-            text = f"{subscriber.name}: {error_text(error)}"
-            self.failures.append(Failure(text, exception=error))
-            return
-        if receipt is None:
-            return
-        if is_last:
-            # In one commit with the outcome.
-            self.receipt = receipt
-        else:
-            claim = self.claim
-            jobs.finish(self.store, claim.row_id, receipt, durable=claim.durable)
-
-    def _call(self, subscriber: Subscriber, event: Event) -> Receipt | None:
-        """Call the subscriber; return its receipt unless that is committed already."""
+        call = Call(self.endpoint, self.claim, subscriber, event, self.take_over)
         if (
             subscriber.latest_only
             and event.resource_id is not None
             and jobs.has_newer(self.store, self.claim.row_id, event, subscriber)
         ):
             log.info("%s: a newer event supersedes %s", subscriber.name, event.id)
-            return Receipt(subscriber.name, ReceiptKind.SUPERSEDED)
-        # A context of its own: an empty ``g`` and no session of a caller.
-        with self.endpoint.app.app_context():
-            source = self.store.session
-            if source is not None:
-                return self._call_in_session(subscriber, event, source)
-            run_to_end(self.endpoint.app, subscriber(self.endpoint.app, event))
-            return Receipt(subscriber.name)
+            self._finish(call.new_receipt(ReceiptKind.SUPERSEDED), is_last)
+            return
+        watch(self.held, call)
+        call.perform()
+        self.held.call = None
+        if call.receipt is None:
+            self._end_call(call, is_last)
+        elif not call.is_committed:
+            self._finish(call.receipt, is_last and call.late_error is None)
+        late = call.late_error
+        if late is not None and not is_failure(late, self.endpoint.dispatch):
+            raise late
 
-    def _call_in_session(
-        self, subscriber: Subscriber, event: Event, source: SessionSource
-    ) -> Receipt | None:
-        with session_scope(source) as session:
+    def _end_call(self, call: Call, is_last: bool) -> None:
+        """Record how a call that has raised ends."""
+        name, error, event = call.subscriber.name, call.error, call.event
+        if isinstance(error, Discard):
+            log.info("%s discarded %s: %s", name, describe(event), error)
+            receipt = call.new_receipt(ReceiptKind.DISCARDED)
+            self._finish(receipt, is_last and call.late_error is None)
+        elif isinstance(error, RetryLater):
+            log.info("%s postponed %s: %s", name, describe(event), error)
+            self.failures.append(Failure(f"{name}: {retry_text(error)}", error.after))
+        elif error is not None:
+            if not is_failure(error, self.endpoint.dispatch):
+                raise error
+            hide_parameters(error)
+            log.error("%s failed for %s", name, describe(event), exc_info=error)
+            text = f"{name}: {error_text(error)}"
+            self.failures.append(Failure(text, exception=error))
 
-            async def finish(work: Awaitable[object]) -> Receipt | None:
-                # In the thread of an event loop, which may have its own session.
-                try:
-                    await to_end(work)
-                    used = used_session(session, source)
-                    return self._commit(subscriber, event, used)
-                finally:
-                    end_session(source)
-
-            result = subscriber(self.endpoint.app, event)
-            if inspect.isawaitable(result):
-                receipt: Receipt | None = self.endpoint.app.ensure_sync(finish)(result)
-                return receipt
-            return self._commit(subscriber, event, used_session(session, source))
-
-    def _commit(
-        self, subscriber: Subscriber, event: Event, session: Session | None
-    ) -> Receipt | None:
-        """Commit the subscriber's writes with its receipt."""
-        receipt = Receipt(subscriber.name)
-        if session is None:
-            return receipt
-        session.flush()
-        try:
-            jobs.finish_in_session(self.store, self.claim.row_id, receipt, session)
-        except IntegrityError:
-            session.rollback()
-            if subscriber.name not in jobs.receipts(self.store, self.claim.row_id):
-                raise
-            # Another run has finished it since the lease of this one ended. The writes
-            # of that run stand, and these are rolled back.
-            log.warning("%s had finished %s", subscriber.name, describe(event))
-            return None
-        session.commit()
-        return None
-
-    def _is_failure(self, error: BaseException) -> bool:
-        """Whether the exception is a subscriber failure, which is retried.
-
-        The alternative is a request to stop the process or thread: in a main thread or
-        a request, ``SystemExit`` and gevent's ``Timeout`` may be one.
-        """
-        if isinstance(error, (Exception, CancelledError)):
-            return True
-        is_ours = current_thread() is not main_thread()
-        return is_ours and self.endpoint.dispatch != "inline"
+    def _finish(self, receipt: Receipt, is_last: bool) -> None:
+        if is_last:
+            # In one commit with the outcome.
+            self.receipt = receipt
+        else:
+            claim = self.claim
+            jobs.finish(self.store, claim.row_id, receipt, durable=claim.durable)
 
     def _settle(self) -> RunOutcome:
         if not self.failures:
@@ -281,8 +291,9 @@ class Run:
         self._announce(event_failed, error=error, exception=exception)
         return RunOutcome.RETRY
 
-    def _mark_dead(self, error: str) -> RunOutcome:
-        if not self._end(Settlement(Status.DEAD, error, receipt=self.receipt)):
+    def _mark_dead(self, error: str, *, is_counted: bool = True) -> RunOutcome:
+        end = Settlement(Status.DEAD, error, 0.0, self.receipt, is_counted)
+        if not self._end(end):
             return RunOutcome.NOT_CLAIMED
         log.error("Gave up on %s: %s", describe(self._read()[0]), error)
         exception = last_exception(self.failures)

@@ -1,20 +1,14 @@
-"""Worker: a loop that runs due events, batch after batch. WorkerPool: its threads.
+"""Worker: a loop that runs due events, batch after batch.
 
-The thread of ``background`` is a worker, and so is each thread of the command
-``worker``.
+Each thread of ``background`` and of the command ``worker`` is a worker.
 """
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable
 from collections.abc import Collection
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextlib import suppress
-from types import FrameType
 
 from ..endpoint import by_database
 from ..endpoint import Endpoint
@@ -24,9 +18,11 @@ from ..inbox.claims import claim_due
 from ..inbox.claims import release
 from ..inbox.due import seconds_to_work
 from ..log import log
+from .calls import CallAbandoned
+from .failures import RunOutcome
 from .leases import HeldClaims
 from .leases import renewing
-from .run import interrupt
+from .retry import interrupt
 from .run import run_claimed
 
 #: Events in a batch at most, and the seconds after which the rest of it is released: a
@@ -38,8 +34,24 @@ FIRST_OUTAGE_WAIT = 0.5
 LONGEST_OUTAGE_WAIT = 15.0
 #: Minimum sleep in seconds: avoids a busy loop while another worker holds a row lock.
 SHORTEST_SLEEP = 0.1
-#: Signals that end a :class:`WorkerPool`.
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Crew:
+    """What a worker tells the others that share its work; alone, it tells nobody."""
+
+    def has_room(self) -> bool:
+        """Whether a thread is idle, or one more can be started."""
+        return False
+
+    def wake(self) -> None:
+        """More events may be due than this worker has claimed."""
+
+    def check(self) -> None:
+        """A call of this worker takes long, or is abandoned."""
+
+    def needs(self, worker: Worker) -> bool:
+        """Whether the worker goes on."""
+        return True
 
 
 class Worker:
@@ -48,6 +60,7 @@ class Worker:
     :param endpoints: the endpoints whose events it runs.
     :param poll: seconds between two polls for work without a notification.
     :param sleep: waits for so many seconds or until :meth:`wake`; for tests.
+    :param crew: the others that share its work.
     """
 
     def __init__(
@@ -56,15 +69,21 @@ class Worker:
         *,
         poll: float,
         sleep: Callable[[float], object] | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self.endpoints = endpoints
         self.poll = poll
+        self.crew = crew or Crew()
         #: Events that were run so far.
         self.ran = 0
         self._alarm = threading.Event()
         self._sleep = sleep or self._alarm.wait
         #: Whether :meth:`stop` was called.
         self.is_stopping = False
+        #: Whether it has found nothing to do, and sleeps.
+        self.is_idle = False
+        #: Whether a call of its thread was abandoned: it runs nothing else.
+        self.is_abandoned = False
         self._batch_size = 1
         #: Claims that are running, or could not be released, by endpoint.
         self._held: dict[str, HeldClaims] = {}
@@ -74,9 +93,11 @@ class Worker:
 
     def run(self) -> None:
         """Run due events and wait for more until :meth:`stop` is called."""
-        while not self.is_stopping:
+        while not self._is_ending and self.crew.needs(self):
             if seconds := self._try():
+                self.is_idle = True
                 self._sleep(seconds)
+                self.is_idle = False
                 # Between the sleep and the next poll, so that no call is missed.
                 self._alarm.clear()
 
@@ -100,7 +121,7 @@ class Worker:
     def run_all(self) -> int:
         """Run until nothing is due or :meth:`stop` is called; return how many."""
         total = 0
-        while ran := self.run_due():
+        while not self._is_ending and (ran := self.run_due()):
             total += ran
         return total
 
@@ -113,13 +134,31 @@ class Worker:
         self.is_stopping = True
         self._alarm.set()
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether it has been on one call for longer than a lease."""
+        for held in list(self._held.values()):
+            call = held.call
+            if call and time.monotonic() - call.started > held.seconds:
+                return True
+        return False
+
     def release(self) -> None:
         """Release every held claim for other workers.
 
         :raises InboxUnavailable: some are held until the next call or their lease ends.
         """
         for endpoint in self.endpoints:
-            self._release(endpoint)
+            self._release(endpoint, has_ended=False)
+
+    @property
+    def _is_ending(self) -> bool:
+        return self.is_stopping or self.is_abandoned
+
+    def _on_hang(self) -> None:
+        if any(held.is_abandoned for held in list(self._held.values())):
+            self.is_abandoned = True
+        self.crew.check()
 
     def _run_group(self, group: list[Endpoint]) -> int:
         """Run a batch of due events at each endpoint of one database."""
@@ -132,7 +171,7 @@ class Worker:
                 polled_at = time.monotonic()
             # An error at one endpoint delays no other.
             try:
-                if self._waits[endpoint.name] == 0.0 and not self.is_stopping:
+                if self._waits[endpoint.name] == 0.0 and not self._is_ending:
                     ran += self._run_endpoint(endpoint)
             except Exception as error:
                 failure = error
@@ -147,13 +186,17 @@ class Worker:
         self._waits |= dict.fromkeys(endpoint.name for endpoint in group)
         self._waits |= seconds_to_work([endpoint.store for endpoint in group])
 
-    def _release(self, endpoint: Endpoint) -> None:
+    def _release(self, endpoint: Endpoint, *, has_ended: bool = True) -> None:
+        """Release the claims of the endpoint.
+
+        :param has_ended: whether its run has ended, without a stored outcome; else it
+            goes on in its thread while the worker is stopped, and is no attempt.
+        """
         held = self._held.get(endpoint.name)
         if held is not None:
             held.close()
-            # A started run may still be going on: it gets the wait of a failed run.
             for claim in held.started():
-                interrupt(endpoint, claim)
+                interrupt(endpoint, claim, is_counted=has_ended)
             release(endpoint.store, held.queued())
             self._held.pop(endpoint.name, None)
 
@@ -181,7 +224,11 @@ class Worker:
         claims = claim_due(store, self._batch_size, seconds)
         if not claims:
             return 0
-        with renewing(store, claims, seconds) as held:
+        # There may be more than this batch, which may take long.
+        if len(claims) == self._batch_size and self.crew.has_room():
+            if seconds_to_work([store])[store.endpoint] == 0.0:
+                self.crew.wake()
+        with renewing(store, claims, seconds, self._on_hang) as held:
             self._held[endpoint.name] = held
             ran = self._run_batch(endpoint, claims, held)
         self._release(endpoint)
@@ -193,23 +240,32 @@ class Worker:
         start, done, seconds = time.monotonic(), 0, 0.0
         for claim in claims:
             # If the first events take longer than expected, the rest is released too.
-            if self.is_stopping or seconds >= BATCH_SECONDS or not held.start(claim):
+            if self._is_ending or seconds >= BATCH_SECONDS:
                 break
-            self._run_started(endpoint, claim)
+            if not self._run_claimed(endpoint, claim, held):
+                break
             held.remove(claim)
             done, seconds = done + 1, time.monotonic() - start
         self._adjust(done, seconds)
         return done
 
-    def _run_started(self, endpoint: Endpoint, claim: Claim) -> None:
+    def _run_claimed(self, endpoint: Endpoint, claim: Claim, held: HeldClaims) -> bool:
+        """Run an event; ``False`` if the claim was lost, or a call is abandoned."""
         self.ran += 1
         try:
-            run_claimed(endpoint, claim)
+            if run_claimed(endpoint, claim, held) is not RunOutcome.NOT_CLAIMED:
+                return True
+            self.ran -= 1
+            return False
+        except CallAbandoned:
+            self.is_abandoned = True
+            return False
         except Exception:
             raise
         except BaseException as error:
             # A subscriber's SystemExit ends its run, which is repeated, not the worker.
             log.error("Event %s was interrupted: %r", claim.event_id, error)
+            return True
 
     def _adjust(self, events: int, seconds: float) -> None:
         """Claim as many events next time as may run in ``BATCH_SECONDS``."""
@@ -219,71 +275,3 @@ class Worker:
     def _seconds_to_sleep(self) -> float:
         waits = [wait for wait in self._waits.values() if wait is not None]
         return max(SHORTEST_SLEEP, min([self.poll, *waits]))
-
-
-class WorkerPool:
-    """Workers, a thread for each."""
-
-    def __init__(self, workers: list[Worker]) -> None:
-        #: Why a thread ended without being stopped.
-        self.failure: Exception | None = None
-        self._workers = workers
-        self._threads: list[threading.Thread] = []
-        self._was_signalled = threading.Event()
-
-    @property
-    def ran(self) -> int:
-        return sum(worker.ran for worker in self._workers)
-
-    @property
-    def is_running(self) -> bool:
-        """Whether a run has not ended yet."""
-        return any(thread.is_alive() for thread in self._threads)
-
-    def run(self, once: bool) -> None:
-        """Start the threads; return when they have ended, or at a signal."""
-        for worker in self._workers:
-            work = worker.run_all if once else worker.run
-            thread = threading.Thread(target=self._watch, args=(work,), daemon=True)
-            thread.start()
-            self._threads.append(thread)
-        while self.is_running:
-            if self._was_signalled.wait(0.05 if once else 1.0):
-                return
-
-    def wake(self) -> None:
-        """Wake every worker to poll for due events."""
-        for worker in self._workers:
-            worker.wake()
-
-    def end(self, grace: float) -> None:
-        """Let every worker end after its event; release the rest after ``grace``."""
-        for worker in self._workers:
-            worker.stop()
-        deadline = time.monotonic() + grace
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        for worker in self._workers:
-            # If the database is away, the claims are free when their lease ends.
-            with suppress(InboxUnavailable):
-                worker.release()
-
-    @contextmanager
-    def ends_on_signals(self) -> Iterator[None]:
-        before = {each: signal.signal(each, self._end) for each in SIGNALS}
-        try:
-            yield
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
-
-    def _end(self, number: int, frame: FrameType | None) -> None:
-        self._was_signalled.set()
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-
-    def _watch(self, work: Callable[[], object]) -> None:
-        try:
-            work()
-        except Exception as error:
-            self.failure = error

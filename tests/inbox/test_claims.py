@@ -59,7 +59,7 @@ def test_claim_is_exclusive_until_its_lease_expires(store: Store, clock: Clock) 
     clock.forward(0.2)
     assert due_rows(store) == [row_id]
     second = claim_one(store, row_id, 60)
-    assert second.attempt == 2
+    assert (second.attempt, second.unsettled) == (1, 1)
     assert second.lease != first.lease
 
 
@@ -184,19 +184,41 @@ def test_batch_is_of_one_endpoint(app: Flask, store: Store) -> None:
     assert sorted(ids_of(claims.claim_due(store, 9, 60))) == ["both", "mine"]
 
 
-def test_claim_counts_an_attempt(store: Store, clock: Clock) -> None:
+def test_claims_without_an_outcome_are_counted(store: Store, clock: Clock) -> None:
     record(store, "evt_1", "evt_2")
     first, second = claims.claim_due(store, 2, 60)
-    assert (first.attempt, second.attempt) == (1, 1)
-    assert {row["attempts"] for row in by_id(store).values()} == {1}
+    assert (first.attempt, first.unsettled) == (1, 0)
+    assert {row["attempts"] for row in by_id(store).values()} == {0}
+    assert {row["claims"] for row in by_id(store).values()} == {1}
     assert {row["status"] for row in by_id(store).values()} == {"running"}
 
     clock.forward(61)
     again = [*claims.claim_due(store, 2, 60), *claims.claim_due(store, 2, 60)]
-    assert {claim.event_id: claim.attempt for claim in again} == {
-        "evt_1": 2,
-        "evt_2": 2,
-    }
+    assert {each.event_id: each.attempt for each in again} == {"evt_1": 1, "evt_2": 1}
+    assert [each.unsettled for each in again] == [1, 1]
+
+    # A released claim was none; a settled one ends the count.
+    claims.release(store, again[:1])
+    claims.settle(store, again[1], Settlement(Status.PENDING, "failed"))
+    kept, failed = (by_id(store)[each.event_id] for each in again)
+    assert (kept["attempts"], kept["claims"]) == (0, 1)
+    assert (failed["attempts"], failed["claims"]) == (1, 0)
+
+
+def test_attempt_of_a_suspect_counts_before_its_end(store: Store, clock: Clock) -> None:
+    record(store, "evt_1")
+    (lost,) = claims.claim_due(store, 1, 60)
+    clock.forward(61)
+    (held,) = claims.claim_due(store, 1, 60)
+
+    assert not claims.count_attempt(store, lost)
+    assert claims.count_attempt(store, held)
+    assert row(store)["attempts"] == 1
+    assert claims.count_attempt(store, held, counted=False)
+    assert row(store)["attempts"] == 0
+    assert claims.count_attempt(store, held)
+    assert claims.settle(store, held, Settlement(Status.PENDING, is_counted=False))
+    assert (row(store)["attempts"], row(store)["claims"]) == (0, 0)
 
 
 def test_receipts_come_with_the_claim(store: Store, clock: Clock) -> None:
@@ -228,7 +250,7 @@ def test_concurrent_claims_of_one_event_have_one_winner(store: Store) -> None:
         record(store, id)
         found = at_once(lambda number: len(claims.claim_due(store, 5, 600)), range(4))
         assert sum(found) == 1
-        assert by_id(store)[id]["attempts"] == 1
+        assert by_id(store)[id]["claims"] == 1
 
 
 # Locks

@@ -185,7 +185,8 @@ def test_event_of_a_crashed_process_is_run_after_its_lease(
     app.test_client().get("/page")
 
     wait_until(lambda: are_done(endpoint.store, "evt_1", "evt_2", "evt_new"))
-    assert sorted(ran) == [("evt_1", 2), ("evt_2", 2), ("evt_new", 1)]
+    # Claims that ended without an outcome are no attempts.
+    assert sorted(ran) == [("evt_1", 1), ("evt_2", 1), ("evt_new", 1)]
     assert ran[0] == ("evt_new", 1)
 
 
@@ -388,7 +389,7 @@ def test_system_exit_in_a_subscriber_ends_only_its_run(
         lambda: statuses(endpoint.store) == {"evt_bad": "dead", "evt_good": "done"}
     )
     assert attempts == [1, 2, 3]
-    assert len(background_threads()) == 1
+    assert 1 <= len(background_threads()) <= 4
     assert type(error).__name__ in caplog.text
 
 
@@ -422,7 +423,7 @@ def test_one_endpoint_runs_inline_beside_one_in_the_background(
     assert due.status_of(inline.store, left) == "pending"
 
 
-def test_two_apps_of_a_process_have_a_thread_each(
+def test_two_apps_of_a_process_have_threads_of_their_own(
     make_app: MakeApp, webhooks: ProcoreWebhooks
 ) -> None:
     """A slow subscriber of one app does not delay events of the other app."""
@@ -445,8 +446,8 @@ def test_two_apps_of_a_process_have_a_thread_each(
     assert statuses(first.store) == {"evt_1": "running"}
     go_on.set()
     wait_until(lambda: are_done(first.store, "evt_1"))
-    assert set(runs_in.values()) == set(background_threads())
-    assert len(background_threads()) == 2
+    assert set(runs_in.values()) <= set(background_threads())
+    assert len(set(runs_in.values())) == 2
 
 
 def test_subscriber_may_deliver_to_its_own_endpoint(
@@ -463,7 +464,7 @@ def test_subscriber_may_deliver_to_its_own_endpoint(
     assert send(app, "evt_1") == 200
     wait_until(lambda: are_done(endpoint.store, "evt_1", "evt_2", "evt_3"))
     assert answers == [200, 200]
-    assert len(background_threads()) == 1
+    assert 1 <= len(background_threads()) <= 4
 
 
 def test_subscriber_may_start_threads(

@@ -86,7 +86,7 @@ def test_queued_claim_is_released_after_a_while(store: Store) -> None:
 
     assert {claim.event_id for claim in taken} == {"evt_2", "evt_3"}
     assert by_id(store)["evt_1"]["lease"] == first.lease
-    assert {row["attempts"] for row in by_id(store).values()} == {1}
+    assert {row["claims"] for row in by_id(store).values()} == {1}
 
 
 def test_claim_with_an_expired_lease_does_not_start(store: Store, clock: Clock) -> None:

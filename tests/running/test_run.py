@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from asgiref.sync import sync_to_async
+from flask import appcontext_popped
+from flask import appcontext_pushed
 from flask import Flask
 from flask import g
+from flask import has_app_context
 from flask import Response
 from sqlalchemy import orm
 from sqlalchemy.exc import IntegrityError
@@ -38,8 +41,8 @@ from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.jobs import Receipt
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.running.dispatch import drain
+from flask_procore_webhooks.running.failures import RunOutcome
 from flask_procore_webhooks.running.run import process
-from flask_procore_webhooks.running.run import RunOutcome
 from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import Deliveries
@@ -185,7 +188,7 @@ def test_inbox_is_not_reached_through_the_session(host: Host, on: On) -> None:
         seen.append((row["status"], row["attempts"], host.notes()))
 
     assert host.deliver().status_code == 200
-    assert seen == [("running", 1, [])]
+    assert seen == [("running", 0, [])]
 
 
 # Retries and discards
@@ -308,6 +311,7 @@ def test_event_that_runs_out_of_attempts_is_dead_and_answered_200(
 def test_event_that_always_kills_its_process_becomes_dead(
     sqlite_host: Host,
 ) -> None:
+    """Its attempts were counted while it ran alone."""
     ran = []
 
     @sqlite_host.webhooks.on()
@@ -317,15 +321,37 @@ def test_event_that_always_kills_its_process_becomes_dead(
     endpoint, store = sqlite_host.endpoint, sqlite_host.endpoint.store
     sqlite_host.payload = payload("RFIs.create")
     recorded = record_event(store, endpoint.read(to_bytes(sqlite_host.payload))[0])
-    for _ in range(endpoint.settings.max_attempts + 1):
-        # A claim without a run, whose lease has expired.
-        assert claims.claim(store, recorded.row_id, seconds=-1)
+    # The first claim is not suspected.
+    assert claims.claim(store, recorded.row_id, seconds=-1)
+    for _ in range(endpoint.settings.max_attempts):
+        claim = claims.claim(store, recorded.row_id, seconds=-1)
+        assert claim and claim.unsettled
+        assert claims.count_attempt(store, claim)
 
     assert sqlite_host.deliver().status_code == 200
     row = sqlite_host.row()
     assert ran == []
-    assert (row["status"], row["attempts"]) == ("dead", 4)
+    assert (row["status"], row["attempts"], row["claims"]) == ("dead", 2, 0)
     assert row["error"] == "every attempt ended without an outcome"
+
+
+def test_event_beside_killed_processes_stays_alive(sqlite_host: Host) -> None:
+    ran = []
+
+    @sqlite_host.webhooks.on()
+    def innocent(event: Event) -> None:
+        ran.append(event.attempt)
+
+    endpoint, store = sqlite_host.endpoint, sqlite_host.endpoint.store
+    sqlite_host.payload = payload("RFIs.create")
+    recorded = record_event(store, endpoint.read(to_bytes(sqlite_host.payload))[0])
+    for _ in range(5 * endpoint.settings.max_attempts):
+        assert claims.claim(store, recorded.row_id, seconds=-1)
+
+    assert sqlite_host.deliver().status_code == 200
+    row = sqlite_host.row()
+    assert ran == [1]
+    assert (row["status"], row["attempts"], row["claims"]) == ("done", 1, 0)
 
 
 def test_event_with_all_receipts_is_done_after_a_crash(
@@ -831,7 +857,9 @@ def test_subscriber_that_deletes_its_event_row_loses_no_other_event(
     assert host.notes() == [event["id"] for event in events]
 
 
-def test_failing_teardown_is_reported_and_the_run_resumed(host: Host, on: On) -> None:
+def test_failing_teardown_is_logged_and_changes_nothing(
+    host: Host, on: On, caplog: pytest.LogCaptureFixture
+) -> None:
     calls = []
 
     @host.app.teardown_appcontext
@@ -840,15 +868,176 @@ def test_failing_teardown_is_reported_and_the_run_resumed(host: Host, on: On) ->
             calls.append("teardown")
             raise ValueError("in the teardown")
 
-    @on()
+    @on(name="writer")
     def writer(event: Event) -> None:
         calls.append("writer")
         host.note("written")
 
-    assert host.deliver().status_code == 500
+    @on(name="next")
+    def next_(event: Event) -> None:
+        calls.append("next")
+
     assert host.deliver().status_code == 200
-    assert calls == ["writer", "teardown"]
+    assert calls == ["writer", "teardown", "next"]
     assert host.notes() == ["written"]
+    assert (host.row()["status"], host.row()["attempts"]) == ("done", 1)
+    assert "writer had ended for" in caplog.text
+    assert "ValueError: in the teardown" in caplog.text
+
+
+# Errors of the host around a subscriber
+
+
+def _in_teardown(host: Host, fail: Callable[[], None]) -> None:
+    host.app.teardown_appcontext(lambda error: fail())
+
+
+def _in_signal(host: Host, fail: Callable[[], None]) -> None:
+    appcontext_popped.connect(lambda app: fail(), host.app, weak=False)
+
+
+def _in_hook(name: str) -> Callable[[Host, Callable[[], None]], None]:
+    def listen(host: Host, fail: Callable[[], None]) -> None:
+        factory: Any = host.session.session_factory
+        sa.event.listen(factory, name, lambda *_: fail())
+
+    return listen
+
+
+def _in_remove(host: Host, fail: Callable[[], None]) -> None:
+    remove = host.session.remove
+
+    def failing() -> None:
+        remove()
+        fail()
+
+    host.session.remove = failing  # type: ignore[method-assign]
+
+
+AROUND: dict[str, Callable[[Host, Callable[[], None]], None]] = {
+    "teardown": _in_teardown,
+    "appcontext_popped": _in_signal,
+    "after_commit": _in_hook("after_commit"),
+    "after_transaction_end": _in_hook("after_transaction_end"),
+    "remove": _in_remove,
+}
+
+
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+@pytest.mark.parametrize("place", AROUND)
+def test_error_of_the_host_after_success_takes_nothing_back(
+    host: Host,
+    on: On,
+    caplog: pytest.LogCaptureFixture,
+    place: str,
+    error: type[BaseException],
+) -> None:
+    calls: list[str] = []
+
+    def fail() -> None:
+        # Only around the first subscriber, and after its commit.
+        if calls == ["writer"] and host.notes() == ["written"]:
+            calls.append("failed")
+            raise error("around it")
+
+    @on(name="writer")
+    def writer(event: Event) -> None:
+        calls.append("writer")
+        host.note("written")
+
+    @on(name="next")
+    def next_(event: Event) -> None:
+        calls.append("next")
+
+    AROUND[place](host, fail)
+    assert host.deliver().status_code == 200
+    assert calls == ["writer", "failed", "next"]
+    assert (host.row()["status"], host.row()["attempts"]) == ("done", 1)
+    assert host.receipts() == ["next", "writer"]
+    assert f"{error.__name__}: around it" in caplog.text
+
+
+@pytest.mark.parametrize("place", ["teardown", "appcontext_popped"])
+def test_error_of_the_host_keeps_what_a_subscriber_without_a_session_has_done(
+    app: Flask,
+    endpoint: Endpoint,
+    webhooks: ProcoreWebhooks,
+    caplog: pytest.LogCaptureFixture,
+    place: str,
+) -> None:
+    calls: list[str] = []
+
+    @webhooks.on(name="mails")
+    def mails(event: Event) -> None:
+        calls.append(f"mails {event.attempt}")
+
+    def fail(*_: object) -> None:
+        if calls == ["mails 1"]:
+            calls.append("failed")
+            raise ValueError("around it")
+
+    if place == "teardown":
+        app.teardown_appcontext(fail)
+    else:
+        appcontext_popped.connect(fail, app)
+    assert deliver(app.test_client(), payload("RFIs.update")).status_code == 200
+    assert calls == ["mails 1", "failed"]
+    assert "ValueError: around it" in caplog.text
+
+
+def test_teardown_error_replaces_neither_discard_nor_retry_later(
+    host: Host, on: On
+) -> None:
+    ran: list[str] = []
+
+    @host.app.teardown_appcontext
+    def teardown(error: BaseException | None) -> None:
+        if ran and ran[-1] in ("discards", "postpones"):
+            ran.append("failed")
+            raise ValueError("around it")
+
+    @on(name="discards")
+    def discards(event: Event) -> None:
+        ran.append("discards")
+        raise Discard("not for us")
+
+    @on(name="postpones")
+    def postpones(event: Event) -> None:
+        ran.append("postpones")
+        raise RetryLater(after=600)
+
+    assert host.deliver().status_code == 500
+    assert ran == ["discards", "failed", "postpones", "failed"]
+    assert host.row()["error"] == "postpones: retry after 600 s"
+    assert host.receipts() == ["discards"]
+    assert (host.row()["due_at"] - host.row()["received_at"]).total_seconds() >= 600
+
+
+def test_error_before_the_subscriber_is_a_failed_attempt(host: Host, on: On) -> None:
+    """And the context that could not be entered is left."""
+    calls: list[int] = []
+    contexts: list[bool] = []
+
+    @on(name="writer")
+    def writer(event: Event) -> None:
+        calls.append(event.attempt)
+        host.note("written")
+
+    def fail(app: Flask) -> None:
+        if not contexts:
+            contexts.append(True)
+            raise ValueError("no context")
+
+    sent = Event("evt_1", "RFIs.update", body=b'{"id": "evt_1"}')
+    recorded = record_event(host.store, sent)
+    with appcontext_pushed.connected_to(fail, host.app):
+        assert process(host.endpoint, recorded.row_id) is RunOutcome.RETRY
+    assert not has_app_context()
+    assert calls == []
+    assert host.row("evt_1")["error"] == "writer: ValueError: no context"
+    outcome = process(host.endpoint, recorded.row_id, ignore_backoff=True)
+    assert outcome is RunOutcome.DONE
+    assert (calls, host.notes()) == ([2], ["written"])
 
 
 # Async subscribers and other callables

@@ -55,6 +55,8 @@ def test_secret_alone_is_enough_and_the_rest_has_its_documented_default() -> Non
         retry_base=10.0,
         retry_cap=3600.0,
         lease=300.0,
+        timeout=3600.0,
+        threads=4,
         retention=7 * 24 * 3600.0,
         ignore_user_ids=frozenset(),
         ignore_application_ids=frozenset(),
@@ -75,6 +77,8 @@ def test_every_key_is_read() -> None:
         "RETRY_BASE": 0.5,
         "RETRY_CAP": 0.25,
         "LEASE": 1,
+        "TIMEOUT": 0.5,
+        "THREADS": 2,
         "RETENTION": 43200,
         "IGNORE_USER_IDS": [1001, " 1002 ", "", 10**30],
         "IGNORE_APPLICATION_IDS": {"0123abcd"},
@@ -91,6 +95,8 @@ def test_every_key_is_read() -> None:
         retry_base=0.5,
         retry_cap=0.25,
         lease=1.0,
+        timeout=0.5,
+        threads=2,
         retention=43200.0,
         ignore_user_ids=frozenset({"1001", "1002", "1" + "0" * 30}),
         ignore_application_ids=frozenset({"0123abcd"}),
@@ -315,7 +321,9 @@ def test_fallback_whose_last_day_is_over_is_a_warning() -> None:
 # Numbers
 
 
-@pytest.mark.parametrize("key", ["TOLERANCE", "RETRY_BASE", "RETRY_CAP", "LEASE"])
+@pytest.mark.parametrize(
+    "key", ["TOLERANCE", "RETRY_BASE", "RETRY_CAP", "LEASE", "TIMEOUT"]
+)
 @pytest.mark.parametrize(
     "value", [0, -1, -0.0, 0.0, timedelta(0), -timedelta(days=1), float("nan")]
 )

@@ -36,10 +36,11 @@ FOLDERS = {
     "senders": "source payload procore prudra differences signature samples",
     "inbox": """
         tables status servers engines database store group_commit inserts record jobs
-        claims due queries operations
+        claims cut due queries operations
     """,
     "running": """
-        retry failures sessions leases run worker notify background celery dispatch
+        retry failures calls gate leases run worker pool notify background celery
+        dispatch
     """,
     "cli": "_http _values _options _output _actor _report",
 }

@@ -1,0 +1,164 @@
+"""Cut: end the database connection of a call that hangs, and reject its completion."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import closing
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from ..errors import InboxUnavailable
+from .claims import Claim
+from .engines import is_in_memory
+from .jobs import Receipt
+from .jobs import receipt_kind
+from .jobs import receipt_values
+from .jobs import run_statements
+from .record import LONGEST_ERROR
+from .status import ReceiptKind
+from .store import Store
+
+#: Milliseconds that PostgreSQL waits for a lock of an abandoned call.
+LOCK_WAIT = 10_000
+
+#: Ends a server's process of that id, if it serves the client port ``port`` of this
+#: role: behind a pooler, the driver's id is not the id of a process.
+_END_BACKEND = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = {id}"
+    " AND client_port = {port} AND usename = current_user"
+    " AND datname = current_database()"
+)
+_FIND_THREAD = (
+    "SELECT id FROM information_schema.processlist WHERE id = {id}"
+    " AND user = SUBSTRING_INDEX(USER(), '@', 1)"
+    " AND (host = 'localhost' OR SUBSTRING_INDEX(host, ':', -1) = '{port}')"
+)
+
+
+class _NotHeld(InboxUnavailable):
+    """The claim is no longer held; the transaction is rolled back."""
+
+
+def abandon(
+    store: Store, claim: Claim, subscriber: str, error: str
+) -> ReceiptKind | None:
+    """Record that a call exceeded its time limit: its completion will be rejected.
+
+    :param error: the text to show while the rest of the event runs.
+    :return: ``ABANDONED``; the kind of the receipt if the subscriber has finished;
+        ``None``, with nothing changed, when the lease has passed on.
+    """
+    version = claim.abandoned.get(subscriber, 0)
+    receipt = Receipt(subscriber, ReceiptKind.ABANDONED, version)
+    values = receipt_values(store, claim.row_id, receipt)
+    held = {"row": claim.row_id, "token": claim.lease}
+    held["error"] = store.text(error, LONGEST_ERROR)
+    statements = run_statements(store)
+
+    def work(connection: Connection) -> None:
+        if store.dialect_name == "postgresql":
+            # The call may hold its uncommitted receipt.
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {LOCK_WAIT}")
+        if not version:
+            connection.execute(statements.receipt, {**values, "version": 1})
+        elif not connection.execute(statements.completion, values).rowcount:
+            raise _NotHeld("the receipt has changed")
+        if not connection.execute(statements.held, held).rowcount:
+            raise _NotHeld("the lease has passed on")
+
+    try:
+        store.run(work, begin=True)
+    except (IntegrityError, _NotHeld):
+        kind = receipt_kind(store, claim.row_id, subscriber)
+        return None if kind is ReceiptKind.ABANDONED else kind
+    return ReceiptKind.ABANDONED
+
+
+def cut(connection: Connection) -> None:
+    """End the connection: the database rolls its transaction back and frees its locks.
+
+    The thread that uses the connection gets an error from its driver, now or when it
+    uses the connection again. Without the right to end connections, the client's socket
+    is shut down: the server notices that at its next read or write.
+
+    A database in memory is left as it is: its threads share the connection.
+    """
+    if connection.closed or connection.invalidated:
+        return
+    driver: Any = connection.connection.dbapi_connection
+    if driver is None or is_in_memory(connection.engine.url):
+        return
+    if connection.dialect.name == "sqlite":
+        _end_sqlite(driver)
+        return
+    client = _socket_of(driver)
+    try:
+        _end_at_server(connection, driver, client)
+    finally:
+        if client is not None:
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+            client.close()
+
+
+def _end_sqlite(driver: Any) -> None:
+    driver.interrupt()
+    try:
+        driver.rollback()
+    finally:
+        driver.close()
+
+
+def _end_at_server(
+    connection: Connection, driver: Any, client: socket.socket | None
+) -> None:
+    """End the connection by a statement on a new connection."""
+    name, server_id = connection.dialect.name, _server_id(driver)
+    if server_id is None or name not in ("postgresql", "mysql", "mariadb"):
+        return
+    values = {"id": server_id, "port": _port(client)}
+    # The pool itself may have no connection left.
+    pool = connection.engine.pool.recreate()
+    try:
+        with closing(pool.connect()) as other, closing(other.cursor()) as cursor:
+            is_postgresql = name == "postgresql"
+            find = _END_BACKEND if is_postgresql else _FIND_THREAD
+            cursor.execute(find.format(**values))
+            is_known = cursor.fetchone() is not None
+            if is_known and not is_postgresql:
+                cursor.execute(f"KILL CONNECTION {server_id}")
+    finally:
+        pool.dispose()
+    if not is_known and hasattr(driver, "cancel"):
+        # Through a pooler: ends the statement that runs now.
+        driver.cancel()
+
+
+def _server_id(driver: Any) -> int | None:
+    """The id of the connection at its server, as the driver knows it."""
+    with suppress(Exception):
+        return int(driver.info.backend_pid)  # psycopg, psycopg2
+    with suppress(Exception):
+        return int(driver.thread_id())  # PyMySQL, mysqlclient
+    with suppress(Exception):
+        return int(driver.connection_id)  # the connectors of MySQL and MariaDB
+    return None
+
+
+def _socket_of(driver: Any) -> socket.socket | None:
+    """A second handle of the driver's socket, so that closing it twice does no harm."""
+    with suppress(Exception):
+        user = driver if hasattr(driver, "fileno") else driver._sock
+        return socket.socket(fileno=os.dup(user.fileno()))
+    return None
+
+
+def _port(client: socket.socket | None) -> int:
+    """The client's port; -1 for a socket in the file system, as PostgreSQL has it."""
+    if client is not None and client.family in (socket.AF_INET, socket.AF_INET6):
+        return int(client.getsockname()[1])
+    return -1
