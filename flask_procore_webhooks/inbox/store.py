@@ -242,7 +242,7 @@ class Store:
             # fails here, SQLAlchemy does not detect the disconnect, and the rest of the
             # pool is probably dead too.
             engine.dispose()
-            raise
+            return engine.connect()
 
 
 def to_db_time(when: datetime) -> datetime:

@@ -293,7 +293,8 @@ class Switch:
         changed = statement.partition("WHERE")[0]
         settles = changed.startswith(("UPDATE", "WITH")) and "finished_at" in changed
         if self.is_on and settles:
-            raise ConnectionError("cut off")
+            # Not a lost connection, for which settling would be tried again.
+            raise RuntimeError("cut off")
 
 
 class Parts:
