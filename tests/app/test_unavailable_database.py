@@ -17,6 +17,7 @@ from support.web import TABLES
 
 from flask_procore_webhooks import delivery_rejected
 from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.log import escape
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 
@@ -103,7 +104,7 @@ def test_unreachable_database_is_answered_503(
     ((status, reason),) = reasons
     assert status == 503
     assert "the inbox cannot be used" in caplog.text
-    assert reason in caplog.text
+    assert escape(reason) in caplog.text
     assert "Traceback" not in caplog.text
     assert "a-pass-word" not in caplog.text
     assert app.test_client().head(PATH).status_code == 204
