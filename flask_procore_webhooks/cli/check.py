@@ -20,7 +20,6 @@ from ..endpoint import Endpoint
 from ..endpoint import endpoints
 from ..errors import BadAuthorization
 from ..errors import BadSignature
-from ..inbox.database import advice
 from ..inbox.engines import is_in_memory
 from ..inbox.store import safe_message
 from ..running.background import PROBE
@@ -111,12 +110,12 @@ def _secrets(endpoint: Endpoint) -> Iterator[Finding]:
 def _database(endpoint: Endpoint) -> Iterator[Finding]:
     database = endpoint.store.database
     try:
-        missing = database.missing_tables()
+        gaps = database.find_gaps()
     except Exception as error:
         yield Finding(f"The database cannot be used: {safe_message(error)}")
         return
-    if missing:
-        yield Finding(f"The inbox cannot be used: {advice(missing)}.")
+    if gaps.stop_deliveries:
+        yield Finding(f"The inbox cannot be used: {gaps.advice}.")
     for text in at_least_once_warnings(endpoint):
         yield Finding(text, error=False)
     if endpoint.store.session is not None and _lacks_timeout(endpoint):

@@ -10,7 +10,6 @@ import os
 import weakref
 from collections.abc import Callable
 from collections.abc import Hashable
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,12 +22,9 @@ from flask import Flask
 from flask import has_app_context
 from sqlalchemy import Engine
 from sqlalchemy import event
-from sqlalchemy import inspect
 from sqlalchemy import make_url
 from sqlalchemy import MetaData
-from sqlalchemy import Table
 from sqlalchemy import URL
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ..runtime import keep
@@ -40,6 +36,11 @@ from .engines import own_engine
 from .engines import tune_sqlite
 from .tables import define_tables
 from .tables import Tables
+from .upgrade import Changes
+from .upgrade import find_gaps
+from .upgrade import Gaps
+from .upgrade import is_current
+from .upgrade import upgrade
 
 #: The embedded default, in the app's instance folder.
 DEFAULT_URI = "sqlite:///procore_webhooks.db"
@@ -114,11 +115,12 @@ class Database:
         return self.find_engine().url
 
     def open(self) -> Engine:
-        """Create the tables if they are ours to create, and return the engine."""
-        if self.mount.creates_tables:
-            self.create_tables()
-        self.opened = self.find_engine()
-        return self.opened
+        """Create or upgrade the tables if they are ours, and return the engine."""
+        engine = self.find_engine()
+        if self.mount.creates_tables and not is_current(engine, self.tables):
+            self.upgrade()
+        self.opened = engine
+        return engine
 
     def find_engine(self) -> Engine:
         """Return the engine without connecting. Safe to repeat and to race."""
@@ -126,19 +128,23 @@ class Database:
             self._found = self.mount.find_engine(self._runtime)
         return self._found
 
-    def create_tables(self) -> list[str]:
-        """Create the tables that are missing; safe to repeat and to race.
+    def upgrade(self) -> Changes:
+        """Add the tables, columns and indexes that are missing.
 
-        :return: the names of the tables created now.
+        Nothing is dropped. Safe to repeat and to race.
         """
-        engine = self.find_engine()
-        missing = missing_tables(engine, self.tables)
-        for table in self.tables:
-            _create(engine, table)
-        return missing
+        return upgrade(self.find_engine(), self.tables)
+
+    def create_tables(self) -> list[str]:
+        """Like :meth:`upgrade`; return the names of the tables created now."""
+        return self.upgrade().created
+
+    def find_gaps(self) -> Gaps:
+        """What the tables in the database lack."""
+        return find_gaps(self.engine, self.tables)
 
     def missing_tables(self) -> list[str]:
-        return missing_tables(self.engine, self.tables)
+        return self.find_gaps().table_names
 
 
 def host_mount(app: Flask, db: FlaskSQLAlchemy) -> Mount:
@@ -208,22 +214,6 @@ def context_of(app: Flask) -> AbstractContextManager[object]:
     return app.app_context()
 
 
-def advice(missing: Iterable[str]) -> str:
-    return (
-        f"missing tables: {', '.join(missing)}; create them with your migrations (flask"
-        " db migrate, flask db upgrade) or, if you have none, with the command init-db"
-    )
-
-
-def missing_tables(engine: Engine, tables: Tables) -> list[str]:
-    inspector = inspect(engine)
-    return [
-        table.fullname
-        for table in tables
-        if not inspector.has_table(table.name, schema=table.schema)
-    ]
-
-
 def _host_engine(runtime: Runtime, host: Engine) -> Engine:
     """The process's engine on the pool of ``host``.
 
@@ -251,15 +241,6 @@ def _dispose(engine: Engine, pid: int) -> None:
         engine.dispose()
     else:
         keep(engine)
-
-
-def _create(engine: Engine, table: Table) -> None:
-    try:
-        table.create(engine, checkfirst=True)
-    except SQLAlchemyError:
-        # Another process may have created it after the query.
-        if not inspect(engine).has_table(table.name, schema=table.schema):
-            raise
 
 
 def _in_instance(app: Flask, url: URL) -> URL:

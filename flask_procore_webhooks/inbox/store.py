@@ -25,10 +25,10 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import StatementError
 
 from ..errors import InboxUnavailable
-from .database import advice
 from .database import Database
 from .database import SessionSource
 from .database import Traits
+from .upgrade import Gaps
 
 T = TypeVar("T")
 
@@ -162,8 +162,8 @@ class Store:
     def unavailable(self, error: Exception) -> InboxUnavailable:
         """Return the error to raise for ``error``, whose text may hold secrets."""
         cause = safe_message(error)
-        if missing := self._missing_tables(error):
-            cause = advice(missing)
+        if (gaps := self._find_gaps(error)).stop_deliveries:
+            cause = gaps.advice
         is_transient = getattr(error, "connection_invalidated", False)
         kind = (
             TransientError if is_transient or _is_deadlock(error) else InboxUnavailable
@@ -182,15 +182,19 @@ class Store:
             engine.dispose()
             return engine.connect()
 
-    def _missing_tables(self, error: Exception) -> list[str]:
-        # Only when the error names a table: while the database is down or locked,
-        # another question would double the sender's wait.
+    def _find_gaps(self, error: Exception) -> Gaps:
+        """What the tables lack, if the error is about one of them.
+
+        No question is asked after other errors: while the database is down or locked,
+        it would double the sender's wait.
+        """
         text = str(getattr(error, "orig", ""))
-        if not any(table.name in text for table in self.database.tables):
-            return []
-        with suppress(Exception):
-            return self.database.missing_tables()
-        return []
+        named = any(table.name in text for table in self.database.tables)
+        # MariaDB and MySQL name only the column.
+        if named or "Unknown column" in text:
+            with suppress(Exception):
+                return self.database.find_gaps()
+        return Gaps()
 
 
 def to_db_time(when: datetime) -> datetime:

@@ -28,6 +28,10 @@ RECEIPT_TABLE = "procore_webhook_receipt"
 JOURNAL_TABLE = "procore_webhook_journal"
 STATE_TABLE = "procore_webhook_state"
 
+#: Number of this definition of the tables. Add one with each change of them; a column
+#: that is added needs a server default unless it may be NULL.
+SCHEMA = 2
+
 # The dialect of MySQL is imported when tables are defined, not with the package.
 _INFO_KEY = "flask_procore_webhooks"
 _MYSQL = ("mysql", "mariadb")
