@@ -1,7 +1,7 @@
 """Upgrade: compare the inbox's tables with the code, and add what they lack.
 
-An upgrade adds tables, columns and indexes. It drops and changes nothing, so that a table
-may have columns that this version of the package does not use.
+An upgrade adds tables, columns and indexes. It drops and changes nothing: a table may
+have columns that this version of the package does not use.
 """
 
 from __future__ import annotations

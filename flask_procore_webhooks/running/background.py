@@ -72,7 +72,7 @@ class Background:
         was_stopped = self._thread is not None and self._thread.worker.is_stopping
         if was_stopped or not mounted:
             return
-        thread = BackgroundThread(Worker(mounted, poll=POLL))
+        thread = BackgroundThread(Worker(mounted, poll=POLL, mode="background"))
         try:
             thread.start()
             self._thread = thread

@@ -24,6 +24,7 @@ from ..inbox.claims import Claim
 from ..inbox.claims import claim_due
 from ..inbox.claims import release
 from ..inbox.due import seconds_to_work
+from ..inbox.operations import note_seen
 from .leases import HeldClaims
 from .leases import renewing
 from .run import interrupt
@@ -50,6 +51,7 @@ class Worker:
     :param endpoints: the endpoints whose events it runs.
     :param poll: seconds between two polls for work without a notification.
     :param sleep: waits for so many seconds or until :meth:`wake`; for tests.
+    :param mode: what ``stats`` and ``check`` show.
     """
 
     def __init__(
@@ -58,8 +60,11 @@ class Worker:
         *,
         poll: float,
         sleep: Callable[[float], object] | None = None,
+        mode: str = "worker",
     ) -> None:
         self.endpoints = endpoints
+        self.mode = mode
+        self.peers = [self]
         self.poll = poll
         #: Events that were run so far.
         self.ran = 0
@@ -125,8 +130,7 @@ class Worker:
 
     def _run_group(self, group: list[Endpoint]) -> int:
         """Run a batch of due events at each endpoint of one database."""
-        ran, failure = 0, None
-        polled_at = float("-inf")
+        ran, failure, polled_at = 0, None, float("-inf")
         for endpoint in group:
             # Again when batches have taken long: an endpoint may be paused meanwhile.
             if time.monotonic() - polled_at > BATCH_SECONDS:
@@ -148,6 +152,9 @@ class Worker:
             self._release(endpoint)
         self._waits |= dict.fromkeys(endpoint.name for endpoint in group)
         self._waits |= seconds_to_work([endpoint.store for endpoint in group])
+        with suppress(InboxUnavailable):
+            ran = [peer.ran for peer in self.peers]
+            note_seen(group[0].store, self.mode, [e.name for e in group], ran)
 
     def _release(self, endpoint: Endpoint) -> None:
         held = self._held.get(endpoint.name)
@@ -230,6 +237,8 @@ class WorkerPool:
         #: Why a thread ended without being stopped.
         self.failure: Exception | None = None
         self._workers = workers
+        for worker in workers:
+            worker.peers = workers
         self._threads: list[threading.Thread] = []
         self._was_signalled = threading.Event()
 

@@ -35,8 +35,8 @@ LAYERS = """
 FOLDERS = {
     "senders": "source payload procore prudra signature samples",
     "inbox": """
-        tables status engines upgrade database store group_commit inserts record jobs claims
-        due queries operations
+        tables status engines upgrade database store group_commit inserts record jobs
+        claims due queries operations
     """,
     "running": """
         retry failures sessions leases run worker notify background celery dispatch
