@@ -92,6 +92,8 @@ def receive(**_: object) -> Response:
     if sent.method == "HEAD":
         return Response(status=204)
     endpoint = app_state(current_app).endpoints[str(sent.blueprint)]
+    if PROBE in sent.environ:
+        sent.environ[PROBE].append(endpoint.name)
     refusal: DeliveryError | None = sent.environ.get(REFUSAL)
     if refusal:
         raise refusal
@@ -114,6 +116,8 @@ def receive(**_: object) -> Response:
 def refuse(error: DeliveryError) -> Response:
     """Log the reason; the answer holds only the error's fixed text."""
     endpoint = app_state(current_app).endpoints[str(request.blueprint)]
+    if PROBE in request.environ:
+        return _answer(error.status, error=error.answer)
     level = logging.ERROR if isinstance(error, InboxUnavailable) else logging.WARNING
     log.log(level, "%s answered %s: %s", endpoint.name, error.status, error.reason)
     delivery_rejected.announce(

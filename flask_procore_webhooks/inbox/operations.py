@@ -34,8 +34,8 @@ from .status import FINISHED
 from .status import Status
 from .store import Store
 from .store import to_db_time
-from .upgrade import put_value
-from .upgrade import WHOLE_INBOX
+from .tables import put_value
+from .tables import WHOLE_INBOX
 
 #: Rows that one transaction changes.
 BATCH = 500

@@ -6,11 +6,9 @@ have columns that this version of the package does not use.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime
-from datetime import timezone
 from typing import Any
 from typing import NamedTuple
 
@@ -18,21 +16,39 @@ from sqlalchemy import Column
 from sqlalchemy import Connection
 from sqlalchemy import Engine
 from sqlalchemy import Index
-from sqlalchemy import insert
 from sqlalchemy import inspect
-from sqlalchemy import select
+from sqlalchemy import String
 from sqlalchemy import Table
-from sqlalchemy import update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import text
+from sqlalchemy import UniqueConstraint
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateColumn
 
+from .tables import put_value
 from .tables import SCHEMA
+from .tables import SCHEMA_NAME
+from .tables import schema_number
 from .tables import Tables
+from .tables import WHOLE_INBOX
 
-#: Endpoint and name of the schema number in the state table.
-WHOLE_INBOX = ""
-SCHEMA_NAME = "schema"
+#: Storage engines of MariaDB and MySQL without transactions.
+UNSAFE_ENGINES = ("myisam", "aria", "memory", "csv")
+_COLLATIONS_OF_POSTGRESQL = text(
+    "SELECT c.relname, a.attname, l.collname FROM pg_attribute a"
+    " JOIN pg_class c ON c.oid = a.attrelid"
+    " JOIN pg_collation l ON l.oid = a.attcollation"
+    " WHERE c.relname LIKE 'procore_webhook_%' AND c.relkind IN ('r', 'p')"
+    " AND NOT l.collisdeterministic"
+)
+_COLUMNS_OF_MYSQL = text(
+    "SELECT table_name AS t, column_name AS c, collation_name AS l, data_type AS d"
+    " FROM information_schema.columns"
+    " WHERE table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name"
+)
+_ENGINE_OF_MYSQL = text(
+    "SELECT engine FROM information_schema.tables"
+    " WHERE table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name"
+)
 
 
 class Gaps(NamedTuple):
@@ -86,6 +102,14 @@ class Changes(NamedTuple):
     added: list[str]
 
 
+class Mismatch(NamedTuple):
+    """A difference between a table and the code, which no upgrade changes."""
+
+    text: str
+    #: Whether deliveries fail.
+    stops_deliveries: bool = False
+
+
 def find_gaps(engine: Engine, tables: Tables) -> Gaps:
     """Return what the database lacks of ``tables``."""
     inspector, gaps = inspect(engine), Gaps([], [], [])
@@ -134,51 +158,94 @@ def is_current(engine: Engine, tables: Tables) -> bool:
         return (schema_number(connection, tables) or 0) >= SCHEMA
 
 
-def schema_number(connection: Connection, tables: Tables) -> int | None:
-    """The schema number in the database; ``None`` if no ``init-db`` has written it."""
-    s = tables.state.c
-    query = select(s.value).where(s.endpoint == WHOLE_INBOX, s.name == SCHEMA_NAME)
-    found = connection.execute(query).scalar()
-    with suppress(ValueError, TypeError):
-        return int(json.loads(found or ""))
-    return None
-
-
-def put_value(
-    connection: Connection,
-    tables: Tables,
-    endpoint: str,
-    name: str,
-    value: object,
-    at: datetime | None = None,
-) -> None:
-    """Set a value in the state table; safe to repeat and to race.
-
-    :param connection: each statement on it is a transaction of its own.
-    :param value: is stored as JSON.
-    :param at: UTC without a zone; by default the current time of this host.
-    """
-    state = tables.state
-    at = at or datetime.now(timezone.utc).replace(tzinfo=None)
-    values = {"value": json.dumps(value), "at": at}
-    mine = (state.c.endpoint == endpoint, state.c.name == name)
-    change = update(state).where(*mine).values(values)
-    if connection.execute(change).rowcount:
-        return
-    try:
-        row = {"endpoint": endpoint, "name": name, **values}
-        connection.execute(insert(state), row)
-    except IntegrityError:
-        # Another process has inserted the row after our update.
-        connection.execute(change)
-
-
-def schema_of(engine: Engine, table: Table) -> str | None:
+def schema_of(engine: Engine, table: Any) -> str | None:
     """The schema of ``table`` in the database: a host may rename its schemas."""
     options = engine.get_execution_options()
     names = options.get("schema_translate_map") or {}
     schema: str | None = names.get(table.schema, table.schema)
     return schema
+
+
+def mismatches(engine: Engine, tables: Tables) -> Iterator[Mismatch]:
+    """Compare keys, sizes and collations of the tables with the code."""
+    dialect = engine.dialect.name
+    for table in tables:
+        yield from _wrong_keys(engine, table)
+        # SQLite stores any length.
+        if dialect != "sqlite":
+            yield from _short_columns(engine, table)
+        if dialect in ("mysql", "mariadb"):
+            with engine.connect() as connection:
+                yield from _mysql_mismatches(connection, table)
+    if dialect == "postgresql":
+        # PostgreSQL 11 has no such collations and no such column.
+        with suppress(SQLAlchemyError), engine.connect() as connection:
+            for row in connection.execute(_COLLATIONS_OF_POSTGRESQL):
+                yield Mismatch(
+                    f"{row.relname}.{row.attname} has the nondeterministic collation"
+                    f" {row.collname}: values that differ are taken for one"
+                )
+
+
+def _wrong_keys(engine: Engine, table: Table) -> Iterator[Mismatch]:
+    inspector, schema = inspect(engine), schema_of(engine, table)
+    found = inspector.get_pk_constraint(table.name, schema=schema)
+    expected = [column.name for column in table.primary_key]
+    if sorted(found["constrained_columns"]) != sorted(expected):
+        names = ", ".join(expected)
+        yield Mismatch(f"{table.fullname} lacks the primary key on {names}", True)
+    indexes = inspector.get_indexes(table.name, schema=schema)
+    keys = [list(each["column_names"]) for each in indexes if each["unique"]]
+    unique = inspector.get_unique_constraints(table.name, schema=schema)
+    keys += [list(each["column_names"]) for each in unique]
+    for constraint in table.constraints:
+        if not isinstance(constraint, UniqueConstraint):
+            continue
+        columns = [column.name for column in constraint.columns]
+        if columns not in keys:
+            names = ", ".join(columns)
+            yield Mismatch(
+                f"{table.fullname} lacks the unique constraint on {names}:"
+                " copies of an event would be recorded twice or refused",
+                True,
+            )
+
+
+def _short_columns(engine: Engine, table: Table) -> Iterator[Mismatch]:
+    schema = schema_of(engine, table)
+    for found in inspect(engine).get_columns(table.name, schema=schema):
+        column = table.columns.get(found["name"])
+        if column is None or not isinstance(column.type, String):
+            continue
+        size, needed = getattr(found["type"], "length", None), column.type.length
+        if size and needed and size < needed:
+            yield Mismatch(
+                f"{table.fullname}.{column.name} holds {size} characters instead of"
+                f" {needed}"
+            )
+
+
+def _mysql_mismatches(connection: Connection, table: Table) -> Iterator[Mismatch]:
+    place = {"schema": schema_of(connection.engine, table), "name": table.name}
+    engine = connection.execute(_ENGINE_OF_MYSQL, place).scalar()
+    if str(engine).lower() in UNSAFE_ENGINES:
+        yield Mismatch(
+            f"{table.fullname} has the storage engine {engine}, which has no"
+            " transactions: events may be lost or run twice; change it to InnoDB"
+        )
+    for row in connection.execute(_COLUMNS_OF_MYSQL, place):
+        column = table.columns.get(row.c)
+        if column is None:
+            continue
+        expected = column.type.dialect_impl(connection.dialect)
+        collation = getattr(expected, "collation", None)
+        if collation and not str(row.l).endswith("_bin"):
+            yield Mismatch(
+                f"{table.fullname}.{row.c} has the collation {row.l} instead of"
+                f" {collation}: values that differ in case are taken for one"
+            )
+        if row.c == "body" and row.d != "longblob":
+            yield Mismatch(f"{table.fullname}.body is a {row.d} instead of a longblob")
 
 
 def _create_table(engine: Engine, table: Table) -> None:
@@ -189,17 +256,16 @@ def _create_table(engine: Engine, table: Table) -> None:
 
 
 def _add_column(engine: Engine, column: Column[Any]) -> None:
-    table = column.table
-    assert isinstance(table, Table)
+    table, schema = column.table, schema_of(engine, column.table)
+    definition = CreateColumn(column).compile(dialect=engine.dialect)
+    quote = engine.dialect.identifier_preparer.quote
+    name = ".".join(map(quote, filter(None, (schema, table.name))))
 
     def is_there() -> bool:
-        schema = schema_of(engine, table)
         columns = inspect(engine).get_columns(table.name, schema=schema)
         return column.name in {each["name"] for each in columns}
 
     def add() -> None:
-        definition = CreateColumn(column).compile(dialect=engine.dialect)
-        name = _quoted_name(engine, table)
         with engine.begin() as connection:
             connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {definition}")
 
@@ -207,12 +273,10 @@ def _add_column(engine: Engine, column: Column[Any]) -> None:
 
 
 def _create_index(engine: Engine, index: Index) -> None:
-    table = index.table
-    assert table is not None
-
     def is_there() -> bool:
-        schema = schema_of(engine, table)
-        found = inspect(engine).get_indexes(table.name, schema=schema)
+        assert index.table is not None
+        schema = schema_of(engine, index.table)
+        found = inspect(engine).get_indexes(index.table.name, schema=schema)
         return index.name in {each["name"] for each in found}
 
     _unless_there(is_there, lambda: index.create(engine, checkfirst=True))
@@ -225,10 +289,3 @@ def _unless_there(is_there: Callable[[], bool], add: Callable[[], None]) -> None
     except SQLAlchemyError:
         if not is_there():
             raise
-
-
-def _quoted_name(engine: Engine, table: Table) -> str:
-    preparer = engine.dialect.identifier_preparer
-    schema = schema_of(engine, table)
-    name = preparer.quote(table.name)
-    return f"{preparer.quote_schema(schema)}.{name}" if schema else name

@@ -21,8 +21,8 @@ from .worker import Worker
 
 log = logging.getLogger("flask_procore_webhooks")
 
-#: WSGI environ flag of the internal request made by ``check``; it must not start the
-#: background thread.
+#: WSGI environ key of the internal request made by ``check``: a list to which the view
+#: adds its endpoint's name. The request is not logged and starts no background thread.
 PROBE = "flask_procore_webhooks.probe"
 
 #: Seconds between two polls for events that other processes have left.

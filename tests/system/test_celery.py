@@ -527,9 +527,10 @@ def test_check_reports_missing_celery_broker_and_schedule(
     app: Flask, redis: Broker
 ) -> None:
     theirs = app.extensions.pop("celery")
-    assert "has no app.extensions['celery']" in check(app)
+    assert "has no app.extensions['celery']" in check(app, ok=True)
     redis.celery(app, "redis://127.0.0.1:1/0")
-    assert "ERROR: The broker cannot be used: OperationalError" in check(app)
+    text = check(app, ok=True)
+    assert "warning: No event runs: The broker cannot be used: Operati" in text
     app.extensions["celery"] = theirs
     text = check(app, ok=True)
     assert "warning: No entry of Celery's beat_schedule calls" in text

@@ -41,7 +41,10 @@ FOLDERS = {
     "running": """
         retry failures sessions leases run worker notify background celery dispatch
     """,
-    "cli": "_http _values _options _output _actor _report",
+    "cli": """
+        _http _values _options _output _actor _report _processes _findings
+        _check_settings _check_route _check_tables _check_database _check_work
+    """,
 }
 
 #: The modules of commands, one per command; ``pause`` also defines ``resume``.
