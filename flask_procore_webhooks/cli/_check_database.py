@@ -208,6 +208,6 @@ def _clock(endpoint: Endpoint) -> Iterator[Finding]:
     if offset is not None and abs(offset) > endpoint.settings.lease:
         yield warning(
             "The clocks of this host and of the database server differ by"
-            f" {offset:.0f} s, which is more than LEASE ({endpoint.settings.lease:g} s):"
-            " use NTP."
+            f" {offset:.0f} s, which is more than LEASE"
+            f" ({endpoint.settings.lease:g} s): use NTP."
         )

@@ -62,7 +62,7 @@ def _probe(endpoint: Endpoint, rule: Rule, reached: list[str]) -> TestResponse:
     client = FlaskClient(app, app.response_class, use_cookies=False)
     host = _host(app, rule)
     return client.post(
-        f"https://{host}{endpoint.path}" if host else endpoint.path,
+        f"https://{host}{rule.rule}" if host else rule.rule,
         data=b"{}",
         content_type="application/json",
         url_scheme="https",
@@ -87,8 +87,10 @@ def _changed_answer(endpoint: Endpoint, answer: TestResponse) -> Iterator[Findin
 
 
 def _rule_of(endpoint: Endpoint) -> Rule:
+    """The rule of deliveries; with a host where the app routes by host names."""
     rules = endpoint.app.url_map.iter_rules(f"{endpoint.blueprint}.receive")
-    return next(rule for rule in rules if "POST" in (rule.methods or ()))
+    found = [rule for rule in rules if "POST" in (rule.methods or ())]
+    return max(found, key=lambda rule: bool(rule.host))
 
 
 def _host(app: Flask, rule: Rule) -> str:

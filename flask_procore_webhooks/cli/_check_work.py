@@ -19,14 +19,14 @@ from ..subscribers import Subscriber
 from ._findings import Finding
 from ._findings import warning
 from ._output import text
+from ._processes import alive
 from ._processes import longest_run
 from ._processes import Process
 from ._processes import processes
 from ._report import subscriptions
 
-#: Seconds after which a process that notes itself once a minute is gone, and after
-#: which a due event has waited for long.
-GONE = 300.0
+#: Seconds after which a due event has waited for long.
+LONG = 300.0
 #: Newest events that are compared with the subscriptions.
 NEWEST = 1000
 WORKERS = {
@@ -81,25 +81,24 @@ def _not_run(
     endpoint: Endpoint, found: list[Process], due: float | None
 ) -> Iterator[Finding]:
     mode = endpoint.dispatch
-    alive = [each for each in found if each["seen_seconds"] < GONE]
+    running = alive(found)
     waiting = "" if due is None else f", and events have been due for {due:.0f} s"
     # A background thread lives as long as its server, which may be down for now.
-    if not alive and (mode in ("worker", "celery") or due is not None):
+    if not running and (mode in ("worker", "celery") or due is not None):
         last = "never" if not found else f"{found[0]['seen_seconds']:.0f} s ago"
         yield warning(
             f"DISPATCH is {mode!r}, and no process has been seen running events for 5"
             f" minutes (last seen: {last}){waiting}: {WORKERS[mode]}."
         )
-    elif alive and due is not None and due > GONE:
+    elif running and due is not None and due > LONG:
         yield warning(
-            f"Events have been due for {due:.0f} s although {len(alive)} processes run"
-            " events: there are too few of them, or their subscribers hang."
+            f"Events have been due for {due:.0f} s although {len(running)} processes"
+            " run events: there are too few of them, or their subscribers hang."
         )
 
 
 def _hanging(endpoint: Endpoint, found: list[Process]) -> Iterator[Finding]:
-    alive = [each for each in found if each["seen_seconds"] < GONE]
-    longest = longest_run(alive)
+    longest = longest_run(alive(found))
     if longest and float(longest.get("seconds") or 0) > endpoint.settings.lease:
         yield warning(
             f"The subscriber {longest.get('subscriber')} has been running event"

@@ -9,6 +9,9 @@ from ..endpoint import Endpoint
 from ..inbox.operations import SEEN
 from ..inbox.operations import states
 
+#: Seconds after which a process that notes itself once a minute is gone.
+GONE = 300.0
+
 
 class Process(TypedDict):
     """A process that has run events of the endpoint within a day."""
@@ -42,10 +45,17 @@ def processes(endpoint: Endpoint) -> list[Process]:
                     "threads": value.get("threads"),
                     "runs": value.get("runs"),
                     "longest": value.get("longest"),
-                    "seen_seconds": round((now - state["at"]).total_seconds(), 1),
+                    "seen_seconds": round(
+                        max(0.0, (now - state["at"]).total_seconds()), 1
+                    ),
                 }
             )
     return found
+
+
+def alive(found: list[Process]) -> list[Process]:
+    """The processes that have noted themselves within five minutes."""
+    return [each for each in found if each["seen_seconds"] < GONE]
 
 
 def longest_run(found: list[Process]) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from ._output import on_one_line
 from ._output import print_json
 from ._output import text
 from ._output import UNREADABLE
+from ._processes import alive
 from ._processes import longest_run
 from ._processes import Process
 from ._processes import processes
@@ -61,7 +62,7 @@ def _stats(endpoint: Endpoint) -> dict[str, Any]:
         "paused_by": pause and pause.actor,
         "paused_since": pause and pause.since,
         "processes": found,
-        "longest_run": longest_run(found),
+        "longest_run": longest_run(alive(found)),
     }
 
 
@@ -93,14 +94,14 @@ def _print_stats(
         )
     if paused:
         who = f"by {on_one_line(str(paused_by))} since {text(paused_since)} UTC"
-        click.secho(f"  paused {who}: no event runs until resume", fg="yellow")
+        click.secho(f"  paused: no event runs until resume ({who})", fg="yellow")
 
 
 def _described(process: Process) -> str:
     numbers = [
-        f", {process[name]} {name}"  # type: ignore[literal-required]
+        f", {process[name]} {name}"
         for name in ("threads", "runs")
-        if process[name] is not None  # type: ignore[literal-required]
+        if process[name] is not None
     ]
     return (
         f"{process['mode']} {process['host']}:{process['pid']}{''.join(numbers)}, seen"
