@@ -8,6 +8,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -253,3 +254,19 @@ def test_pool_that_is_too_small_for_its_threads_is_a_warning(
         assert "The app's pool" not in shown and "The app's engine" not in shown
     with app.app_context():
         db.engine.dispose()
+
+
+def test_network_file_system_and_a_full_disk_are_warnings(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This machine's own kind of file system stands for a network's."""
+    module = "flask_procore_webhooks.cli._check_database"
+    shown = warnings_of(app)
+    assert "network file system" not in shown and "MiB left" not in shown
+    mounts = Path("/proc/self/mounts").read_text()
+    kinds = {line.split()[2] for line in mounts.splitlines()}
+    monkeypatch.setattr(f"{module}.NETWORK_FILE_SYSTEMS", kinds)
+    monkeypatch.setattr(f"{module}.LITTLE_SPACE", 2**62)
+    shown = warnings_of(app)
+    assert "is a SQLite file on a network file system (" in shown
+    assert f"The disk of {app.instance_path} has " in shown
