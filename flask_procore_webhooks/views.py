@@ -24,7 +24,7 @@ from .errors import PayloadTooLarge
 from .event import Event
 from .inbox.record import record
 from .inbox.record import RecordResult
-from .inbox.status import Status
+from .inbox.tables import Status
 from .running.background import background_of
 from .running.background import PROBE
 from .running.dispatch import dispatch

@@ -15,7 +15,7 @@ from ..endpoint import Endpoint
 from ..endpoint import endpoints
 from ..errors import ProcoreWebhooksError
 from ..inbox.queries import Filter
-from ..inbox.status import Status
+from ..inbox.tables import Status
 from ._values import date
 
 

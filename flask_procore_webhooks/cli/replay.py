@@ -16,7 +16,7 @@ from ..inbox.queries import EVERY_EVENT
 from ..inbox.queries import Filter
 from ..inbox.queries import find
 from ..inbox.queries import pages
-from ..inbox.status import Status
+from ..inbox.tables import Status
 from ..running.dispatch import notify_others
 from ..running.run import process
 from ._actor import actor

@@ -27,9 +27,9 @@ from .jobs import Receipt
 from .jobs import receipt_values
 from .jobs import run_statements
 from .record import LONGEST_ERROR
-from .status import FINISHED
-from .status import Status
 from .store import Store
+from .tables import FINISHED
+from .tables import Status
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from sqlalchemy import select
 from sqlalchemy import text
 
 from .claims import claimable
-from .status import Status
 from .store import Store
+from .tables import Status
 
 #: A table of the names in a JSON array, by dialect: one parameter for any number.
 _JSON_TABLE = (

@@ -22,10 +22,10 @@ from ..event import Event
 from ..subscribers import ANY
 from ..subscribers import Subscriber
 from .record import TEXTS
-from .status import ReceiptKind
-from .status import Status
 from .store import Store
 from .store import to_db_time
+from .tables import ReceiptKind
+from .tables import Status
 
 #: An event with one of these will run.
 _UNFINISHED = (Status.PENDING.value, Status.RUNNING.value)

@@ -30,11 +30,11 @@ from sqlalchemy import update
 
 from .due import PAUSE
 from .due import RESUME
-from .status import FINISHED
-from .status import Status
 from .store import Store
 from .store import to_db_time
+from .tables import FINISHED
 from .tables import put_value
+from .tables import Status
 from .tables import WHOLE_INBOX
 
 #: Rows that one transaction changes.

@@ -29,10 +29,10 @@ from ..senders.payload import event_key
 from ..senders.payload import PLAIN_ID
 from .record import new_row
 from .record import TEXTS
-from .status import Status
 from .store import Store
 from .store import to_db_time
 from .tables import schema_number
+from .tables import Status
 
 #: The name of the row that :func:`try_writes` inserts begins with this.
 TRIAL = "check:"

@@ -21,10 +21,10 @@ from .group_commit import GroupCommit
 from .group_commit import LATE
 from .inserts import InsertNew
 from .inserts import InsertOne
-from .status import FINISHED
-from .status import Status
 from .store import Store
 from .store import to_db_time
+from .tables import FINISHED
+from .tables import Status
 
 #: Bytes of bodies in one statement: drivers hold them several times over.
 LARGEST_STATEMENT = 4 * 2**20

@@ -1,4 +1,4 @@
-"""The four tables of the inbox, as Core tables on the host's metadata.
+"""The four tables of the inbox, as Core tables on the host's metadata; their values.
 
 Core tables rather than an ORM mixin: a mixin's columns cannot be added to a host whose
 declarative base is a ``MappedAsDataclass``. All times are UTC without a zone, because
@@ -7,6 +7,7 @@ SQLite and MariaDB keep none.
 
 from __future__ import annotations
 
+import enum
 import json
 from contextlib import suppress
 from datetime import datetime
@@ -48,6 +49,34 @@ SCHEMA_NAME = "schema"
 _INFO_KEY = "flask_procore_webhooks"
 _MYSQL = ("mysql", "mariadb")
 _TABLE_OPTIONS: dict[str, Any] = {f"{name}_charset": "utf8mb4" for name in _MYSQL}
+
+
+class Status(str, enum.Enum):
+    """The status of a recorded event."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    DEAD = "dead"
+    IGNORED = "ignored"
+
+    __str__ = str.__str__
+
+
+#: An event with one of these runs again only after a replay or redelivery.
+FINISHED = (Status.DONE, Status.DEAD, Status.IGNORED)
+
+
+class ReceiptKind(str, enum.Enum):
+    """How a subscriber finished an event, as its receipt says."""
+
+    DONE = "done"
+    #: The subscriber raised :class:`~flask_procore_webhooks.Discard`.
+    DISCARDED = "discarded"
+    #: A newer event of the same resource makes its work unnecessary.
+    SUPERSEDED = "superseded"
+
+    __str__ = str.__str__
 
 
 class Tables(NamedTuple):

@@ -14,7 +14,7 @@ from ..errors import SubscribersFailed
 from ..inbox.due import due_events
 from ..inbox.due import status_of
 from ..inbox.record import RecordResult
-from ..inbox.status import FINISHED
+from ..inbox.tables import FINISHED
 from .background import background_of
 from .celery import publish
 from .notify import notify

@@ -29,8 +29,8 @@ from ..inbox.claims import Claim
 from ..inbox.claims import Settlement
 from ..inbox.database import SessionSource
 from ..inbox.jobs import Receipt
-from ..inbox.status import ReceiptKind
-from ..inbox.status import Status
+from ..inbox.tables import ReceiptKind
+from ..inbox.tables import Status
 from ..signals import event_dead
 from ..signals import event_failed
 from ..signals import event_processed

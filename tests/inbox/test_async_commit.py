@@ -20,7 +20,7 @@ from flask_procore_webhooks.inbox.claims import Claim
 from flask_procore_webhooks.inbox.claims import Settlement
 from flask_procore_webhooks.inbox.jobs import Receipt
 from flask_procore_webhooks.inbox.record import record as record_event
-from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.inbox.tables import Status
 from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import payload
 

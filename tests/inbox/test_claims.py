@@ -35,9 +35,9 @@ from flask_procore_webhooks.inbox.claims import Claim
 from flask_procore_webhooks.inbox.claims import Settlement
 from flask_procore_webhooks.inbox.jobs import Receipt
 from flask_procore_webhooks.inbox.record import record as record_event
-from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.inbox.store import Store
 from flask_procore_webhooks.inbox.store import to_db_time
+from flask_procore_webhooks.inbox.tables import Status
 
 MakeApp = Callable[..., Flask]
 

@@ -46,8 +46,8 @@ from flask_procore_webhooks.inbox.operations import pause
 from flask_procore_webhooks.inbox.operations import replay
 from flask_procore_webhooks.inbox.operations import resume
 from flask_procore_webhooks.inbox.record import record as record_event
-from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.inbox.store import Store
+from flask_procore_webhooks.inbox.tables import Status
 from flask_procore_webhooks.running.worker import Worker
 
 MakeApp = Callable[..., Flask]

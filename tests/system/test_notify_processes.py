@@ -24,7 +24,7 @@ from support.waiting import wait_until
 from flask_procore_webhooks import Event
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.inbox.record import record as record_event
-from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.inbox.tables import Status
 
 MakeApp = Callable[..., Flask]
 

@@ -35,7 +35,7 @@ LAYERS = """
 FOLDERS = {
     "senders": "source payload procore prudra signature samples",
     "inbox": """
-        tables status engines upgrade database store group_commit inserts record jobs
+        tables engines upgrade database store group_commit inserts record jobs
         claims due queries operations
     """,
     "running": """

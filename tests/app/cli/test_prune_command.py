@@ -23,7 +23,7 @@ from support.waiting import wait_until
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox.operations import IDS_KEPT
-from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.inbox.tables import Status
 
 MakeApp = Callable[..., Flask]
 

@@ -19,7 +19,7 @@ from support.sites import Site
 
 from flask_procore_webhooks.inbox.operations import BATCH
 from flask_procore_webhooks.inbox.operations import journal_of
-from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.inbox.tables import Status
 
 MakeApp = Callable[..., Flask]
 
