@@ -90,6 +90,8 @@ def receive(**_: object) -> Response:
     if sent.method == "HEAD":
         return Response(status=204)
     endpoint = app_state(current_app).endpoints[str(sent.blueprint)]
+    if PROBE in sent.environ:
+        sent.environ[PROBE].append(endpoint.name)
     # Without the preprocessor, which a host may have removed, it is verified now.
     taken = sent.environ.pop(TAKEN, None) or _take(sent, endpoint)
     if isinstance(taken, DeliveryError):
@@ -112,6 +114,8 @@ def refuse(error: DeliveryError) -> Response:
     """Log or count the reason; the answer holds only the error's fixed text."""
     state = app_state(current_app)
     endpoint = state.endpoints[str(request.blueprint)]
+    if PROBE in request.environ:
+        return _answer(error.status, error=error.answer)
     error = with_hint(error, request.environ)
     state.runtime.part(RefusalLog, RefusalLog).write(endpoint.name, error)
     delivery_rejected.announce(

@@ -28,12 +28,14 @@ class Report(TypedDict):
     warnings: list[str]
 
 
-def describe(endpoint: Endpoint, errors: list[str], warnings: list[str]) -> Report:
+def describe(
+    endpoint: Endpoint, tables: str, errors: list[str], warnings: list[str]
+) -> Report:
     return {
         "source": endpoint.source.name,
         "path": endpoint.path,
         "database": _database(endpoint.store.database),
-        "tables": _tables(endpoint.store.database),
+        "tables": tables,
         "settings": _settings(endpoint),
         "subscribers": [
             {"name": subscriber.name, "to": events}
@@ -80,14 +82,6 @@ def _database(database: Database) -> str:
         return _without_password(database.url)
     except Exception as error:
         return database.explain(error)
-
-
-def _tables(database: Database) -> str:
-    try:
-        missing = database.missing_tables()
-    except Exception:
-        return "unknown"
-    return f"missing: {', '.join(missing)}" if missing else "present"
 
 
 def _without_password(url: URL) -> str:

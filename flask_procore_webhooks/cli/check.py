@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import inspect
+import io
+import logging
+import warnings
+from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Any
-from typing import TYPE_CHECKING
+from contextlib import redirect_stderr
+from contextlib import redirect_stdout
 
 import click
 from flask.cli import with_appcontext
 
-from ..config import KEYS
-from ..config_values import without_secret
-from ..endpoint import at_least_once_warnings
 from ..endpoint import Endpoint
-from ..endpoint import endpoints
-from ..errors import BadAuthorization
-from ..errors import BadSignature
-from ..errors import NoSecret
-from ..inbox.database import advice
-from ..inbox.engines import is_in_memory
-from ..log import log
-from ..running.background import PROBE
-from ..running.celery import problems
-from ..signals import delivery_rejected
+from ..inbox.store import safe_message
+from ._check_database import database
+from ._check_database import file
+from ._check_database import platform
+from ._check_route import route
+from ._check_settings import logger
+from ._check_settings import settings
+from ._check_tables import describe_tables
+from ._check_tables import tables
+from ._check_work import celery
+from ._check_work import subscribers
+from ._check_work import unmatched
+from ._check_work import work
+from ._findings import Finding
+from ._findings import warning
 from ._options import as_json as as_json_option
 from ._options import command
 from ._options import endpoints_named
@@ -35,193 +38,96 @@ from ._output import print_json
 from ._output import printable
 from ._report import describe
 from ._report import Report
-from ._report import subscriptions
 
-if TYPE_CHECKING:
-    from werkzeug.test import TestResponse
-
-#: Options of drivers that bound the wait for a silent server.
-SOCKET_TIMEOUTS = {
-    "psycopg": "tcp_user_timeout (milliseconds)",
-    "psycopg2": "tcp_user_timeout (milliseconds)",
-    "pymysql": "read_timeout (seconds)",
-}
-REFUSALS = [
-    (error.status, {"error": error.answer})
-    for error in (BadSignature, BadAuthorization, NoSecret)
-]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A problem; deliveries fail while an error is not solved."""
-
-    text: str
-    error: bool = True
+Check = Callable[[Endpoint], Iterator[Finding]]
+#: The checks that need no database.
+OFFLINE: tuple[Check, ...] = (settings, subscribers, celery, route, platform)
+#: The checks that read the inbox.
+ONLINE: tuple[Check, ...] = (database, file)
+#: The checks that need complete tables.
+WITH_TABLES: tuple[Check, ...] = (work, unmatched)
 
 
 @command()
+@click.option("--strict", is_flag=True, help="Fail for warnings, too.")
 @one_endpoint
 @as_json_option
 @with_appcontext
-def check(endpoint: str | None, as_json: bool) -> None:
+def check(strict: bool, endpoint: str | None, as_json: bool) -> None:
     """Show the settings in force and everything that would fail.
 
-    The command fails while there is an ERROR: deliveries would fail too.
+    The exit code is 1 while there is an ERROR, because deliveries would fail, and 0 if
+    there are only warnings. Nothing is left in the inbox.
     """
-    reports = {each.name: examine(each) for each in endpoints_named(endpoint)}
+    found = endpoints_named(endpoint)
+    logging_findings = list(logger())
     if as_json:
+        with _silence():
+            reports = {each.name: examine(each, logging_findings) for each in found}
         print_json(reports)
     else:
+        reports = {each.name: examine(each, logging_findings) for each in found}
         for name, report in reports.items():
             _print_report(name, report)
-    if any(report["errors"] for report in reports.values()):
-        raise SystemExit(1)
-    if not as_json:
+    fails = any(report["errors"] for report in reports.values())
+    if not fails and not as_json:
         click.secho("Deliveries can come in.", fg="green")
+    warns = any(report["warnings"] for report in reports.values())
+    if fails or (strict and warns):
+        raise SystemExit(1)
 
 
-def examine(endpoint: Endpoint) -> Report:
-    """The settings in force, and everything that fails now or later."""
-    found = [
-        *_secrets(endpoint),
-        *_database(endpoint),
-        *_subscribers(endpoint),
-        *_celery(endpoint),
-        *_route_reachable(endpoint),
-        *_path_conflicts(endpoint),
-        *_unused_keys(endpoint),
-    ]
+def examine(endpoint: Endpoint, more: list[Finding] | None = None) -> Report:
+    """The settings in force, and everything that fails now or later.
+
+    :param more: findings of the app.
+    """
+    found, gaps = [], None
+    try:
+        gaps = endpoint.store.database.find_gaps()
+    except Exception as error:
+        text = f"The database cannot be used: {safe_message(error)}"
+        found.append(Finding(text))
+    checks = OFFLINE
+    if gaps is not None:
+        found += _results(lambda each: tables(each, gaps), endpoint)
+        checks += ONLINE if gaps.stop_deliveries else ONLINE + WITH_TABLES
+    for each in checks:
+        found += _results(each, endpoint)
+    found += more or []
     return describe(
         endpoint,
+        describe_tables(gaps),
         errors=[finding.text for finding in found if finding.error],
         warnings=[finding.text for finding in found if not finding.error],
     )
 
 
-def _secrets(endpoint: Endpoint) -> Iterator[Finding]:
-    if endpoint.settings_in_force is None:
-        yield Finding(without_secret(endpoint.config_prefix))
-    for text in endpoint.settings.warnings:
-        yield Finding(text, error=False)
-
-
-def _database(endpoint: Endpoint) -> Iterator[Finding]:
-    database = endpoint.store.database
+def _results(check: Check, endpoint: Endpoint) -> list[Finding]:
+    """The findings of a check; one that fails costs no other its findings."""
+    found: list[Finding] = []
     try:
-        missing = database.missing_tables()
+        found.extend(check(endpoint))
     except Exception as error:
-        yield Finding(f"The database cannot be used: {database.explain(error)}")
-        return
-    if missing:
-        yield Finding(f"The inbox cannot be used: {advice(missing)}.")
-    for text in at_least_once_warnings(endpoint):
-        yield Finding(text, error=False)
-    if endpoint.store.session is not None and _lacks_timeout(endpoint):
-        yield Finding(
-            "The app's database connections have no timeout for a silent server: after"
-            " a network failure, a delivery may hang until the system drops one. Set"
-            f" {SOCKET_TIMEOUTS[database.url.get_driver_name()]} in connect_args.",
-            error=False,
-        )
-    if is_in_memory(database.url):
-        yield Finding(
-            "The inbox is in memory: every event is lost when the process ends.",
-            error=False,
-        )
-
-
-def _subscribers(endpoint: Endpoint) -> Iterator[Finding]:
-    found = [subscriber for subscriber, _ in subscriptions(endpoint)]
-    if not found:
-        yield Finding(
-            "There are no subscribers: events are recorded, and no work is done.",
-            error=False,
-        )
-    needy = [s.name for s in found if inspect.iscoroutinefunction(s.function)]
-    if needy and find_spec("asgiref") is None:
-        yield Finding(f"{', '.join(needy)} cannot run: pip install 'flask[async]'.")
-
-
-def _celery(endpoint: Endpoint) -> Iterator[Finding]:
-    if endpoint.dispatch == "celery":
-        for text, error in problems(endpoint.app):
-            yield Finding(text, error)
-
-
-def _lacks_timeout(endpoint: Endpoint) -> bool:
-    """Whether the connections of the host's engine can wait for ever."""
-    driver = endpoint.store.database.url.get_driver_name()
-    if driver not in SOCKET_TIMEOUTS:
-        return False
-    with endpoint.store.connection() as connection:
-        raw: Any = connection.connection.dbapi_connection
-        if driver == "pymysql":
-            return raw._read_timeout is None
-        if driver == "psycopg2":
-            parameters = raw.info.dsn_parameters
-        else:
-            parameters = raw.info.get_parameters()
-    is_local = str(parameters.get("host", "/")).startswith("/")
-    return not is_local and not parameters.get("tcp_user_timeout", "").strip("0")
-
-
-def _route_reachable(endpoint: Endpoint) -> Iterator[Finding]:
-    """Send an unsigned probe through the app and expect our refusal."""
-    try:
-        answer = _probe(endpoint)
-        if (answer.status_code, answer.get_json(silent=True)) in REFUSALS:
-            return
-        result = f"was answered {answer.status} by another handler"
-    except Exception as error:
-        result = f"ended in {type(error).__name__}: {error}"
-    yield Finding(
-        f"An unsigned POST to {endpoint.path} {result}, and so would a delivery: a"
-        " before_request (a login check?), an extension or another route. Let requests"
-        f" pass whose request.blueprint is {endpoint.blueprint!r}."
-    )
-
-
-def _probe(endpoint: Endpoint) -> TestResponse:
-    # By HTTPS, which some apps require, and with a host name that the app accepts.
-    host = next(iter(endpoint.app.config.get("TRUSTED_HOSTS") or ()), "").lstrip(".")
-    url = f"https://{host}{endpoint.path}" if host else endpoint.path
-    with _unlogged():
-        return endpoint.app.test_client().post(
-            url, url_scheme="https", environ_overrides={PROBE: True}
-        )
+        found.append(warning(f"A check could not be made: {safe_message(error)}"))
+    return found
 
 
 @contextmanager
-def _unlogged() -> Iterator[None]:
-    """Suppress logging and ``delivery_rejected`` for the probe."""
-    was_disabled, log.disabled = log.disabled, True
-    try:
-        with delivery_rejected.muted():
+def _silence() -> Iterator[None]:
+    """Keep standard output and standard error free of what the app prints and logs."""
+    before = logging.root.manager.disable
+    with (
+        redirect_stdout(io.StringIO()),
+        redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
             yield
-    finally:
-        log.disabled = was_disabled
-
-
-def _path_conflicts(endpoint: Endpoint) -> Iterator[Finding]:
-    for other in endpoints(endpoint.app).values():
-        same_path = other.path.rstrip("/") == endpoint.path.rstrip("/")
-        if same_path and other.name != endpoint.name:
-            yield Finding(
-                f"{other.name!r} is mounted at {other.path} too, and only one of them"
-                " receives deliveries; give one of them another url_prefix=."
-            )
-
-
-def _unused_keys(endpoint: Endpoint) -> Iterator[Finding]:
-    """Keys with the endpoint's prefix that no endpoint of the app reads."""
-    app, prefix = endpoint.app, endpoint.config_prefix
-    read = {
-        other.config_prefix + key for other in endpoints(app).values() for key in KEYS
-    }
-    for name in app.config:
-        if name.startswith(prefix) and name not in read:
-            yield Finding(f"{name} is read by no endpoint of this app.", error=False)
+        finally:
+            logging.disable(before)
 
 
 def _print_report(name: str, report: Report) -> None:

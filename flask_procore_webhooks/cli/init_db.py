@@ -1,10 +1,12 @@
-"""``init-db``: create the inbox's tables."""
+"""``init-db``: create the inbox's tables, or upgrade those of an older package."""
 
 from __future__ import annotations
 
 import click
 from flask.cli import with_appcontext
 
+from ..inbox.store import safe_message
+from ..inbox.upgrade import Changes
 from ._options import command
 from ._options import endpoints_named
 from ._options import one_endpoint
@@ -14,12 +16,20 @@ from ._options import one_endpoint
 @one_endpoint
 @with_appcontext
 def init_db(endpoint: str | None) -> None:
-    """Create the tables that are missing."""
+    """Create the tables that are missing, and upgrade those of an older package.
+
+    Columns and indexes are added, with rows in the tables; nothing is dropped. Safe to
+    repeat.
+    """
     for each in endpoints_named(endpoint):
         try:
-            created = each.store.database.create_tables()
+            changes = each.store.database.upgrade()
         except Exception as error:
-            text = each.store.database.explain(error)
-            raise click.ClickException(f"{each.name}: {text}") from None
-        done = f"created {', '.join(created)}" if created else "all tables exist"
-        click.echo(f"{each.name}: {done}")
+            raise click.ClickException(f"{each.name}: {safe_message(error)}") from None
+        click.echo(f"{each.name}: {_described(changes)}")
+
+
+def _described(changes: Changes) -> str:
+    done = [f"created {', '.join(changes.created)}"] if changes.created else []
+    done += [f"added {each}" for each in changes.added]
+    return "; ".join(done) or "all tables exist"

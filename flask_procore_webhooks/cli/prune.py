@@ -13,6 +13,7 @@ from ..endpoint import Endpoint
 from ..inbox.operations import IDS_KEPT
 from ..inbox.operations import prune_bodies
 from ..inbox.operations import prune_rows
+from ..inbox.operations import prune_seen
 from ..inbox.store import Store
 from ._options import as_json as as_json_option
 from ._options import command
@@ -52,6 +53,7 @@ def _prune(endpoint: Endpoint, dead: bool) -> dict[str, int]:
     events = Progress(f"{endpoint.name}, events removed")
     for count in prune_rows(store, _ago(store, IDS_KEPT * retention), dead=dead):
         events.add(count)
+    prune_seen(store)
     return {"bodies": bodies.count, "events": events.count}
 
 

@@ -8,7 +8,7 @@ import click
 from flask.cli import with_appcontext
 
 from ..endpoint import Endpoint
-from ..inbox.due import is_paused
+from ..inbox.due import pause_of
 from ..inbox.queries import counts
 from ..inbox.queries import totals
 from ._options import as_json as as_json_option
@@ -17,7 +17,12 @@ from ._options import endpoints_named
 from ._options import one_endpoint
 from ._output import on_one_line
 from ._output import print_json
+from ._output import text
 from ._output import UNREADABLE
+from ._processes import alive
+from ._processes import longest_run
+from ._processes import Process
+from ._processes import processes
 
 
 @command()
@@ -25,7 +30,7 @@ from ._output import UNREADABLE
 @as_json_option
 @with_appcontext
 def stats(endpoint: str | None, as_json: bool) -> None:
-    """Count the events by status and type, and show the age of the oldest due one."""
+    """Count the events, and show the oldest due one, the pause and the processes."""
     shown = {each.name: _stats(each) for each in endpoints_named(endpoint)}
     if as_json:
         print_json(shown)
@@ -43,6 +48,7 @@ def _stats(endpoint: Endpoint) -> dict[str, Any]:
     if oldest is not None:
         age = (store.db_now() - oldest).total_seconds()
         age = round(max(0.0, age), 1)
+    pause, found = pause_of(store), processes(endpoint)
     return {
         "events": [
             {"status": status, "type": type, "events": number}
@@ -52,7 +58,11 @@ def _stats(endpoint: Endpoint) -> dict[str, Any]:
         "repeats": int(sums["repeats"]),
         "conflicts": int(sums["conflicts"]),
         "oldest_due_seconds": age,
-        "paused": is_paused(store),
+        "paused": pause is not None,
+        "paused_by": pause and pause.actor,
+        "paused_since": pause and pause.since,
+        "processes": found,
+        "longest_run": longest_run(alive(found)),
     }
 
 
@@ -60,6 +70,10 @@ def _print_stats(
     events: list[dict[str, Any]],
     oldest_due_seconds: float | None,
     paused: bool,
+    paused_by: str | None,
+    paused_since: object,
+    processes: list[Process],
+    longest_run: dict[str, Any] | None,
     **sums: int,
 ) -> None:
     for count in events:
@@ -69,5 +83,27 @@ def _print_stats(
         click.echo(f"  {name}: {number}")
     unfinished = oldest_due_seconds is not None
     click.echo(f"  oldest due: {f'{oldest_due_seconds} s ago' if unfinished else '-'}")
+    for process in processes:
+        click.echo(on_one_line(f"  {_described(process)}"))
+    if longest_run:
+        click.echo(
+            on_one_line(
+                f"  longest run: {longest_run.get('subscriber')}, event"
+                f" {longest_run.get('event')}, {longest_run.get('seconds')} s"
+            )
+        )
     if paused:
-        click.secho("  paused: no event runs until resume", fg="yellow")
+        who = f"by {on_one_line(str(paused_by))} since {text(paused_since)} UTC"
+        click.secho(f"  paused: no event runs until resume ({who})", fg="yellow")
+
+
+def _described(process: Process) -> str:
+    numbers = [
+        f", {process[name]} {name}"
+        for name in ("threads", "runs")
+        if process[name] is not None
+    ]
+    return (
+        f"{process['mode']} {process['host']}:{process['pid']}{''.join(numbers)}, seen"
+        f" {process['seen_seconds']} s ago"
+    )

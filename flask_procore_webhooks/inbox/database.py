@@ -10,7 +10,6 @@ import os
 import weakref
 from collections.abc import Callable
 from collections.abc import Hashable
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from contextlib import nullcontext
 from contextlib import suppress
@@ -24,11 +23,8 @@ from flask import has_app_context
 from sqlalchemy import Connection
 from sqlalchemy import Engine
 from sqlalchemy import event
-from sqlalchemy import inspect
 from sqlalchemy import MetaData
-from sqlalchemy import Table
 from sqlalchemy import URL
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ..runtime import keep
@@ -45,6 +41,11 @@ from .servers import safe_message
 from .servers import Traits
 from .tables import define_tables
 from .tables import Tables
+from .upgrade import Changes
+from .upgrade import find_gaps
+from .upgrade import Gaps
+from .upgrade import is_current
+from .upgrade import upgrade
 
 #: The embedded default, in the app's instance folder.
 DEFAULT_URI = "sqlite:///procore_webhooks.db"
@@ -115,10 +116,10 @@ class Database:
         return self.find_engine().url
 
     def open(self) -> Engine:
-        """Create the tables if they are ours to create, and return the engine."""
-        if self.mount.creates_tables:
-            self.create_tables()
+        """Create or upgrade the tables if they are ours, and return the engine."""
         engine = self.find_engine()
+        if self.mount.creates_tables and not is_current(engine, self.tables):
+            self.upgrade()
         is_sqlite = engine.dialect.name == "sqlite"
         self.limits_waits = is_sqlite and isinstance(engine, HostEngine)
         self.opened = engine
@@ -129,10 +130,12 @@ class Database:
         # Asked only when the error names a table: while the database is down or locked,
         # another question would double the sender's wait.
         text = str(getattr(error, "orig", ""))
-        if any(table.name in text for table in self.tables) and not fault_of(error):
+        # MariaDB and MySQL name only the column.
+        named = "Unknown column" in text or any(t.name in text for t in self.tables)
+        if named and not fault_of(error):
             with suppress(Exception):
-                if missing := self.missing_tables():
-                    return advice(missing)
+                if (gaps := self.find_gaps()).stop_deliveries:
+                    return gaps.advice
         return safe_message(error, None if self._found is None else self._found.url)
 
     def find_engine(self) -> Engine:
@@ -141,19 +144,23 @@ class Database:
             self._found = self.mount.find_engine(self._runtime)
         return self._found
 
-    def create_tables(self) -> list[str]:
-        """Create the tables that are missing; safe to repeat and to race.
+    def upgrade(self) -> Changes:
+        """Add the tables, columns and indexes that are missing.
 
-        :return: the names of the tables created now.
+        Nothing is dropped. Safe to repeat and to race.
         """
-        engine = self.find_engine()
-        missing = missing_tables(engine, self.tables)
-        for table in self.tables:
-            _create(engine, table)
-        return missing
+        return upgrade(self.find_engine(), self.tables)
+
+    def create_tables(self) -> list[str]:
+        """Like :meth:`upgrade`; return the names of the tables created now."""
+        return self.upgrade().created
+
+    def find_gaps(self) -> Gaps:
+        """What the tables in the database lack."""
+        return find_gaps(self.engine, self.tables)
 
     def missing_tables(self) -> list[str]:
-        return missing_tables(self.engine, self.tables)
+        return self.find_gaps().table_names
 
 
 def host_mount(app: Flask, db: FlaskSQLAlchemy) -> Mount:
@@ -225,22 +232,6 @@ def context_of(app: Flask) -> AbstractContextManager[object]:
     return app.app_context()
 
 
-def advice(missing: Iterable[str]) -> str:
-    return (
-        f"missing tables: {', '.join(missing)}; create them with your migrations (flask"
-        " db migrate, flask db upgrade) or, if you have none, with the command init-db"
-    )
-
-
-def missing_tables(engine: Engine, tables: Tables) -> list[str]:
-    inspector = inspect(engine)
-    return [
-        table.fullname
-        for table in tables
-        if not inspector.has_table(table.name, schema=table.schema)
-    ]
-
-
 def _host_engine(runtime: Runtime, host: Engine) -> Engine:
     """The process's engine on the pool of ``host``.
 
@@ -268,15 +259,6 @@ def _dispose(engine: Engine, pid: int) -> None:
         engine.dispose()
     else:
         keep(engine)
-
-
-def _create(engine: Engine, table: Table) -> None:
-    try:
-        table.create(engine, checkfirst=True)
-    except SQLAlchemyError:
-        # Another process may have created it after the query.
-        if not inspect(engine).has_table(table.name, schema=table.schema):
-            raise
 
 
 def _in_instance(app: Flask, url: URL) -> URL:

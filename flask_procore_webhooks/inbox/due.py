@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from datetime import timedelta
 from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement
 from sqlalchemy import literal
@@ -34,6 +35,13 @@ NAMED = {
 
 #: Actions in the journal; the last of them is in force.
 PAUSE, RESUME = "pause", "resume"
+
+
+class Pause(NamedTuple):
+    """The pause that is in force."""
+
+    actor: str
+    since: datetime
 
 
 def status_of(store: Store, row_id: int) -> Status | None:
@@ -85,6 +93,18 @@ def seconds_until(store: Store, due_at: datetime | None) -> float | None:
 def is_paused(store: Store) -> bool:
     """Whether the endpoint is paused."""
     return bool(store.rows(_work_query([store]))[0].action == PAUSE)
+
+
+def pause_of(store: Store) -> Pause | None:
+    """The endpoint's pause, with its time and the name of the user."""
+    j = store.database.tables.journal.c
+    query = select(j.action, j.actor, j.at).where(
+        j.endpoint == store.endpoint, j.action.in_((PAUSE, RESUME))
+    )
+    for row in store.rows(query.order_by(j.id.desc()).limit(1)):
+        if row.action == PAUSE:
+            return Pause(row.actor, row.at)
+    return None
 
 
 def seconds_to_work(stores: Sequence[Store]) -> dict[str, float | None]:

@@ -1,11 +1,17 @@
-"""Operations on the inbox: replay, prune, pause, and the journal that records them."""
+"""Operations on the inbox: replay, prune, pause, the journal, and the state table."""
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 import time
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import datetime
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -28,6 +34,8 @@ from .status import Status
 from .store import Store
 from .store import to_db_time
 from .tables import lock_in_order
+from .tables import put_value
+from .tables import WHOLE_INBOX
 
 #: Rows that one transaction changes.
 BATCH = 500
@@ -36,6 +44,13 @@ BATCH = 500
 IDS_KEPT = 4
 
 REPLAY = "replay"
+
+#: Prefix of the names of rows in which processes say that they run events.
+SEEN = "seen:"
+#: Seconds between two such notes of a process.
+SEEN_EVERY = 60.0
+SEEN_KEPT = timedelta(days=1)
+_STARTED_AT = int(time.time())
 
 
 def pause(store: Store, actor: str) -> None:
@@ -48,11 +63,76 @@ def resume(store: Store, actor: str) -> None:
     _note(store, RESUME, actor)
 
 
+def put_state(
+    store: Store, name: str, value: object, *, endpoint: str | None = None
+) -> None:
+    """Set a value in the state table; safe to repeat and to race.
+
+    :param name: at most 190 ASCII characters.
+    :param value: is stored as JSON.
+    :param endpoint: ``""`` for the whole inbox; by default the store's endpoint.
+    """
+    owner = store.endpoint if endpoint is None else endpoint
+    tables, now = store.database.tables, store.db_now()
+    store.run(lambda each: put_value(each, tables, owner, name, value, now))
+
+
+def states(store: Store, prefix: str) -> list[Mapping[str, Any]]:
+    """``name``, ``value`` and ``at`` of the names with that prefix, newest first.
+
+    Of the endpoint and of the whole inbox.
+    """
+    s = store.database.tables.state.c
+    query = select(s.name, s.value, s.at).where(
+        s.endpoint.in_((store.endpoint, WHOLE_INBOX)),
+        s.name.startswith(prefix, autoescape=True),
+    )
+    found = store.rows(query.order_by(s.at.desc()))
+    return [{**row._mapping, "value": json.loads(row.value)} for row in found]
+
+
+def note_seen(
+    store: Store,
+    mode: str,
+    endpoints: Iterable[str] | None = None,
+    runs: Sequence[int] = (),
+    longest: Mapping[str, Any] | None = None,
+) -> None:
+    """Note that this process runs events of the inbox, at most once a minute.
+
+    ``check`` and ``stats`` read the notes.
+
+    :param mode: ``worker``, ``background`` or ``celery``.
+    :param endpoints: names of the endpoints whose events it runs; ``None`` for all.
+    :param runs: of each thread, since the process started.
+    :param longest: ``subscriber``, ``event`` and ``seconds`` of the call that has been
+        going on for longest.
+    """
+    parts, now = store.database.parts, time.monotonic()
+    if now - parts.get(SEEN, float("-inf")) < SEEN_EVERY:
+        return
+    parts[SEEN] = now
+    names = None if endpoints is None else list(endpoints)
+    value: dict[str, Any] = {"mode": mode, "endpoints": names, "longest": longest}
+    value |= {"threads": len(runs) or None, "runs": sum(runs) if runs else None}
+    host = socket.gethostname().encode("ascii", "backslashreplace").decode()[:100]
+    name = f"{SEEN}{host}:{os.getpid()}:{_STARTED_AT}"
+    put_state(store, name, value, endpoint=WHOLE_INBOX)
+
+
+def prune_seen(store: Store) -> int:
+    """Remove the notes of processes that are older than a day."""
+    s = store.database.tables.state.c
+    is_old = s.at < store.db_now() - SEEN_KEPT
+    mine = and_(s.endpoint == WHOLE_INBOX, s.name.startswith(SEEN, autoescape=True))
+    return _execute(store, delete(s.name.table).where(mine, is_old))
+
+
 def journal_of(store: Store, row_id: int) -> list[Mapping[str, Any]]:
     """The journal entries of an event: ``action``, ``at``, ``actor``; oldest first."""
     j = store.database.tables.journal.c
-    query = select(j.action, j.at, j.actor).where(j.event == row_id).order_by(j.id)
-    return [dict(row._mapping) for row in store.rows(query)]
+    query = select(j.action, j.at, j.actor).where(j.event == row_id)
+    return [dict(row._mapping) for row in store.rows(query.order_by(j.id))]
 
 
 def replay(

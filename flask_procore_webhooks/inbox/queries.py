@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import secrets
+from collections import Counter
 from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import fields
 from datetime import datetime
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import and_
 from sqlalchemy import case
 from sqlalchemy import ColumnElement
+from sqlalchemy import Connection
+from sqlalchemy import delete
 from sqlalchemy import func
+from sqlalchemy import insert
 from sqlalchemy import or_
 from sqlalchemy import select
+from sqlalchemy import Table
+from sqlalchemy import update
 
+from ..event import Event
 from ..senders.payload import event_key
 from ..senders.payload import PLAIN_ID
 from .jobs import is_finished
+from .record import new_row
 from .record import TEXTS
+from .status import Status
 from .store import Store
 from .store import to_db_time
+from .tables import schema_number
+
+#: The name of the row that :func:`try_writes` inserts begins with this.
+TRIAL = "check:"
 
 
 @dataclass(frozen=True)
@@ -137,3 +152,110 @@ def totals(store: Store) -> Mapping[str, Any]:
         func.min(due).label("oldest_due"),
     ).where(c.endpoint == store.endpoint)
     return dict(store.rows(query)[0]._mapping)
+
+
+def seconds_due(store: Store) -> float | None:
+    """For how many seconds the oldest due event has been due; ``None`` without one."""
+    c, now = store.columns, store.db_now()
+    query = select(c.due_at).where(c.endpoint == store.endpoint, c.due_at <= now)
+    found = store.rows(query.order_by(c.due_at).limit(1))
+    return (now - found[0].due_at).total_seconds() if found else None
+
+
+def abandoned(store: Store, seconds: float) -> int:
+    """How many running events have a lease that ended so many seconds ago."""
+    c = store.columns
+    query = select(func.count()).where(
+        c.endpoint == store.endpoint,
+        c.status == Status.RUNNING.value,
+        c.due_at <= store.db_now() - timedelta(seconds=seconds),
+    )
+    return int(store.rows(query)[0][0])
+
+
+def recorded_types(store: Store, rows: int) -> Counter[tuple[str, str, str]]:
+    """Type, resource type and reason of the newest events, with their numbers.
+
+    :param rows: of all endpoints of the inbox that are read at most.
+    """
+    c = store.columns
+    columns = (c.endpoint, c.type, c.resource_type, c.reason)
+    newest = select(*columns).order_by(c.id.desc()).limit(rows).subquery().c
+    names = (newest.type, newest.resource_type, newest.reason)
+    query = select(*names, func.count().label("events"))
+    query = query.where(newest.endpoint == store.endpoint, newest.type != "")
+    found = store.rows(query.group_by(*names))
+    return Counter(
+        {(r.type, r.resource_type or "", r.reason or ""): r.events for r in found}
+    )
+
+
+class _RolledBack(BaseException):
+    """Ends a transaction that is to leave nothing."""
+
+
+def try_writes(store: Store) -> None:
+    """Insert, update and delete a row in each table, and roll back.
+
+    :raises InboxUnavailable: a statement failed; those of deliveries or runs will, too.
+    """
+    try:
+        with store.transaction() as connection:
+            for table in store.database.tables:
+                _try_writes(store, connection, table)
+            raise _RolledBack
+    except _RolledBack:
+        return
+
+
+def _try_writes(store: Store, connection: Connection, table: Table) -> None:
+    row = _trial_row(store, table)
+    key = connection.execute(insert(table), row).inserted_primary_key or ()
+    columns = zip(table.primary_key, key, strict=True)
+    mine = and_(*(column == value for column, value in columns))
+    connection.execute(update(table).where(mine).values(row))
+    connection.execute(select(*table.primary_key).where(mine))
+    connection.execute(delete(table).where(mine))
+
+
+def _trial_row(store: Store, table: Table) -> dict[str, Any]:
+    tables, name, now = (
+        store.database.tables,
+        TRIAL + secrets.token_hex(8),
+        store.db_now(),
+    )
+    if table is tables.event:
+        event = Event(name, "check", body=b"{}")
+        return dict(new_row(store, event, Status.PENDING, None))
+    if table is tables.receipt:
+        return {"event": 0, "subscriber": name, "ending": "done", "finished_at": now}
+    if table is tables.journal:
+        row: dict[str, Any] = {"endpoint": store.endpoint, "action": "check", "at": now}
+        return {**row, "event": None, "actor": name}
+    return {"endpoint": store.endpoint, "name": name, "value": "null", "at": now}
+
+
+def stored_schema(store: Store) -> int | None:
+    """The schema number in the database; ``None`` if no ``init-db`` has written it."""
+    with store.connection() as connection:
+        return schema_number(connection, store.database.tables)
+
+
+def read_only(store: Store) -> str | None:
+    """Why PostgreSQL refuses writes, if it does; other databases name it themselves."""
+    if store.dialect_name != "postgresql":
+        return None
+    with store.connection() as connection:
+        if connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar():
+            return "the server is a standby (pg_is_in_recovery)"
+        shown = connection.exec_driver_sql("SHOW transaction_read_only").scalar()
+    return "the session is read-only (transaction_read_only)" if shown == "on" else None
+
+
+def largest_packet(store: Store) -> int | None:
+    """Bytes of a statement at most, where the server has such a limit."""
+    if store.dialect_name not in ("mysql", "mariadb"):
+        return None
+    with store.connection() as connection:
+        shown = connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar()
+    return None if shown is None else int(shown)

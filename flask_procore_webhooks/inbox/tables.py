@@ -1,4 +1,4 @@
-"""The four tables of the inbox, as Core tables on the host's metadata.
+"""The four tables of the inbox, as Core tables on the host's metadata; their values.
 
 Core tables rather than an ORM mixin: a mixin's columns cannot be added to a host whose
 declarative base is a ``MappedAsDataclass``. All times are UTC without a zone, because
@@ -7,6 +7,10 @@ SQLite and MariaDB keep none.
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
+from datetime import datetime
+from datetime import timezone
 from typing import Any
 from typing import NamedTuple
 
@@ -16,6 +20,7 @@ from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import DateTime
 from sqlalchemy import Index
+from sqlalchemy import insert
 from sqlalchemy import Integer
 from sqlalchemy import LargeBinary
 from sqlalchemy import MetaData
@@ -24,12 +29,21 @@ from sqlalchemy import String
 from sqlalchemy import Table
 from sqlalchemy import Text
 from sqlalchemy import UniqueConstraint
+from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.types import TypeEngine
 
 EVENT_TABLE = "procore_webhook_event"
 RECEIPT_TABLE = "procore_webhook_receipt"
 JOURNAL_TABLE = "procore_webhook_journal"
 STATE_TABLE = "procore_webhook_state"
+
+#: Number of this definition of the tables. Add one with each change of them; a column
+#: that is added needs a server default unless it may be NULL.
+SCHEMA = 2
+#: Endpoint and name of the schema number in the state table.
+WHOLE_INBOX = ""
+SCHEMA_NAME = "schema"
 
 # The dialect of MySQL is imported when tables are defined, not with the package.
 _INFO_KEY = "flask_procore_webhooks"
@@ -84,6 +98,45 @@ def truncate_text(text: str | None, length: int) -> str | None:
     if not text.isascii():
         text = text.encode("utf-8", "replace").decode("utf-8")
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")[:length]
+
+
+def schema_number(connection: Connection, tables: Tables) -> int | None:
+    """The schema number in the database; ``None`` if no ``init-db`` has written it."""
+    s = tables.state.c
+    query = select(s.value).where(s.endpoint == WHOLE_INBOX, s.name == SCHEMA_NAME)
+    found = connection.execute(query).scalar()
+    with suppress(ValueError, TypeError):
+        return int(json.loads(found or ""))
+    return None
+
+
+def put_value(
+    connection: Connection,
+    tables: Tables,
+    endpoint: str,
+    name: str,
+    value: object,
+    at: datetime | None = None,
+) -> None:
+    """Set a value in the state table; safe to repeat and to race.
+
+    :param connection: each statement on it is a transaction of its own.
+    :param value: is stored as JSON.
+    :param at: UTC without a zone; by default the current time of this host.
+    """
+    state = tables.state
+    at = at or datetime.now(timezone.utc).replace(tzinfo=None)
+    values = {"value": json.dumps(value), "at": at}
+    mine = (state.c.endpoint == endpoint, state.c.name == name)
+    change = update(state).where(*mine).values(values)
+    if connection.execute(change).rowcount:
+        return
+    try:
+        row = {"endpoint": endpoint, "name": name, **values}
+        connection.execute(insert(state), row)
+    except IntegrityError:
+        # Another process has inserted the row after our update.
+        connection.execute(change)
 
 
 def _event_table(metadata: MetaData) -> Table:

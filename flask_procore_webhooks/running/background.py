@@ -24,8 +24,8 @@ from ..serving import is_serving
 from .pool import Pool
 from .pool import WorkerThread
 
-#: WSGI environ flag of the internal request made by ``check``; it must not start the
-#: background thread.
+#: WSGI environ key of the internal request made by ``check``: a list to which the view
+#: adds its endpoint's name. The request is not logged and starts no background thread.
 PROBE = "flask_procore_webhooks.probe"
 
 NAME = "procore webhooks"
@@ -54,6 +54,7 @@ class BackgroundPool(Pool):
     """The background threads of one app in one process."""
 
     thread_class = BackgroundThread
+    mode = "background"
 
     def report(self, error: RuntimeError) -> None:
         if not self.is_running:

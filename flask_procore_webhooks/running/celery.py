@@ -18,7 +18,9 @@ import time
 from collections.abc import Iterable
 from collections.abc import Iterator
 from contextvars import Context
+from functools import partial
 from importlib import import_module
+from itertools import takewhile
 from typing import Any
 
 from flask import current_app
@@ -32,6 +34,7 @@ from ..errors import InboxUnavailable
 from ..inbox.due import due_events
 from ..inbox.due import is_paused
 from ..inbox.due import seconds_to
+from ..inbox.operations import note_seen
 from ..log import log
 from .failures import RunOutcome
 from .run import process
@@ -120,9 +123,9 @@ def _register_tasks() -> None:
 def run(endpoint: str, row_id: int) -> None:
     """Run one event if it is due, and publish its next attempt."""
     mounted = [each for each in _endpoints(RUN) if each.name == endpoint]
+    if not mounted and has_app_context():
+        log.error(NO_ENDPOINT, row_id, endpoint)
     if not mounted:
-        if has_app_context():
-            log.error(NO_ENDPOINT, row_id, endpoint)
         return
     try:
         _run(mounted[0], row_id)
@@ -141,8 +144,8 @@ def sweep(overdue: float = OVERDUE, limit: int = LARGEST_SWEEP) -> int:
     """
     sent = 0
     for endpoint in _endpoints(SWEEP):
-        store = endpoint.store
         try:
+            note_seen(store := endpoint.store, "celery")
             if endpoint.dispatch == "celery" and not is_paused(store):
                 found = due_events([store], limit, since=overdue)
                 sent += publish(endpoint, [row_id for _, row_id in found])
@@ -155,6 +158,7 @@ def _run(endpoint: Endpoint, row_id: int) -> None:
     # After a pause, the sweep publishes the events that were recorded meanwhile.
     if is_paused(endpoint.store):
         return
+    note_seen(endpoint.store, "celery")
     if process(endpoint, row_id) is RunOutcome.RETRY:
         wait = seconds_to(endpoint.store, row_id)
         if wait is not None and wait <= LONGEST_COUNTDOWN:
@@ -177,12 +181,8 @@ def publish(endpoint: Endpoint, rows: Iterable[int]) -> int:
 
     Raises nothing, and returns before the timeout of a delivery's sender.
     """
-    publisher, sent = _publisher_of(endpoint), 0
-    for row_id in rows:
-        if not publisher.send(endpoint, row_id):
-            break
-        sent += 1
-    return sent
+    send = partial(_publisher_of(endpoint).send, endpoint)
+    return sum(1 for _ in takewhile(send, rows))
 
 
 class Publisher:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
 from math import inf
+from typing import Any
 
 from ..errors import InboxUnavailable
 from ..inbox import claims
@@ -237,15 +238,18 @@ def watch(held: HeldClaims, call: Call) -> None:
             _renewer_of(held.store).alarms.set(held, call.deadline, held.watch)
 
 
-def longest_call(stores: Iterable[Store]) -> tuple[str, str, float] | None:
-    """The longest call of this process: subscriber, event id, seconds so far."""
+def longest_call(stores: Iterable[Store]) -> dict[str, Any] | None:
+    """The longest call of this process: ``subscriber``, ``event``, ``seconds``."""
     renewers = {_renewer_of(store) for store in stores}
     calls = [call for renewer in renewers for call in renewer.calls()]
     if not calls:
         return None
     longest = min(calls, key=lambda call: call.started)
-    seconds = time.monotonic() - longest.started
-    return longest.subscriber.name, longest.claim.event_id, seconds
+    return {
+        "subscriber": longest.subscriber.name,
+        "event": longest.claim.event_id,
+        "seconds": round(time.monotonic() - longest.started, 1),
+    }
 
 
 def _renewer_of(store: Store) -> LeaseRenewer:

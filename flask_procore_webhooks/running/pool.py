@@ -84,6 +84,9 @@ class Pool(Crew):
         """The runs so far."""
         return self._ran + sum(thread.worker.ran for thread in self.threads)
 
+    def runs(self, worker: Worker) -> list[int]:
+        return [thread.worker.ran for thread in self.threads]
+
     @property
     def is_running(self) -> bool:
         """Whether a run has not ended yet."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from collections.abc import Collection
+from contextlib import suppress
 
 from ..endpoint import by_database
 from ..endpoint import Endpoint
@@ -17,10 +18,12 @@ from ..inbox.claims import Claim
 from ..inbox.claims import claim_due
 from ..inbox.claims import release
 from ..inbox.due import seconds_to_work
+from ..inbox.operations import note_seen
 from ..log import log
 from .calls import CallAbandoned
 from .failures import RunOutcome
 from .leases import HeldClaims
+from .leases import longest_call
 from .leases import renewing
 from .retry import interrupt
 from .run import run_claimed
@@ -38,6 +41,13 @@ SHORTEST_SLEEP = 0.1
 
 class Crew:
     """What a worker tells the others that share its work; alone, it tells nobody."""
+
+    #: As ``stats`` and ``check`` show it.
+    mode = "worker"
+
+    def runs(self, worker: Worker) -> list[int]:
+        """The runs of each thread so far."""
+        return [worker.ran]
 
     def has_room(self) -> bool:
         """Whether a thread is idle, or one more can be started."""
@@ -162,8 +172,7 @@ class Worker:
 
     def _run_group(self, group: list[Endpoint]) -> int:
         """Run a batch of due events at each endpoint of one database."""
-        ran, failure = 0, None
-        polled_at = float("-inf")
+        ran, failure, polled_at = 0, None, float("-inf")
         for endpoint in group:
             # Again when batches have taken long: an endpoint may be paused meanwhile.
             if time.monotonic() - polled_at > BATCH_SECONDS:
@@ -185,6 +194,14 @@ class Worker:
             self._release(endpoint)
         self._waits |= dict.fromkeys(endpoint.name for endpoint in group)
         self._waits |= seconds_to_work([endpoint.store for endpoint in group])
+        with suppress(InboxUnavailable):
+            self._note_seen(group)
+
+    def _note_seen(self, group: list[Endpoint]) -> None:
+        names = [endpoint.name for endpoint in group]
+        longest = longest_call([endpoint.store for endpoint in group])
+        runs = self.crew.runs(self)
+        note_seen(group[0].store, self.crew.mode, names, runs, longest)
 
     def _release(self, endpoint: Endpoint, *, has_ended: bool = True) -> None:
         """Release the claims of the endpoint.

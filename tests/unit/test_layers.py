@@ -35,14 +35,17 @@ LAYERS = """
 FOLDERS = {
     "senders": "source payload procore prudra differences signature samples",
     "inbox": """
-        tables status servers engines database store group_commit inserts record jobs
-        claims cut due queries operations
+        tables status servers engines upgrade database store group_commit inserts record
+        jobs claims cut due queries operations
     """,
     "running": """
         retry failures calls gate leases run worker pool notify background celery
         dispatch
     """,
-    "cli": "_http _values _options _output _actor _report",
+    "cli": """
+        _http _values _options _output _actor _report _processes _findings
+        _check_settings _check_route _check_tables _check_database _check_work
+    """,
 }
 
 #: The modules of commands, one per command; ``pause`` also defines ``resume``.

@@ -1,0 +1,146 @@
+"""The part of ``check`` that examines whether recorded events are run."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from ..endpoint import Endpoint
+from ..event import Event
+from ..inbox.due import pause_of
+from ..inbox.queries import abandoned
+from ..inbox.queries import recorded_types
+from ..inbox.queries import seconds_due
+from ..running.celery import problems
+from ..subscribers import ANY
+from ..subscribers import Subscriber
+from ._findings import Finding
+from ._findings import warning
+from ._output import text
+from ._processes import alive
+from ._processes import longest_run
+from ._processes import Process
+from ._processes import processes
+from ._report import subscriptions
+
+#: Seconds after which a due event has waited for long.
+LONG = 300.0
+#: Newest events that are compared with the subscriptions.
+NEWEST = 1000
+WORKERS = {
+    "worker": "start flask procore-webhooks worker",
+    "celery": "start Celery's worker and beat",
+    "background": (
+        "a server that gives no sign when it begins to serve starts the thread at its"
+        " first request; call webhooks.start(app) in its start hook"
+    ),
+    "inline": "postponed events need a worker: flask procore-webhooks worker",
+}
+
+
+def subscribers(endpoint: Endpoint) -> Iterator[Finding]:
+    found = [subscriber for subscriber, _ in subscriptions(endpoint)]
+    if not found:
+        yield warning(
+            "There are no subscribers: events are recorded, and no work is done."
+        )
+    needy = [s.name for s in found if inspect.iscoroutinefunction(s.function)]
+    if needy and find_spec("asgiref") is None:
+        yield warning(f"{', '.join(needy)} cannot run: pip install 'flask[async]'.")
+
+
+def celery(endpoint: Endpoint) -> Iterator[Finding]:
+    if endpoint.dispatch == "celery":
+        for problem, stops_events in problems(endpoint.app):
+            yield warning(f"No event runs: {problem}" if stops_events else problem)
+
+
+def work(endpoint: Endpoint) -> Iterator[Finding]:
+    """Pauses, processes that run events, events that wait."""
+    pause, due = pause_of(endpoint.store), seconds_due(endpoint.store)
+    found = processes(endpoint)
+    if pause:
+        waiting = "" if due is None else f"; events have been due for {due:.0f} s"
+        yield warning(
+            f"Paused by {pause.actor} since {text(pause.since)} UTC: no event runs"
+            f" until resume{waiting}."
+        )
+    else:
+        yield from _not_run(endpoint, found, due)
+    yield from _hanging(endpoint, found)
+    if count := abandoned(endpoint.store, 60):
+        yield warning(
+            f"{count} events are running with a lease that ended more than a minute"
+            " ago: their process is gone, and no other process has claimed them."
+        )
+
+
+def _not_run(
+    endpoint: Endpoint, found: list[Process], due: float | None
+) -> Iterator[Finding]:
+    mode = endpoint.dispatch
+    running = alive(found)
+    waiting = "" if due is None else f", and events have been due for {due:.0f} s"
+    # A background thread lives as long as its server, which may be down for now.
+    if not running and (mode in ("worker", "celery") or due is not None):
+        last = "never" if not found else f"{found[0]['seen_seconds']:.0f} s ago"
+        yield warning(
+            f"DISPATCH is {mode!r}, and no process has been seen running events for 5"
+            f" minutes (last seen: {last}){waiting}: {WORKERS[mode]}."
+        )
+    elif running and due is not None and due > LONG:
+        yield warning(
+            f"Events have been due for {due:.0f} s although {len(running)} processes"
+            " run events: there are too few of them, or their subscribers hang."
+        )
+
+
+def _hanging(endpoint: Endpoint, found: list[Process]) -> Iterator[Finding]:
+    longest = longest_run(alive(found))
+    if longest and float(longest.get("seconds") or 0) > endpoint.settings.lease:
+        yield warning(
+            f"The subscriber {longest.get('subscriber')} has been running event"
+            f" {longest.get('event')} for {float(longest['seconds']):.0f} s: does it"
+            " wait for another system without a timeout?"
+        )
+
+
+def unmatched(endpoint: Endpoint) -> Iterator[Finding]:
+    """Patterns that never matched beside types that nobody subscribed."""
+    counts = recorded_types(endpoint.store, NEWEST)
+    events = {
+        Event("", type, resource_type, reason): number
+        for (type, resource_type, reason), number in counts.items()
+    }
+    unwanted = {e: n for e, n in events.items() if not endpoint.subscribers_for(e)}
+    if not unwanted:
+        return
+    listed = ", ".join(f"{event.type} ({n})" for event, n in list(unwanted.items())[:5])
+    for each in endpoint.subscribers:
+        is_any = each.pattern == (ANY, ANY)
+        if not is_any and not any(each.matches(event) for event in events):
+            yield warning(
+                f"on({each.resource_type!r}, {each.reason!r}) of {each.name} matched"
+                f" none of the newest {NEWEST} events, and these have no subscriber:"
+                f" {listed}.{_suggestion(each, list(unwanted))}"
+            )
+
+
+def _suggestion(subscriber: Subscriber, events: list[Event]) -> str:
+    resource_type, reason = subscriber.pattern
+    by_name = {
+        f"{event.resource_type} {event.reason if reason != ANY else ANY}".casefold(): (
+            event.resource_type,
+            event.reason,
+        )
+        for event in events
+    }
+    wanted = f"{resource_type} {reason}"
+    for name in difflib.get_close_matches(wanted, by_name, 1):
+        nearest, its_reason = by_name[name]
+        if str(nearest).casefold() != resource_type:
+            return f" Did you mean {nearest!r}?"
+        return f" Did you mean {its_reason!r}?"
+    return ""

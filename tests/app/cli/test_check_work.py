@@ -1,0 +1,147 @@
+"""``check``: pauses, processes that run events, hanging runs, unmatched patterns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from support.commands import ME
+from support.commands import run
+from support.inboxes import event
+from support.sites import open_site
+from support.sites import Site
+
+from flask_procore_webhooks.inbox.operations import note_seen
+from flask_procore_webhooks.inbox.record import record
+from flask_procore_webhooks.running.worker import Worker
+
+MakeApp = Callable[..., Flask]
+
+
+def found_by(site: Site) -> str:
+    return run(site.app, "check").output
+
+
+def test_pause_is_a_warning_with_its_user_and_time(site: Site) -> None:
+    site.send()
+    assert "Paused" not in found_by(site)
+    since = f"{site.clock():%Y-%m-%d %H:%M:%S}"
+    run(site.app, "pause")
+    site.clock.forward(70)
+    shown = found_by(site)
+    assert f"warning: Paused by {ME} since {since} UTC: no event runs until" in shown
+    assert "events have been due for 70 s" in shown
+    run(site.app, "resume")
+    assert "Paused" not in found_by(site)
+
+
+def test_worker_that_was_never_seen_is_a_warning(site: Site) -> None:
+    assert (
+        "no process has been seen running events for 5 minutes (last seen: never)"
+        in (found_by(site))
+    )
+    site.send()
+    site.clock.forward(20)
+    assert "and events have been due for 20 s" in found_by(site)
+    assert run(site.app, "check", "--strict", ok=False).exit_code == 1
+
+
+def test_worker_that_was_seen_is_no_finding_until_it_is_gone(site: Site) -> None:
+    site.subscribe_good_and_bad()
+    site.broken = False
+    site.send()
+    assert site.work() == 1
+    assert "seen running" not in found_by(site)
+    site.clock.forward(301)
+    shown = found_by(site)
+    assert "for 5 minutes (last seen: 301 s ago)" in shown
+    assert "start flask procore-webhooks worker" in shown
+
+
+def test_process_that_runs_other_endpoints_is_not_counted(
+    two_sites: tuple[Site, Site],
+) -> None:
+    site, other = two_sites
+    Worker([site.endpoint], poll=1).run_all()
+    assert (
+        "seen running"
+        not in run(site.app, "check", "--endpoint", "procore_webhooks").output
+    )
+    assert "seen running" in run(site.app, "check", "--endpoint", "bolt").output
+
+
+def test_background_without_a_process_is_a_warning_while_events_are_due(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    url, mode = f"sqlite:///{tmp_path}/test.db", "background"
+    with open_site(make_app(), url, PROCORE_WEBHOOK_DISPATCH=mode) as site:
+        assert "seen running" not in found_by(site)
+        record(site.store, event())
+        shown = found_by(site)
+        assert "DISPATCH is 'background', and no process has been seen" in shown
+        assert "call webhooks.start(app) in its start hook" in shown
+        note_seen(site.store, "background")
+        assert "webhooks.start" not in found_by(site)
+
+
+def test_events_that_wait_although_a_worker_runs_are_a_warning(site: Site) -> None:
+    site.send()
+    site.clock.forward(400)
+    note_seen(site.store, "worker", None, [7])
+    assert "Events have been due for 400 s although 1 processes" in found_by(site)
+
+
+def test_hanging_run_is_a_warning_with_subscriber_and_event(site: Site) -> None:
+    run(site.app, "init-db")
+    longest = {"subscriber": "app:sync", "event": "evt_1", "seconds": 1000.0}
+    note_seen(site.store, "worker", None, [7], longest)
+    shown = found_by(site)
+    assert "The subscriber app:sync has been running event evt_1 for 1000 s" in shown
+
+
+def test_running_event_whose_process_is_gone_is_a_warning(site: Site) -> None:
+    row_id = site.send()
+    c = site.events.c
+    with site.store.connection() as connection:
+        connection.execute(
+            sa.update(site.events).where(c.id == row_id).values(status="running")
+        )
+    site.clock.forward(61)
+    assert "1 events are running with a lease that ended more than" in found_by(site)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "suggestion"),
+    [
+        (("Submittal", "update"), "'Submittals'"),
+        (("Submittal", "*"), "'Submittals'"),
+        (("Submittals", "updated"), "'update'"),
+        (("Timecards", "create"), None),
+    ],
+)
+def test_pattern_that_never_matched_is_a_warning_with_the_nearest_name(
+    site: Site, pattern: tuple[str, str], suggestion: str | None
+) -> None:
+    site.webhooks.on("RFIs", name="rfis")(print)
+    site.webhooks.on(*pattern, name="sync")(print)
+    site.send("RFIs.update")
+    assert "matched none" not in found_by(site), "all types are subscribed"
+    site.send("Submittals.update")
+    site.send("Submittals.update")
+    shown = found_by(site)
+    type, reason = pattern
+    assert f"warning: on('{type}', '{reason}') of sync matched none of the" in shown
+    assert "have no subscriber: Submittals.update (2)" in shown
+    found = re.search("Did you mean ('.*?')", shown)
+    assert (found and found[1]) == suggestion
+
+
+def test_patterns_that_match_are_no_finding(site: Site) -> None:
+    site.webhooks.on("rfis", "UPDATE", name="rfis")(print)
+    site.send("RFIs.update")
+    site.send("Submittals.update")
+    assert "matched none" not in found_by(site)
