@@ -183,7 +183,13 @@ class ProcoreWebhooks(Blueprint):
         """Give ``state.app`` an endpoint of its own, at each registration."""
         app = cast(Flask, state.app)
         blueprint = f"{state.name_prefix}.{state.name}".lstrip(".")
-        settings = self._settings(app, route_problems(app, f"{blueprint}.receive"))
+        settings = read_settings(
+            app.config,
+            self.config_prefix,
+            own_database=self.db is None and self.session is None,
+            check_uri=checked_url,
+            problems=route_problems(app, f"{blueprint}.receive"),
+        )
         shared = _app_state(app)
         if settings.dispatch == "background":
             warn_threads_disabled()
@@ -203,28 +209,6 @@ class ProcoreWebhooks(Blueprint):
             subscribers=self.subscribers,
         )
         _log_weaknesses(endpoint)
-
-    def _settings(self, app: Flask, problems: list[str]) -> Settings:
-        """The settings of one app.
-
-        :param problems: of the registration, reported together with those of the keys.
-        """
-        try:
-            settings = read_settings(
-                app.config,
-                self.config_prefix,
-                own_database=self._owns_database,
-                check_uri=checked_url,
-            )
-        except ConfigError as error:
-            raise ConfigError([*problems, *error.problems]) from None
-        if problems:
-            raise ConfigError(problems)
-        return settings
-
-    @property
-    def _owns_database(self) -> bool:
-        return self.db is None and self.session is None
 
     def _database_mount(self, state: AppState, settings: Settings) -> Mount:
         app = state.app

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from .config_values import Dated
 from .config_values import dropped_factor
 from .config_values import secret_problem
 from .config_values import shown
+from .config_values import spelling_problems
 from .config_values import to_bytes
 from .config_values import to_date
 from .config_values import value_warnings
@@ -93,6 +94,7 @@ def read_settings(
     *,
     own_database: bool = True,
     check_uri: Callable[[str], object] = str,
+    problems: Iterable[str] = (),
 ) -> Settings:
     """Read every key of ``prefix`` from ``config``, once.
 
@@ -100,10 +102,12 @@ def read_settings(
         that ``DATABASE_URI`` applies.
     :param check_uri: raises ``ValueError`` for an invalid database URL, with a text
         that quotes nothing of it.
+    :param problems: of the registration, reported together with those of the keys.
     :raises ConfigError: naming every key that is malformed or misspelt. Without any
         secret the settings are valid, and :attr:`Settings.has_secret` is false.
     """
     reader = _Reader(config, prefix)
+    reader.problems.extend(problems)
     secrets, dated_secrets = reader.secrets("SECRET")
     authorizations, dated_authorizations = reader.secrets("AUTHORIZATION")
     settings = Settings(
@@ -133,7 +137,7 @@ def read_settings(
         ),
     )
     reader.check_database(settings, own_database)
-    reader.check_spelling()
+    reader.problems.extend(spelling_problems(config, prefix, KEYS))
     if reader.problems:
         raise ConfigError(reader.problems)
     return settings
@@ -248,24 +252,6 @@ class _Reader:
             self.problem(
                 "DATABASE_URI", "has no effect with db= or session=; remove it."
             )
-
-    def check_spelling(self) -> None:
-        for name in self.config:
-            key = name.removeprefix(self.prefix)
-            if name.startswith(self.prefix) and key not in KEYS:
-                self._check_unknown(key)
-
-    def _check_unknown(self, key: str) -> None:
-        # Another endpoint may have a longer prefix: PROCORE_WEBHOOK_SANDBOX_SECRET.
-        if any(key.endswith(f"_{known}") for known in KEYS):
-            return
-        close = difflib.get_close_matches(key.upper(), KEYS, 1)
-        other = "give the blueprint another config_prefix="
-        if close:
-            hint = f"did you mean {self.prefix}{close[0]}? If it is yours, {other}."
-        else:
-            hint = f"remove it, or {other}."
-        self.problem(key, f"is not a setting; {hint}")
 
     def _list(self, key: str) -> list[Any]:
         value = self.get(key)

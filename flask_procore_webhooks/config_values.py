@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Collection
+from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
@@ -148,3 +151,21 @@ def _quoting(value: object) -> str:
     if isinstance(value, (int, float)):
         return "; from_prefixed_env parses JSON, so write it in double quotes there"
     return ""
+
+
+def spelling_problems(
+    config: Mapping[str, Any], prefix: str, known: Collection[str]
+) -> Iterator[str]:
+    """The keys with that prefix that are no settings, with the nearest setting."""
+    for name in config:
+        key = name.removeprefix(prefix)
+        # Another endpoint may have a longer prefix: PROCORE_WEBHOOK_SANDBOX_SECRET.
+        is_other = any(key.endswith(f"_{each}") for each in known)
+        if not name.startswith(prefix) or key in known or is_other:
+            continue
+        other = "give the blueprint another config_prefix="
+        if close := difflib.get_close_matches(key.upper(), known, 1):
+            hint = f"did you mean {prefix}{close[0]}? If it is yours, {other}."
+        else:
+            hint = f"remove it, or {other}."
+        yield f"{name} is not a setting; {hint}"

@@ -89,14 +89,13 @@ def receive(**_: object) -> Response:
     sent: Request = request._get_current_object()  # type: ignore[attr-defined]
     if sent.method == "HEAD":
         return Response(status=204)
-    endpoint = app_state(current_app).endpoints[str(sent.blueprint)]
-    if PROBE in sent.environ:
-        sent.environ[PROBE].append(endpoint.name)
-    # Without the preprocessor, which a host may have removed, it is verified now.
-    taken = sent.environ.pop(TAKEN, None) or _take(sent, endpoint)
+    taken = sent.environ.pop(TAKEN, None)
+    if taken is None:
+        # Without the preprocessor, which a host may have removed, it is verified now.
+        taken = _take(sent, app_state(current_app).endpoints[str(sent.blueprint)])
     if isinstance(taken, DeliveryError):
         raise taken
-    store, body = taken
+    endpoint, store, body = taken
     timestamp = sent.headers.get(endpoint.source.timestamp_header, "")
     event, unreadable = endpoint.read(body, timestamp)
     status = _status(endpoint, event, unreadable)
@@ -115,6 +114,7 @@ def refuse(error: DeliveryError) -> Response:
     state = app_state(current_app)
     endpoint = state.endpoints[str(request.blueprint)]
     if PROBE in request.environ:
+        request.environ[PROBE].append(endpoint.name)
         return _answer(error.status, error=error.answer)
     error = with_hint(error, request.environ)
     state.runtime.part(RefusalLog, RefusalLog).write(endpoint.name, error)
@@ -129,8 +129,8 @@ def refuse(error: DeliveryError) -> Response:
     return response
 
 
-def _take(sent: Request, endpoint: Endpoint) -> tuple[Store, bytes]:
-    """Return the body of an authentic delivery, and the store to record it in.
+def _take(sent: Request, endpoint: Endpoint) -> tuple[Endpoint, Store, bytes]:
+    """Return the body of an authentic delivery, with the endpoint and its store.
 
     The body is read once the headers have passed every check that needs no body.
 
@@ -151,7 +151,7 @@ def _take(sent: Request, endpoint: Endpoint) -> tuple[Store, bytes]:
         raise
     if signed:
         check_digest(signed, body, settings, now)
-    return store, body
+    return endpoint, store, body
 
 
 def _announced_length(environ: dict[str, Any], limit: int) -> int | None:

@@ -137,7 +137,7 @@ class GroupCommit(Generic[Item, Result]):
         with self._lock:
             if self._leader is not leader:
                 return  # another call has started a batch beside this one
-            calls = self._take(LARGEST_BATCH)
+            calls = self._take(LARGEST_BATCH) if self._waiting else []
             self._leader = calls[0] if calls else None
             if self._leader is not None:
                 self._leader.batch = calls
