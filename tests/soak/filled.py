@@ -1,11 +1,13 @@
-"""A small file system that fills up, with a database in it."""
+"""Databases that fill up: in a small file system, or with a limit for their files."""
 
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
 from .outages import Breakable
@@ -14,7 +16,6 @@ from .outages import Server
 
 #: Megabytes for a new server and the events of a run.
 SIZES = {"sqlite": 8, "postgresql": 128, "mariadb": 192}
-BALLAST = "ballast"
 
 
 class Filled:
@@ -23,7 +24,7 @@ class Filled:
     def __init__(self, url: str, folder: Path, server: Server | None = None) -> None:
         self.url = server.url if server else url
         self.direct_url = server.direct_url if server else url
-        self._ballast = folder / BALLAST
+        self._ballast = folder / "ballast"
         self._server = server
 
     def cut(self) -> None:
@@ -43,14 +44,46 @@ class Filled:
             self._server.mend()
 
 
+class Limited:
+    """A SQLite file to which the app's processes cannot write while it is cut.
+
+    Their log is such a file too.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = self.direct_url = url
+
+    def cut(self) -> None:
+        self._limit(0)
+
+    def mend(self) -> None:
+        self._limit(resource.RLIM_INFINITY)
+
+    def _limit(self, size: int) -> None:
+        for pid in self._pids():
+            with suppress(ProcessLookupError):
+                hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
+
+    def _pids(self) -> list[int]:
+        """The processes with the URL in their environment: all of the app."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if f"SOAK_URL={self.url}".encode() in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
+        return found
+
+
 @contextmanager
 def filled(kind: str, folder: Path) -> Iterator[Breakable | None]:
     """A database that can be filled up, or ``None`` if that is not possible here."""
     with _small_file_system(folder / "small", SIZES[kind]) as place:
-        if place is None:
+        if kind == "sqlite":
+            url = f"sqlite:///{(place or folder) / 'soak.db'}"
+            yield Filled(url, place) if place else Limited(url)
+        elif place is None:
             yield None
-        elif kind == "sqlite":
-            yield Filled(f"sqlite:///{place / 'soak.db'}", place)
         else:
             with private_server(kind, place / "server") as server:
                 yield Filled("", place, server) if server else None
