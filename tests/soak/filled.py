@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextlib import suppress
@@ -78,7 +79,7 @@ class Limited:
 @contextmanager
 def filled(kind: str, folder: Path) -> Iterator[Breakable | None]:
     """A database that can be filled up, or ``None`` if that is not possible here."""
-    with _small_file_system(folder / "small", SIZES[kind]) as place:
+    with _small_file_system(SIZES[kind]) as place:
         if kind == "sqlite":
             url = f"sqlite:///{(place or folder) / 'soak.db'}"
             yield Filled(url, place) if place else Limited(url)
@@ -90,14 +91,18 @@ def filled(kind: str, folder: Path) -> Iterator[Breakable | None]:
 
 
 @contextmanager
-def _small_file_system(folder: Path, megabytes: int) -> Iterator[Path | None]:
-    folder.mkdir(parents=True)
+def _small_file_system(megabytes: int) -> Iterator[Path | None]:
+    # Not in the folder of the run, which the account of a server may not enter.
+    folder = tempfile.mkdtemp(prefix="soak_small_")
     options = f"size={megabytes}m,mode=755"
-    mount = ["mount", "-t", "tmpfs", "-o", options, "soak", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
-        yield None
-        return
+    mount = ["mount", "-t", "tmpfs", "-o", options, "soak", folder]
     try:
-        yield folder
+        if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+            yield None
+            return
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", "--lazy", folder], check=True)
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        os.rmdir(folder)

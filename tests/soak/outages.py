@@ -86,6 +86,7 @@ class Server:
         self._wait()
 
     def end(self) -> None:
+        self._log.close()
         if self._process is None:
             return
         self._process.send_signal(self._ending)
