@@ -19,7 +19,7 @@ from flask import Flask
 
 from flask_procore_webhooks import BadSignature
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.config import Settings
+from flask_procore_webhooks.config import read_settings
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.senders.procore import PROCORE
 from flask_procore_webhooks.senders.signature import verify
@@ -31,13 +31,16 @@ from .inputs import write
 NOW = 1_767_225_600
 SECRET = b"a secret of the fuzzer"
 AUTHORIZATION = "Bearer a token of the fuzzer"
-SIGNED = Settings(secrets=(b"a newer secret", SECRET))
-AUTHORIZED = Settings(authorizations=(AUTHORIZATION.encode(),))
-SETTINGS = {
-    "signed": SIGNED,
-    "authorized": AUTHORIZED,
-    "both": Settings(SIGNED.secrets, AUTHORIZED.authorizations),
+NEWER = "a newer secret of the fuzzer"
+CONFIGS: dict[str, dict[str, Any]] = {
+    "signed": {"SECRET": NEWER, "SECRET_FALLBACKS": [SECRET.decode()]},
+    # The last day is that of NOW.
+    "dated": {"SECRET": NEWER, "SECRET_FALLBACKS": [(SECRET.decode(), "2026-01-01")]},
+    "authorized": {"AUTHORIZATION": AUTHORIZATION},
+    "both": {"SECRET": SECRET.decode(), "AUTHORIZATION": AUTHORIZATION},
 }
+SETTINGS = {name: read_settings(config, "") for name, config in CONFIGS.items()}
+ENDPOINTS = ("signed", "authorized", "unset")
 MAX_BYTES = 2000
 STATUSES = {200, 401, 413, 503}
 #: Errors of ``read``, as servers raise them when the connection breaks.
@@ -77,6 +80,7 @@ def verify_signature(data: bytes) -> None:
         assert bad.status == 401 and bad.reason.isascii(), bad.reason
         return
     if settings.secrets:
+        # Of the newer secret, nobody here can make a signature.
         sent = given.fields["X-Procore-Signature"].removeprefix("sha256=")
         assert sent.lower() == digest, "a wrong signature has passed"
         assert not abs(now - int(stamp)) > settings.tolerance, "an old one has passed"
@@ -89,6 +93,7 @@ def body_seeds(payloads: list[bytes]) -> Iterator[bytes]:
         length = str(len(body))
         yield write(body, endpoint="authorized", length=length)
         yield write(body, endpoint="signed", length=length)
+        yield write(body, endpoint="unset", length=length)
         yield write(body, endpoint="authorized", encoding="chunked", terminated="yes")
         yield write(body, endpoint="authorized", encoding="chunked")
         yield write(body, endpoint="authorized", protocol="HTTP/2")
@@ -109,7 +114,7 @@ class Deliver:
             SIGNED_SECRET=SECRET.decode(),
             AUTHORIZED_AUTHORIZATION=AUTHORIZATION,
         )
-        for name in ("signed", "authorized"):
+        for name in ENDPOINTS:
             prefix = f"{name.upper()}_"
             app.config[f"{prefix}MAX_BYTES"] = MAX_BYTES
             app.config[f"{prefix}DISPATCH"] = "worker"
@@ -136,6 +141,7 @@ class Deliver:
         assert status in STATUSES, (status, answer)
         stored = self._take_stored()
         if status == 200:
+            assert given.fields.get("endpoint") != "unset", "accepted without a secret"
             whole = _whole_body(environ, given)
             assert whole is not None, "a body of unknown length was accepted"
             assert stored in ([whole], []), "another body was stored"
@@ -184,7 +190,8 @@ class _Stream(io.RawIOBase):
 
 
 def _environ(given: Input) -> dict[str, Any]:
-    name = "signed" if given.fields.get("endpoint") == "signed" else "authorized"
+    name = given.fields.get("endpoint", "")
+    name = name if name in ENDPOINTS else "authorized"
     error = ERRORS.get(given.fields.get("error", ""))
     environ: dict[str, Any] = {
         "REQUEST_METHOD": "POST",
