@@ -137,8 +137,8 @@ def forks(event: Event) -> None:
 
 @webhooks.on("Daily Logs", name="slow")
 def slow(event: Event) -> None:
+    time.sleep(0.2)
     write(event, "slow")
-    time.sleep(0.1)
 
 
 @webhooks.on(name="last")

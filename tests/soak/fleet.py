@@ -170,6 +170,8 @@ class Fleet:
         for service in self.services:
             if not service.is_running:
                 self._note_end(service)
+                # The children of a killed server may live a moment longer.
+                wait_until(self._port_is_free, time.monotonic() + 10, 0.02)
                 service.start()
 
     def errors(self) -> list[str]:
@@ -190,6 +192,15 @@ class Fleet:
     def _is_up(self) -> bool:
         with suppress(OSError):
             socket.create_connection(("127.0.0.1", self.port), 1).close()
+            return True
+        return False
+
+    def _port_is_free(self) -> bool:
+        if self.server.is_running:
+            return True
+        with suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", self.port))
             return True
         return False
 
