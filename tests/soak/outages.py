@@ -86,7 +86,6 @@ class Server:
         self._wait()
 
     def end(self) -> None:
-        self._log.close()
         if self._process is None:
             return
         self._process.send_signal(self._ending)
@@ -96,6 +95,7 @@ class Server:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
+        self._log.close()
 
     def _wait(self) -> None:
         url = sa.make_url(self.direct_url)
