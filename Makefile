@@ -13,19 +13,22 @@ demo: .venv/demo
 test: .venv/test
 	$(BIN)/python -m pytest -n 2 -m "$(QUICK)" tests/unit tests/inbox tests/running tests/app
 
-# Lint, types, and all tests with coverage, also on PostgreSQL, MariaDB, Redis and RabbitMQ.
-# A test whose server is missing is skipped; with CI=true it fails.
+# Lint, types, a few seconds of fuzzing, and all tests with coverage, also on PostgreSQL,
+# MariaDB, Redis and RabbitMQ. A test whose server is missing is skipped; with CI=true it
+# fails.
 check: lint .venv/check
+	cd tests && ../$(BIN)/python -m fuzz --seconds 3
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n 4 -m "not serial and not soak"
 	$(BIN)/coverage run -m pytest -m "serial and not soak"
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-# Kill processes and stop databases under load, for about ten minutes. To repeat one run:
-# make soak SOAK="mariadb --runs crash --seed 4711"
+# Kill processes, stop and fill databases under load, and fuzz: about 45 minutes. To repeat
+# one run: make soak SOAK="mariadb --runs worker --seed 4711"
 soak: .venv/check
 	cd tests && ../$(BIN)/python -m soak $(SOAK)
+	cd tests && ../$(BIN)/python -m fuzz --seconds 60
 	$(BIN)/python -m pytest -q -m soak
 
 # Compare the package with alternatives; about 40 minutes and 5 GB of disk. A trial: make

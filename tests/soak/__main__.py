@@ -1,4 +1,4 @@
-"""``python -m soak``: both runs on every database, and a table of the results."""
+"""``python -m soak``: all runs on every database, and a table of the results."""
 
 from __future__ import annotations
 
@@ -7,116 +7,51 @@ import random
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextlib import ExitStack
+import time
 from pathlib import Path
 
-import pytest
-from support.outages import relay_to
-from support.services import MARIADB
-from support.services import own_database
-from support.services import POSTGRESQL
-
-from .outages import Breakable
-from .outages import Locked
-from .outages import private_server
-from .runs import crash_run
-from .runs import outage_run
+from .kinds import DATABASES
+from .kinds import ENDED
+from .kinds import KINDS
+from .kinds import Options
+from .kinds import run
 from .runs import Result
-
-DATABASES = ("sqlite", "postgresql", "mariadb")
-SERVICES = {"postgresql": POSTGRESQL, "mariadb": MARIADB}
-RUNS = ("crash", "outage")
 
 
 def main() -> int:
-    options = _options()
+    options, databases, kinds = _options()
     # Ends the started processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     print(f"seed {options.seed} (--seed repeats it)", flush=True)
-    folder = Path(options.logs or tempfile.mkdtemp(prefix="soak_"))
-    print(f"logs of the processes in {folder}", flush=True)
+    print(f"logs of the processes in {options.folder}", flush=True)
+    start = time.monotonic()
     results = []
-    for number, kind in enumerate(options.databases):
-        for run in options.runs:
-            # Each run has its own database, and can be repeated alone with the seed.
-            seed = options.seed
-            with ExitStack() as stack:
-                here = folder / f"{number}_{kind}_{run}"
-                here.mkdir(parents=True)
-                database = stack.enter_context(_database(kind, here))
-                if database:
-                    results.append(_run(run, kind, database, here, seed, options))
-                    _tell(results[-1])
+    for database in databases:
+        for kind in kinds:
+            result = run(database, kind, options)
+            if result:
+                results.append(result)
+                _tell(result)
     _print_table(results)
-    wanted = len(options.databases) * len(options.runs)
-    return 0 if len(results) == wanted and not any(r.problems for r in results) else 1
-
-
-def _run(
-    run: str,
-    kind: str,
-    database: Breakable,
-    folder: Path,
-    seed: int,
-    options: argparse.Namespace,
-) -> Result:
-    print(f"{kind}: {run} ...", flush=True)
-    if run == "crash":
-        return crash_run(
-            database.direct_url,
-            folder,
-            events=options.events,
-            kills=options.kills,
-            seed=seed,
-            seconds=options.seconds,
-            name=f"{kind} {run}",
-        )
-    return outage_run(
-        database,
-        folder,
-        events=options.events // 4,
-        outages=options.outages,
-        longest=6.0,
-        seed=seed,
-        seconds=options.seconds,
-        name=f"{kind} {run}",
-    )
-
-
-@contextmanager
-def _database(kind: str, folder: Path) -> Iterator[Breakable | None]:
-    """A private server if possible, else a new database on an existing server."""
-    if kind == "sqlite":
-        yield Locked(f"sqlite:///{folder / 'soak.db'}")
-        return
-    with private_server(kind) as server:
-        if server:
-            yield server
-            return
-    print(f"{kind}: no server is installed that could be stopped: a proxy in front of")
-    print("the running server makes the outages", flush=True)
-    with ExitStack() as stack:
-        try:
-            url = stack.enter_context(own_database(*SERVICES[kind]))
-        except (pytest.skip.Exception, pytest.fail.Exception) as error:
-            print(f"{kind}: {error}", flush=True)
-            yield None
-            return
-        yield stack.enter_context(relay_to(url))
+    minutes = (time.monotonic() - start) / 60
+    problems = sum(len(each.problems) for each in results)
+    good = "nothing lost, nothing doubled, nothing late"
+    verdict = f"{problems} problems" if problems else good
+    print(f"\n{verdict} in {minutes:.0f} minutes")
+    return 0 if results and not problems else 1
 
 
 def _tell(result: Result) -> None:
+    print(f"{result.name}: {result.seconds:.0f} s", flush=True)
     for text in result.problems[:50] + [f"({note})" for note in result.notes[:10]]:
         print(f"  {text}", flush=True)
 
 
-HEAD = "events duplicates kills restarts 503s lost doubled seconds".split()
+HEAD = "events copies kills restarts 503s lost doubled slowest promised seconds".split()
 
 
 def _print_table(results: list[Result]) -> None:
-    print(f"\n{'database':19}" + "".join(f"{name:>11}" for name in HEAD))
+    print(f"\n{'database and run':26}" + "".join(f"{name:>9}" for name in HEAD))
     for each in results:
         numbers = (
             each.events,
@@ -126,27 +61,44 @@ def _print_table(results: list[Result]) -> None:
             each.unavailable,
             len(each.lost),
             len(each.doubled),
+            round(each.slowest, 1),
+            round(each.promise, 1),
             round(each.seconds),
         )
-        print(f"{each.name:19}" + "".join(f"{number:>11}" for number in numbers))
-    problems = sum(len(each.problems) for each in results)
-    print("\nnothing lost, nothing doubled" if not problems else f"{problems} problems")
+        print(f"{each.name:26}" + "".join(f"{number:>9}" for number in numbers))
+    print("\nslowest, promised: seconds to the end of an event that nothing disturbs")
+    for database in DATABASES:
+        ours = [each for each in results if each.name.startswith(database)]
+        kills = sum(each.kills for each in ours if not each.name.endswith(ENDED))
+        if ours:
+            print(f"{database}: {kills} kills of processes")
 
 
-def _options() -> argparse.Namespace:
+def _options() -> tuple[Options, list[str], list[str]]:
     parser = argparse.ArgumentParser(prog="soak", description=__doc__)
     parser.add_argument("databases", nargs="*", default=DATABASES, metavar="DATABASE")
-    parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS)
-    parser.add_argument("--events", type=int, default=2000)
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--runs", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--events", type=int, default=400, help="of a run with kills")
+    parser.add_argument("--kills", type=int, default=50, help="of processes, in a run")
+    parser.add_argument("--ends", type=int, default=80, help="of connections")
     parser.add_argument("--outages", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=600, help="for a stream")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--logs", help="the folder for logs; a temporary one")
-    options = parser.parse_args()
-    if wrong := set(options.databases) - set(DATABASES):
+    given = parser.parse_args()
+    if wrong := set(given.databases) - set(DATABASES):
         parser.error(f"no such database: {', '.join(wrong)}")
-    return options
+    folder = Path(given.logs or tempfile.mkdtemp(prefix="soak_"))
+    options = Options(
+        folder.resolve(),
+        given.seed,
+        given.seconds,
+        given.events,
+        given.kills,
+        given.ends,
+        given.outages,
+    )
+    return options, list(given.databases), list(given.runs)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,7 +16,7 @@ from flask_procore_webhooks.inbox.tables import RECEIPT_TABLE
 from .app import create_app
 from .app import db
 from .app import environment
-from .app import SUBSCRIBERS
+from .app import subscribers_for
 
 FINISHED = ("done", "dead", "ignored")
 
@@ -46,8 +47,10 @@ class Auditor:
 
     def verdict(self, accepted: Iterable[str]) -> Verdict:
         """Compare answers and effects, after the last run has ended."""
-        look = f"SELECT event_id, status FROM {EVENT_TABLE}"
-        statuses = {row.event_id: row.status for row in self._rows(look)}
+        look = f"SELECT event_id, status, resource_type FROM {EVENT_TABLE}"
+        events = self._rows(look)
+        statuses = {row.event_id: row.status for row in events}
+        names = {row.event_id: subscribers_for(row.resource_type) for row in events}
         look = "SELECT event_id, subscriber FROM soak_effect"
         effects = Counter((row.event_id, row.subscriber) for row in self._rows(look))
         look = (
@@ -57,10 +60,14 @@ class Auditor:
         receipts = {(row.event_id, row.subscriber) for row in self._rows(look)}
         lost = []
         for id in sorted({*accepted, *statuses}):
-            has = [(id, name) in effects for name in SUBSCRIBERS]
-            noted = [(id, name) in receipts for name in SUBSCRIBERS]
-            if statuses.get(id) != "done" or not all(has + noted):
-                lost.append(f"{id} is {statuses.get(id)}, effects {has}, noted {noted}")
+            wanted = {(id, name) for name in names.get(id, subscribers_for(None))}
+            missing = [name for _, name in sorted(wanted - effects.keys())]
+            unnoted = [name for _, name in sorted(wanted - receipts)]
+            if statuses.get(id) != "done" or missing or unnoted:
+                lost.append(
+                    f"{id} is {statuses.get(id)}, without effects of {missing}, without"
+                    f" receipts of {unnoted}"
+                )
         doubled = [
             f"{id}: {name} {times} times, {statuses.get(id, 'not in the inbox')}"
             for (id, name), times in effects.items()
@@ -72,6 +79,22 @@ class Auditor:
         names = ", ".join(f"'{name}'" for name in FINISHED)
         look = f"SELECT count(*) FROM {EVENT_TABLE} WHERE status NOT IN ({names})"
         return int(self._rows(look)[0][0])
+
+    def slowest(self, calm: datetime) -> float:
+        """The longest seconds from the receipt of an event to its end.
+
+        :param calm: when the last disturbance ended, in UTC without a zone: earlier
+            events have their time from then on.
+        """
+        look = f"SELECT received_at, finished_at FROM {EVENT_TABLE}"
+        types = {"received_at": sa.DateTime, "finished_at": sa.DateTime}
+        query = sa.text(f"{look} WHERE finished_at IS NOT NULL").columns(**types)
+        with self._engine.connect() as connection:
+            times = [
+                (row.finished_at - max(row.received_at, calm)).total_seconds()
+                for row in connection.execute(query)
+            ]
+        return max(times, default=0.0)
 
     def last_effect(self) -> int:
         return int(self._rows("SELECT coalesce(max(id), 0) FROM soak_effect")[0][0])

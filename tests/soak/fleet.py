@@ -1,12 +1,12 @@
-"""The processes of the app: gunicorn with its workers, and two event workers."""
+"""The processes of the app: a server with its children, and event workers."""
 
 from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -19,8 +19,15 @@ from support.processes import Process
 from support.processes import start
 from support.servers import free_port
 
-GUNICORN_WORKERS = 2
-WORKERS = 2
+from .modes import Mode
+from .modes import PROCESSES
+from .modes import worker_command
+
+#: Lines of gunicorn and uWSGI about the start of a child.
+BOOTED = re.compile("Booting worker with pid|[Ss]pawned uWSGI worker [0-9]")
+
+#: Part of the last log lines of a worker whose threads hang.
+EXHAUSTED = "threads hang in subscribers"
 
 
 class Service:
@@ -42,6 +49,10 @@ class Service:
     def is_running(self) -> bool:
         return self._process is not None and self._process.is_running
 
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.process.returncode if self._process else None
+
     def start(self) -> None:
         self._process = start(self.command, env=self.env, log=self.log)
         self.starts += 1
@@ -60,6 +71,9 @@ class Service:
         except OSError:
             return []
 
+    def text(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
 
 class Fleet:
     """All processes of the app.
@@ -68,60 +82,71 @@ class Fleet:
     :param folder: for log files.
     """
 
-    def __init__(self, env: dict[str, str], folder: Path) -> None:
+    def __init__(self, mode: Mode, env: dict[str, str], folder: Path) -> None:
+        self.mode = mode
         self.port = free_port()
         self.kills = 0
         self.stalls = 0
-        #: Processes that ended without a kill.
+        #: Processes that ended without a kill or a crash, and why a worker may do so.
         self.ended: list[str] = []
-        python = [sys.executable, "-m"]
-        gunicorn = (
-            f"gunicorn -b 127.0.0.1:{self.port} -w {GUNICORN_WORKERS} --threads 4"
-            " --graceful-timeout 10 soak.app:create_app()"
-        )
-        worker = "flask --app soak.app procore-webhooks worker --poll 0.2 --grace 10"
-        self.gunicorn = Service(python + gunicorn.split(), env, folder / "gunicorn.log")
+        self.exhausted = 0
+        env |= {"SOAK_DISPATCH": mode.dispatch}
+        early = {"SOAK_CONNECT": "1"} if mode.preload else {}
+        command = mode.server_command(self.port)
+        self.server = Service(command, env | early, folder / "server.log")
         self.workers = [
-            Service(python + worker.split(), env, folder / f"worker{number}.log")
-            for number in range(WORKERS)
+            Service(worker_command(), env, folder / f"worker{number}.log")
+            for number in range(mode.workers)
         ]
-        self.services = [self.gunicorn, *self.workers]
+        self.services = [self.server, *self.workers]
         #: Process id to the end of its stall, by ``time.monotonic``.
         self._stalled: dict[int, float] = {}
 
     @contextmanager
     def running(self) -> Iterator[Fleet]:
         try:
-            self.revive()
-            assert wait_until(self._is_up, time.monotonic() + 60, 0.05), "no server"
+            self.start()
             yield self
         finally:
             for service in self.services:
                 service.kill()
 
+    def start(self) -> None:
+        """Start what does not run, and wait until the server accepts connections."""
+        self.revive(stalled=True)
+        deadline = time.monotonic() + 60
+        assert wait_until(self._is_up, deadline, 0.05), self.server.text()[-3000:]
+
     @property
     def restarts(self) -> int:
-        """The number of processes restarted by the fleet or by gunicorn."""
-        text = self.gunicorn.log.read_text(errors="replace")
-        booted = text.count("Booting worker with pid")
+        """The number of processes restarted by the fleet or by the server."""
+        booted = len(BOOTED.findall(self.server.text()))
         ours = sum(service.starts - 1 for service in self.services)
-        return ours + booted - GUNICORN_WORKERS
+        return ours + booted - PROCESSES
 
     def running_pids(self) -> list[int]:
-        """The processes that run events: gunicorn's workers and event workers."""
-        ours = [worker.pid for worker in self.workers if worker.is_running]
-        return sorted(self.gunicorn.children() + ours)
+        """The processes that run events."""
+        pids = [worker.pid for worker in self.workers if worker.is_running]
+        if self.mode.dispatch == "background":
+            pids += self.server.children()
+        return sorted(pids)
 
     def kill_one(self, rng: random.Random) -> None:
         """Kill one process, or sometimes all, and count the kill."""
         kinds: dict[Callable[[random.Random], None], int] = {
-            self._kill_worker: 5,
-            self._kill_gunicorn_worker: 4,
-            self._kill_gunicorn: 2,
+            self._kill_child: 4,
+            self._kill_server: 2,
             self._kill_all: 1,
         }
+        if self.workers:
+            kinds[self._kill_worker] = 5
         (kill,) = rng.choices(list(kinds), list(kinds.values()))
         kill(rng)
+        self.kills += 1
+
+    def kill_all(self) -> None:
+        for service in self.services:
+            service.kill()
         self.kills += 1
 
     def stall_one(self, rng: random.Random, seconds: float) -> None:
@@ -144,15 +169,25 @@ class Fleet:
                 del self._stalled[pid]
         for service in self.services:
             if not service.is_running:
-                if service.starts and not service.was_killed:
-                    self.ended.append(service.log.stem)
+                self._note_end(service)
+                # The children of a killed server may live a moment longer.
+                wait_until(self._port_is_free, time.monotonic() + 10, 0.02)
                 service.start()
 
     def errors(self) -> list[str]:
         """Log lines of unexpected errors in the loops of workers and threads."""
-        texts = [each.log.read_text(errors="replace") for each in self.services]
-        lines = [line for text in texts for line in text.splitlines()]
+        lines = [line for each in self.services for line in each.text().splitlines()]
         return [line for line in lines if "after an error" in line]
+
+    def _note_end(self, service: Service) -> None:
+        crashed = service.exit_code == -signal.SIGSEGV
+        if not service.starts or service.was_killed or crashed:
+            return
+        # A worker whose threads hang ends, for its supervisor to start it again.
+        if service in self.workers and EXHAUSTED in service.text()[-3000:]:
+            self.exhausted += 1
+            return
+        self.ended.append(f"{service.log.stem} with exit code {service.exit_code}")
 
     def _is_up(self) -> bool:
         with suppress(OSError):
@@ -160,18 +195,27 @@ class Fleet:
             return True
         return False
 
+    def _port_is_free(self) -> bool:
+        if self.server.is_running:
+            return True
+        with suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", self.port))
+            return True
+        return False
+
     def _kill_worker(self, rng: random.Random) -> None:
         rng.choice(self.workers).kill()
 
-    def _kill_gunicorn_worker(self, rng: random.Random) -> None:
-        children = self.gunicorn.children()
+    def _kill_child(self, rng: random.Random) -> None:
+        children = self.server.children()
         if not children:
-            self._kill_gunicorn(rng)
+            self._kill_server(rng)
             return
         _signal(rng.choice(children), signal.SIGKILL)
 
-    def _kill_gunicorn(self, rng: random.Random) -> None:
-        self.gunicorn.kill()
+    def _kill_server(self, rng: random.Random) -> None:
+        self.server.kill()
 
     def _kill_all(self, rng: random.Random) -> None:
         for service in self.services:

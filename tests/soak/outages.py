@@ -58,11 +58,16 @@ class Server:
     """A private database server in a temporary folder, which outages kill."""
 
     def __init__(self, command: list[str], url: str, ending: signal.Signals) -> None:
-        self.url = self.direct_url = url
+        self.url = url
+        self.direct_url = url.replace("soak@", "root@")
         self._command = command
         self._ending = ending
         self._process: subprocess.Popen[bytes] | None = None
         self._log = tempfile.TemporaryFile()
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def cut(self) -> None:
         if self._process:
@@ -93,7 +98,7 @@ class Server:
         self._log.close()
 
     def _wait(self) -> None:
-        url = sa.make_url(self.url)
+        url = sa.make_url(self.direct_url)
         database = "postgres" if url.get_backend_name() == "postgresql" else "mysql"
         engine = sa.create_engine(url.set(database=database), poolclass=sa.NullPool)
         deadline = time.monotonic() + 60
@@ -102,8 +107,7 @@ class Server:
                 with engine.connect():
                     return
             except sa.exc.SQLAlchemyError:
-                ended = self._process is None or self._process.poll() is not None
-                if ended or time.monotonic() > deadline:
+                if not self.is_running or time.monotonic() > deadline:
                     self._log.seek(0)
                     text = self._log.read().decode(errors="replace")[-3000:]
                     raise AssertionError(f"it did not start:\n{text}") from None
@@ -111,16 +115,22 @@ class Server:
 
 
 @contextmanager
-def private_server(kind: str) -> Iterator[Server | None]:
-    """A private server of that kind, or ``None`` if it is not installed."""
+def private_server(kind: str, folder: Path | None = None) -> Iterator[Server | None]:
+    """A private server of that kind, or ``None`` if it is not installed.
+
+    :param folder: for its files; a temporary one by default.
+    """
     make = {"postgresql": _postgresql, "mariadb": _mariadb}[kind]
-    folder = tempfile.mkdtemp(prefix=f"soak_{kind}_")
+    if folder is None:
+        folder = Path(tempfile.mkdtemp(prefix=f"soak_{kind}_"))
+    else:
+        folder.mkdir()
     server = None
     try:
-        server = make(folder)
+        server = make(str(folder))
         if server:
             server.mend()
-            _create_database(server.url)
+            _create_database(server)
         yield server
     finally:
         if server:
@@ -139,6 +149,7 @@ def _postgresql(folder: str) -> Server | None:
     make = [initdb, "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8"]
     _run(make, cwd=folder, **_other_user(postgres))
     command = [postgres, "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1"]
+    command += ["-c", "min_wal_size=32MB", "-c", "max_wal_size=32MB"]
     url = f"postgresql+psycopg://postgres@127.0.0.1:{port}/soak"
     # "Immediate": without a checkpoint, so that the next start recovers.
     return Server(command, url, signal.SIGQUIT)
@@ -153,12 +164,13 @@ def _mariadb(folder: str) -> Server | None:
     data, port = f"{folder}/data", free_port()
     _give(folder, mariadbd)
     other = _other_user(mariadbd)
-    where = ["--no-defaults", f"--datadir={data}"]
+    where = ["--no-defaults", f"--datadir={data}", "--innodb-log-file-size=8M"]
     normal = ["--auth-root-authentication-method=normal", "--skip-test-db"]
     _run([install, *where, *normal], cwd=folder, **other)
     network = ["--bind-address=127.0.0.1", f"--port={port}"]
     files = [f"--socket={folder}/sock", f"--pid-file={folder}/pid"]
-    url = f"mysql+pymysql://root@127.0.0.1:{port}/soak"
+    # Not root, who may write to a read-only server.
+    url = f"mysql+pymysql://soak@127.0.0.1:{port}/soak"
     return Server([mariadbd, *where, *network, *files], url, signal.SIGKILL)
 
 
@@ -187,11 +199,20 @@ def _run(command: list[str], **options: Any) -> None:
     assert done.returncode == 0, done.stdout.decode(errors="replace")
 
 
-def _create_database(url: str) -> None:
-    target = sa.make_url(url)
-    admin = "postgres" if target.get_backend_name() == "postgresql" else "mysql"
+def _create_database(server: Server) -> None:
+    target = sa.make_url(server.direct_url)
+    is_postgresql = target.get_backend_name() == "postgresql"
+    statements = ["CREATE DATABASE soak"]
+    if not is_postgresql:
+        statements += [
+            "CREATE USER soak@'127.0.0.1'",
+            "GRANT ALL ON soak.* TO soak@'127.0.0.1'",
+        ]
     engine = sa.create_engine(
-        target.set(database=admin), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
+        target.set(database="postgres" if is_postgresql else "mysql"),
+        isolation_level="AUTOCOMMIT",
+        poolclass=sa.NullPool,
     )
     with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {target.database}"))
+        for statement in statements:
+            connection.execute(sa.text(statement))

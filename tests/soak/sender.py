@@ -1,4 +1,4 @@
-"""A sender: a stream of signed events, each delivered until answered 2xx."""
+"""A sender: a paced stream of signed events, each delivered until answered 2xx."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import contextmanager
 
 from flask_procore_webhooks.senders.samples import to_bytes
@@ -18,7 +19,9 @@ from .app import PATH
 from .app import SECRET
 
 THREADS = 6
-#: Seconds between the deliveries of a thread, and between retries of an event.
+#: Deliveries a second, of all threads: less than the processes of an app can follow.
+RATE = 15.0
+#: Longest seconds between retries of a delivery.
 PAUSE = 0.25
 #: Timeout of an answer: longer than any sender's, so that every answer is seen.
 TIMEOUT = 40.0
@@ -33,12 +36,23 @@ class Stream:
     completes its current event.
 
     :param deadline: by ``time.monotonic``; events without 2xx by then are given up.
+    :param troubles: share of the events of each resource type other than RFIs.
     """
 
-    def __init__(self, port: int, seed: int, deadline: float) -> None:
+    def __init__(
+        self,
+        port: int,
+        seed: int,
+        deadline: float,
+        troubles: Mapping[str, float] | None = None,
+    ) -> None:
         self.port = port
         self.seed = seed
         self.deadline = deadline
+        #: May be changed while the stream flows.
+        self.troubles = dict(troubles or {})
+        #: Deliveries a second; likewise.
+        self.rate = RATE
         #: Ids of the events answered 2xx.
         self.accepted: set[str] = set()
         self.duplicates = 0
@@ -69,9 +83,13 @@ class Stream:
             self.deadline = 0.0
             raise
         finally:
-            self._ended.set()
-            for thread in self._threads:
-                thread.join(TIMEOUT + 10)
+            self.end()
+
+    def end(self) -> None:
+        """Complete the current events, and send no more."""
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(TIMEOUT + 10)
 
     def _send(self, number: int) -> None:
         rng = random.Random(f"{self.seed} {number}")
@@ -80,7 +98,7 @@ class Stream:
             self._deliver(connection, self._next(rng), rng)
             if rng.random() < RECONNECTS:
                 connection.close()
-            time.sleep(rng.uniform(0, PAUSE))
+            time.sleep(rng.uniform(0, 2 * THREADS / self.rate))
         connection.close()
 
     def _next(self, rng: random.Random) -> dict[str, object]:
@@ -89,7 +107,9 @@ class Stream:
                 self.duplicates += 1
                 return rng.choice(self._lately)
             self._sent += 1
-            event = payload("RFIs.update", id=f"evt_{self.seed}_{self._sent}")
+            kinds = {**self.troubles, "RFIs": 1 - sum(self.troubles.values())}
+            (kind,) = rng.choices(list(kinds), list(kinds.values()))
+            event = payload(f"{kind}.update", id=f"evt_{self.seed}_{self._sent}")
             self._lately = [*self._lately[-20:], event]
             return event
 

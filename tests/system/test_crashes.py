@@ -1,17 +1,13 @@
-"""Processes are killed and databases fail at any moment: no loss, no double effect.
+"""A kill at any step of a delivery or a run loses and doubles nothing.
 
-``make soak`` runs the same checks for longer; see the package ``soak``.
+``test_soak.py`` kills at random moments.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import random
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,14 +21,8 @@ from soak.app import LEASE
 from soak.app import SUBSCRIBERS
 from soak.audit import Auditor
 from soak.fleet import wait_until
-from soak.outages import Breakable
-from soak.outages import Locked
-from soak.runs import crash_run
-from soak.runs import outage_run
-from soak.runs import Result
 from soak.steps import Step
 from soak.steps import STEPS
-from support.outages import relay_to
 from support.processes import child
 from support.values import Clock
 
@@ -42,38 +32,6 @@ from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
-
-
-@pytest.fixture
-def seed() -> int:
-    """The random seed; SOAK_SEED repeats the seeded choices of a failed run."""
-    seed = int(os.environ.get("SOAK_SEED") or random.randrange(10**6))
-    print(f"SOAK_SEED={seed}")
-    return seed
-
-
-def check(result: Result) -> None:
-    assert not result.problems, f"seed {result.seed}: {result.problems}"
-    assert (result.lost, result.doubled) == ((), ())
-
-
-# Kills at random
-
-
-@pytest.mark.serial
-@pytest.mark.slow
-def test_killed_processes_lose_and_repeat_nothing(
-    database_url: str, tmp_path: Path, seed: int
-) -> None:
-    result = crash_run(
-        database_url, tmp_path, events=200, kills=6, seed=seed, seconds=240
-    )
-    check(result)
-    assert result.events >= 200
-    assert result.kills >= 6
-    assert result.duplicates
-    assert result.restarts
-
 
 # Kills at each step
 
@@ -142,34 +100,6 @@ def _run(endpoint: Endpoint, event: dict[str, Any]) -> bool:
 def _effects(endpoint: Endpoint, event: dict[str, Any]) -> list[str]:
     look = sa.select(effect.c.subscriber).where(effect.c.event_id == event["id"])
     return sorted(row.subscriber for row in endpoint.store.rows(look))
-
-
-# Database outages
-
-
-@pytest.mark.serial
-@pytest.mark.slow
-def test_database_outage_loses_and_repeats_nothing(
-    database_url: str, tmp_path: Path, seed: int
-) -> None:
-    with ExitStack() as stack:
-        database: Breakable = Locked(database_url)
-        # A lock is noticed after the lock timeout, a closed port at once.
-        longest = 6.0
-        if not database_url.startswith("sqlite"):
-            database, longest = stack.enter_context(relay_to(database_url)), 3.0
-        result = outage_run(
-            database,
-            tmp_path,
-            events=50,
-            outages=1,
-            longest=longest,
-            seed=seed,
-            seconds=240,
-        )
-    check(result)
-    assert result.unavailable
-    assert result.restarts == 0
 
 
 # The harness
