@@ -90,3 +90,17 @@ def test_same_subscription_made_again_is_held_once() -> None:
         webhooks.on("RFIs")(handler)
     webhooks.on("Submittals")(handler)
     assert [s.resource_type for s in webhooks.subscribers] == ["RFIs", "Submittals"]
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "5", True])
+def test_timeout_that_is_no_time_is_refused(
+    webhooks: ProcoreWebhooks, timeout: Any
+) -> None:
+    with pytest.raises(ConfigError, match="timeout= is a number of seconds above 0"):
+        webhooks.on(name="slow", timeout=timeout)(lambda event: None)
+
+
+def test_timeout_belongs_to_the_subscriber(webhooks: ProcoreWebhooks) -> None:
+    webhooks.on(name="slow", timeout=0.5)(lambda event: None)
+    webhooks.on(name="usual")(lambda event: None)
+    assert [each.timeout for each in webhooks.subscribers] == [0.5, None]
