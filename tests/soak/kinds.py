@@ -75,7 +75,7 @@ def _run(kind: str, setup: Setup, place: Breakable, options: Options) -> Result:
     if kind in KILLED:
         return crash_run(setup, events=options.events, kills=options.kills)
     if kind in SILENT:
-        return silent_run(setup, events=few)
+        return silent_run(setup, events=max(few, 50))
     if kind == "connections":
         connections = Connections(place.direct_url)
         # Without a private server, the other databases of the server stay writable.
