@@ -19,6 +19,19 @@ from typing import Any
 
 #: Bytes of a secret below which a warning is logged.
 SHORT_SECRET = 16
+#: Different bytes of a value that is hard to guess, at least.
+VARIETY = 8
+#: Words and rows of keys; what is left of a value without them has to be long enough.
+KNOWN_WORDS = re.compile(
+    rb"change[ _-]?me|secret|password|passwd|procore|prudra|webhooks?|flask|default"
+    rb"|example|test(ing)?|dev(elopment)?|admin|token|key|qwerty\w*|abc(def)?\w{0,3}"
+    rb"|letmein|dummy|sample|12345\d*|0123\d*|[^a-z0-9\x80-\xff]",
+    re.IGNORECASE,
+)
+#: Bytes that are left, at least.
+UNGUESSABLE = 8
+#: What anybody knows of an ``Authorization`` value.
+SCHEME = re.compile(rb"(bearer|basic|token)\s+", re.IGNORECASE)
 #: Characters of a value that a :class:`ConfigError` shows.
 LONGEST_SHOWN = 60
 CONTROL = re.compile("[\x00-\x1f\x7f]")
@@ -129,12 +142,8 @@ def value_warnings(
     named += [(fallback, each.value) for each in dated]
     found = []
     for name, value in named:
-        if len(value) < SHORT_SECRET:
-            size = f"{len(value)} byte{'s' if len(value) > 1 else ''}"
-            found.append(
-                f"{name} has {size} and may be guessed; use at least {SHORT_SECRET}."
-                f" {MAKE_A_SECRET} makes a strong one."
-            )
+        if weakness := _weakness(value):
+            found.append(f"{name} {weakness} {MAKE_A_SECRET} makes a strong one.")
         if key.endswith("AUTHORIZATION") and HEADER_NAME.match(value):
             found.append(
                 f"{name} begins with the name of the header, which is no part of the"
@@ -145,6 +154,25 @@ def value_warnings(
         f"{fallback} was valid until {each.until} and is ignored; remove it."
         for each in ended
     ]
+
+
+def without_scheme(value: bytes) -> bytes:
+    """The part of an ``Authorization`` value that is secret."""
+    return SCHEME.sub(b"", value, count=1) if SCHEME.match(value) else value
+
+
+def _weakness(value: bytes) -> str | None:
+    """Why the value is easy to guess, if so."""
+    hidden = without_scheme(value)
+    if len(hidden) < SHORT_SECRET:
+        size = f"{len(value)} byte{'s' if len(value) > 1 else ''}"
+        if hidden != value:
+            size += f", {len(value) - len(hidden)} of them the scheme,"
+        return f"has {size} and may be guessed; use at least {SHORT_SECRET}."
+    left = KNOWN_WORDS.sub(b"", hidden)
+    if len(set(hidden)) < VARIETY or len(left) < UNGUESSABLE:
+        return "is easy to guess: it has few different characters, or known words."
+    return None
 
 
 def _quoting(value: object) -> str:

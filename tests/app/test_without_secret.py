@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
+from support.values import AUTHORIZATION
 from support.web import BODY
 from support.web import exact
 from support.web import PATH
@@ -192,8 +193,9 @@ def test_trigger_and_verify_say_that_there_is_no_secret(bare: Flask) -> None:
     ("config", "text"),
     [
         ({"SECRET": "x"}, "PROCORE_WEBHOOK_SECRET has 1 byte and may be guessed"),
+        ({"SECRET": "changeme" * 4}, "PROCORE_WEBHOOK_SECRET is easy to guess"),
         (
-            {"SECRET": None, "AUTHORIZATION": "Bearer 0123456789"},
+            {"SECRET": None, "AUTHORIZATION": AUTHORIZATION},
             "PROCORE_WEBHOOK_SECRET is None, so that only PROCORE_WEBHOOK_AUTH",
         ),
     ],

@@ -278,9 +278,53 @@ def warnings(**keys: object) -> list[str]:
     return [text.removeprefix(PREFIX) for text in read(**keys).warnings]
 
 
-def test_strong_secrets_have_no_warnings() -> None:
-    assert not warnings(SECRET="x" * 16, SECRET_FALLBACKS=["y" * 16])
-    assert not warnings(SECRET="x" * 16, AUTHORIZATION="Bearer " + "y" * 9)
+STRONG = "a7Vd93kPq0xLmZ28"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        STRONG,
+        "correct horse battery staple",
+        "0f" * 8 + "13579bde",  # hexadecimal digits
+        "правильная лошадь",
+    ],
+)
+def test_strong_secrets_have_no_warnings(value: str) -> None:
+    assert not warnings(SECRET=value, SECRET_FALLBACKS=[value[::-1]])
+    assert not warnings(SECRET=value, AUTHORIZATION=f"Bearer {value}")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x" * 64,
+        "changeme" * 8,
+        "procore-webhook-secret-2026",
+        "0123456789" * 4,
+        "qwertyuiopasdfghjkl",
+        "test_secret_for_development",
+    ],
+)
+@pytest.mark.parametrize("key", ["SECRET", "AUTHORIZATION"])
+def test_known_words_and_few_characters_are_easy_to_guess(key: str, value: str) -> None:
+    (text,) = warnings(**{key: value})
+    assert text.startswith(f"{key} is easy to guess: ") and value not in text
+    (text,) = warnings(AUTHORIZATION=f"Bearer {value}")
+    assert text.startswith("AUTHORIZATION is easy to guess: ")
+    (text,) = warnings(
+        **{key: STRONG, f"{key}_FALLBACKS": [(value, "2999-01-31")]},
+    )
+    assert text.startswith(f"a value of {PREFIX}{key}_FALLBACKS is easy to guess: ")
+
+
+def test_scheme_of_an_authorization_protects_nothing() -> None:
+    (text,) = warnings(AUTHORIZATION=f"Bearer {STRONG[:10]}")
+    assert text.startswith(
+        "AUTHORIZATION has 17 bytes, 7 of them the scheme, and may be guessed; use at"
+        " least 16."
+    )
+    assert STRONG[:10] not in text
 
 
 @pytest.mark.parametrize("key", ["SECRET", "AUTHORIZATION"])
@@ -288,7 +332,7 @@ def test_short_secrets_are_named_with_their_length(key: str) -> None:
     (short,) = warnings(**{key: "x"})
     assert short.startswith(f"{key} has 1 byte and may be guessed; use at least 16.")
     fallbacks = ["o" * 15, ("p" * 5, "2999-01-31")]
-    found = warnings(**{key: "x" * 16, f"{key}_FALLBACKS": fallbacks})
+    found = warnings(**{key: STRONG, f"{key}_FALLBACKS": fallbacks})
     assert [text.partition(" and ")[0] for text in found] == [
         f"a value of {PREFIX}{key}_FALLBACKS has 15 bytes",
         f"a value of {PREFIX}{key}_FALLBACKS has 5 bytes",
@@ -299,19 +343,21 @@ def test_short_secrets_are_named_with_their_length(key: str) -> None:
 @pytest.mark.parametrize("key", ["SECRET", "AUTHORIZATION"])
 def test_none_beside_a_secret_is_a_dropped_factor(key: str) -> None:
     other = "AUTHORIZATION" if key == "SECRET" else "SECRET"
-    (text,) = warnings(**{other: "x" * 16, key: None})
+    (text,) = warnings(**{other: STRONG, key: None})
     assert text.startswith(f"{key} is None, so that only {PREFIX}{other} is checked.")
-    assert not warnings(**{other: "x" * 16})
+    assert not warnings(**{other: STRONG})
 
 
-@pytest.mark.parametrize("value", ["Authorization: Bearer x", "authorization :Basic x"])
+@pytest.mark.parametrize(
+    "value", [f"Authorization: Bearer {STRONG}", f"authorization :Basic {STRONG}"]
+)
 def test_authorization_with_the_name_of_the_header_is_a_warning(value: str) -> None:
     (text,) = warnings(AUTHORIZATION=value)
     assert text.startswith("AUTHORIZATION begins with the name of the header")
 
 
 def test_fallback_whose_last_day_is_over_is_a_warning() -> None:
-    (text,) = warnings(SECRET="x" * 16, SECRET_FALLBACKS=[["y" * 16, "2020-01-31"]])
+    (text,) = warnings(SECRET=STRONG, SECRET_FALLBACKS=[[STRONG[::-1], "2020-01-31"]])
     assert text == (
         f"a value of {PREFIX}SECRET_FALLBACKS was valid until 2020-01-31 and is"
         " ignored; remove it."

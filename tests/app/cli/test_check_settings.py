@@ -8,6 +8,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from support.commands import mounted
 from support.commands import run
+from support.inboxes import dispose
+from support.services import drop_tables
 from support.values import AUTHORIZATION
 from support.values import SECRET
 
@@ -24,6 +27,7 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.cli._check_settings import logger
 from flask_procore_webhooks.config import Settings
 from flask_procore_webhooks.endpoint import app_state
+from flask_procore_webhooks.inbox.servers import utc_now
 
 MakeApp = Callable[..., Flask]
 
@@ -76,24 +80,69 @@ def test_secret_that_signs_sessions_too_is_a_warning(make_app: MakeApp) -> None:
     assert "PROCORE_WEBHOOK_SECRET is the app's SECRET_KEY" in shown
 
 
+def test_dated_fallback_of_two_endpoints_is_a_warning_until_it_ends(
+    make_app: MakeApp,
+) -> None:
+    for day, is_accepted in (("2999-01-31", True), ("2020-01-31", False)):
+        dated = [(STRONG, day)]
+        app = make_app(
+            PROCORE_WEBHOOK_SECRET_FALLBACKS=dated,
+            PROCORE_WEBHOOK_AUTHORIZATION=AUTHORIZATION,
+            PROCORE_WEBHOOK_AUTHORIZATION_FALLBACKS=dated,
+            BOLT_SECRET=STRONG,
+            BOLT_AUTHORIZATION=STRONG,
+        )
+        bolt = ProcoreWebhooks("bolt", url_prefix="/bolt", config_prefix="BOLT_")
+        shown = warnings_of(mounted(app, ProcoreWebhooks(), bolt))
+        for key in ("SECRET", "AUTHORIZATION"):
+            said = f"PROCORE_WEBHOOK_{key} has a value of BOLT_{key}"
+            assert (said in shown) is is_accepted
+            said = f"a value of PROCORE_WEBHOOK_{key}_FALLBACKS was valid until {day}"
+            assert (said in shown) is not is_accepted
+
+
+@pytest.mark.parametrize(
+    ("key", "config"),
+    [
+        ("SECRET", {"SECRET_KEY": STRONG, "SECRET_KEY_FALLBACKS": [SECRET]}),
+        ("SECRET", {"SECRET_KEY": SECRET.encode()}),
+        (
+            "AUTHORIZATION",
+            {"SECRET_KEY": STRONG, "PROCORE_WEBHOOK_AUTHORIZATION": f"Bearer {STRONG}"},
+        ),
+    ],
+)
+def test_every_key_that_signs_sessions_is_compared(
+    make_app: MakeApp, key: str, config: dict[str, Any]
+) -> None:
+    shown = warnings_of(mounted(make_app(**config)))
+    assert f"PROCORE_WEBHOOK_{key} is the app's SECRET_KEY" in shown
+
+
 @pytest.mark.parametrize(
     ("secret", "finding"),
     [
-        ("x" * 40, "easy to guess"),
-        ("changeme-changeme-changeme", "easy to guess"),
-        ("procore-webhook-secret-2026", "easy to guess"),
-        ("s3", "shorter than 16 bytes"),
+        ("x" * 40, "PROCORE_WEBHOOK_SECRET is easy to guess"),
+        ("changeme-changeme-changeme", "PROCORE_WEBHOOK_SECRET is easy to guess"),
+        ("procore-webhook-secret-2026", "PROCORE_WEBHOOK_SECRET is easy to guess"),
+        ("s3", "PROCORE_WEBHOOK_SECRET has 2 bytes and may be guessed"),
         (STRONG, None),
     ],
 )
-def test_weak_secrets_are_warnings(
-    make_app: MakeApp, secret: str, finding: str | None
+def test_weak_secrets_are_logged_and_are_warnings(
+    make_app: MakeApp,
+    secret: str,
+    finding: str | None,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    shown = warnings_of(mounted(make_app(PROCORE_WEBHOOK_SECRET=secret)))
+    app = mounted(make_app(PROCORE_WEBHOOK_SECRET=secret))
+    shown = warnings_of(app)
     if finding:
-        assert f"PROCORE_WEBHOOK_SECRET or one of its fallbacks is {finding}" in shown
+        (said,) = caplog.messages
+        assert said.startswith(f"procore_webhooks: {finding}")
+        assert f"warning: {finding}" in shown and shown.count("guess") == 1
     else:
-        assert "guess" not in shown and "shorter" not in shown
+        assert "guess" not in shown and not caplog.messages
 
 
 def test_factor_that_is_none_beside_one_that_is_set_is_a_warning(
@@ -104,8 +153,9 @@ def test_factor_that_is_none_beside_one_that_is_set_is_a_warning(
     )
     shown = warnings_of(mounted(app))
     assert "PROCORE_WEBHOOK_SECRET is None" in shown
+    app = make_app(PROCORE_WEBHOOK_AUTHORIZATION=AUTHORIZATION)
     del app.config["PROCORE_WEBHOOK_SECRET"]
-    assert "is None" not in warnings_of(app)
+    assert "is None" not in warnings_of(mounted(app))
 
 
 def test_endpoint_without_any_secret_is_an_error(app: Flask) -> None:
@@ -114,8 +164,10 @@ def test_endpoint_without_any_secret_is_an_error(app: Flask) -> None:
         state.endpoints[name] = replace(endpoint, settings=Settings())
     app.testing = False
     shown = run(app, "check", ok=False).output
-    assert "ERROR: No secret is configured" in shown
-    assert "Set PROCORE_WEBHOOK_SECRET or PROCORE_WEBHOOK_AUTHORIZATION" in shown
+    assert (
+        "ERROR: Deliveries are answered 503 until PROCORE_WEBHOOK_SECRET or"
+        " PROCORE_WEBHOOK_AUTHORIZATION is set." in shown
+    )
 
 
 # Logging
@@ -219,6 +271,69 @@ def test_database_server_on_such_a_platform_is_no_finding(
         database = endpoint.store.database
         database.tables.event.metadata.drop_all(database.engine)
         database.engine.dispose()
+
+
+# Clocks and engines
+
+
+@pytest.mark.parametrize(
+    ("ahead", "lease", "side"),
+    [
+        (0, 300, None),
+        (4, 300, None),
+        (4, 3, "4 s ahead of"),
+        (600, 300, "600 s ahead of"),
+        (-600, 300, "600 s behind"),
+    ],
+)
+@pytest.mark.parametrize("server", ["postgresql", "mariadb"])
+def test_clock_that_differs_from_the_database_servers_is_a_warning(
+    make_app: MakeApp,
+    request: pytest.FixtureRequest,
+    server: str,
+    ahead: float,
+    lease: float,
+    side: str | None,
+) -> None:
+    url = request.getfixturevalue(f"{server}_url")
+    app = make_app(PROCORE_WEBHOOK_DATABASE_URI=url, PROCORE_WEBHOOK_LEASE=lease)
+    mounted(app)
+    (endpoint,) = app_state(app).endpoints.values()
+    endpoint.store.clock.host_now = lambda: utc_now() + timedelta(seconds=ahead)
+    run(app, "init-db")
+    shown = warnings_of(app)
+    if side:
+        assert f"warning: The clock of this host is {side} the clock of the" in shown
+    else:
+        assert "clock" not in shown
+    drop_tables(url)
+    dispose(app)
+
+
+@pytest.mark.parametrize(
+    "options", [{"isolation_level": "AUTOCOMMIT"}, {"connect_args": "driver"}, {}]
+)
+def test_engine_that_commits_by_itself_is_one_warning(
+    make_app: MakeApp, database_url: str, options: dict[str, Any]
+) -> None:
+    if "connect_args" in options:
+        is_sqlite = database_url.startswith("sqlite")
+        options = {
+            "connect_args": (
+                {"isolation_level": None} if is_sqlite else {"autocommit": True}
+            )
+        }
+    db = SQLAlchemy()
+    app = make_app(
+        SQLALCHEMY_DATABASE_URI=database_url, SQLALCHEMY_ENGINE_OPTIONS=options
+    )
+    db.init_app(app)
+    mounted(app, ProcoreWebhooks(db=db))
+    run(app, "init-db")
+    shown = warnings_of(app)
+    assert shown.count("warning: The app's engine is in AUTOCOMMIT") == bool(options)
+    with app.app_context():
+        db.engine.dispose()
 
 
 # Pools
