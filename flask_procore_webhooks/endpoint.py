@@ -18,6 +18,7 @@ from typing import Any
 
 from flask import Flask
 from flask.sansio.app import App
+from sqlalchemy import Engine
 from sqlalchemy import MetaData
 from sqlalchemy import Table
 
@@ -44,6 +45,12 @@ from .subscribers import Subscribers
 
 #: The key in ``app.extensions``.
 EXTENSION = "procore_webhooks"
+AUTOCOMMIT = (
+    "The app's engine is in AUTOCOMMIT: a failed subscriber's writes stay, and are"
+    " repeated with its next attempt, so effects are at-least-once. Remove"
+    " isolation_level or autocommit from the engine's options, and set it where a"
+    " single connection needs it."
+)
 
 
 class AppState:
@@ -237,13 +244,9 @@ def at_least_once_warnings(endpoint: Endpoint) -> Iterator[str]:
             " Writes of subscribers through db.session are lost unless they commit, and"
             " are at-least-once if they do. Pass db=."
         )
-    if _is_autocommit(endpoint):
-        yield (
-            "The app's engine is in AUTOCOMMIT (isolation_level): a failed subscriber's"
-            " writes stay, and are repeated with its next attempt, so effects are"
-            " at-least-once. Remove it from the engine's options, and set it where a"
-            " single connection needs it."
-        )
+    engine = session_engine(endpoint)
+    if engine is not None and is_autocommit(engine):
+        yield AUTOCOMMIT
     if tables := sorted(_tables_on_other_engines(endpoint)):
         yield (
             f"The tables {', '.join(tables)} are on another engine than the inbox:"
@@ -252,14 +255,15 @@ def at_least_once_warnings(endpoint: Endpoint) -> Iterator[str]:
         )
 
 
-def _is_autocommit(endpoint: Endpoint) -> bool:
-    """Whether the session's engine is configured to commit every statement."""
+def session_engine(endpoint: Endpoint) -> Engine | None:
+    """The engine of the host's session for the inbox; ``None`` without a session."""
     store = endpoint.store
     if store.session is None:
-        return False
+        return None
     with context_of(endpoint.app):
         bind = store.session().get_bind(clause=store.database.tables.event)
-        return is_autocommit(bind.engine)
+        engine: Engine = bind.engine
+        return engine
 
 
 def _tables_on_other_engines(endpoint: Endpoint) -> Iterator[str]:

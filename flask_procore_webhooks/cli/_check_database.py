@@ -14,9 +14,14 @@ from sqlalchemy import SingletonThreadPool
 from sqlalchemy import StaticPool
 
 from ..endpoint import at_least_once_warnings
+from ..endpoint import AUTOCOMMIT
 from ..endpoint import Endpoint
+from ..endpoint import session_engine
+from ..inbox.engines import commits_by_itself
+from ..inbox.engines import is_autocommit
 from ..inbox.engines import is_in_memory
 from ..inbox.engines import is_sqlite_file
+from ..inbox.servers import LARGE_DIFFERENCE
 from ._findings import Finding
 from ._findings import warning
 
@@ -70,6 +75,10 @@ def database(endpoint: Endpoint) -> Iterator[Finding]:
     """What weakens the promise or slows deliveries."""
     for text in at_least_once_warnings(endpoint):
         yield warning(text)
+    engine = session_engine(endpoint)
+    # Without a connection, at_least_once_warnings() knows the engine's options only.
+    if engine is not None and not is_autocommit(engine) and commits_by_itself(engine):
+        yield warning(AUTOCOMMIT)
     url = endpoint.store.database.url
     if endpoint.store.session is not None and _lacks_timeout(endpoint):
         yield warning(
@@ -189,7 +198,7 @@ def _pool(endpoint: Endpoint) -> Iterator[Finding]:
             " and with it a transaction. Use the default pool."
         )
         return
-    threads = getattr(endpoint.settings, "threads", 4)
+    threads = endpoint.settings.threads
     if not isinstance(pool, QueuePool) or pool._max_overflow < 0:
         return
     most = pool.size() + pool._max_overflow
@@ -203,11 +212,13 @@ def _pool(endpoint: Endpoint) -> Iterator[Finding]:
 
 
 def _clock(endpoint: Endpoint) -> Iterator[Finding]:
-    """Whether this host's clock differs from the database server's by a lease."""
-    offset: float | None = getattr(endpoint.store.database, "clock_offset", None)
-    if offset is not None and abs(offset) > endpoint.settings.lease:
+    """Whether this host's clock differs from the database server's."""
+    # Compared with the server's by the first statement.
+    seconds = endpoint.store.clock.offset.total_seconds()
+    if abs(seconds) > min(endpoint.settings.lease, LARGE_DIFFERENCE):
+        side = "behind" if seconds > 0 else "ahead of"
         yield warning(
-            "The clocks of this host and of the database server differ by"
-            f" {offset:.0f} s, which is more than LEASE"
-            f" ({endpoint.settings.lease:g} s): use NTP."
+            f"The clock of this host is {abs(seconds):.0f} s {side} the clock of the"
+            " database server. Times are corrected by that; timestamps of signatures"
+            " are compared with the host's clock. Synchronise both clocks (NTP)."
         )

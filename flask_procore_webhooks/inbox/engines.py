@@ -19,6 +19,7 @@ from sqlalchemy import ExceptionContext
 from sqlalchemy import make_url
 from sqlalchemy import NullPool
 from sqlalchemy import QueuePool
+from sqlalchemy import StaticPool
 from sqlalchemy import URL
 from sqlalchemy.exc import ArgumentError
 
@@ -271,18 +272,28 @@ def is_autocommit(host: Engine) -> bool:
 def commits_by_itself(host: Engine) -> bool:
     """Whether the host's engine is in AUTOCOMMIT: its transactions have no effect.
 
-    Connects, and asks the driver, which may be set up so by ``connect_args``. Errors of
-    the database are raised.
+    Asks the driver, which may be set up so by ``connect_args``, on a connection of its
+    own: one that the inbox has used is in SQLAlchemy's default mode. Errors of the
+    database are raised.
     """
-    with host.connect() as connection:
-        connection.exec_driver_sql("SELECT 1")
-        driver: Any = connection.connection.dbapi_connection
-        if connection.dialect.name == "sqlite":
-            # A hook may begin transactions instead of the driver.
-            return not driver.in_transaction and (
-                driver.isolation_level is None
-                or getattr(driver, "autocommit", None) is True
-            )
-        if hasattr(driver, "get_autocommit"):
-            return bool(driver.get_autocommit())
-        return bool(getattr(driver, "autocommit", False))
+    pool = host.pool if isinstance(host.pool, StaticPool) else host.pool.recreate()
+    # A connection of the host's engine, so that its hooks are called.
+    with Connection(host, pool.connect()) as connection:
+        found = _commits_by_itself(connection)
+    if pool is not host.pool:
+        pool.dispose()
+    return found
+
+
+def _commits_by_itself(connection: Connection) -> bool:
+    connection.exec_driver_sql("SELECT 1")
+    driver: Any = connection.connection.dbapi_connection
+    if connection.dialect.name == "sqlite":
+        # A hook may begin transactions instead of the driver.
+        return not driver.in_transaction and (
+            driver.isolation_level is None
+            or getattr(driver, "autocommit", None) is True
+        )
+    if hasattr(driver, "get_autocommit"):
+        return bool(driver.get_autocommit())
+    return bool(getattr(driver, "autocommit", False))
