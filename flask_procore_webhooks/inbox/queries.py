@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import fields
 from datetime import datetime
@@ -199,17 +201,19 @@ def try_writes(store: Store) -> None:
 
     :raises InboxUnavailable: a statement failed; those of deliveries or runs will, too.
     """
-    try:
-        with store.transaction() as connection:
-            for table in store.database.tables:
-                _try_writes(store, connection, table)
-            raise _RolledBack
-    except _RolledBack:
-        return
+    # Before the transaction: they may need a connection of their own.
+    rows = {table: _trial_row(store, table) for table in store.database.tables}
+
+    def work(connection: Connection) -> None:
+        for table, row in rows.items():
+            _try_writes(connection, table, row)
+        raise _RolledBack
+
+    with suppress(_RolledBack):
+        store.run(work, begin=True)
 
 
-def _try_writes(store: Store, connection: Connection, table: Table) -> None:
-    row = _trial_row(store, table)
+def _try_writes(connection: Connection, table: Table, row: dict[str, Any]) -> None:
     key = connection.execute(insert(table), row).inserted_primary_key or ()
     columns = zip(table.primary_key, key, strict=True)
     mine = and_(*(column == value for column, value in columns))
@@ -237,25 +241,27 @@ def _trial_row(store: Store, table: Table) -> dict[str, Any]:
 
 def stored_schema(store: Store) -> int | None:
     """The schema number in the database; ``None`` if no ``init-db`` has written it."""
-    with store.connection() as connection:
-        return schema_number(connection, store.database.tables)
+    tables = store.database.tables
+    return store.run(lambda connection: schema_number(connection, tables))
 
 
 def read_only(store: Store) -> str | None:
     """Why PostgreSQL refuses writes, if it does; other databases name it themselves."""
     if store.dialect_name != "postgresql":
         return None
-    with store.connection() as connection:
-        if connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar():
-            return "the server is a standby (pg_is_in_recovery)"
-        shown = connection.exec_driver_sql("SHOW transaction_read_only").scalar()
-    return "the session is read-only (transaction_read_only)" if shown == "on" else None
+    if store.run(_scalar("SELECT pg_is_in_recovery()")):
+        return "the server is a standby (pg_is_in_recovery)"
+    is_read_only = store.run(_scalar("SHOW transaction_read_only")) == "on"
+    return "the session is read-only (transaction_read_only)" if is_read_only else None
 
 
 def largest_packet(store: Store) -> int | None:
     """Bytes of a statement at most, where the server has such a limit."""
     if store.dialect_name not in ("mysql", "mariadb"):
         return None
-    with store.connection() as connection:
-        shown = connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar()
+    shown = store.run(_scalar("SELECT @@max_allowed_packet"))
     return None if shown is None else int(shown)
+
+
+def _scalar(statement: str) -> Callable[[Connection], Any]:
+    return lambda connection: connection.exec_driver_sql(statement).scalar()
