@@ -41,7 +41,7 @@ def _reachable(endpoint: Endpoint) -> Iterator[Finding]:
         result = f"was answered {answer.status} by another handler"
     except Exception as error:
         answer = None
-        result = f"ended in {type(error).__name__}: {error}"
+        result = f"ended in {endpoint.store.database.explain(error)}"
     if reached == [endpoint.name] and answer is not None:
         yield from _changed_answer(endpoint, answer)
     elif answer is not None and answer.status_code == 404 and "<" in str(rule):

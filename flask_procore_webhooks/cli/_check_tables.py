@@ -12,7 +12,6 @@ from ..inbox.queries import largest_packet
 from ..inbox.queries import read_only
 from ..inbox.queries import stored_schema
 from ..inbox.queries import try_writes
-from ..inbox.store import safe_message
 from ..inbox.tables import SCHEMA
 from ..inbox.upgrade import Gaps
 from ..inbox.upgrade import mismatches
@@ -68,7 +67,8 @@ def _writes(endpoint: Endpoint) -> Iterator[Finding]:
     except InboxUnavailable as unavailable:
         yield Finding(f"A row cannot be written, deliveries fail: {unavailable}.")
     except IntegrityError as error:
-        yield Finding(f"A row is refused, deliveries fail: {safe_message(error)}.")
+        reason = store.database.explain(error)
+        yield Finding(f"A row is refused, deliveries fail: {reason}.")
 
 
 def _packet(endpoint: Endpoint) -> Iterator[Finding]:

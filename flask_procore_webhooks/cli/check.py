@@ -15,7 +15,6 @@ import click
 from flask.cli import with_appcontext
 
 from ..endpoint import Endpoint
-from ..inbox.store import safe_message
 from ._check_database import database
 from ._check_database import file
 from ._check_database import platform
@@ -86,8 +85,8 @@ def examine(endpoint: Endpoint, more: list[Finding] | None = None) -> Report:
     try:
         gaps = endpoint.store.database.find_gaps()
     except Exception as error:
-        text = f"The database cannot be used: {safe_message(error)}"
-        found.append(Finding(text))
+        reason = endpoint.store.database.explain(error)
+        found.append(Finding(f"The database cannot be used: {reason}"))
     checks = OFFLINE
     if gaps is not None:
         found += _results(lambda each: tables(each, gaps), endpoint)
@@ -109,7 +108,8 @@ def _results(check: Check, endpoint: Endpoint) -> list[Finding]:
     try:
         found.extend(check(endpoint))
     except Exception as error:
-        found.append(warning(f"A check could not be made: {safe_message(error)}"))
+        reason = endpoint.store.database.explain(error)
+        found.append(warning(f"A check could not be made: {reason}"))
     return found
 
 

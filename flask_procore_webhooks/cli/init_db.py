@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 from flask.cli import with_appcontext
 
-from ..inbox.store import safe_message
 from ..inbox.upgrade import Changes
 from ._options import command
 from ._options import endpoints_named
@@ -22,10 +21,12 @@ def init_db(endpoint: str | None) -> None:
     repeat.
     """
     for each in endpoints_named(endpoint):
+        database = each.store.database
         try:
-            changes = each.store.database.upgrade()
+            changes = database.upgrade()
         except Exception as error:
-            raise click.ClickException(f"{each.name}: {safe_message(error)}") from None
+            reason = database.explain(error)
+            raise click.ClickException(f"{each.name}: {reason}") from None
         click.echo(f"{each.name}: {_described(changes)}")
 
 
