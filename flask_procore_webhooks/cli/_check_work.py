@@ -20,7 +20,7 @@ from ._findings import Finding
 from ._findings import warning
 from ._output import text
 from ._processes import alive
-from ._processes import longest_run
+from ._processes import hanging_runs
 from ._processes import Process
 from ._processes import processes
 from ._report import subscriptions
@@ -98,12 +98,11 @@ def _not_run(
 
 
 def _hanging(endpoint: Endpoint, found: list[Process]) -> Iterator[Finding]:
-    longest = longest_run(alive(found))
-    if longest and float(longest.get("seconds") or 0) > endpoint.settings.lease:
+    for each in hanging_runs(endpoint, found):
         yield warning(
-            f"The subscriber {longest.get('subscriber')} has been running event"
-            f" {longest.get('event')} for {float(longest['seconds']):.0f} s: does it"
-            " wait for another system without a timeout?"
+            f"The subscriber {each['subscriber']} has been running event"
+            f" {each['event']} for {each['seconds']:.0f} s, in process {each['pid']} of"
+            f" {each['host']}: does it wait for another system without a timeout?"
         )
 
 

@@ -58,6 +58,33 @@ def alive(found: list[Process]) -> list[Process]:
     return [each for each in found if each["seen_seconds"] < GONE]
 
 
+class HangingRun(TypedDict):
+    """A call of a subscriber that goes on for longer than a lease."""
+
+    subscriber: str
+    event: str
+    #: When the process made its last note.
+    seconds: float
+    host: str
+    pid: int
+
+
+def hanging_runs(endpoint: Endpoint, found: list[Process]) -> list[HangingRun]:
+    """The longest call of each live process, if it goes on for longer than a lease."""
+    return [
+        {
+            "subscriber": str(call["subscriber"]),
+            "event": str(call["event"]),
+            "seconds": float(call["seconds"]),
+            "host": process["host"],
+            "pid": process["pid"],
+        }
+        for process in alive(found)
+        if (call := process["longest"])
+        and float(call["seconds"]) > endpoint.settings.lease
+    ]
+
+
 def longest_run(found: list[Process]) -> dict[str, Any] | None:
     """The longest call of a subscriber that is going on in one of the processes."""
     longest = [each["longest"] for each in found if each["longest"]]

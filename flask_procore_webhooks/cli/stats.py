@@ -20,6 +20,8 @@ from ._output import print_json
 from ._output import text
 from ._output import UNREADABLE
 from ._processes import alive
+from ._processes import hanging_runs
+from ._processes import HangingRun
 from ._processes import longest_run
 from ._processes import Process
 from ._processes import processes
@@ -63,6 +65,7 @@ def _stats(endpoint: Endpoint) -> dict[str, Any]:
         "paused_since": pause and pause.since,
         "processes": found,
         "longest_run": longest_run(alive(found)),
+        "hanging_runs": hanging_runs(endpoint, found),
     }
 
 
@@ -74,6 +77,7 @@ def _print_stats(
     paused_since: object,
     processes: list[Process],
     longest_run: dict[str, Any] | None,
+    hanging_runs: list[HangingRun],
     **sums: int,
 ) -> None:
     for count in events:
@@ -92,6 +96,10 @@ def _print_stats(
                 f" {longest_run.get('event')}, {longest_run.get('seconds')} s"
             )
         )
+    for run in hanging_runs:
+        where = f"in process {run['pid']} of {run['host']}, for longer than LEASE"
+        what = f"{run['subscriber']}, event {run['event']}, {run['seconds']} s"
+        click.secho(on_one_line(f"  hanging run: {what}, {where}"), fg="yellow")
     if paused:
         who = f"by {on_one_line(str(paused_by))} since {text(paused_since)} UTC"
         click.secho(f"  paused: no event runs until resume ({who})", fg="yellow")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +16,13 @@ from flask import Flask
 from support.commands import ME
 from support.commands import run
 from support.inboxes import event
+from support.processes import environment
+from support.processes import start
+from support.services import drop_tables
 from support.sites import open_site
 from support.sites import Site
+from support.values import SECRET
+from support.waiting import wait_until
 
 from flask_procore_webhooks.inbox.operations import note_seen
 from flask_procore_webhooks.inbox.record import record
@@ -101,6 +110,77 @@ def test_hanging_run_is_a_warning_with_subscriber_and_event(site: Site) -> None:
     note_seen(site.store, "worker", None, [7], longest)
     shown = found_by(site)
     assert "The subscriber app:sync has been running event evt_1 for 1000 s" in shown
+    assert f"in process {os.getpid()} of {socket.gethostname()}" in shown
+    site.clock.forward(301)
+    assert "app:sync" not in found_by(site), "the process is gone"
+
+
+HANGING_APP = """
+import sys, time
+from flask import Flask
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.inbox import operations
+
+operations.SEEN_EVERY = 0.1  # seconds; a minute is too long for a test
+app = Flask(__name__)
+app.config.update({config!r})
+webhooks = ProcoreWebhooks()
+app.register_blueprint(webhooks)
+
+@webhooks.on("RFIs", name="hangs")
+def hang(event):
+    time.sleep(3600)
+
+@webhooks.on("Submittals", name="works")
+def work(event): ...
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("concurrency", ["1", "2"])
+def test_hanging_call_of_a_worker_process_is_shown(
+    make_app: MakeApp, database_url: str, tmp_path: Path, concurrency: str
+) -> None:
+    """Also when it occupies the only thread."""
+    config = {
+        "PROCORE_WEBHOOK_SECRET": SECRET,
+        "PROCORE_WEBHOOK_DATABASE_URI": database_url,
+        "PROCORE_WEBHOOK_DISPATCH": "worker",
+        "PROCORE_WEBHOOK_LEASE": 1,
+    }
+    (tmp_path / "hangapp.py").write_text(HANGING_APP.format(config=config))
+    command = ["-m", "flask", "--app", "hangapp", "procore-webhooks", "worker"]
+    with open_site(make_app(), database_url, **config) as site:
+        site.endpoint.store.now = site.endpoint.store.corrected_now
+        site.send("RFIs.update", id="evt_hangs")
+        assert "hangs" not in found_by(site)
+        worker = start(
+            [sys.executable, *command, "--concurrency", concurrency],
+            folder=tmp_path,
+            env=environment(path=[tmp_path]),
+            log=tmp_path / "worker.log",
+        )
+        try:
+            wait_until(lambda: "has been running" in found_by(site), 60, worker.output)
+            shown, told = found_by(site), run(site.app, "stats").output
+            assert "The subscriber hangs has been running event evt_hangs for" in shown
+            assert f"in process {worker.pid} of {socket.gethostname()}" in shown
+            assert re.search(r"hanging run: hangs, event evt_hangs, \d+\.\d s", told)
+            (numbers,) = json.loads(run(site.app, "stats", "--json").output).values()
+            (hanging,) = numbers["hanging_runs"]
+            assert (hanging["event"], hanging["pid"]) == ("evt_hangs", worker.pid)
+            assert hanging["seconds"] > 1
+        finally:
+            worker.kill()
+        drop_tables(database_url)
+
+
+def test_long_run_within_a_lease_is_no_finding(site: Site) -> None:
+    run(site.app, "init-db")
+    lease = site.endpoint.settings.lease
+    longest = {"subscriber": "app:sync", "event": "evt_1", "seconds": lease - 1}
+    note_seen(site.store, "worker", None, [7], longest)
+    assert "app:sync" not in found_by(site)
 
 
 def test_running_event_whose_process_is_gone_is_a_warning(site: Site) -> None:

@@ -33,6 +33,7 @@ NOT_PAUSED: dict[str, Any] = {
     "paused_since": None,
     "processes": [],
     "longest_run": None,
+    "hanging_runs": [],
 }
 
 
@@ -144,6 +145,7 @@ def test_stats_show_the_processes_that_run_events(site: Site) -> None:
         }
     ]
     assert numbers["longest_run"] == longest
+    assert numbers["hanging_runs"] == []
     assert "longest run: good, event evt_1, 70.5 s" in run(site.app, "stats").output
     site.clock.forward(DAY)
     assert "longest run" not in run(site.app, "stats").output
