@@ -24,6 +24,8 @@ from ..inbox.engines import is_sqlite_file
 from ..inbox.servers import LARGE_DIFFERENCE
 from ._findings import Finding
 from ._findings import warning
+from ._processes import alive
+from ._processes import processes
 
 #: Options of drivers that bound the wait for a silent server.
 SOCKET_TIMEOUTS = {
@@ -197,17 +199,28 @@ def _pool(endpoint: Endpoint) -> Iterator[Finding]:
             f"The app's engine has a {type(pool).__name__}: threads share a connection"
             " and with it a transaction. Use the default pool."
         )
-        return
-    threads = endpoint.settings.threads
+    elif endpoint.dispatch == "background":
+        yield from _small_pool(endpoint, endpoint.settings.threads, "THREADS")
+
+
+def worker_pools(endpoint: Endpoint) -> Iterator[Finding]:
+    """Whether each thread of the workers that run now gets a connection."""
+    found = [each for each in alive(processes(endpoint)) if each["mode"] == "worker"]
+    threads = max((each["threads"] or 0 for each in found), default=0)
+    yield from _small_pool(endpoint, threads, "--concurrency")
+
+
+def _small_pool(endpoint: Endpoint, threads: int, name: str) -> Iterator[Finding]:
+    pool: Any = endpoint.store.database.engine.pool
     if not isinstance(pool, QueuePool) or pool._max_overflow < 0:
         return
     most = pool.size() + pool._max_overflow
-    # One to renew leases, and one for a delivery.
-    if most < threads + 2:
+    # One to renew leases, and one for a delivery or a poll.
+    if threads and most < threads + 2:
         yield warning(
             f"The app's pool has {most} connections, and {threads} threads that run"
             f" events, the renewal of leases and a delivery need {threads + 2}: raise"
-            " pool_size or lower THREADS."
+            f" pool_size or lower {name}."
         )
 
 
@@ -219,6 +232,6 @@ def _clock(endpoint: Endpoint) -> Iterator[Finding]:
         side = "behind" if seconds > 0 else "ahead of"
         yield warning(
             f"The clock of this host is {abs(seconds):.0f} s {side} the clock of the"
-            " database server. Times are corrected by that; timestamps of signatures"
-            " are compared with the host's clock. Synchronise both clocks (NTP)."
+            " database server. Times are corrected by that, also for the timestamps of"
+            " signatures: synchronise both clocks (NTP)."
         )

@@ -18,6 +18,7 @@ from ..endpoint import Endpoint
 from ._check_database import database
 from ._check_database import file
 from ._check_database import platform
+from ._check_database import worker_pools
 from ._check_route import route
 from ._check_settings import logger
 from ._check_settings import settings
@@ -44,7 +45,7 @@ OFFLINE: tuple[Check, ...] = (settings, subscribers, celery, route, platform)
 #: The checks that read the inbox.
 ONLINE: tuple[Check, ...] = (database, file)
 #: The checks that need complete tables.
-WITH_TABLES: tuple[Check, ...] = (work, unmatched)
+WITH_TABLES: tuple[Check, ...] = (work, worker_pools, unmatched)
 
 
 @command()

@@ -27,6 +27,8 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.cli._check_settings import logger
 from flask_procore_webhooks.config import Settings
 from flask_procore_webhooks.endpoint import app_state
+from flask_procore_webhooks.inbox.operations import note_seen
+from flask_procore_webhooks.inbox.operations import SEEN
 from flask_procore_webhooks.inbox.servers import utc_now
 
 MakeApp = Callable[..., Flask]
@@ -367,6 +369,31 @@ def test_pool_that_is_too_small_for_its_threads_is_a_warning(
         assert f"warning: {finding}" in shown
     else:
         assert "The app's pool" not in shown and "The app's engine" not in shown
+    with app.app_context():
+        db.engine.dispose()
+
+
+def test_pool_is_compared_with_the_threads_of_live_workers(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    db = SQLAlchemy()
+    app = make_app(
+        SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path}/host.db",
+        SQLALCHEMY_ENGINE_OPTIONS={"pool_size": 4, "max_overflow": 0},
+        PROCORE_WEBHOOK_DISPATCH="worker",
+    )
+    db.init_app(app)
+    mounted(app, ProcoreWebhooks(db=db))
+    run(app, "init-db")
+    assert "The app's pool" not in warnings_of(app)
+    (endpoint,) = app_state(app).endpoints.values()
+    note_seen(endpoint.store, "worker", None, [0] * 2)
+    assert "The app's pool" not in warnings_of(app)
+    endpoint.store.database.parts.pop(SEEN)
+    note_seen(endpoint.store, "worker", None, [0] * 3)
+    shown = warnings_of(app)
+    assert "The app's pool has 4 connections, and 3 threads that run" in shown
+    assert "lower --concurrency" in shown
     with app.app_context():
         db.engine.dispose()
 
