@@ -1,4 +1,4 @@
-"""Claims: the right to run an event until a lease ends. Claim, renew, release, settle.
+"""Claims: the right to run an event until a lease ends. Claim, settle.
 
 The database decides every change: by an update that is guarded by what was read before.
 """
@@ -6,8 +6,6 @@ The database decides every change: by an update that is guarded by what was read
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
-from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Set
 from dataclasses import dataclass
@@ -34,9 +32,8 @@ from .record import LONGEST_ERROR
 from .status import FINISHED
 from .status import Status
 from .store import Store
-from .tables import lock_in_order
 
-_NO_RECEIPTS = SeenReceipts()
+NO_RECEIPTS = SeenReceipts()
 
 
 @dataclass(frozen=True)
@@ -105,8 +102,8 @@ def claim(
         row = connection.execute(query).one_or_none()
         if row is None:
             return None
-        receipts = seen_receipts(store, connection, [row_id]).get(row_id, _NO_RECEIPTS)
-        unsettled = _unsettled(row.status, row.claims)
+        receipts = seen_receipts(store, connection, [row_id]).get(row_id, NO_RECEIPTS)
+        unsettled, attempts = unsettled_claims(row), row.attempts
         if row.lease == lease:
             unsettled -= 1
         else:
@@ -114,14 +111,15 @@ def claim(
             # since the query, its due time differs.
             change = update(c.id.table).where(c.id == row_id, free)
             change = change.where(c.due_at == row.due_at, c.claims == row.claims)
-            taken = change.values(_running(store, lease, ends))
+            taken = change.values(running_values(store, lease, ends, row))
             if connection.execute(taken).rowcount == 0:
                 return None
+            attempts -= is_counted_early(row)
         return Claim(
             row_id,
             lease,
             row.event_id,
-            row.attempts + 1,
+            attempts + 1,
             ends,
             row.body or b"",
             receipts.finished,
@@ -131,93 +129,6 @@ def claim(
         )
 
     return store.run(work)
-
-
-def claim_due(store: Store, limit: int, seconds: float) -> list[Claim]:
-    """Claim up to ``limit`` due events for ``seconds``, longest due first.
-
-    Their claims are counted, so that an event that crashes its process is a suspect
-    when it is claimed again. SQLite has one write transaction at a time: query for due
-    events first.
-    """
-    c, now, lease = store.columns, store.db_now(), secrets.token_hex(16)
-    ends = now + timedelta(seconds=seconds)
-    due = claimable(store, now)
-    # Claimed by a try whose answer was lost; each with its unsettled claims.
-    rows: dict[int, int] = {}
-    query = select(c.id, c.status, c.claims).where(c.endpoint == store.endpoint, due)
-    if skips_locked := store.traits().skips_locked:
-        query = query.with_for_update(skip_locked=True)
-    query = query.order_by(c.due_at).limit(limit)
-
-    def work(connection: Connection) -> list[Claim]:
-        nonlocal rows
-        if rows and (claims := _claimed(store, connection, rows, lease, ends)):
-            return claims
-        rows = _batch(connection.execute(query))
-        if not rows:
-            return []
-        if not skips_locked:
-            lock_in_order(connection, c.id.table, c.id.in_(list(rows)))
-        # Where rows were not locked, two claims may have found the same rows, and this
-        # update decides.
-        change = update(c.id.table).where(c.id.in_(list(rows)), due)
-        change = change.values(_running(store, lease, ends))
-        connection.execute(store.async_commit(change))
-        return _claimed(store, connection, rows, lease, ends)
-
-    return store.run(work, begin=True)
-
-
-def _claimed(
-    store: Store,
-    connection: Connection,
-    rows: dict[int, int],
-    lease: str,
-    ends: datetime,
-) -> list[Claim]:
-    """The claims of this lease among ``rows``, in their order.
-
-    :param rows: the unsettled claims of each row.
-    """
-    c, order = store.columns, list(rows)
-    # After the update, because another run may have ended since the query.
-    receipts = seen_receipts(store, connection, order)
-    found = select(c.id, c.event_id, c.attempts, c.body)
-    taken = connection.execute(found.where(c.id.in_(order), c.lease == lease))
-    claims = [
-        Claim(
-            row.id,
-            lease,
-            row.event_id,
-            row.attempts + 1,
-            ends,
-            row.body or b"",
-            receipts.get(row.id, _NO_RECEIPTS).finished,
-            receipts.get(row.id, _NO_RECEIPTS).abandoned,
-            rows[row.id],
-        )
-        for row in taken
-    ]
-    return sorted(claims, key=lambda claim: order.index(claim.row_id))
-
-
-def renew(store: Store, claims: Collection[Claim], seconds: float) -> None:
-    """Let the leases that are still held end ``seconds`` from now."""
-    ends = store.db_now() + timedelta(seconds=seconds)
-    _change_held(store, claims, due_at=ends)
-
-
-def release(store: Store, claims: Collection[Claim]) -> None:
-    """Make the events that are still held due now, and take their claims back."""
-    _change_held(
-        store,
-        claims,
-        status=Status.PENDING.value,
-        due_at=store.db_now(),
-        lease=None,
-        claims=store.columns.claims - 1,
-    )
 
 
 def count_attempt(store: Store, claim: Claim, *, counted: bool = True) -> bool:
@@ -230,7 +141,8 @@ def count_attempt(store: Store, claim: Claim, *, counted: bool = True) -> bool:
         "token": claim.lease,
         "attempts": claim.attempt if counted else claim.attempt - 1,
     }
-    return _changes(store, run_statements(store).settle, values)
+    settle = run_statements(store).settle
+    return store.run(lambda each: each.execute(settle, values).rowcount > 0)
 
 
 def settle(store: Store, claim: Claim, end: Settlement) -> bool:
@@ -274,69 +186,68 @@ def claimable(
 def _settle(
     store: Store, claim: Claim, values: dict[str, Any], receipt: Receipt | None
 ) -> bool:
-    statements = run_statements(store)
-    settle = statements.held if claim.durable else statements.settle
+    statements, tries = run_statements(store), 0
+    settle = change = statements.held if claim.durable else statements.settle
+    write: Any = None
+    written: dict[str, Any] = {}
     if receipt is not None:
         written = receipt_values(store, claim.row_id, receipt)
-        is_new = not receipt.version
-        write = statements.receipt if is_new else statements.completion
+        write = statements.completion if receipt.version else statements.receipt
+        if statements.finish is not None and not receipt.version and not claim.durable:
+            write, change = None, statements.finish
 
-        def settle_with_receipt(connection: Connection) -> bool:
+    def work(connection: Connection) -> bool:
+        nonlocal tries
+        tries += 1
+        if write is not None:
             connection.execute(write, written)
-            return connection.execute(settle, values).rowcount > 0
+        return connection.execute(change, values | written).rowcount > 0
 
-        try:
-            if is_new and statements.finish is not None and not claim.durable:
-                return _changes(store, statements.finish, values | written)
-            return store.run(settle_with_receipt, begin=True)
-        except IntegrityError:
-            # The receipt may exist, and then only the outcome is missing.
-            finish(store, claim.row_id, receipt, durable=claim.durable)
-    return _changes(store, settle, values)
-
-
-def _changes(store: Store, statement: Any, values: dict[str, Any]) -> bool:
-    return store.run(lambda each: each.execute(statement, values).rowcount > 0)
+    try:
+        is_settled = store.run(work, begin=write is not None)
+    except IntegrityError:
+        if receipt is None:
+            raise
+        # The receipt may exist, and then only the outcome is missing.
+        finish(store, claim.row_id, receipt, durable=claim.durable)
+        write, change, written = None, settle, {}
+        is_settled = store.run(work)
+    return is_settled or tries > 1 and _was_settled(store, values)
 
 
-def _running(store: Store, lease: str, ends: datetime) -> dict[str, Any]:
-    return {
+def _was_settled(store: Store, values: dict[str, Any]) -> bool:
+    """Whether a try whose answer was lost has settled the event."""
+    c = store.columns
+    names = ("status", "attempts", "lease", "due_at", "finished_at")
+    same = [c[name] == values[name] for name in names]
+    return bool(store.rows(select(c.id).where(c.id == values["row"], *same)))
+
+
+def running_values(
+    store: Store, lease: str, ends: datetime, first: Any
+) -> dict[str, Any]:
+    """The values of claimed rows.
+
+    :param first: of the rows; without others if its attempt was counted early.
+    """
+    c = store.columns
+    values = {
         "status": Status.RUNNING.value,
         "due_at": ends,
         "lease": lease,
-        "claims": store.columns.claims + 1,
+        "claims": c.claims + 1,
     }
+    return values | {"attempts": c.attempts - 1} if is_counted_early(first) else values
 
 
-def _change_held(store: Store, held: Collection[Claim], /, **values: Any) -> None:
-    """Change the rows that these claims still hold."""
-    if not held:
-        return
-    c = store.columns
-    rows, leases = [each.row_id for each in held], {each.lease for each in held}
-    still_held = c.id.in_(rows), c.lease.in_(leases)
-    change = store.async_commit(update(c.id.table).where(*still_held).values(**values))
-
-    def work(connection: Connection) -> None:
-        lock_in_order(connection, c.id.table, *still_held)
-        connection.execute(change)
-
-    store.run(work, begin=True)
+def unsettled_claims(row: Any) -> int:
+    claims: int = row.claims
+    return claims or int(is_counted_early(row))
 
 
-def _batch(found: Iterable[Any]) -> dict[int, int]:
-    """Return the rows to claim together, each with its unsettled claims.
+def is_counted_early(row: Any) -> bool:
+    """Whether an earlier version of the package has claimed the row.
 
-    A suspect is claimed alone: it may have crashed its worker, and the others would be
-    suspects after its next crash.
+    It counted the attempt when it began, and no claims.
     """
-    rows = {row.id: _unsettled(row.status, row.claims) for row in found}
-    first = next(iter(rows), 0)
-    if rows.get(first):
-        return {first: rows[first]}
-    return {row: unsettled for row, unsettled in rows.items() if not unsettled}
-
-
-def _unsettled(status: str, claims: int) -> int:
-    # A row that an earlier version of the package has claimed counts no claims.
-    return max(claims, int(status == Status.RUNNING.value))
+    return bool(row.status == Status.RUNNING.value and not row.claims)

@@ -6,9 +6,11 @@ import os
 import socket
 from contextlib import closing
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from ..errors import InboxUnavailable
@@ -44,22 +46,26 @@ class _NotHeld(InboxUnavailable):
 
 
 def abandon(
-    store: Store, claim: Claim, subscriber: str, error: str
+    store: Store, claim: Claim, subscriber: str, error: str, seconds: float
 ) -> ReceiptKind | None:
     """Record that a call exceeded its time limit: its completion will be rejected.
 
+    The lease is renewed too: a call that had locked a SQLite file has kept it from that.
+
     :param error: the text to show while the rest of the event runs.
+    :param seconds: of the lease, from now.
     :return: ``ABANDONED``; the kind of the receipt if the subscriber has finished;
         ``None``, with nothing changed, when the lease has passed on.
     """
     version = claim.abandoned.get(subscriber, 0)
     receipt = Receipt(subscriber, ReceiptKind.ABANDONED, version)
     values = receipt_values(store, claim.row_id, receipt)
-    held = {"row": claim.row_id, "token": claim.lease}
+    held: dict[str, Any] = {"row": claim.row_id, "token": claim.lease}
     held["error"] = store.text(error, LONGEST_ERROR)
     statements = run_statements(store)
 
     def work(connection: Connection) -> None:
+        held["due_at"] = store.db_now() + timedelta(seconds=seconds)
         if store.dialect_name == "postgresql":
             # The call may hold its uncommitted receipt.
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {LOCK_WAIT}")
@@ -74,8 +80,16 @@ def abandon(
         store.run(work, begin=True)
     except (IntegrityError, _NotHeld):
         kind = receipt_kind(store, claim.row_id, subscriber)
-        return None if kind is ReceiptKind.ABANDONED else kind
+        # Held, the receipt is of a try whose answer was lost; else of a later run.
+        is_passed_on = kind is ReceiptKind.ABANDONED and not _is_held(store, claim)
+        return None if is_passed_on else kind
     return ReceiptKind.ABANDONED
+
+
+def _is_held(store: Store, claim: Claim) -> bool:
+    c = store.columns
+    held = select(c.id).where(c.id == claim.row_id, c.lease == claim.lease)
+    return bool(store.rows(held))
 
 
 def cut(connection: Connection) -> None:

@@ -19,7 +19,7 @@ from math import inf
 from typing import Any
 
 from ..errors import InboxUnavailable
-from ..inbox import claims
+from ..inbox import batches
 from ..inbox.claims import Claim
 from ..inbox.store import Store
 from ..log import log
@@ -89,10 +89,10 @@ class HeldClaims:
 
         An idle worker can then take the released ones.
         """
-        claims.renew(self.store, self.started(), self.seconds)
+        batches.renew(self.store, self.started(), self.seconds)
         with self._lock:
             queued = self.queued()
-            claims.release(self.store, queued)
+            batches.release(self.store, queued)
             for claim in queued:
                 self.remove(claim)
 

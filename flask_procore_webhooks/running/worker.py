@@ -14,9 +14,9 @@ from contextlib import suppress
 from ..endpoint import by_database
 from ..endpoint import Endpoint
 from ..errors import InboxUnavailable
+from ..inbox.batches import claim_due
+from ..inbox.batches import release
 from ..inbox.claims import Claim
-from ..inbox.claims import claim_due
-from ..inbox.claims import release
 from ..inbox.due import seconds_to_work
 from ..inbox.operations import note_seen
 from ..log import log

@@ -13,6 +13,7 @@ from support.hosts import Host
 from support.hosts import run_host
 
 from flask_procore_webhooks import Event
+from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import due
 from flask_procore_webhooks.inbox import jobs
@@ -47,7 +48,7 @@ def statements(engine: sa.Engine) -> list[str]:
 
 def claimed(host: Host) -> Claim:
     record_event(host.endpoint.store, Event("evt_1", "a.b", body=b"{}"))
-    (claim,) = claims.claim_due(host.endpoint.store, 1, 60)
+    (claim,) = batches.claim_due(host.endpoint.store, 1, 60)
     return claim
 
 
@@ -120,7 +121,7 @@ def test_existing_receipt_does_not_block_the_outcome(host: Host) -> None:
 
 def test_receipt_is_kept_after_the_lease_was_lost(host: Host) -> None:
     store, claim = host.endpoint.store, claimed(host)
-    claims.release(store, [claim])
+    batches.release(store, [claim])
     assert not claims.settle(
         store, claim, Settlement(Status.DONE, receipt=Receipt("a:b"))
     )

@@ -29,6 +29,7 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
+from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import jobs
 from flask_procore_webhooks.inbox.claims import Claim
@@ -133,41 +134,41 @@ def test_batch_has_due_events_longest_due_first(store: Store, clock: Clock) -> N
         record(store, id)
         clock.forward(1)
 
-    assert ids_of(claims.claim_due(store, 3, 60)) == ["c", "a", "b"]
-    assert ids_of(claims.claim_due(store, 3, 60)) == ["d"]
-    assert claims.claim_due(store, 3, 60) == []
+    assert ids_of(batches.claim_due(store, 3, 60)) == ["c", "a", "b"]
+    assert ids_of(batches.claim_due(store, 3, 60)) == ["d"]
+    assert batches.claim_due(store, 3, 60) == []
 
 
 def test_batch_excludes_waiting_running_and_finished_events(
     store: Store, clock: Clock
 ) -> None:
     record(store, *numbered(6))
-    failed, running, *finished = claims.claim_due(store, 5, 60)
+    failed, running, *finished = batches.claim_due(store, 5, 60)
     claims.settle(store, failed, Settlement(Status.PENDING, error="failed", wait=30))
     for claim, status in zip(
         finished, (Status.DONE, Status.DEAD, Status.IGNORED), strict=True
     ):
         claims.settle(store, claim, Settlement(status))
 
-    assert ids_of(claims.claim_due(store, 9, 600)) == ["evt_005"]
+    assert ids_of(batches.claim_due(store, 9, 600)) == ["evt_005"]
     clock.forward(31)
-    assert ids_of(claims.claim_due(store, 9, 600)) == [failed.event_id]
+    assert ids_of(batches.claim_due(store, 9, 600)) == [failed.event_id]
     clock.forward(30)
-    assert ids_of(claims.claim_due(store, 9, 600)) == [running.event_id]
+    assert ids_of(batches.claim_due(store, 9, 600)) == [running.event_id]
 
 
 def test_event_with_an_expired_lease_is_claimed_alone(
     store: Store, clock: Clock
 ) -> None:
     record(store, "evt_1", "evt_2", "evt_3")
-    first, _ = claims.claim_due(store, 2, 60)
+    first, _ = batches.claim_due(store, 2, 60)
     assert claims.settle(
         store, first, Settlement(Status.PENDING, error="failed", wait=30)
     )
     clock.forward(61)
 
-    batches = [ids_of(claims.claim_due(store, 9, 600)) for _ in range(3)]
-    assert batches == [["evt_3", "evt_1"], ["evt_2"], []]
+    claimed = [ids_of(batches.claim_due(store, 9, 600)) for _ in range(3)]
+    assert claimed == [["evt_3", "evt_1"], ["evt_2"], []]
 
 
 def test_batch_is_of_one_endpoint(app: Flask, store: Store) -> None:
@@ -180,25 +181,25 @@ def test_batch_is_of_one_endpoint(app: Flask, store: Store) -> None:
     record(store, "mine", "both")
     record(other, "yours", "both")
 
-    assert sorted(ids_of(claims.claim_due(other, 9, 60))) == ["both", "yours"]
-    assert sorted(ids_of(claims.claim_due(store, 9, 60))) == ["both", "mine"]
+    assert sorted(ids_of(batches.claim_due(other, 9, 60))) == ["both", "yours"]
+    assert sorted(ids_of(batches.claim_due(store, 9, 60))) == ["both", "mine"]
 
 
 def test_claims_without_an_outcome_are_counted(store: Store, clock: Clock) -> None:
     record(store, "evt_1", "evt_2")
-    first, second = claims.claim_due(store, 2, 60)
+    first, second = batches.claim_due(store, 2, 60)
     assert (first.attempt, first.unsettled) == (1, 0)
     assert {row["attempts"] for row in by_id(store).values()} == {0}
     assert {row["claims"] for row in by_id(store).values()} == {1}
     assert {row["status"] for row in by_id(store).values()} == {"running"}
 
     clock.forward(61)
-    again = [*claims.claim_due(store, 2, 60), *claims.claim_due(store, 2, 60)]
+    again = [*batches.claim_due(store, 2, 60), *batches.claim_due(store, 2, 60)]
     assert {each.event_id: each.attempt for each in again} == {"evt_1": 1, "evt_2": 1}
     assert [each.unsettled for each in again] == [1, 1]
 
     # A released claim was none; a settled one ends the count.
-    claims.release(store, again[:1])
+    batches.release(store, again[:1])
     claims.settle(store, again[1], Settlement(Status.PENDING, "failed"))
     kept, failed = (by_id(store)[each.event_id] for each in again)
     assert (kept["attempts"], kept["claims"]) == (0, 1)
@@ -207,9 +208,9 @@ def test_claims_without_an_outcome_are_counted(store: Store, clock: Clock) -> No
 
 def test_attempt_of_a_suspect_counts_before_its_end(store: Store, clock: Clock) -> None:
     record(store, "evt_1")
-    (lost,) = claims.claim_due(store, 1, 60)
+    (lost,) = batches.claim_due(store, 1, 60)
     clock.forward(61)
-    (held,) = claims.claim_due(store, 1, 60)
+    (held,) = batches.claim_due(store, 1, 60)
 
     assert not claims.count_attempt(store, lost)
     assert claims.count_attempt(store, held)
@@ -223,12 +224,14 @@ def test_attempt_of_a_suspect_counts_before_its_end(store: Store, clock: Clock) 
 
 def test_receipts_come_with_the_claim(store: Store, clock: Clock) -> None:
     record(store, "evt_1", "evt_2", "evt_3")
-    first, second, third = claims.claim_due(store, 3, 60)
+    first, second, third = batches.claim_due(store, 3, 60)
     for claim, name in ((first, "a:b"), (first, "c:d"), (third, "a:b")):
         jobs.finish(store, claim.row_id, Receipt(name))
 
-    claims.release(store, [first, second, third])
-    found = {claim.event_id: claim.finished for claim in claims.claim_due(store, 3, 60)}
+    batches.release(store, [first, second, third])
+    found = {
+        claim.event_id: claim.finished for claim in batches.claim_due(store, 3, 60)
+    }
 
     assert found == {"evt_1": {"a:b", "c:d"}, "evt_2": set(), "evt_3": {"a:b"}}
 
@@ -248,7 +251,7 @@ def test_threads_that_claim_at_once_never_get_the_same_event(store: Store) -> No
 def test_concurrent_claims_of_one_event_have_one_winner(store: Store) -> None:
     for id in numbered(12):
         record(store, id)
-        found = at_once(lambda number: len(claims.claim_due(store, 5, 600)), range(4))
+        found = at_once(lambda number: len(batches.claim_due(store, 5, 600)), range(4))
         assert sum(found) == 1
         assert by_id(store)[id]["claims"] == 1
 
@@ -287,14 +290,14 @@ def test_locked_row_is_skipped(server_inbox: Store) -> None:
 
     with store.transaction() as other:
         other.execute(sa.select(c.id).where(c.id == first).with_for_update())
-        assert ids_of(in_time(lambda: claims.claim_due(store, 2, 60))) == [
+        assert ids_of(in_time(lambda: batches.claim_due(store, 2, 60))) == [
             "evt_001",
             "evt_002",
         ]
-        assert ids_of(in_time(lambda: claims.claim_due(store, 9, 60))) == ["evt_003"]
-        assert in_time(lambda: claims.claim_due(store, 9, 60)) == []
+        assert ids_of(in_time(lambda: batches.claim_due(store, 9, 60))) == ["evt_003"]
+        assert in_time(lambda: batches.claim_due(store, 9, 60)) == []
 
-    assert ids_of(claims.claim_due(store, 9, 60)) == ["evt_000"]
+    assert ids_of(batches.claim_due(store, 9, 60)) == ["evt_000"]
 
 
 def test_events_are_recorded_during_an_open_claim_transaction(
@@ -303,7 +306,7 @@ def test_events_are_recorded_during_an_open_claim_transaction(
     """New events before, between and after the claimed rows, and duplicates."""
     store = server_inbox
     record(store, "evt_b", "evt_d", "evt_f")
-    claims.claim_due(store, 1, 60)
+    batches.claim_due(store, 1, 60)
     engine = store.database.engine
     came: list[bool] = []
 
@@ -314,9 +317,9 @@ def test_events_are_recorded_during_an_open_claim_transaction(
             for id in ("evt_a", "evt_c", "evt_e", "evt_g"):
                 came.append(in_time(lambda id=id: bool(record(store, id))))
 
-    assert ids_of(claims.claim_due(store, 2, 60)) == ["evt_d", "evt_f"]
+    assert ids_of(batches.claim_due(store, 2, 60)) == ["evt_d", "evt_f"]
     assert came == [False, True, True, True, True]
-    assert sorted(ids_of(claims.claim_due(store, 9, 60))) == [
+    assert sorted(ids_of(batches.claim_due(store, 9, 60))) == [
         "evt_a",
         "evt_c",
         "evt_e",
@@ -333,7 +336,7 @@ def test_skip_locked_is_used_only_where_supported(store: Store) -> None:
     def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         statements.append(statement)
 
-    assert ids_of(claims.claim_due(store, 1, 60)) == ["evt_1"]
+    assert ids_of(batches.claim_due(store, 1, 60)) == ["evt_1"]
     asked = any("FOR UPDATE SKIP LOCKED" in statement for statement in statements)
     assert asked == store.traits().skips_locked == (engine.dialect.name != "sqlite")
 
@@ -403,9 +406,10 @@ def test_claim_is_tried_again_on_a_new_connection(store: Store, failing: int) ->
             if len(seen) == failing + 1:
                 connection.connection.dbapi_connection.close()
 
-    assert ids_of(claims.claim_due(store, 2, 60)) == ["evt_1", "evt_2"]
+    assert ids_of(batches.claim_due(store, 2, 60)) == ["evt_1", "evt_2"]
     assert len(seen) > failing + 1
-    assert attempts(store) == {"evt_1": 1, "evt_2": 1}
+    assert {row["claims"] for row in by_id(store).values()} == {1}
+    assert attempts(store) == {"evt_1": 0, "evt_2": 0}
 
 
 # Changes by the claim's holder
@@ -415,9 +419,9 @@ def test_claim_is_tried_again_on_a_new_connection(store: Store, failing: int) ->
 def lost_claim(store: Store, clock: Clock) -> Claim:
     """A claim whose lease has expired and whose event is claimed anew."""
     record(store, "evt_1")
-    (claim,) = claims.claim_due(store, 1, 60)
+    (claim,) = batches.claim_due(store, 1, 60)
     clock.forward(61)
-    assert len(claims.claim_due(store, 1, 60)) == 1
+    assert len(batches.claim_due(store, 1, 60)) == 1
     return claim
 
 
@@ -427,8 +431,8 @@ def test_claim_with_a_lost_lease_changes_nothing(
     before = by_id(store)
     clock.forward(10)
 
-    claims.renew(store, [lost_claim], 3600)
-    claims.release(store, [lost_claim])
+    batches.renew(store, [lost_claim], 3600)
+    batches.release(store, [lost_claim])
     for status in (Status.DONE, Status.DEAD, Status.PENDING):
         assert (
             claims.settle(store, lost_claim, Settlement(status, error="late")) is False
@@ -439,14 +443,14 @@ def test_claim_with_a_lost_lease_changes_nothing(
 
 def test_settled_claim_holds_no_lease(store: Store, clock: Clock) -> None:
     record(store, "evt_1")
-    (claim,) = claims.claim_due(store, 1, 60)
+    (claim,) = batches.claim_due(store, 1, 60)
     assert claims.settle(
         store, claim, Settlement(Status.PENDING, error="failed", wait=30)
     )
     before = by_id(store)
 
-    claims.renew(store, [claim], 3600)
-    claims.release(store, [claim])
+    batches.renew(store, [claim], 3600)
+    batches.release(store, [claim])
     assert not claims.settle(store, claim, Settlement(Status.DONE))
 
     assert by_id(store) == before
@@ -454,31 +458,31 @@ def test_settled_claim_holds_no_lease(store: Store, clock: Clock) -> None:
 
 def test_renewal_returns_the_held_leases(store: Store, clock: Clock) -> None:
     record(store, "evt_1", "evt_2", "evt_3")
-    kept, settled, lost = claims.claim_due(store, 3, 60)
+    kept, settled, lost = batches.claim_due(store, 3, 60)
     claims.settle(store, settled, Settlement(Status.DONE))
     clock.forward(50)
-    claims.renew(store, [kept, settled], 60)
+    batches.renew(store, [kept, settled], 60)
     clock.forward(20)
 
-    assert ids_of(claims.claim_due(store, 9, 600)) == ["evt_3"]
-    claims.renew(store, [kept, settled, lost], 60)
+    assert ids_of(batches.claim_due(store, 9, 600)) == ["evt_3"]
+    batches.renew(store, [kept, settled, lost], 60)
     clock.forward(59)
-    assert claims.claim_due(store, 9, 600) == []
+    assert batches.claim_due(store, 9, 600) == []
     clock.forward(2)
-    assert ids_of(claims.claim_due(store, 9, 600)) == ["evt_1"]
+    assert ids_of(batches.claim_due(store, 9, 600)) == ["evt_1"]
 
 
 def test_released_event_is_as_before_its_claim(store: Store) -> None:
     record(store, "evt_1", "evt_2", "evt_3")
     before = by_id(store)
-    first, second, third = claims.claim_due(store, 3, 600)
-    claims.release(store, [first, second])
+    first, second, third = batches.claim_due(store, 3, 600)
+    batches.release(store, [first, second])
 
     found = by_id(store)
     for id in ("evt_1", "evt_2"):
         assert {**found[id], "due_at": None} == {**before[id], "due_at": None}
     assert found["evt_3"]["status"] == "running"
-    again = claims.claim_due(store, 9, 600)
+    again = batches.claim_due(store, 9, 600)
     assert {each.event_id: each.attempt for each in again} == {"evt_1": 1, "evt_2": 1}
 
 
@@ -490,7 +494,7 @@ def test_empty_changes_send_no_statement(
         ProcoreWebhooks().init_app(app)
         (endpoint,) = endpoints(app).values()
         relay.cut()
-        claims.release(endpoint.store, [])
-        claims.renew(endpoint.store, [], 60)
+        batches.release(endpoint.store, [])
+        batches.renew(endpoint.store, [], 60)
         with pytest.raises(InboxUnavailable):
             due_rows(endpoint.store)

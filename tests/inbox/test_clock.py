@@ -20,6 +20,7 @@ from support.values import Clock
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox.servers import utc_now
 from flask_procore_webhooks.testing import deliver
@@ -59,12 +60,12 @@ def test_hosts_with_different_clocks_agree_on_leases(make_host: MakeHost) -> Non
     held = claim_one(right, row_id, 300)
     for store in (fast, slow):
         assert due_rows(store) == []
-        assert claims.claim_due(store, 1, 300) == []
+        assert batches.claim_due(store, 1, 300) == []
         assert claims.claim(store, row_id, 300) is None
-    claims.release(right, [held])
+    batches.release(right, [held])
     assert due_rows(slow) == [row_id]
-    claims.claim_due(slow, 1, 300)
-    assert due_rows(fast) == [] and claims.claim_due(fast, 1, 300) == []
+    batches.claim_due(slow, 1, 300)
+    assert due_rows(fast) == [] and batches.claim_due(fast, 1, 300) == []
 
 
 def test_stored_times_are_the_servers(

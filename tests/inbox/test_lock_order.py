@@ -20,6 +20,7 @@ from support.sites import open_site
 from support.sites import Site
 from support.waiting import wait_until
 
+from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import operations
 from flask_procore_webhooks.inbox.status import Status
@@ -93,7 +94,7 @@ def test_renewals_and_releases_of_the_same_claims(site: Site) -> None:
     store = site.store
     for number in range(ROUNDS):
         record(store, *numbered(30, f"evt{number}"))
-        held = claims.claim_due(store, 30, 60)
+        held = batches.claim_due(store, 30, 60)
         assert len(held) == 30
         changes = [
             partial(claims.renew, store, held, 60),
@@ -102,7 +103,7 @@ def test_renewals_and_releases_of_the_same_claims(site: Site) -> None:
             partial(operations.replay, store, [c.row_id for c in held], ME),
         ]
         at_once(lambda change: change(), changes)
-        again = claims.claim_due(store, 30, 60)
+        again = batches.claim_due(store, 30, 60)
         assert len(again) == 30
         for claim in again:
             assert claims.settle(store, claim, claims.Settlement(Status.DONE))

@@ -44,6 +44,7 @@ from flask_procore_webhooks import Discard
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import RetryLater
 from flask_procore_webhooks.errors import InboxUnavailable
+from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import operations
 from flask_procore_webhooks.inbox.claims import Claim
@@ -574,7 +575,7 @@ class Machine(RuleBasedStateMachine):
         """A worker crashes after claiming a batch."""
         self.clock.forward(after)
         due = self.model.due(self.now)
-        found = claims.claim_due(self.store, size, LEASE)
+        found = batches.claim_due(self.store, size, LEASE)
         taken = {self.row_ids[row]: row for row in self.taken(due, size)}
         assert {claim.row_id for claim in found} == {*taken}
         for claim in found:
@@ -592,7 +593,7 @@ class Machine(RuleBasedStateMachine):
         """A suspended process renews the lease of its claim."""
         self.clock.forward(1)
         claim, hold = self.left[number % len(self.left)]
-        claims.renew(self.store, [claim], LEASE)
+        batches.renew(self.store, [claim], LEASE)
         if hold.row.holder is hold:
             hold.row.due = self.now + timedelta(seconds=LEASE)
 
@@ -616,7 +617,7 @@ class Machine(RuleBasedStateMachine):
     def release(self) -> None:
         """A stopping worker releases its claims, and may still run them."""
         self.clock.forward(1)
-        claims.release(self.store, [claim for claim, _ in self.left])
+        batches.release(self.store, [claim for claim, _ in self.left])
         for _, hold in self.left:
             hold.row.release(hold, self.now)
 

@@ -19,7 +19,7 @@ from support.waiting import wait_until
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import due
 from flask_procore_webhooks.inbox import operations
 from flask_procore_webhooks.inbox.record import Recorder
@@ -83,7 +83,7 @@ def test_endpoints_with_one_url_share_engine_batch_and_lease_thread(
     recorder = parts[Recorder]
     threads = []
     for endpoint in mounted:
-        (claim,) = claims.claim_due(endpoint.store, 1, 600)
+        (claim,) = batches.claim_due(endpoint.store, 1, 600)
         with renewing(endpoint.store, [claim], 600):
             threads.append(threading.current_thread())
         assert endpoint.store.database.parts[Recorder] is recorder

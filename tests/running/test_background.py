@@ -34,6 +34,7 @@ from flask_procore_webhooks import RetryLater
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
+from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import due
 from flask_procore_webhooks.inbox import queries
@@ -246,7 +247,7 @@ def test_event_of_a_crashed_process_is_run_after_its_lease(
     webhooks.on()(lambda event: ran.append((event.id, event.attempt)))
     record(endpoint.store, "evt_1")
     record(endpoint.store, "evt_2")
-    assert len(claims.claim_due(endpoint.store, 2, 1.0)) == 2
+    assert len(batches.claim_due(endpoint.store, 2, 1.0)) == 2
     record(endpoint.store, "evt_new")
 
     app.test_client().get("/page")
@@ -323,13 +324,13 @@ def _paused(endpoint: Endpoint) -> None:
 
 def _due_later(endpoint: Endpoint) -> None:
     record(endpoint.store, "evt_1")
-    (claim,) = claims.claim_due(endpoint.store, 1, 60)
+    (claim,) = batches.claim_due(endpoint.store, 1, 60)
     claims.settle(endpoint.store, claim, Settlement(Status.PENDING, wait=3600))
 
 
 def _run_by_another(endpoint: Endpoint) -> None:
     record(endpoint.store, "evt_1")
-    claims.claim_due(endpoint.store, 1, 3600)
+    batches.claim_due(endpoint.store, 1, 3600)
 
 
 @pytest.mark.parametrize("prepare", [_nothing, _paused, _due_later, _run_by_another])
@@ -754,7 +755,7 @@ def test_silent_server_does_not_delay_another_inbox(
 
         def claim() -> None:
             with suppress(InboxUnavailable):
-                claims.claim_due(hanging.store, 1, 1)
+                batches.claim_due(hanging.store, 1, 1)
 
         thread = threading.Thread(target=claim)
         thread.start()

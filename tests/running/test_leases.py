@@ -17,7 +17,7 @@ from support.waiting import wait_until
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Claim
 from flask_procore_webhooks.inbox.store import Store
@@ -45,7 +45,7 @@ def app(
 
 def test_lease_is_renewed_until_removed(store: Store) -> None:
     record(store, "evt_1", "evt_2")
-    first, second = claims.claim_due(store, 2, 30)
+    first, second = batches.claim_due(store, 2, 30)
 
     with renewing(store, [first, second], 3) as held:
         assert held.start(first) and held.start(second)
@@ -61,7 +61,7 @@ def test_lease_is_renewed_until_removed(store: Store) -> None:
 
     # Both leases are still held, and expire without renewal.
     assert {row["lease"] for row in by_id(store).values()} == {first.lease}
-    wait_until(lambda: claims.claim_due(store, 2, 60), 10 + PATIENCE)
+    wait_until(lambda: batches.claim_due(store, 2, 60), 10 + PATIENCE)
 
 
 def _renewed_once_more(store: Store, id: str) -> bool:
@@ -73,13 +73,13 @@ def _renewed_once_more(store: Store, id: str) -> bool:
 def test_queued_claim_is_released_after_a_while(store: Store) -> None:
     """A run of an hour keeps its lease, and other workers run the rest of the batch."""
     record(store, "evt_1", "evt_2", "evt_3")
-    first, second, third = claims.claim_due(store, 3, 600)
+    first, second, third = batches.claim_due(store, 3, 600)
 
     with renewing(store, [first, second, third], 1) as held:
         assert held.start(first)
         taken: list[Claim] = []
         wait_until(
-            lambda: taken.extend(claims.claim_due(store, 3, 600)) or len(taken) == 2
+            lambda: taken.extend(batches.claim_due(store, 3, 600)) or len(taken) == 2
         )
         wait_until(lambda: set(held.claims) == {first.row_id})
         assert not held.start(second)
@@ -92,7 +92,7 @@ def test_queued_claim_is_released_after_a_while(store: Store) -> None:
 def test_claim_with_an_expired_lease_does_not_start(store: Store, clock: Clock) -> None:
     """A suspended process may continue with any of its threads first."""
     record(store, "evt_1")
-    (claim,) = claims.claim_due(store, 1, 60)
+    (claim,) = batches.claim_due(store, 1, 60)
     held = HeldClaims(store, 60, {claim.row_id: claim}, time.monotonic() + 20)
     clock.forward(61)
     assert not held.start(claim)
@@ -101,7 +101,7 @@ def test_claim_with_an_expired_lease_does_not_start(store: Store, clock: Clock) 
 
 def test_released_claim_does_not_start(store: Store) -> None:
     record(store, "evt_1", "evt_2")
-    first, second = claims.claim_due(store, 2, 60)
+    first, second = batches.claim_due(store, 2, 60)
     with renewing(store, [first, second], 60) as held:
         assert held.start(first)
         held.close()
@@ -112,7 +112,7 @@ def test_released_claim_does_not_start(store: Store) -> None:
 @pytest.mark.serial
 def test_short_lease_beside_a_long_one_is_renewed_in_time(store: Store) -> None:
     record(store, "evt_1", "evt_2")
-    long, short = claims.claim_due(store, 2, 600)
+    long, short = batches.claim_due(store, 2, 600)
     before = by_id(store)
 
     with renewing(store, [long], 600):
@@ -141,7 +141,7 @@ def test_renewal_continues_after_an_outage(
         (endpoint,) = endpoints(app).values()
         store = endpoint.store
         record(store, "evt_1")
-        (claim,) = claims.claim_due(store, 1, 600)
+        (claim,) = batches.claim_due(store, 1, 600)
 
         with renewing(store, [claim], 1) as held:
             held.start(claim)

@@ -30,6 +30,7 @@ from support.waiting import wait_until
 from support.workers import SETTINGS
 
 from flask_procore_webhooks import Event
+from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.running.leases import longest_call
@@ -467,7 +468,7 @@ def test_completion_of_a_run_whose_call_was_abandoned_elsewhere_is_rejected(
                 connection.execute(sa.update(c.id.table).values(due_at=c.received_at))
             other = claims.claim(host.store, row_id, 3600)
             assert other and other.unsettled == 1
-            kind = abandon(host.store, other, "writer", "no answer")
+            kind = abandon(host.store, other, "writer", "no answer", 60)
             assert kind is ReceiptKind.ABANDONED
         host.note("written")
 
@@ -491,10 +492,10 @@ def test_abandoned_call_of_a_lost_claim_changes_nothing(sqlite_host: Host) -> No
 
     store = sqlite_host.store
     record(store, "evt_1")
-    (lost,) = claims.claim_due(store, 1, -1)
-    (held,) = claims.claim_due(store, 1, 60)
-    assert abandon(store, lost, "writer", "no answer") is None
+    (lost,) = batches.claim_due(store, 1, -1)
+    (held,) = batches.claim_due(store, 1, 60)
+    assert abandon(store, lost, "writer", "no answer", 60) is None
     receipt: Any = store.database.tables.receipt
     assert store.rows(sa.select(receipt)) == []
-    assert abandon(store, held, "writer", "no answer") is not None
+    assert abandon(store, held, "writer", "no answer", 60) is not None
     assert store.rows(sa.select(receipt.c.version))[0].version == 1

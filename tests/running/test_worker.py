@@ -38,6 +38,7 @@ from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks import RetryLater
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
+from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import due
 from flask_procore_webhooks.inbox import queries
@@ -214,19 +215,19 @@ class Statements:
 def test_idle_worker_sends_one_query_per_poll(host: Host, case: str) -> None:
     store = host.endpoint.store
     record(host.store, "evt_1")
-    (claim,) = claims.claim_due(store, 1, 3600)
+    (claim,) = batches.claim_due(store, 1, 3600)
     if case == "nothing":
         claims.settle(store, claim, Settlement(Status.DONE))
     elif case == "waiting":
         claims.settle(store, claim, Settlement(Status.PENDING, wait=3600))
     elif case == "paused":
-        claims.release(store, [claim])
+        batches.release(store, [claim])
         pause(store, "an operator")
     elif case == "skewed":
         # A host whose clock is an hour ahead has set the due time.
         real = store.now
         store.now = lambda: real() + timedelta(hours=1)
-        claims.release(store, [claim])
+        batches.release(store, [claim])
         store.now = real
     statements = Statements(store)
 

@@ -14,6 +14,7 @@ from flask import Flask
 from flask_procore_webhooks import Event
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
+from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Claim
@@ -110,7 +111,7 @@ def claim_all(store: Store, limit: int) -> list[str]:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
-            found = claims.claim_due(store, limit, 600)
+            found = batches.claim_due(store, limit, 600)
             if not found and not due_rows(store):
                 return mine
         except InboxUnavailable:

@@ -32,7 +32,7 @@ from support.values import SECRET
 from support.waiting import LARGE_BATCHES
 from support.waiting import wait_until
 
-from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.running.background import GRACE
 from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.testing import payload
@@ -195,7 +195,7 @@ def test_every_event_is_done_and_has_its_effect_once(site: Site, name: str) -> N
     for id in reversed(left):
         site.record(id)
     # An earlier process was killed while it held one claim.
-    (claim,) = claims.claim_due(site.store, 1, 1)
+    (claim,) = batches.claim_due(site.store, 1, 1)
     assert claim.event_id == "evt_claimed"
 
     with site.serve(*SERVERS[name]) as running:

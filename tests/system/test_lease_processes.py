@@ -71,7 +71,7 @@ import json, os, sys, time
 from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox.claims import claim_due
+from flask_procore_webhooks.inbox.batches import claim_due
 from flask_procore_webhooks.running.leases import renewing
 from support.inboxes import by_id, record
 from support.waiting import wait_until

@@ -35,6 +35,7 @@ from support.waiting import wait_until
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import testing
 from flask_procore_webhooks.errors import InboxUnavailable
+from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import operations
 from flask_procore_webhooks.inbox import queries
@@ -246,13 +247,13 @@ def test_operators_replay_pause_and_prune(site: Site) -> None:
 
 def test_lease_is_renewed_and_ends(site: Site) -> None:
     site.send()
-    (held,) = claims.claim_due(site.store, 1, seconds=10)
+    (held,) = batches.claim_due(site.store, 1, seconds=10)
     site.clock.forward(9)
-    claims.renew(site.store, [held], 10)
+    batches.renew(site.store, [held], 10)
     site.clock.forward(9)
-    assert claims.claim_due(site.store, 1, seconds=10) == []
+    assert batches.claim_due(site.store, 1, seconds=10) == []
     site.clock.forward(2)
-    (taken,) = claims.claim_due(site.store, 1, seconds=10)
+    (taken,) = batches.claim_due(site.store, 1, seconds=10)
     assert not claims.settle(site.store, held, Settlement(Status.DONE))
     assert claims.settle(site.store, taken, Settlement(Status.DONE))
 

@@ -36,10 +36,10 @@ FOLDERS = {
     "senders": "source payload procore prudra differences signature samples",
     "inbox": """
         tables status servers engines upgrade database store group_commit inserts record
-        jobs claims cut due queries operations
+        jobs claims batches cut due queries operations
     """,
     "running": """
-        retry failures calls gate leases run worker pool notify background celery
+        failures sessions calls gate leases run worker pool notify background celery
         dispatch
     """,
     "cli": """
