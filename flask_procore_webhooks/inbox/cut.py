@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import time
 from contextlib import closing
+from contextlib import nullcontext
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy import event
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import ResourceClosedError
 
 from ..errors import InboxUnavailable
+from ..runtime import start_thread
 from .claims import Claim
 from .engines import is_in_memory
 from .jobs import Receipt
@@ -26,6 +32,11 @@ from .store import Store
 
 #: Milliseconds that PostgreSQL waits for a lock of an abandoned call.
 LOCK_WAIT = 10_000
+#: In ``Connection.info``: a lock that is held while the connection is cut.
+IN_CUT = "procore_webhooks_in_cut"
+#: Seconds that the rollback of a SQLite file waits for a statement to end by itself,
+#: and that it is tried for.
+GRACE, LONGEST_ROLLBACK = 0.5, 10.0
 
 #: Ends a server's process of that id, if it serves the client port ``port`` of this
 #: role: behind a pooler, the driver's id is not the id of a process.
@@ -50,7 +61,7 @@ def abandon(
 ) -> ReceiptKind | None:
     """Record that a call exceeded its time limit: its completion will be rejected.
 
-    The lease is renewed too: a call that had locked a SQLite file has kept it from that.
+    The lease is renewed too: it may have ended if the call had locked a SQLite file.
 
     :param error: the text to show while the rest of the event runs.
     :param seconds: of the lease, from now.
@@ -95,9 +106,9 @@ def _is_held(store: Store, claim: Claim) -> bool:
 def cut(connection: Connection) -> None:
     """End the connection: the database rolls its transaction back and frees its locks.
 
-    The thread that uses the connection gets an error from its driver, now or when it
-    uses the connection again. Without the right to end connections, the client's socket
-    is shut down: the server notices that at its next read or write.
+    The thread that uses the connection gets an error, now or when it uses the
+    connection again. Without the right to end connections, the client's socket is shut
+    down: the server notices that at its next read or write.
 
     A database in memory is left as it is: its threads share the connection.
     """
@@ -107,7 +118,7 @@ def cut(connection: Connection) -> None:
     if driver is None or is_in_memory(connection.engine.url):
         return
     if connection.dialect.name == "sqlite":
-        _end_sqlite(driver)
+        _end_sqlite(connection, driver)
         return
     client = _socket_of(driver)
     try:
@@ -119,12 +130,60 @@ def cut(connection: Connection) -> None:
             client.close()
 
 
-def _end_sqlite(driver: Any) -> None:
-    driver.interrupt()
+def _end_sqlite(connection: Connection, driver: Any) -> None:
+    """Roll the transaction back, and let SQLite reject later writes.
+
+    The connection stays open: closing it while its thread is in a statement would crash
+    the process. The pool closes it when the thread has returned it.
+    """
+    pooled, is_done = connection.connection, threading.Event()
+    in_cut = connection.info.setdefault(IN_CUT, threading.RLock())
+    event.listen(connection.engine.pool, "close", _wait_for_cut)
+    pooled.invalidate(soft=True)
+    for name in ("before_cursor_execute", "commit"):
+        event.listen(connection, name, _refuse)
+    start_thread("webhook cut", lambda: _interrupt(driver, is_done))
     try:
-        driver.rollback()
+        with in_cut:
+            if pooled.dbapi_connection is driver:
+                _roll_back(driver)
     finally:
-        driver.close()
+        is_done.set()
+
+
+def _refuse(*_: Any) -> None:
+    raise ResourceClosedError("the connection was ended: the call took too long")
+
+
+def _wait_for_cut(_: Any, record: Any) -> None:
+    """A listener of pools: close no connection that another thread is cutting."""
+    with record.info.get(IN_CUT) or nullcontext():
+        return
+
+
+def _interrupt(driver: Any, is_done: threading.Event) -> None:
+    """Interrupt the thread's statements, which the rollback waits for.
+
+    Not at once: while a result is not read to its end, an interrupt would also make
+    the rollback fail.
+    """
+    while not is_done.wait(GRACE):
+        with suppress(Exception):
+            driver.interrupt()
+
+
+def _roll_back(driver: Any) -> None:
+    deadline = time.monotonic() + LONGEST_ROLLBACK
+    while True:
+        try:
+            driver.execute("PRAGMA query_only = 1").close()
+            driver.rollback()
+            return
+        except driver.OperationalError:
+            # Interrupted like the statement of the thread, which ends now.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _end_at_server(
