@@ -19,13 +19,17 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import MutableSet
+from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from typing import Any
 from typing import TypeVar
 
 from blinker import ANY
 from blinker import NamedSignal
 from blinker import Namespace
+from flask import current_app
 from flask import Flask
+from flask import has_app_context
 
 from .event import Event
 from .log import log
@@ -145,19 +149,28 @@ class LifecycleSignal(NamedSignal):
     def announce(self, app: Flask, **fields: Any) -> None:
         """Call every receiver with ``(app, **fields)``, also after one has failed.
 
-        A receiver gets the fields that it names, or all of them with ``**fields``.
+        A receiver gets the fields that it names, or all of them with ``**fields``, and
+        an app context: the current one of ``app``, else one of its own.
         """
         if self.is_muted:
             return
         pid = os.getpid()
         for receiver in self.receivers_for(app):
             try:
-                run_to_end(app, receiver(app, **_accepted(receiver, fields)))
+                with _context_of(app):
+                    run_to_end(app, receiver(app, **_accepted(receiver, fields)))
             except (Exception, CancelledError):
                 log.exception("A receiver of %s failed: %r", self.name, receiver)
             finally:
                 if os.getpid() != pid:
                     end_forked_child()
+
+
+def _context_of(app: Flask) -> AbstractContextManager[object]:
+    """The current context of ``app`` or a new one: in a worker, there is none."""
+    if has_app_context() and current_app == app:
+        return nullcontext()
+    return app.app_context()
 
 
 def _accepted(receiver: Callable[..., Any], fields: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Iterable
 from datetime import datetime
@@ -96,34 +97,36 @@ def _claimed(
 
 def renew(store: Store, claims: Collection[Claim], seconds: float) -> None:
     """Let the leases that are still held end ``seconds`` from now."""
-    ends = store.db_now() + timedelta(seconds=seconds)
-    _change_held(store, claims, due_at=ends)
+    length = timedelta(seconds=seconds)
+    # From the time of the change: it may have waited for a lock.
+    _change_held(store, claims, lambda: {"due_at": store.db_now() + length})
 
 
 def release(store: Store, claims: Collection[Claim]) -> None:
     """Make the events that are still held due now, and take their claims back."""
-    _change_held(
-        store,
-        claims,
-        status=Status.PENDING.value,
-        due_at=store.db_now(),
-        lease=None,
-        claims=store.columns.claims - 1,
-    )
+    values = {
+        "status": Status.PENDING.value,
+        "due_at": store.db_now(),
+        "lease": None,
+        "claims": store.columns.claims - 1,
+    }
+    _change_held(store, claims, lambda: values)
 
 
-def _change_held(store: Store, held: Collection[Claim], /, **values: Any) -> None:
+def _change_held(
+    store: Store, held: Collection[Claim], values: Callable[[], dict[str, Any]]
+) -> None:
     """Change the rows that these claims still hold."""
     if not held:
         return
     c = store.columns
     rows, leases = [each.row_id for each in held], {each.lease for each in held}
     still_held = c.id.in_(rows), c.lease.in_(leases)
-    change = store.async_commit(update(c.id.table).where(*still_held).values(**values))
+    change = update(c.id.table).where(*still_held)
 
     def work(connection: Connection) -> None:
         lock_in_order(connection, c.id.table, *still_held)
-        connection.execute(change)
+        connection.execute(store.async_commit(change.values(values())))
 
     store.run(work, begin=True)
 

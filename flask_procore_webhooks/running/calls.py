@@ -10,8 +10,6 @@ import threading
 import time
 from collections.abc import Awaitable
 from collections.abc import Callable
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextlib import suppress
 from contextvars import ContextVar
 from contextvars import copy_context
@@ -21,26 +19,29 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ..endpoint import Endpoint
+from ..errors import Discard
 from ..errors import InboxUnavailable
 from ..event import Event
 from ..inbox import jobs
 from ..inbox.claims import Claim
 from ..inbox.cut import cut
-from ..inbox.database import SessionSource
 from ..inbox.jobs import Receipt
-from ..inbox.servers import Fault
-from ..inbox.servers import fault_of
 from ..inbox.status import ReceiptKind
+from ..log import hide_parameters
 from ..log import log
 from ..subscribers import run_to_end
 from ..subscribers import Subscriber
 from ..subscribers import to_end
 from .failures import describe
-from .failures import hide_parameters
+from .failures import Failure
+from .failures import failure_of
+from .failures import is_failure
+from .sessions import end_session
+from .sessions import session_scope
+from .sessions import used_session
 
 _current: ContextVar[Call | None] = ContextVar("procore_webhooks_call", default=None)
 
@@ -111,6 +112,36 @@ class Call:
     def new_receipt(self, kind: ReceiptKind = ReceiptKind.DONE) -> Receipt:
         name = self.subscriber.name
         return Receipt(name, kind, self.claim.abandoned.get(name, 0))
+
+    def is_superseded(self) -> bool:
+        """Whether a newer event of the same resource is in the inbox."""
+        event, row_id = self.event, self.claim.row_id
+        return event.resource_id is not None and jobs.has_newer(
+            self.endpoint.store, row_id, event, self.subscriber
+        )
+
+    def failure(self) -> Failure | None:
+        """Why a call without a receipt has failed; afterwards, its error is logged.
+
+        ``None`` if the subscriber has discarded the event: then there is a receipt.
+
+        :raises BaseException: the error, if it is a request to stop.
+        """
+        name, event, error = self.subscriber.name, describe(self.event), self.error
+        if error is None:
+            return None
+        if isinstance(error, Discard):
+            log.info("%s discarded %s: %s", name, event, error)
+            self.receipt = self.new_receipt(ReceiptKind.DISCARDED)
+            return None
+        if not is_failure(error, self.endpoint.dispatch):
+            raise error
+        failure = failure_of(name, error)
+        if failure.exception is None:
+            log.info("%s postponed %s: %s", name, event, error)
+        else:
+            log.error("%s failed for %s", name, event, exc_info=error)
+        return failure
 
     def abandon(self) -> bool:
         """Give the call up; ``False`` if it has ended."""
@@ -246,67 +277,3 @@ def _note_begin(session: Session, transaction: Any, connection: Connection) -> N
     if call.is_abandoned:
         connection.invalidate()
         raise CallAbandoned
-
-
-@contextmanager
-def session_scope(source: SessionSource) -> Iterator[Session]:
-    """Give a session for one subscriber; uncommitted writes are rolled back.
-
-    A session that a request or an outer run uses in this scope is restored afterwards.
-    The connections of a session that has met a read-only server are closed.
-    """
-    registry: Any = getattr(source, "registry", None)
-    outer = registry() if registry and registry.has() else None
-    if outer is not None:
-        registry.clear()
-    session = source()
-    try:
-        yield session
-    except Exception as error:
-        if fault_of(error) is Fault.READ_ONLY:
-            # After a failover, the next session gets a connection to the primary.
-            _invalidate(session)
-            _invalidate(source())
-        raise
-    finally:
-        _close(session)
-        end_session(source)
-        if outer is not None:
-            registry.set(outer)
-
-
-def used_session(session: Session, source: SessionSource) -> Session | None:
-    """Return the session that holds the subscriber's writes, or ``None`` without any.
-
-    A subscriber may replace the session, or write in the thread of an event loop. For
-    a session that it left alone no commit is due: the receipt is then committed
-    together with the run's outcome. Measured with subscribers that write nothing: a run
-    takes 0.66 (SQLite on the disk) to 0.77 of the time with a commit of its own.
-    """
-    used = session if session.in_transaction() else source()
-    has_writes = used.in_transaction() or used.new or used.dirty or used.deleted
-    return used if has_writes else None
-
-
-def end_session(source: SessionSource) -> None:
-    """Roll the current session back; the next user gets a new one."""
-    try:
-        _close(source())
-        if remove := getattr(source, "remove", None):
-            remove()
-    except Exception:
-        log.exception("The session of a subscriber cannot be removed")
-
-
-def _close(session: Session) -> None:
-    try:
-        # On a dead connection the rollback fails, and there is nothing to roll back.
-        with suppress(SQLAlchemyError):
-            session.close()
-    except Exception:
-        log.exception("A hook of the app failed when a session was closed")
-
-
-def _invalidate(session: Session) -> None:
-    with suppress(Exception):
-        session.invalidate()

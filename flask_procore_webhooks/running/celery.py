@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterable
 from collections.abc import Iterator
+from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from importlib import import_module
@@ -35,6 +36,7 @@ from ..inbox.due import due_events
 from ..inbox.due import is_paused
 from ..inbox.due import seconds_to
 from ..inbox.operations import note_seen
+from ..inbox.store import Store
 from ..log import log
 from .failures import RunOutcome
 from .run import process
@@ -57,8 +59,7 @@ LONGEST_COUNTDOWN = 900.0
 CLOCK_TOLERANCE = 0.5
 #: Events that a sweep publishes at most, and the seconds for which they have been due:
 #: newer events still have their own message in the queue.
-LARGEST_SWEEP = 1000
-OVERDUE = 30.0
+LARGEST_SWEEP, OVERDUE = 1000, 30.0
 
 NOT_INSTALLED = (
     "DISPATCH is 'celery', and Celery is not installed: pip install"
@@ -82,16 +83,13 @@ NO_CONTEXT = (
 )
 
 #: The timeouts of one step, by the names of kombu's transports.
+TIMEOUTS = """
+    connect_retries_timeout read_timeout write_timeout socket_connect_timeout
+    socket_timeout
+""".split()
 BOUNDED: dict[str, Any] = {
     "connect_timeout": PATIENCE,
-    "transport_options": {
-        "max_retries": 0,
-        "connect_retries_timeout": PATIENCE,
-        "read_timeout": PATIENCE,
-        "write_timeout": PATIENCE,
-        "socket_connect_timeout": PATIENCE,
-        "socket_timeout": PATIENCE,
-    },
+    "transport_options": {"max_retries": 0, **dict.fromkeys(TIMEOUTS, PATIENCE)},
 }
 
 
@@ -122,13 +120,12 @@ def _register_tasks() -> None:
 
 def run(endpoint: str, row_id: int) -> None:
     """Run one event if it is due, and publish its next attempt."""
-    mounted = [each for each in _endpoints(RUN) if each.name == endpoint]
-    if not mounted and has_app_context():
+    found = [each for each in _endpoints(RUN) if each.name == endpoint]
+    if not found and has_app_context():
         log.error(NO_ENDPOINT, row_id, endpoint)
-    if not mounted:
-        return
     try:
-        _run(mounted[0], row_id)
+        for each in found:
+            _run(each, row_id)
     except InboxUnavailable as unavailable:
         log.error("Event %s is left to the sweep: %s", row_id, unavailable)
 
@@ -145,7 +142,7 @@ def sweep(overdue: float = OVERDUE, limit: int = LARGEST_SWEEP) -> int:
     sent = 0
     for endpoint in _endpoints(SWEEP):
         try:
-            note_seen(store := endpoint.store, "celery")
+            _note_seen(store := endpoint.store)
             if endpoint.dispatch == "celery" and not is_paused(store):
                 found = due_events([store], limit, since=overdue)
                 sent += publish(endpoint, [row_id for _, row_id in found])
@@ -158,11 +155,17 @@ def _run(endpoint: Endpoint, row_id: int) -> None:
     # After a pause, the sweep publishes the events that were recorded meanwhile.
     if is_paused(endpoint.store):
         return
-    note_seen(endpoint.store, "celery")
+    _note_seen(endpoint.store)
     if process(endpoint, row_id) is RunOutcome.RETRY:
         wait = seconds_to(endpoint.store, row_id)
         if wait is not None and wait <= LONGEST_COUNTDOWN:
             _publisher_of(endpoint).send(endpoint, row_id, wait + CLOCK_TOLERANCE)
+
+
+def _note_seen(store: Store) -> None:
+    # Once a minute; a note that fails is no failure of the task.
+    with suppress(Exception):
+        note_seen(store, "celery")
 
 
 def _endpoints(task: str) -> list[Endpoint]:
@@ -210,21 +213,16 @@ class Publisher:
     def _send(self, celery: Any, arguments: list[Any], countdown: float) -> None:
         task, start = celery.tasks[RUN], time.monotonic()
         with self._pool(celery).acquire(block=True, timeout=PATIENCE) as producer:
-
-            def send() -> None:
-                task.apply_async(
-                    arguments, countdown=countdown, producer=producer, retry=False
-                )
-
+            options = {"countdown": countdown, "producer": producer, "retry": False}
             connection = producer.connection
             try:
-                send()
+                task.apply_async(arguments, **options)
             except Exception:
                 connection.collect()
                 if time.monotonic() - start > QUICK:
                     raise
                 producer.revive(connection)
-                send()
+                task.apply_async(arguments, **options)
 
     def _pool(self, celery: Any) -> Any:
         with self._lock:
@@ -237,9 +235,8 @@ class Publisher:
             now = time.monotonic()
             was_open, self._open_until = now < self._open_until, now + BREAKER_SECONDS
         if not was_open:
-            text = str(error)
-            if not isinstance(error, ConfigError):
-                text = f"{type(error).__name__}: {text}"
+            is_known = isinstance(error, ConfigError)
+            text = str(error) if is_known else f"{type(error).__name__}: {error}"
             log.error(
                 "No messages are sent for %g s; the sweep publishes the events that are"
                 " recorded meanwhile: %s",

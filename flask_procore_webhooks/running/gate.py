@@ -28,6 +28,8 @@ from .calls import current_call
 WAIT = 5.0
 ALONE = 10.0
 LONGEST_ALONE = 3600.0
+#: Seconds that a run in a request waits for other runs of its process at most.
+IN_REQUEST = 2.0
 
 
 @dataclass(eq=False)
@@ -56,13 +58,11 @@ class Gate:
         self.rests: set[Any] = set()
         self._changed = threading.Condition()
 
-    def wait(self, turn: Turn, longest: float = inf) -> None:
-        """Wait until a suspect has run; a suspect then runs alone, if it can.
-
-        :param longest: seconds.
-        """
+    def wait(self, turn: Turn, *, is_in_request: bool = False) -> None:
+        """Wait until a suspect has run; a suspect then runs alone, if it can."""
         if current_call() is not None:
             return  # within another run, which waits for this one
+        longest = IN_REQUEST if is_in_request else inf
         self.turns.discard(turn)
         deadline = time.monotonic() + longest
         with self._changed:

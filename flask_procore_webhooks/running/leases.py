@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
+from datetime import datetime
+from datetime import timedelta
 from math import inf
 from typing import Any
 
@@ -30,6 +32,8 @@ from .failures import describe
 
 #: A lease is renewed this often in its time, so that one failure does not end it.
 RENEWALS = 3
+#: Seconds after which the thread of an abandoned call is replaced at the latest.
+HANDOVER = 1.0
 #: Seconds after which a thread without leases to renew ends.
 IDLE = 60.0
 
@@ -50,6 +54,8 @@ class HeldClaims:
     call: Call | None = None
     #: Whether a call was abandoned: its thread runs nothing else.
     is_abandoned: bool = False
+    #: Until when the leases of running claims were renewed, as it is stored.
+    renewed_until: datetime | None = None
     _started: set[int] = field(default_factory=set)
     _is_closed: bool = False
     #: So that no claim is started and released at the same time.
@@ -77,7 +83,6 @@ class HeldClaims:
         self.call, self.is_abandoned = None, True
         other._started.add(claim.row_id)
         self.remove(claim)
-        self.on_hang()
 
     def close(self) -> None:
         """Let no further claim start."""
@@ -89,12 +94,23 @@ class HeldClaims:
 
         An idle worker can then take the released ones.
         """
+        ends = self.store.db_now() + timedelta(seconds=self.seconds)
         batches.renew(self.store, self.started(), self.seconds)
+        self.renewed_until = ends
         with self._lock:
             queued = self.queued()
             batches.release(self.store, queued)
             for claim in queued:
                 self.remove(claim)
+
+    def is_late(self) -> bool:
+        """Whether a renewal of running claims is missing."""
+        started = self.started()
+        if not started:
+            return False
+        ends = self.renewed_until or min(claim.ends for claim in started)
+        left = ends - self.store.db_now()
+        return left < timedelta(seconds=self.seconds / RENEWALS)
 
     def started(self) -> list[Claim]:
         return [claim for row, claim in self._items() if row in self._started]
@@ -109,9 +125,12 @@ class HeldClaims:
         """
         call, now = self.call, time.monotonic()
         if call is None:
+            if self.is_abandoned:
+                self.on_hang()
             return inf
         if call.deadline <= now:
             self._end_call(call)
+            return min(call.deadline, now + HANDOVER)
         elif now - call.warned_at >= self.seconds:
             call.warned_at = now
             log.warning(
@@ -163,10 +182,9 @@ class LeaseRenewer:
         with self._changed:
             self._held.discard(held)
 
-    def calls(self) -> list[Call]:
-        """The calls that run now."""
+    def held(self) -> list[HeldClaims]:
         with self._changed:
-            return [call for held in self._held if (call := held.call)]
+            return list(self._held)
 
     def _start(self) -> None:
         try:
@@ -196,9 +214,7 @@ class LeaseRenewer:
         return self._wakes_at - time.monotonic()
 
     def _renew_due(self) -> None:
-        with self._changed:
-            held_now = list(self._held)
-        for held in held_now:
+        for held in self.held():
             if held.renew_at <= time.monotonic():
                 if held.call is not None:
                     self._watch(held)
@@ -229,6 +245,19 @@ def renewing(
         renewer.discard(held)
 
 
+def renew_late(store: Store) -> None:
+    """Renew the leases whose renewal is missing; to be called before a claim.
+
+    A call that has locked a SQLite file lets its own lease end. Another thread of its
+    process would then claim the same event as soon as the file is free.
+
+    :raises InboxUnavailable: the file is still locked, for example.
+    """
+    for held in _renewer_of(store).held():
+        if held.is_late():
+            held.renew()
+
+
 def watch(held: HeldClaims, call: Call) -> None:
     """Watch the call, which runs for one of the held claims, until the next one."""
     held.call = call
@@ -241,10 +270,10 @@ def watch(held: HeldClaims, call: Call) -> None:
 def longest_call(stores: Iterable[Store]) -> dict[str, Any] | None:
     """The longest call of this process: ``subscriber``, ``event``, ``seconds``."""
     renewers = {_renewer_of(store) for store in stores}
-    calls = [call for renewer in renewers for call in renewer.calls()]
-    if not calls:
+    calls = [held.call for renewer in renewers for held in renewer.held()]
+    longest = min(filter(None, calls), key=lambda call: call.started, default=None)
+    if longest is None:
         return None
-    longest = min(calls, key=lambda call: call.started)
     return {
         "subscriber": longest.subscriber.name,
         "event": longest.claim.event_id,

@@ -22,8 +22,8 @@ from typing import Any
 from ..endpoint import Endpoint
 from ..errors import InboxUnavailable
 from ..log import log
+from .failures import interrupt
 from .gate import Gate
-from .retry import interrupt
 from .worker import Crew
 from .worker import Worker
 
@@ -94,8 +94,9 @@ class Pool(Crew):
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether more threads hang for good than the pool replaces."""
-        return self._hanging() > self.size
+        """Whether more threads hang than the pool replaces, or did when it stopped."""
+        did = self.is_stopping and self._has_warned
+        return did or self._hanging() > self.size
 
     def has_room(self) -> bool:
         is_idle = any(each.worker.is_idle for each in self.threads)
@@ -122,10 +123,11 @@ class Pool(Crew):
         """Start a thread in the place of those that hang."""
         if not any(each.worker.is_idle for each in self.threads):
             self._start_if_needed()
-        if self.is_exhausted and not self._has_warned:
-            self._has_warned = True
+        is_exhausted = self.is_exhausted
+        if is_exhausted and not self._has_warned:
             log.error(EXHAUSTED, self._hanging())
             self._was_signalled.set()
+        self._has_warned = is_exhausted
 
     def needs(self, worker: Worker) -> bool:
         """Whether the worker goes on: not if those that hung have come back."""
@@ -225,7 +227,7 @@ class Pool(Crew):
             return
         worker = Worker(self.endpoints, poll=self.poll, crew=self)
         work = worker.run_all if self._is_once else worker.run
-        thread = self.thread_class(self, worker, lambda: self._watch(work))
+        thread = self.thread_class(self, worker, lambda: self._watch(worker, work))
         # Apart from the context of the caller, for example a request: error reporters
         # attach that to every error of the thread.
         Context().run(thread.start)
@@ -235,11 +237,16 @@ class Pool(Crew):
         self._ran += sum(thread.worker.ran for thread in threads)
         self.threads = [each for each in self.threads if each not in threads]
 
-    def _watch(self, work: Callable[[], object]) -> None:
+    def _watch(self, worker: Worker, work: Callable[[], object]) -> None:
         try:
             work()
         except Exception as error:
             self.failure = error
+        if worker.is_abandoned and not self.is_stopping:
+            # Its call has returned. The pool may have had no room for another thread.
+            with self._lock:
+                self._forget([each for each in self.threads if each.worker is worker])
+            self.check()
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         self._was_signalled.set()

@@ -10,12 +10,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from math import inf
 
 from ..endpoint import Endpoint
-from ..errors import Discard
 from ..errors import InboxUnavailable
-from ..errors import RetryLater
 from ..event import Event
 from ..inbox import claims
 from ..inbox import jobs
@@ -35,24 +32,18 @@ from .calls import Call
 from .calls import CallAbandoned
 from .failures import attempt_text
 from .failures import describe
-from .failures import error_text
 from .failures import Failure
-from .failures import hide_parameters
+from .failures import interrupt
+from .failures import INTERRUPTED
 from .failures import is_failure
 from .failures import last_exception
-from .failures import retry_text
 from .failures import RunOutcome
+from .failures import wait_after
 from .gate import Gate
 from .gate import Turn
 from .leases import HeldClaims
 from .leases import renewing
 from .leases import watch
-from .retry import interrupt
-from .retry import INTERRUPTED
-from .retry import wait_after
-
-#: Seconds that a run in a request waits for other runs of its process at most.
-IN_REQUEST = 2.0
 
 
 def process(
@@ -94,8 +85,7 @@ def run_claimed(endpoint: Endpoint, claim: Claim, held: HeldClaims) -> RunOutcom
     turn = Turn(endpoint.store, claim)
     gate.turns.add(turn)
     if claim.unsettled or gate.suspect is not None:
-        is_inline = endpoint.dispatch == "inline"
-        gate.wait(turn, IN_REQUEST if is_inline else inf)
+        gate.wait(turn, is_in_request=endpoint.dispatch == "inline")
     run = Run(endpoint, claim, held, gate, turn)
     return run.conduct(run.perform)
 
@@ -131,13 +121,14 @@ class Run:
             return self._mark_dead(unreadable)
         found = self.endpoint.subscribers_for(event)
         self._rest = [each for each in found if each.name not in self.claim.finished]
-        if self._rest and self.claim.unsettled:
-            settings, attempt = self.endpoint.settings, self.claim.attempt
-            if attempt > settings.max_attempts:
+        claim = self.claim
+        if self._rest and claim.attempt > self.endpoint.settings.max_attempts:
+            if claim.unsettled or self.endpoint.dispatch == "inline":
                 text = "every attempt ended without an outcome"
                 return self._mark_dead(text, is_counted=False)
-            # Before the subscribers are called: one of them may kill this process.
-            if self.turn.is_alone and not claims.count_attempt(self.store, self.claim):
+        # Before the subscribers are called: one of them may kill this process.
+        if self._rest and self.turn.is_alone:
+            if not claims.count_attempt(self.store, claim):
                 return RunOutcome.NOT_CLAIMED
         return self._perform_rest(event)
 
@@ -150,15 +141,16 @@ class Run:
         log.error("%s is abandoned for %s", text, describe(call.event))
         self.gate.rests.add(self)
         claimed, seconds = [self.claim], held.seconds
-        with renewing(self.store, claimed, seconds, held.on_hang) as self.held:
-            held.hand_over(self.claim, self.held)
-            call.cut()
-            try:
+        try:
+            with renewing(self.store, claimed, seconds, held.on_hang) as self.held:
+                held.hand_over(self.claim, self.held)
+                call.cut()
                 with suppress(CallAbandoned):
                     self.conduct(lambda: self._go_on(call, text))
-            except BaseException:
-                log.exception("The rest of %s failed", describe(call.event))
-        self.gate.rests.discard(self)
+        except BaseException:
+            log.exception("The rest of %s failed", describe(call.event))
+        finally:
+            self.gate.rests.discard(self)
 
     def conduct(self, work: Callable[[], RunOutcome]) -> RunOutcome:
         """Return the outcome of ``work``, and end the run, whatever it raises."""
@@ -175,10 +167,12 @@ class Run:
 
     def _interrupt(self, error: BaseException) -> None:
         """End the run at once: other workers need not wait for the end of the lease."""
-        # SystemExit, KeyboardInterrupt, a worker timeout: the subscriber has ended.
+        # SystemExit, KeyboardInterrupt, a worker timeout: the subscriber has ended. A
+        # request was not answered then, and the sender's next one gives the event up.
+        can_end = self.endpoint.dispatch != "inline"
         is_last = self.claim.attempt >= self.endpoint.settings.max_attempts
         try:
-            if is_last and not isinstance(error, InboxUnavailable):
+            if is_last and can_end and not isinstance(error, InboxUnavailable):
                 self._mark_dead(INTERRUPTED)
             else:
                 interrupt(self.endpoint, self.claim, is_counted=True)
@@ -187,17 +181,20 @@ class Run:
             log.error(text, self.claim.event_id, unavailable)
 
     def _go_on(self, call: Call, text: str) -> RunOutcome:
-        name = call.subscriber.name
-        if call.receipt is not None:
+        kind: ReceiptKind | None = ReceiptKind.DONE
+        if call.receipt is None:
+            name, seconds = call.subscriber.name, self.held.seconds
+            kind = abandon(self.store, self.claim, name, text, seconds)
+        elif not call.is_committed:
             # The subscriber has finished; the host hangs when its context ends.
-            if not call.is_committed:
-                jobs.finish(self.store, self.claim.row_id, call.receipt)
-        else:
-            kind = abandon(self.store, self.claim, name, text)
-            if kind is None:
-                return RunOutcome.NOT_CLAIMED
-            if kind is ReceiptKind.ABANDONED:
-                self.failures.append(Failure(text))
+            jobs.finish(self.store, self.claim.row_id, call.receipt)
+        # Now another thread may claim events: if the call had locked the database, its
+        # lease was not renewed, and this one would have been claimed again.
+        self.held.on_hang()
+        if kind is None:
+            return RunOutcome.NOT_CLAIMED
+        if kind is ReceiptKind.ABANDONED:
+            self.failures.append(Failure(text))
         return self._perform_rest()
 
     def _perform_rest(self, event: Event | None = None) -> RunOutcome:
@@ -225,42 +222,20 @@ class Run:
         self, subscriber: Subscriber, event: Event, *, is_last: bool
     ) -> None:
         call = Call(self.endpoint, self.claim, subscriber, event, self.take_over)
-        if (
-            subscriber.latest_only
-            and event.resource_id is not None
-            and jobs.has_newer(self.store, self.claim.row_id, event, subscriber)
-        ):
+        if subscriber.latest_only and call.is_superseded():
             log.info("%s: a newer event supersedes %s", subscriber.name, event.id)
             self._finish(call.new_receipt(ReceiptKind.SUPERSEDED), is_last)
             return
         watch(self.held, call)
         call.perform()
         self.held.call = None
-        if call.receipt is None:
-            self._end_call(call, is_last)
-        elif not call.is_committed:
+        if call.receipt is None and (failure := call.failure()):
+            self.failures.append(failure)
+        elif call.receipt is not None and not call.is_committed:
             self._finish(call.receipt, is_last and call.late_error is None)
         late = call.late_error
         if late is not None and not is_failure(late, self.endpoint.dispatch):
             raise late
-
-    def _end_call(self, call: Call, is_last: bool) -> None:
-        """Record how a call that has raised ends."""
-        name, error, event = call.subscriber.name, call.error, call.event
-        if isinstance(error, Discard):
-            log.info("%s discarded %s: %s", name, describe(event), error)
-            receipt = call.new_receipt(ReceiptKind.DISCARDED)
-            self._finish(receipt, is_last and call.late_error is None)
-        elif isinstance(error, RetryLater):
-            log.info("%s postponed %s: %s", name, describe(event), error)
-            self.failures.append(Failure(f"{name}: {retry_text(error)}", error.after))
-        elif error is not None:
-            if not is_failure(error, self.endpoint.dispatch):
-                raise error
-            hide_parameters(error)
-            log.error("%s failed for %s", name, describe(event), exc_info=error)
-            text = f"{name}: {error_text(error)}"
-            self.failures.append(Failure(text, exception=error))
 
     def _finish(self, receipt: Receipt, is_last: bool) -> None:
         if is_last:

@@ -21,11 +21,12 @@ from ..inbox.due import seconds_to_work
 from ..inbox.operations import note_seen
 from ..log import log
 from .calls import CallAbandoned
+from .failures import interrupt
 from .failures import RunOutcome
 from .leases import HeldClaims
 from .leases import longest_call
+from .leases import renew_late
 from .leases import renewing
-from .retry import interrupt
 from .run import run_claimed
 
 #: Events in a batch at most, and the seconds after which the rest of it is released: a
@@ -67,7 +68,6 @@ class Crew:
 class Worker:
     """One loop; any number of them, in any number of processes, share the work.
 
-    :param endpoints: the endpoints whose events it runs.
     :param poll: seconds between two polls for work without a notification.
     :param sleep: waits for so many seconds or until :meth:`wake`; for tests.
     :param crew: the others that share its work.
@@ -94,6 +94,8 @@ class Worker:
         self.is_idle = False
         #: Whether a call of its thread was abandoned: it runs nothing else.
         self.is_abandoned = False
+        #: Whether it has lost a claim before its run began or ended.
+        self._has_lost = False
         self._batch_size = 1
         #: Claims that are running, or could not be released, by endpoint.
         self._held: dict[str, HeldClaims] = {}
@@ -130,9 +132,12 @@ class Worker:
 
     def run_all(self) -> int:
         """Run until nothing is due or :meth:`stop` is called; return how many."""
-        total = 0
-        while not self._is_ending and (ran := self.run_due()):
-            total += ran
+        total, goes_on = 0, True
+        while goes_on and not self._is_ending:
+            self._has_lost = False
+            total += (ran := self.run_due())
+            # What it has lost, for example because the machine stalled, may be due.
+            goes_on = ran > 0 or self._has_lost
         return total
 
     def wake(self) -> None:
@@ -209,8 +214,7 @@ class Worker:
         :param has_ended: whether its run has ended, without a stored outcome; else it
             goes on in its thread while the worker is stopped, and is no attempt.
         """
-        held = self._held.get(endpoint.name)
-        if held is not None:
+        if held := self._held.get(endpoint.name):
             held.close()
             for claim in held.started():
                 interrupt(endpoint, claim, is_counted=has_ended)
@@ -221,23 +225,20 @@ class Worker:
         """Run due events; return the seconds to sleep, 0 if there may be more."""
         try:
             seconds = 0.0 if self.run_due() else self._seconds_to_sleep()
-        except InboxUnavailable as unavailable:
-            self._wait_longer()
-            log.error("Polling again in %g s: %s", self._outage_wait, unavailable)
-            return self._outage_wait
-        except Exception:
-            self._wait_longer()
-            log.exception("Polling again in %g s after an error", self._outage_wait)
-            return self._outage_wait
-        self._outage_wait = 0.0
+        except Exception as error:
+            doubled = max(FIRST_OUTAGE_WAIT, self._outage_wait * 2)
+            seconds = self._outage_wait = min(doubled, LONGEST_OUTAGE_WAIT)
+            if isinstance(error, InboxUnavailable):
+                log.error("Polling again in %g s: %s", seconds, error)
+            else:
+                log.exception("Polling again in %g s after an error", seconds)
+        else:
+            self._outage_wait = 0.0
         return seconds
-
-    def _wait_longer(self) -> None:
-        doubled = max(FIRST_OUTAGE_WAIT, self._outage_wait * 2)
-        self._outage_wait = min(doubled, LONGEST_OUTAGE_WAIT)
 
     def _run_endpoint(self, endpoint: Endpoint) -> int:
         store, seconds = endpoint.store, endpoint.settings.lease
+        renew_late(store)
         claims = claim_due(store, self._batch_size, seconds)
         if not claims:
             return 0
@@ -272,7 +273,7 @@ class Worker:
         try:
             if run_claimed(endpoint, claim, held) is not RunOutcome.NOT_CLAIMED:
                 return True
-            self.ran -= 1
+            self.ran, self._has_lost = self.ran - 1, True
             return False
         except CallAbandoned:
             self.is_abandoned = True
