@@ -19,6 +19,7 @@ from .claims import claimable
 from .claims import NO_RECEIPTS
 from .claims import running_values
 from .claims import unsettled_claims
+from .jobs import async_commit
 from .jobs import seen_receipts
 from .status import Status
 from .store import Store
@@ -56,7 +57,7 @@ def claim_due(store: Store, limit: int, seconds: float) -> list[Claim]:
         # update decides.
         change = update(c.id.table).where(c.id.in_(list(rows)), due)
         change = change.values(running_values(store, lease, ends, found[0]))
-        connection.execute(store.async_commit(change))
+        connection.execute(async_commit(store, change))
         return _claimed(store, connection, rows, lease, ends)
 
     return store.run(work, begin=True)
@@ -106,11 +107,10 @@ def release(store: Store, claims: Collection[Claim]) -> None:
     """Make the events that are still held due now, and take their claims back."""
     values = {
         "status": Status.PENDING.value,
-        "due_at": store.db_now(),
         "lease": None,
         "claims": store.columns.claims - 1,
     }
-    _change_held(store, claims, lambda: values)
+    _change_held(store, claims, lambda: {**values, "due_at": store.db_now()})
 
 
 def _change_held(
@@ -126,7 +126,7 @@ def _change_held(
 
     def work(connection: Connection) -> None:
         lock_in_order(connection, c.id.table, *still_held)
-        connection.execute(store.async_commit(change.values(values())))
+        connection.execute(async_commit(store, change.values(values())))
 
     store.run(work, begin=True)
 

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import exists
 from sqlalchemy import insert
+from sqlalchemy import literal_column
 from sqlalchemy import or_
 from sqlalchemy import select
 from sqlalchemy import update
@@ -29,6 +30,15 @@ from .status import Status
 from .store import Store
 from .store import to_db_time
 
+#: On PostgreSQL, the commit of a statement that returns this does not wait for the
+#: disk. A crash of the database server may lose the last fraction of a second of such
+#: commits, in order: the event runs again when its lease ends, and its receipts decide
+#: about repetitions. Measured with subscribers that write nothing: 1.4 to 2.3 times as
+#: many runs in five of six rounds. It is set for the transaction, so that the
+#: connection comes back to the pool unchanged.
+ASYNC_COMMIT: ColumnElement[str] = literal_column(
+    "set_config('synchronous_commit', 'off', true)"
+)
 #: An event with one of these will run.
 _UNFINISHED = (Status.PENDING.value, Status.RUNNING.value)
 
@@ -94,6 +104,12 @@ def seen_receipts(
     return seen
 
 
+def async_commit(store: Store, change: Any) -> Any:
+    """Return ``change`` with ``ASYNC_COMMIT`` on PostgreSQL, else unchanged."""
+    is_postgresql = store.dialect_name == "postgresql"
+    return change.returning(ASYNC_COMMIT) if is_postgresql else change
+
+
 class RunStatements:
     """The statements that every run executes, built once for each database.
 
@@ -113,9 +129,9 @@ class RunStatements:
         self.held = update(tables.event).where(
             c.id == bindparam("row"), c.lease == bindparam("token")
         )
-        self.settle = store.async_commit(self.held)
+        self.settle = async_commit(store, self.held)
         self.receipt = insert(tables.receipt).values(values)
-        self.async_receipt = store.async_commit(self.receipt)
+        self.async_receipt = async_commit(store, self.receipt)
         c = tables.receipt.c
         #: Changes no row if the version has risen: the run has outlived its lease or
         #: its timeout.

@@ -6,17 +6,14 @@ import random
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from contextlib import contextmanager
 from datetime import datetime
 from datetime import timezone
 from typing import Any
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import Executable
-from sqlalchemy import literal_column
 from sqlalchemy.exc import IntegrityError
 
 from ..errors import InboxUnavailable
@@ -51,15 +48,6 @@ BEGIN = {
     "postgresql": ("BEGIN ISOLATION LEVEL READ COMMITTED",),
     "sqlite": ("BEGIN IMMEDIATE",),
 }
-#: On PostgreSQL, the commit of a statement that returns this does not wait for the
-#: disk. A crash of the database server may lose the last fraction of a second of such
-#: commits, in order: the event runs again when its lease ends, and its receipts decide
-#: about repetitions. Measured with subscribers that write nothing: 1.4 to 2.3 times as
-#: many runs in five of six rounds. It is set for the transaction, so that the
-#: connection comes back to the pool unchanged.
-ASYNC_COMMIT: ColumnElement[str] = literal_column(
-    "set_config('synchronous_commit', 'off', true)"
-)
 
 
 class TransientError(InboxUnavailable):
@@ -158,10 +146,6 @@ class Store:
         except Exception as error:
             raise self.unavailable(error) from None
 
-    def transaction(self) -> AbstractContextManager[Connection]:
-        """A connection whose statements are committed together; without retries."""
-        return self.connection(begin=True)
-
     @property
     def session(self) -> SessionSource | None:
         """The host's session of the moment: a test may replace ``db.session``."""
@@ -197,11 +181,6 @@ class Store:
         if cut is None or cut.isascii() or not self.traits().escapes_text:
             return cut
         return cut.encode("ascii", "backslashreplace").decode()[:length]
-
-    def async_commit(self, change: Any) -> Any:
-        """Return ``change`` with ``ASYNC_COMMIT`` on PostgreSQL, else unchanged."""
-        is_postgresql = self.dialect_name == "postgresql"
-        return change.returning(ASYNC_COMMIT) if is_postgresql else change
 
     def corrected_now(self) -> datetime:
         """The host's clock, corrected to the database server's."""

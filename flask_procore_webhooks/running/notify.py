@@ -23,7 +23,7 @@ from sqlalchemy import select
 from sqlalchemy import URL
 
 from ..inbox.database import Database
-from ..inbox.store import ASYNC_COMMIT
+from ..inbox.jobs import ASYNC_COMMIT
 from ..inbox.store import Store
 from ..log import log
 

@@ -31,11 +31,13 @@ from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox import cut
 from flask_procore_webhooks.inbox import jobs
 from flask_procore_webhooks.inbox.claims import Claim
 from flask_procore_webhooks.inbox.claims import Settlement
 from flask_procore_webhooks.inbox.jobs import Receipt
 from flask_procore_webhooks.inbox.record import record as record_event
+from flask_procore_webhooks.inbox.status import ReceiptKind
 from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.inbox.store import Store
 from flask_procore_webhooks.inbox.store import to_db_time
@@ -288,7 +290,7 @@ def test_locked_row_is_skipped(server_inbox: Store) -> None:
     store, c = server_inbox, server_inbox.columns
     first, *_ = record(store, *numbered(4))
 
-    with store.transaction() as other:
+    with store.connection(begin=True) as other:
         other.execute(sa.select(c.id).where(c.id == first).with_for_update())
         assert ids_of(in_time(lambda: batches.claim_due(store, 2, 60))) == [
             "evt_001",
@@ -412,7 +414,91 @@ def test_claim_is_tried_again_on_a_new_connection(store: Store, failing: int) ->
     assert attempts(store) == {"evt_1": 0, "evt_2": 0}
 
 
+@pytest.mark.parametrize("alone", [True, False], ids=["claim", "claim_due"])
+def test_claim_of_an_earlier_version_has_used_no_attempt(
+    store: Store, alone: bool
+) -> None:
+    """It counted an attempt when it began, and no claims."""
+    row_id = record_event(store, event()).row_id
+    c = store.columns
+    old = {"status": "running", "attempts": 12, "lease": "a" * 32}
+    store.run(lambda each: each.execute(sa.update(c.id.table).values(old)))
+    if alone:
+        claim = claim_one(store, row_id)
+    else:
+        (claim,) = batches.claim_due(store, 9, 60)
+    assert (claim.attempt, claim.unsettled) == (12, 1)
+    assert (row(store)["attempts"], row(store)["claims"]) == (11, 1)
+    batches.release(store, [claim])
+    assert claim_one(store, row_id).attempt == 12
+
+
 # Changes by the claim's holder
+
+
+class LostAnswer:
+    """Loses the answer to the first statement that begins so, once it is made."""
+
+    def __init__(self, store: Store, *texts: str) -> None:
+        self.texts = texts
+        self.made: list[str] = []
+        sa.event.listen(store.database.engine, "after_cursor_execute", self._lose)
+
+    def _lose(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith(self.texts):
+            self.made.append(statement)
+            if len(self.made) == 1:
+                raise ConnectionError("the answer is lost")
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("status", [Status.DONE, Status.PENDING, Status.DEAD])
+@pytest.mark.parametrize("receipt", [None, Receipt("a:b"), Receipt("a:b", version=1)])
+def test_settlement_whose_answer_is_lost_is_made(
+    store: Store, status: Status, receipt: Receipt | None, durable: bool
+) -> None:
+    row_id = record_event(store, event()).row_id
+    claim = claim_one(store, row_id, durable=durable)
+    if receipt and receipt.version:
+        cut.abandon(store, claim, receipt.subscriber, "no answer", 60)
+    has_statement = receipt is None or (
+        store.dialect_name == "postgresql" and not durable and not receipt.version
+    )
+    texts = ("WITH", "UPDATE") if has_statement else ("COMMIT",)
+    lost = LostAnswer(store, *texts)
+    end = Settlement(status, error="failed", wait=60, receipt=receipt)
+    assert claims.settle(store, claim, end)
+    assert lost.made and row(store)["status"] == status
+    assert list(jobs.receipts(store, row_id)) == (
+        [receipt.subscriber] if receipt else []
+    )
+    assert not claims.settle(store, claim, Settlement(Status.IGNORED))
+
+
+def test_abandonment_whose_answer_is_lost_is_made(store: Store) -> None:
+    row_id = record_event(store, event()).row_id
+    claim = claim_one(store, row_id)
+    lost = LostAnswer(store, "COMMIT")
+    kind = cut.abandon(store, claim, "a:b", "no answer", 60)
+    assert (kind, len(lost.made)) == (ReceiptKind.ABANDONED, 1)
+    assert claims.settle(store, claim, Settlement(Status.PENDING))
+
+    again = claim_one(store, row_id)
+    assert again.abandoned == {"a:b": 1}
+    LostAnswer(store, "COMMIT")
+    kind = cut.abandon(store, again, "a:b", "no answer", 60)
+    assert kind is ReceiptKind.ABANDONED
+    assert claims.settle(store, again, Settlement(Status.PENDING))
+    assert claim_one(store, row_id).abandoned == {"a:b": 2}
+
+
+def test_abandonment_of_a_later_run_is_not_ours(store: Store, clock: Clock) -> None:
+    row_id = record_event(store, event()).row_id
+    first = claim_one(store, row_id)
+    clock.forward(61)
+    second = claim_one(store, row_id)
+    assert cut.abandon(store, second, "a:b", "no answer", 60) is ReceiptKind.ABANDONED
+    assert cut.abandon(store, first, "a:b", "no answer", 60) is None
 
 
 @pytest.fixture

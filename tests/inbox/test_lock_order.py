@@ -114,7 +114,7 @@ def test_deadlock_with_somebody_elses_transaction_is_tried_again(site: Site) -> 
     first, second = add_finished(site, 2, Status.DEAD)
     lock = "SELECT 1 FROM procore_webhook_event WHERE id = {} FOR UPDATE"
     waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-    with ThreadPoolExecutor(1) as pool, site.store.transaction() as other:
+    with ThreadPoolExecutor(1) as pool, site.store.connection(begin=True) as other:
         other.exec_driver_sql(lock.format(second))
         replay = pool.submit(operations.replay, site.store, [first, second], ME)
         wait_until(lambda: other.exec_driver_sql(waiting).scalar())

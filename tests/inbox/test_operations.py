@@ -389,7 +389,7 @@ def _deliver_against_a_lock(site: Site) -> None:
         if "Deadlock" in str(context.original_exception):
             deadlocks.append(context.statement)
 
-    with ThreadPoolExecutor(1) as pool, site.store.transaction() as other:
+    with ThreadPoolExecutor(1) as pool, site.store.connection(begin=True) as other:
         other.execute(heavier.values(repeats=7))
         other.execute(by_row)
         answer = pool.submit(site.deliver, sent)

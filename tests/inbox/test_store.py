@@ -33,11 +33,11 @@ MakeApp = Callable[..., Flask]
 def _fails_in_a_transaction(store: Store) -> None:
     table = store.columns.id.table
     with pytest.raises(InboxUnavailable, match="on purpose"):
-        with store.transaction() as connection:
+        with store.connection(begin=True) as connection:
             connection.execute(sa.delete(table))
             raise RuntimeError("on purpose")
     with pytest.raises(IntegrityError):
-        with store.transaction() as connection:
+        with store.connection(begin=True) as connection:
             again = connection.execute(sa.select(table)).one()._asdict()
             connection.execute(sa.insert(table).values(again))
 

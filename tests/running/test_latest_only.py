@@ -136,7 +136,7 @@ def test_two_thousand_changes_cost_one_fetch(database_site: Site) -> None:
         )
         for event in events
     ]
-    with site.store.transaction() as connection:
+    with site.store.connection(begin=True) as connection:
         connection.execute(sa.insert(site.events), rows)
     start = time.monotonic()
     assert site.work() == 2000

@@ -249,7 +249,7 @@ def test_locked_event_causes_no_busy_loop(
         pytest.skip("no row can be locked")
     record(host.store, "evt_1")
     statements = Statements(store)
-    with store.transaction() as other:
+    with store.connection(begin=True) as other:
         other.execute(sa.select(c.id).with_for_update())
         with working(host.endpoint, poll=0.5):
             count = statements.during(2.0)

@@ -148,7 +148,7 @@ def add_finished(
         rows.append({**row, "received_at": when, "finished_at": when})
     names = [row["event_id"] for row in rows]
     c = site.events.c
-    with site.store.transaction() as connection:
+    with site.store.connection(begin=True) as connection:
         connection.execute(sa.insert(site.events), rows)
         mine = sa.and_(c.endpoint == site.endpoint.name, c.event_id.in_(names))
         look = sa.select(c.id).where(mine).order_by(c.id)

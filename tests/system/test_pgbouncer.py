@@ -201,7 +201,10 @@ def test_failure_is_rolled_back_and_run_again(host: Host) -> None:
 
 def test_settings_of_a_transaction_stay_in_it(site: Site) -> None:
     look = sa.text("SELECT pg_backend_pid()")
-    with site.store.transaction() as one, site.store.transaction() as two:
+    with (
+        site.store.connection(begin=True) as one,
+        site.store.connection(begin=True) as two,
+    ):
         seen = {(one.scalar(look), two.scalar(look)) for _ in range(5)}
     ((first, second),) = seen
     assert first != second
@@ -211,7 +214,7 @@ def test_transaction_that_fails_is_rolled_back(site: Site) -> None:
     rows = [site.send() for _ in range(3)]
     for _ in range(3):
         with pytest.raises(InboxUnavailable, match="on purpose"):
-            with site.store.transaction() as connection:
+            with site.store.connection(begin=True) as connection:
                 connection.execute(sa.delete(site.events))
                 raise RuntimeError("on purpose")
     assert site.statuses() == ["pending"] * 3

@@ -98,7 +98,7 @@ def _prune_against_a_lock(site: Site) -> Any:
     )
 
     def hold() -> None:
-        with site.store.transaction() as connection:
+        with site.store.connection(begin=True) as connection:
             table = site.events.name
             connection.execute(sa.text(f"LOCK TABLE {table} IN EXCLUSIVE MODE"))
             held.set()

@@ -70,8 +70,7 @@ def old_host(make_app: MakeApp, old_url: str) -> Iterator[Flask]:
 @pytest.fixture
 def old_site(make_app: MakeApp, old_url: str) -> Iterator[Site]:
     """A site of the embedded default, whose tables are those of schema 1."""
-    # The run that the older package began has used an attempt.
-    with open_site(make_app(), old_url, PROCORE_WEBHOOK_MAX_ATTEMPTS=2) as site:
+    with open_site(make_app(), old_url) as site:
         yield site
 
 
