@@ -39,7 +39,8 @@ from .senders.payload import read_event
 from .senders.payload import unreadable_event
 from .senders.samples import Credentials
 from .senders.source import Source
-from .signals import work_signals
+from .signals import FIRED
+from .signals import resource_event
 from .subscribers import Subscriber
 from .subscribers import Subscribers
 
@@ -173,8 +174,9 @@ class Endpoint:
     def subscribers_for(self, event: Event) -> list[Subscriber]:
         """The event's subscribers, each name once, in order of registration."""
         found = self.subscribers.matching(event)
-        for signal in work_signals(event):
-            found += signal.subscribers_for(self.app)
+        for signal in FIRED.get(event.reason or "", (resource_event,)):
+            if signal.receivers:
+                found += signal.subscribers_for(self.app)
         found.sort(key=attrgetter("order"))
         return list({subscriber.name: subscriber for subscriber in found}.values())
 

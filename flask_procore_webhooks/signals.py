@@ -31,7 +31,6 @@ from flask import current_app
 from flask import Flask
 from flask import has_app_context
 
-from .event import Event
 from .log import log
 from .runtime import end_forked_child
 from .subscribers import claim_name
@@ -226,14 +225,9 @@ delivery_rejected = _lifecycle(
 
 WORK_SIGNALS = (resource_event, resource_created, resource_updated, resource_deleted)
 
-_BY_REASON = {
-    "create": resource_created,
-    "update": resource_updated,
-    "delete": resource_deleted,
+#: The work signals that an event fires, by its reason; only the first by any other.
+FIRED = {
+    "create": (resource_event, resource_created),
+    "update": (resource_event, resource_updated),
+    "delete": (resource_event, resource_deleted),
 }
-
-
-def work_signals(event: Event) -> tuple[WorkSignal, ...]:
-    """The work signals that ``event`` fires."""
-    by_reason = _BY_REASON.get(event.reason or "")
-    return (resource_event, by_reason) if by_reason else (resource_event,)

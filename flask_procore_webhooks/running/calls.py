@@ -80,9 +80,8 @@ class Call:
         self.started = self.warned_at = time.monotonic()
         #: Seconds.
         self.limit = subscriber.timeout or endpoint.settings.timeout
-        # The thread of a request belongs to the server.
-        is_limited = endpoint.dispatch != "inline"
-        self.deadline = self.started + self.limit if is_limited else inf
+        # A durable claim is that of a request, whose thread belongs to the server.
+        self.deadline = inf if claim.durable else self.started + self.limit
         #: The record that the subscriber has finished.
         self.receipt: Receipt | None = None
         self.is_committed = False
