@@ -8,7 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from flask import current_app
 from flask import Flask
+from flask import g
+from flask import has_app_context
 
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import event_dead
@@ -26,6 +29,7 @@ from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox import jobs
 from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.signals import delivery_rejected
 from flask_procore_webhooks.signals import LifecycleSignal
 from flask_procore_webhooks.testing import deliver
@@ -522,6 +526,56 @@ def test_lifecycle_receivers_get_the_fields_that_they_name(
         "fields": ["error", "event", "exception"],
         "positional": (app,),
     }
+
+
+@pytest.mark.parametrize("signal", LIFECYCLE, ids=lambda signal: signal.name)
+def test_lifecycle_receivers_have_an_app_context(
+    make_app: MakeApp, signal: LifecycleSignal
+) -> None:
+    app, other = make_app(), make_app()
+    seen: list[tuple[Any, Any]] = []
+
+    @signal.connect
+    def receiver(app: Flask, **fields: Any) -> None:
+        seen.append((current_app._get_current_object(), g.get("owner")))  # type: ignore[attr-defined]
+
+    signal.announce(app)
+    with other.app_context():
+        g.owner = "other"
+        signal.announce(app)
+    with app.app_context():
+        g.owner = "mine"
+        signal.announce(app)
+    assert seen == [(app, None), (app, None), (app, "mine")]
+    assert not has_app_context()
+
+
+def test_receiver_in_a_worker_has_a_context_whose_error_changes_nothing(
+    make_app: MakeApp, webhooks: ProcoreWebhooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, seen = make_app(PROCORE_WEBHOOK_DISPATCH="worker"), list[str]()
+    app.register_blueprint(webhooks)
+    (endpoint,) = endpoints(app).values()
+    webhooks.on(name="works")(lambda event: None)
+
+    @event_processed.connect
+    def receiver(app: Flask, event: Event) -> None:
+        g.fails = True
+        seen.append(current_app.name)
+
+    @app.teardown_appcontext
+    def teardown(error: BaseException | None) -> None:
+        if g.get("fails"):
+            raise RuntimeError("in the teardown")
+
+    sent = payload("RFIs.update")
+    deliver(app.test_client(), sent)
+    assert Worker([endpoint], poll=1).run_due() == 1
+    assert seen == [app.name]
+    row = queries.find(endpoint.store, sent["id"])
+    assert row and (row["status"], row["attempts"]) == ("done", 1)
+    (logged,) = [m for m in caplog.messages if m.startswith("A receiver of")]
+    assert "in the teardown" in logged
 
 
 @pytest.mark.parametrize("signal", LIFECYCLE, ids=lambda signal: signal.name)

@@ -35,6 +35,8 @@ from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.running.leases import longest_call
 from flask_procore_webhooks.running.pool import Pool
+from flask_procore_webhooks.running.pool import WorkerThread
+from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 
@@ -88,8 +90,9 @@ def pool_of(host: Host, size: int = 1, gate: Gate | None = None) -> Iterator[Poo
         if gate is not None:
             gate.go_on.set()
         pool.end(5)
-        for thread in pool.threads:
-            thread.join(PATIENCE)
+        for thread in threading.enumerate():
+            if isinstance(thread, WorkerThread) and thread.pool is pool:
+                thread.join(PATIENCE)
         main.join(PATIENCE)
     assert not main.is_alive()
 
@@ -431,6 +434,29 @@ def pool_abandoned(pool: Pool) -> int:
     return sum(each.worker.is_abandoned for each in pool.threads if each.is_alive())
 
 
+def test_exhausted_pool_goes_on_when_a_call_returns(
+    make_app: MakeApp, tmp_path: Path, gate: Gate
+) -> None:
+    """Nothing wakes it: no thread was left that polls."""
+    second = Gate()
+    once = {**SETTINGS, **TIMES, "PROCORE_WEBHOOK_MAX_ATTEMPTS": 1}
+    url = f"sqlite:///{tmp_path / 'host.db'}"
+    with run_host(make_app(**once), "flask_sqlalchemy", url) as host:
+
+        @host.webhooks.on(name="hangs", timeout=0.2)
+        def hangs(event: Event) -> None:
+            if event.id != "evt_3":
+                (gate if event.id == "evt_1" else second).hang()
+
+        record(host.store, "evt_1", "evt_2")
+        with pool_of(host, gate=gate) as pool:
+            wait_until(lambda: pool.is_exhausted)
+            record(host.store, "evt_3")
+            second.go_on.set()
+            wait_until(lambda: are_done(host.store, "evt_3"))
+            assert not pool.is_exhausted and not gate.go_on.is_set()
+
+
 def test_returned_threads_are_counted_back(sqlite_host: Host, gate: Gate) -> None:
     @sqlite_host.webhooks.on(name="hangs", timeout=0.2)
     def hangs(event: Event) -> None:
@@ -485,6 +511,43 @@ def test_completion_of_a_run_whose_call_was_abandoned_elsewhere_is_rejected(
     process(host.endpoint, row_id)
     assert host.notes() == ["written"]
     assert host.row("evt_1")["status"] == "done"
+
+
+def test_event_of_a_call_that_has_locked_the_file_is_not_claimed_again(
+    sqlite_host: Host, gate: Gate
+) -> None:
+    """The lock keeps its own lease from being renewed, so that the lease ends."""
+    host, calls = sqlite_host, list[int]()
+
+    @host.webhooks.on(name="locks", timeout=3600)
+    def locks(event: Event) -> None:
+        calls.append(event.attempt)
+        host.note("written")
+        gate.hang()
+
+    @host.webhooks.on(name="next", timeout=3600)
+    def next_(event: Event) -> None:
+        second.hang()
+
+    record(host.store, "evt_1")
+    second, ran = Gate(), list[int]()
+    first = threading.Thread(target=Worker([host.endpoint], poll=1).run_due)
+    first.start()
+    assert gate.begun.wait(PATIENCE)
+    wait_until(lambda: host.row("evt_1")["due_at"] < host.store.db_now())
+    other = Worker([host.endpoint], poll=1)
+    waiting = threading.Thread(target=lambda: ran.append(other.run_due()))
+    waiting.start()
+    # So that it waits for the file.
+    waiting.join(0.3)
+    gate.go_on.set()
+    assert second.begun.wait(PATIENCE)
+    waiting.join(PATIENCE)
+    second.go_on.set()
+    first.join(PATIENCE)
+    assert (ran, calls) == ([0], [1])
+    row = host.row("evt_1")
+    assert (row["status"], row["attempts"]) == ("done", 1)
 
 
 def test_abandoned_call_of_a_lost_claim_changes_nothing(sqlite_host: Host) -> None:

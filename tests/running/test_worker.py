@@ -25,6 +25,7 @@ from support.inboxes import record
 from support.inboxes import statuses
 from support.outages import locked
 from support.outages import relay_to
+from support.values import Clock
 from support.waiting import PATIENCE
 from support.waiting import wait_until
 from support.workers import look_again
@@ -48,8 +49,8 @@ from flask_procore_webhooks.inbox.operations import replay
 from flask_procore_webhooks.inbox.operations import resume
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import Status
-from flask_procore_webhooks.inbox.store import Store
 from flask_procore_webhooks.running.worker import Worker
+from flask_procore_webhooks.storage.store import Store
 
 MakeApp = Callable[..., Flask]
 
@@ -136,6 +137,24 @@ def test_retry_is_run_when_due_before_the_next_poll(host: Host) -> None:
     with working(host.endpoint, poll=3600):
         wait_until(all_done(host.store, 1))
     assert attempts(host.store) == {"evt_1": 2}
+
+
+def test_claim_that_is_lost_to_a_stall_is_claimed_again(sqlite_host: Host) -> None:
+    host, clock, calls = sqlite_host, Clock(), list[int]()
+    host.store.now = clock
+    host.webhooks.on(name="noted")(lambda event: calls.append(event.attempt))
+    record(host.store, "evt_1")
+
+    @sa.event.listens_for(host.store.database.engine, "after_cursor_execute")
+    def stall(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE") and not stalled:
+            stalled.append(statement)
+            clock.forward(host.endpoint.settings.lease + 1)
+
+    stalled: list[str] = []
+    assert Worker([host.endpoint], poll=1).run_all() == 1
+    assert (len(stalled), calls) == (1, [1])
+    assert statuses(host.store) == {"evt_1": "done"}
 
 
 def test_stop_at_the_end_of_a_sleep_is_not_missed(sqlite_host: Host) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from support.brokers import as_env
 from support.brokers import Broker
@@ -233,6 +234,28 @@ def test_repeated_message_runs_the_event_once(
         call(app, RUN, "procore_webhooks", row)
     assert status(app, row) == "done"
     assert calls == ["evt_1"]
+
+
+def test_note_of_the_process_is_rare_and_fails_no_task(
+    app: Flask, redis: Broker, calls: list[str]
+) -> None:
+    store, writes = endpoint_of(app).store, list[str]()
+    table = store.database.tables.state.name
+
+    @sa.event.listens_for(store.database.engine, "before_cursor_execute")
+    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith(f"UPDATE {table}"):
+            writes.append(statement)
+
+    rows = [send(app, id=f"evt_{number}") for number in range(3)]
+    with store.connection() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {table} RENAME TO away")
+    writes.clear()
+    for row in rows:
+        call(app, RUN, "procore_webhooks", row)
+    assert [status(app, row) for row in rows] == ["done"] * 3
+    assert len(writes) == 1
+    call(app, SWEEP)
 
 
 @pytest.mark.parametrize("fields", [{"wait": 100}, {"fails": True}])
