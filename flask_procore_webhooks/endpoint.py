@@ -23,15 +23,10 @@ from sqlalchemy import MetaData
 from sqlalchemy import Table
 
 from .config import Settings
-from .config_values import shown
+from .config.values import shown
 from .errors import BadPayload
 from .errors import ConfigError
 from .event import Event
-from .inbox.database import context_of
-from .inbox.database import Database
-from .inbox.database import Mount
-from .inbox.engines import is_autocommit
-from .inbox.store import Store
 from .runtime import keep
 from .runtime import Runtime
 from .senders.payload import PLAIN_ID
@@ -41,6 +36,11 @@ from .senders.samples import Credentials
 from .senders.source import Source
 from .signals import FIRED
 from .signals import resource_event
+from .storage.database import context_of
+from .storage.database import Database
+from .storage.database import Mount
+from .storage.engines import is_autocommit
+from .storage.store import Store
 from .subscribers import Subscriber
 from .subscribers import Subscribers
 

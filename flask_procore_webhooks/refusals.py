@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from .config_values import shown
+from .config.values import shown
 from .errors import BadAuthorization
 from .errors import DeliveryError
 from .errors import EventBusy

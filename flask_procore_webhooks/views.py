@@ -26,7 +26,6 @@ from .event import Event
 from .inbox.record import record
 from .inbox.record import RecordResult
 from .inbox.status import Status
-from .inbox.store import Store
 from .log import log
 from .refusals import leave_body
 from .refusals import RefusalLog
@@ -42,6 +41,7 @@ from .signals import delivery_rejected
 from .signals import event_dead
 from .signals import event_recorded
 from .signals import event_repeated
+from .storage.store import Store
 
 #: The key in the WSGI environment of what :func:`_take` returned or raised, until the
 #: view answers.

@@ -26,8 +26,8 @@ from flask_procore_webhooks import signals
 from flask_procore_webhooks import subscribers
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox.store import Store
 from flask_procore_webhooks.running.background import stop_all
+from flask_procore_webhooks.storage.store import Store
 
 # On a busy machine, both generating and running an example may take long.
 settings.register_profile(

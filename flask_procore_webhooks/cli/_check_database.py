@@ -17,11 +17,11 @@ from ..endpoint import at_least_once_warnings
 from ..endpoint import AUTOCOMMIT
 from ..endpoint import Endpoint
 from ..endpoint import session_engine
-from ..inbox.engines import commits_by_itself
-from ..inbox.engines import is_autocommit
-from ..inbox.engines import is_in_memory
-from ..inbox.engines import is_sqlite_file
-from ..inbox.servers import LARGE_DIFFERENCE
+from ..storage.engines import commits_by_itself
+from ..storage.engines import is_autocommit
+from ..storage.engines import is_in_memory
+from ..storage.engines import is_sqlite_file
+from ..storage.servers import LARGE_DIFFERENCE
 from ._findings import Finding
 from ._findings import warning
 from ._processes import alive

@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator
 
 from ..config import KEYS
-from ..config_values import to_bytes
-from ..config_values import without_scheme
-from ..config_values import without_secret
+from ..config.values import to_bytes
+from ..config.values import without_scheme
+from ..config.values import without_secret
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
 from ..log import log

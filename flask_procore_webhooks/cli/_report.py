@@ -7,10 +7,10 @@ from typing import TypedDict
 from sqlalchemy import URL
 
 from ..endpoint import Endpoint
-from ..inbox.database import Database
-from ..inbox.servers import AT_SIGN_ADVICE
-from ..inbox.servers import is_ambiguous
 from ..signals import WORK_SIGNALS
+from ..storage.database import Database
+from ..storage.servers import AT_SIGN_ADVICE
+from ..storage.servers import is_ambiguous
 from ..subscribers import Subscriber
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import click
 from werkzeug.urls import iri_to_uri
 
-from ..config_values import CONTROL
+from ..config.values import CONTROL
 from ..senders.payload import to_datetime
 from ._http import check_url
 

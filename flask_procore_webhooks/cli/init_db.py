@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from flask.cli import with_appcontext
 
-from ..inbox.upgrade import Changes
+from ..storage.upgrade import Changes
 from ._options import command
 from ._options import endpoints_named
 from ._options import one_endpoint

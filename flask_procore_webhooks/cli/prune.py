@@ -14,7 +14,7 @@ from ..inbox.operations import IDS_KEPT
 from ..inbox.operations import prune_bodies
 from ..inbox.operations import prune_rows
 from ..inbox.operations import prune_seen
-from ..inbox.store import Store
+from ..storage.store import Store
 from ._options import as_json as as_json_option
 from ._options import command
 from ._options import endpoints_named

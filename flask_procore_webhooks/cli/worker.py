@@ -12,9 +12,9 @@ from flask.cli import with_appcontext
 from ..endpoint import Endpoint
 from ..errors import InboxUnavailable
 from ..inbox.due import is_paused
-from ..inbox.engines import is_in_memory
 from ..running.notify import listening
 from ..running.pool import Pool
+from ..storage.engines import is_in_memory
 from ._options import command
 from ._options import endpoints_named
 from ._options import one_endpoint

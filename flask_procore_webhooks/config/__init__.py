@@ -11,15 +11,15 @@ from dataclasses import field
 from datetime import timedelta
 from typing import Any
 
-from .config_values import Dated
-from .config_values import dropped_factor
-from .config_values import secret_problem
-from .config_values import shown
-from .config_values import spelling_problems
-from .config_values import to_bytes
-from .config_values import to_date
-from .config_values import value_warnings
-from .errors import ConfigError
+from ..errors import ConfigError
+from .values import Dated
+from .values import dropped_factor
+from .values import secret_problem
+from .values import shown
+from .values import spelling_problems
+from .values import to_bytes
+from .values import to_date
+from .values import value_warnings
 
 HALF_DAY = 12 * 3600.0
 #: A thousand years: a time that lies further ahead is beyond the calendar.

@@ -14,6 +14,8 @@ from sqlalchemy import Connection
 from sqlalchemy import select
 from sqlalchemy import update
 
+from ..storage.store import Store
+from ..storage.tables import lock_in_order
 from .claims import Claim
 from .claims import claimable
 from .claims import NO_RECEIPTS
@@ -22,8 +24,6 @@ from .claims import unsettled_claims
 from .jobs import async_commit
 from .jobs import seen_receipts
 from .status import Status
-from .store import Store
-from .tables import lock_in_order
 
 
 def claim_due(store: Store, limit: int, seconds: float) -> list[Claim]:

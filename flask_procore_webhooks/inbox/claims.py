@@ -22,6 +22,7 @@ from sqlalchemy import select
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
+from ..storage.store import Store
 from .jobs import finish
 from .jobs import Receipt
 from .jobs import receipt_values
@@ -31,7 +32,6 @@ from .jobs import SeenReceipts
 from .record import LONGEST_ERROR
 from .status import FINISHED
 from .status import Status
-from .store import Store
 
 NO_RECEIPTS = SeenReceipts()
 

@@ -20,15 +20,15 @@ from sqlalchemy.exc import ResourceClosedError
 
 from ..errors import InboxUnavailable
 from ..runtime import start_thread
+from ..storage.engines import is_in_memory
+from ..storage.store import Store
 from .claims import Claim
-from .engines import is_in_memory
 from .jobs import Receipt
 from .jobs import receipt_kind
 from .jobs import receipt_values
 from .jobs import run_statements
 from .record import LONGEST_ERROR
 from .status import ReceiptKind
-from .store import Store
 
 #: Milliseconds that PostgreSQL waits for a lock of an abandoned call.
 LOCK_WAIT = 10_000

@@ -17,9 +17,9 @@ from sqlalchemy import Select
 from sqlalchemy import select
 from sqlalchemy import text
 
+from ..storage.store import Store
 from .claims import claimable
 from .status import Status
-from .store import Store
 
 #: A table of the names in a JSON array, by dialect: one parameter for any number.
 _JSON_TABLE = (

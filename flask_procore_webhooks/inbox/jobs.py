@@ -22,13 +22,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ..event import Event
+from ..storage.store import Store
+from ..storage.store import to_db_time
 from ..subscribers import ANY
 from ..subscribers import Subscriber
 from .record import TEXTS
 from .status import ReceiptKind
 from .status import Status
-from .store import Store
-from .store import to_db_time
 
 #: On PostgreSQL, the commit of a statement that returns this does not wait for the
 #: disk. A crash of the database server may lose the last fraction of a second of such

@@ -27,15 +27,15 @@ from sqlalchemy import select
 from sqlalchemy import Update
 from sqlalchemy import update
 
+from ..storage.store import Store
+from ..storage.store import to_db_time
+from ..storage.tables import lock_in_order
+from ..storage.tables import put_value
+from ..storage.tables import WHOLE_INBOX
 from .due import PAUSE
 from .due import RESUME
 from .status import FINISHED
 from .status import Status
-from .store import Store
-from .store import to_db_time
-from .tables import lock_in_order
-from .tables import put_value
-from .tables import WHOLE_INBOX
 
 #: Rows that one transaction changes.
 BATCH = 500

@@ -29,13 +29,13 @@ from sqlalchemy import update
 from ..event import Event
 from ..senders.payload import event_key
 from ..senders.payload import PLAIN_ID
+from ..storage.store import Store
+from ..storage.store import to_db_time
+from ..storage.tables import schema_number
 from .jobs import is_finished
 from .record import new_row
 from .record import TEXTS
 from .status import Status
-from .store import Store
-from .store import to_db_time
-from .tables import schema_number
 
 #: The name of the row that :func:`try_writes` inserts begins with this.
 TRIAL = "check:"

@@ -20,14 +20,14 @@ from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
 from ..event import Event
+from ..storage.store import Store
+from ..storage.store import to_db_time
+from ..storage.store import TransientError
 from .group_commit import GroupCommit
 from .inserts import InsertNew
 from .inserts import InsertOne
 from .status import FINISHED
 from .status import Status
-from .store import Store
-from .store import to_db_time
-from .store import TransientError
 
 #: Bytes of bodies in one statement: drivers hold them several times over.
 LARGEST_STATEMENT = 4 * 2**20

@@ -36,8 +36,8 @@ from ..inbox.due import due_events
 from ..inbox.due import is_paused
 from ..inbox.due import seconds_to
 from ..inbox.operations import note_seen
-from ..inbox.store import Store
 from ..log import log
+from ..storage.store import Store
 from .failures import RunOutcome
 from .run import process
 

@@ -18,8 +18,8 @@ from typing import Any
 from ..errors import InboxUnavailable
 from ..inbox.claims import Claim
 from ..inbox.claims import count_attempt
-from ..inbox.store import Store
 from ..log import log
+from ..storage.store import Store
 from .calls import current_call
 
 #: Seconds that a suspect waits for younger runs to end, and that other runs then wait

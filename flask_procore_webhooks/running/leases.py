@@ -23,10 +23,10 @@ from typing import Any
 from ..errors import InboxUnavailable
 from ..inbox import batches
 from ..inbox.claims import Claim
-from ..inbox.store import Store
 from ..log import log
 from ..runtime import Alarms
 from ..runtime import start_thread
+from ..storage.store import Store
 from .calls import Call
 from .failures import describe
 
@@ -274,11 +274,9 @@ def longest_call(stores: Iterable[Store]) -> dict[str, Any] | None:
     longest = min(filter(None, calls), key=lambda call: call.started, default=None)
     if longest is None:
         return None
-    return {
-        "subscriber": longest.subscriber.name,
-        "event": longest.claim.event_id,
-        "seconds": round(time.monotonic() - longest.started, 1),
-    }
+    seconds = round(time.monotonic() - longest.started, 1)
+    name, event_id = longest.subscriber.name, longest.claim.event_id
+    return {"subscriber": name, "event": event_id, "seconds": seconds}
 
 
 def _renewer_of(store: Store) -> LeaseRenewer:

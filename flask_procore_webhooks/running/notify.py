@@ -22,10 +22,10 @@ from sqlalchemy import func
 from sqlalchemy import select
 from sqlalchemy import URL
 
-from ..inbox.database import Database
 from ..inbox.jobs import ASYNC_COMMIT
-from ..inbox.store import Store
 from ..log import log
+from ..storage.database import Database
+from ..storage.store import Store
 
 #: The channel of NOTIFY; the payload is the name of an endpoint.
 CHANNEL = "procore_webhooks"

@@ -10,10 +10,10 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from ..inbox.database import SessionSource
-from ..inbox.servers import Fault
-from ..inbox.servers import fault_of
 from ..log import log
+from ..storage.database import SessionSource
+from ..storage.servers import Fault
+from ..storage.servers import fault_of
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Protocol
 from itsdangerous import HMACAlgorithm
 
 from ..config import Settings
-from ..config_values import Dated
+from ..config.values import Dated
 from ..errors import BadAuthorization
 from ..errors import BadSignature
 from .differences import authorization_difference

@@ -19,19 +19,19 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from .endpoint import Endpoint
-from .endpoint import endpoints
-from .inbox.database import DEFAULT_URI
-from .inbox.engines import checked_url
-from .inbox.engines import is_sqlite_file
-from .inbox.queries import newest
+from ..endpoint import Endpoint
+from ..endpoint import endpoints
+from ..inbox.queries import newest
+from ..running import dispatch
+from ..senders.procore import PROCORE
+from ..senders.prudra import PRUDRA
+from ..senders.samples import payload
+from ..senders.samples import to_bytes
+from ..senders.signature import sign
+from ..storage.database import DEFAULT_URI
+from ..storage.engines import checked_url
+from ..storage.engines import is_sqlite_file
 from .isolation import apart
-from .running import dispatch
-from .senders.procore import PROCORE
-from .senders.prudra import PRUDRA
-from .senders.samples import payload
-from .senders.samples import to_bytes
-from .senders.signature import sign
 
 __all__ = ["PROCORE", "PRUDRA", "Deliveries", "deliver", "drain", "payload", "sign"]
 

@@ -20,8 +20,8 @@ from typing import TypeVar
 from sqlalchemy import Connection
 from sqlalchemy import NestedTransaction
 
-from .endpoint import Endpoint
-from .inbox.database import SessionSource
+from ..endpoint import Endpoint
+from ..storage.database import SessionSource
 
 T = TypeVar("T")
 

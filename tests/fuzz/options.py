@@ -16,7 +16,7 @@ from flask_procore_webhooks.cli import _values
 from flask_procore_webhooks.config import KEYS
 from flask_procore_webhooks.config import read_settings
 from flask_procore_webhooks.config import Settings
-from flask_procore_webhooks.inbox.engines import checked_url
+from flask_procore_webhooks.storage.engines import checked_url
 
 TYPES: dict[str, Callable[[str], Any]] = {
     "date": _values.date,

@@ -39,8 +39,8 @@ from flask_procore_webhooks.inbox.jobs import Receipt
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import ReceiptKind
 from flask_procore_webhooks.inbox.status import Status
-from flask_procore_webhooks.inbox.store import Store
-from flask_procore_webhooks.inbox.store import to_db_time
+from flask_procore_webhooks.storage.store import Store
+from flask_procore_webhooks.storage.store import to_db_time
 
 MakeApp = Callable[..., Flask]
 

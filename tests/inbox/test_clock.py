@@ -22,7 +22,7 @@ from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
-from flask_procore_webhooks.inbox.servers import utc_now
+from flask_procore_webhooks.storage.servers import utc_now
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 

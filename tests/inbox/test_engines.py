@@ -19,7 +19,7 @@ from support.sites import at_once
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import at_least_once_warnings
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox.engines import commits_by_itself
+from flask_procore_webhooks.storage.engines import commits_by_itself
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 

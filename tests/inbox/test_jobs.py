@@ -9,8 +9,8 @@ from support.values import Clock
 from flask_procore_webhooks.inbox import jobs
 from flask_procore_webhooks.inbox.jobs import Receipt
 from flask_procore_webhooks.inbox.record import record as record_event
-from flask_procore_webhooks.inbox.store import Store
-from flask_procore_webhooks.inbox.store import to_db_time
+from flask_procore_webhooks.storage.store import Store
+from flask_procore_webhooks.storage.store import to_db_time
 
 
 def test_receipt_is_written_once(store: Store, clock: Clock) -> None:

@@ -49,11 +49,11 @@ from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import operations
 from flask_procore_webhooks.inbox.claims import Claim
 from flask_procore_webhooks.inbox.due import is_paused
-from flask_procore_webhooks.inbox.store import Store
 from flask_procore_webhooks.running.run import process
 from flask_procore_webhooks.running.run import run_claimed
 from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.senders.samples import to_bytes
+from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.testing import deliver
 
 SOAK = bool(os.environ.get("SOAK"))

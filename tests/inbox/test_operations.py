@@ -41,9 +41,9 @@ from flask_procore_webhooks.inbox.operations import replay
 from flask_procore_webhooks.inbox.operations import resume
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import Status
-from flask_procore_webhooks.inbox.store import Store
-from flask_procore_webhooks.inbox.store import to_db_time
 from flask_procore_webhooks.running.worker import Worker
+from flask_procore_webhooks.storage.store import Store
+from flask_procore_webhooks.storage.store import to_db_time
 from flask_procore_webhooks.testing import payload
 
 MakeApp = Callable[..., Flask]

@@ -33,9 +33,9 @@ from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Settlement
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import Status
-from flask_procore_webhooks.inbox.store import Store
-from flask_procore_webhooks.inbox.store import to_db_time
 from flask_procore_webhooks.running.worker import Worker
+from flask_procore_webhooks.storage.store import Store
+from flask_procore_webhooks.storage.store import to_db_time
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 

@@ -26,12 +26,12 @@ from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.record import LARGEST_STATEMENT
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.record import Recorder
-from flask_procore_webhooks.inbox.servers import Traits
 from flask_procore_webhooks.inbox.status import Status
-from flask_procore_webhooks.inbox.store import Store
-from flask_procore_webhooks.inbox.store import TransientError
 from flask_procore_webhooks.senders.samples import payload
 from flask_procore_webhooks.senders.samples import to_bytes
+from flask_procore_webhooks.storage.servers import Traits
+from flask_procore_webhooks.storage.store import Store
+from flask_procore_webhooks.storage.store import TransientError
 
 
 @pytest.fixture(autouse=True)

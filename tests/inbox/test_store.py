@@ -22,8 +22,8 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox.record import record as record_event
-from flask_procore_webhooks.inbox.store import Store
 from flask_procore_webhooks.running.worker import Worker
+from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 

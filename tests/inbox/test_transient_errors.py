@@ -37,9 +37,9 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox.record import record
-from flask_procore_webhooks.inbox.servers import Fault
-from flask_procore_webhooks.inbox.servers import fault_of
-from flask_procore_webhooks.inbox.store import Store
+from flask_procore_webhooks.storage.servers import Fault
+from flask_procore_webhooks.storage.servers import fault_of
+from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 

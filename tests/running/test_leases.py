@@ -20,10 +20,10 @@ from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Claim
-from flask_procore_webhooks.inbox.store import Store
 from flask_procore_webhooks.running.leases import HeldClaims
 from flask_procore_webhooks.running.leases import LeaseRenewer
 from flask_procore_webhooks.running.leases import renewing
+from flask_procore_webhooks.storage.store import Store
 
 MakeApp = Callable[..., Flask]
 NOT_RENEWED = "Leases are not renewed: the inbox cannot be used: "

@@ -29,8 +29,8 @@ from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox import due
 from flask_procore_webhooks.inbox.status import Status
-from flask_procore_webhooks.inbox.store import Store
 from flask_procore_webhooks.running import notify
+from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.testing import sign
 
 MakeApp = Callable[..., Flask]

@@ -147,7 +147,7 @@ def test_claim_that_is_lost_to_a_stall_is_claimed_again(sqlite_host: Host) -> No
 
     @sa.event.listens_for(host.store.database.engine, "after_cursor_execute")
     def stall(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith("UPDATE") and not stalled:
+        if statement.startswith("UPDATE procore_webhook_event") and not stalled:
             stalled.append(statement)
             clock.forward(host.endpoint.settings.lease + 1)
 

@@ -18,9 +18,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox.tables import EVENT_TABLE
-from flask_procore_webhooks.inbox.tables import RECEIPT_TABLE
 from flask_procore_webhooks.running.worker import Worker
+from flask_procore_webhooks.storage.tables import EVENT_TABLE
+from flask_procore_webhooks.storage.tables import RECEIPT_TABLE
 from flask_procore_webhooks.testing import deliver
 
 from .app import create_app

@@ -24,7 +24,7 @@ from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox import jobs
 from flask_procore_webhooks.inbox import queries
-from flask_procore_webhooks.inbox.store import Store
+from flask_procore_webhooks.storage.store import Store
 from support.values import Clock
 
 #: Flask-SQLAlchemy, with a session per app context; plain SQLAlchemy, with a session

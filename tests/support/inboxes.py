@@ -20,9 +20,9 @@ from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Claim
 from flask_procore_webhooks.inbox.due import due_events
 from flask_procore_webhooks.inbox.record import record as record_event
-from flask_procore_webhooks.inbox.store import Store
 from flask_procore_webhooks.senders.samples import payload
 from flask_procore_webhooks.senders.samples import to_bytes
+from flask_procore_webhooks.storage.store import Store
 from support.waiting import PATIENCE
 
 

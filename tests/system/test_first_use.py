@@ -13,7 +13,7 @@ RACER = """
 import sys, threading
 from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.inbox.store import Store
+from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.testing import deliver, payload
 
 Store.retry_seconds = 30  # as long as a slow disk may take

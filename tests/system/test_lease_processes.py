@@ -15,7 +15,7 @@ from support.processes import scripts
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox.store import Store
+from flask_procore_webhooks.storage.store import Store
 
 MakeApp = Callable[..., Flask]
 

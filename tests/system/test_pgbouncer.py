@@ -40,11 +40,11 @@ from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import operations
 from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Settlement
-from flask_procore_webhooks.inbox.engines import own_engine
 from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.running.notify import listening
 from flask_procore_webhooks.running.notify import NO_LISTENING
 from flask_procore_webhooks.running.worker import Worker
+from flask_procore_webhooks.storage.engines import own_engine
 from flask_procore_webhooks.testing import payload
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")

@@ -20,7 +20,7 @@ from support.waiting import wait_until
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox.store import Store
+from flask_procore_webhooks.storage.store import Store
 
 pytestmark = pytest.mark.slow
 

@@ -32,7 +32,7 @@ from support.workers import SETTINGS
 from flask_procore_webhooks import Event
 from flask_procore_webhooks.inbox import jobs
 from flask_procore_webhooks.inbox.record import record as record_event
-from flask_procore_webhooks.inbox.store import Store
+from flask_procore_webhooks.storage.store import Store
 
 MakeApp = Callable[..., Flask]
 

@@ -31,7 +31,7 @@ from flask_procore_webhooks import ConfigError
 from flask_procore_webhooks import Discard
 from flask_procore_webhooks import RetryLater
 from flask_procore_webhooks.config import Settings
-from flask_procore_webhooks.config_values import Dated
+from flask_procore_webhooks.config.values import Dated
 from flask_procore_webhooks.errors import BadAuthorization
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.senders import differences

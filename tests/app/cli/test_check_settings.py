@@ -29,7 +29,7 @@ from flask_procore_webhooks.config import Settings
 from flask_procore_webhooks.endpoint import app_state
 from flask_procore_webhooks.inbox.operations import note_seen
 from flask_procore_webhooks.inbox.operations import SEEN
-from flask_procore_webhooks.inbox.servers import utc_now
+from flask_procore_webhooks.storage.servers import utc_now
 
 MakeApp = Callable[..., Flask]
 

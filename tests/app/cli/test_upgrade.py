@@ -27,11 +27,11 @@ from support.waiting import in_threads
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox.record import record
-from flask_procore_webhooks.inbox.tables import define_tables
-from flask_procore_webhooks.inbox.tables import SCHEMA
-from flask_procore_webhooks.inbox.upgrade import find_gaps
-from flask_procore_webhooks.inbox.upgrade import Gaps
-from flask_procore_webhooks.inbox.upgrade import upgrade
+from flask_procore_webhooks.storage.tables import define_tables
+from flask_procore_webhooks.storage.tables import SCHEMA
+from flask_procore_webhooks.storage.upgrade import find_gaps
+from flask_procore_webhooks.storage.upgrade import Gaps
+from flask_procore_webhooks.storage.upgrade import upgrade
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 
@@ -182,7 +182,7 @@ def test_column_that_another_process_adds_meanwhile_is_used(
     tables = define_tables(sa.MetaData())
     gaps = find_gaps(engine, tables)
     upgrade(engine, tables)
-    module = "flask_procore_webhooks.inbox.upgrade"
+    module = "flask_procore_webhooks.storage.upgrade"
     monkeypatch.setattr(f"{module}.find_gaps", lambda *_: gaps)
     upgrade(engine, tables)
     monkeypatch.undo()

@@ -1,0 +1,1 @@
+"""Storage: the database of an inbox: engines, tables, connections and errors."""
