@@ -32,4 +32,4 @@ def _words(item: pytest.Item) -> Iterator[str]:
     callspec = getattr(item, "callspec", None)
     for value in callspec.params.values() if callspec else ():
         if isinstance(value, str):
-            yield from value.split()
+            yield from value.replace("+", " ").split()
