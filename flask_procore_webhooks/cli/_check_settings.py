@@ -60,8 +60,16 @@ def _writes_warnings(handler: logging.Handler) -> bool:
 
 
 def _no_secret(endpoint: Endpoint) -> Iterator[Finding]:
-    if endpoint.settings_in_force is None:
+    if endpoint.settings.has_secret:
+        return
+    if not endpoint.app.testing:
         yield Finding(without_secret(endpoint.config_prefix))
+        return
+    yield Finding(
+        "TESTING is true and no secret is configured: each process has a random secret,"
+        " and only deliver() of this process is accepted. Set"
+        f" {endpoint.config_prefix}SECRET or {endpoint.config_prefix}AUTHORIZATION."
+    )
 
 
 def _values(endpoint: Endpoint) -> dict[str, list[bytes]]:

@@ -159,7 +159,8 @@ def _sender(
     if given:
         sender = Credentials(source, secret, authorization)
     else:
-        sender = found[0].credentials
+        # Not the random secret of tests: the receiver's process has another one.
+        sender = Credentials.of(source, found[0].settings)
         if not (sender.secret or sender.authorization):
             raise click.UsageError(
                 f"{found[0].name} has no secret; give --secret or --authorization, or"

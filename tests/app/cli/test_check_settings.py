@@ -172,6 +172,14 @@ def test_endpoint_without_any_secret_is_an_error(app: Flask) -> None:
     )
 
 
+def test_random_secret_of_tests_is_an_error(make_app: MakeApp) -> None:
+    app = mounted(make_app(PROCORE_WEBHOOK_SECRET=None))
+    shown = run(app, "check", ok=False).output
+    assert "only deliver() of this process is accepted. Set PROCORE_WEBHOOK" in shown
+    assert "Deliveries can come in." not in shown
+    assert "503" not in shown
+
+
 # Logging
 
 

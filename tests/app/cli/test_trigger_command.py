@@ -63,6 +63,16 @@ def test_trigger_sends_v4_with_authorization_to_an_endpoint_without_secret(
     assert receiver.json()[0]["payload_version"] == "v4.0"
 
 
+def test_trigger_does_not_sign_with_the_random_secret_of_tests(
+    make_app: MakeApp, receiver: Receiver
+) -> None:
+    app = mounted(make_app(PROCORE_WEBHOOK_SECRET=None))
+    shown = run(app, "trigger", "a.b", "--url", receiver.url, ok=False).output
+    assert "procore_webhooks has no secret; give --secret or --authorization" in shown
+    assert not receiver.got
+    run(app, "trigger", "a.b", "--url", receiver.url, "--secret", "mine")
+
+
 @pytest.mark.parametrize(
     "url",
     [
