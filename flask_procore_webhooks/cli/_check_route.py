@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import secrets
+import time
 from collections.abc import Iterator
 from contextvars import Context
 from typing import Any
@@ -12,6 +15,7 @@ from flask.testing import FlaskClient
 from werkzeug.routing import Rule
 from werkzeug.sansio.utils import host_is_trusted
 
+from ..config.values import without_scheme
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
 from ..running.background import PROBE
@@ -21,7 +25,7 @@ from ._findings import warning
 if TYPE_CHECKING:
     from werkzeug.test import TestResponse
 
-#: The answers of the view to an unsigned request: 503 without a configured secret.
+#: The answers of the view to wrong credentials: 503 without a configured secret.
 REFUSALS = (401, 503)
 
 
@@ -32,7 +36,7 @@ def route(endpoint: Endpoint) -> Iterator[Finding]:
 
 
 def _reachable(endpoint: Endpoint) -> Iterator[Finding]:
-    """Send an unsigned delivery through the app; the view notes that it was called."""
+    """Send a delivery with wrong credentials; the view notes that it was called."""
     reached: list[str] = []
     rule = _rule_of(endpoint)
     try:
@@ -48,10 +52,10 @@ def _reachable(endpoint: Endpoint) -> Iterator[Finding]:
         return  # a variable, as in <int:tenant>, has no known value
     else:
         yield Finding(
-            f"An unsigned POST to {endpoint.path} {result}, and so would a delivery: a"
-            " before_request (a login check?), an extension or another route. Let"
-            f" requests pass whose request.blueprint is {endpoint.blueprint!r}."
-            f"{_suspects(endpoint.app)}"
+            f"A POST with wrong credentials to {endpoint.path} {result}, and so would a"
+            " delivery: a before_request (a login check?), an extension or another"
+            " route. Let requests pass whose request.blueprint is"
+            f" {endpoint.blueprint!r}.{_suspects(endpoint.app)}"
         )
 
 
@@ -65,9 +69,29 @@ def _probe(endpoint: Endpoint, rule: Rule, reached: list[str]) -> TestResponse:
         f"https://{host}{rule.rule}" if host else rule.rule,
         data=b"{}",
         content_type="application/json",
+        headers=_wrong_credentials(endpoint),
         url_scheme="https",
         environ_overrides={PROBE: reached},
     )
+
+
+def _wrong_credentials(endpoint: Endpoint) -> dict[str, str]:
+    """Headers of the configured kinds, which no secret makes authentic.
+
+    Functions of the app that demand such headers let a delivery pass.
+    """
+    settings, source = endpoint.settings, endpoint.source
+    headers = {}
+    if settings.secrets or not settings.authorizations:
+        headers[source.signature_header] = source.signature_prefix + "0" * 64
+        headers[source.timestamp_header] = str(int(time.time()))
+    if settings.authorizations:
+        given = settings.authorizations[0]
+        scheme = given.removesuffix(without_scheme(given)).decode("latin-1")
+        # Random, so that it is not a configured value; as Basic, a user and a password.
+        value = base64.b64encode(b"check:" + secrets.token_hex(12).encode()).decode()
+        headers["Authorization"] = f"{scheme or 'Bearer '}{value}"
+    return headers
 
 
 def _changed_answer(endpoint: Endpoint, answer: TestResponse) -> Iterator[Finding]:
@@ -75,14 +99,15 @@ def _changed_answer(endpoint: Endpoint, answer: TestResponse) -> Iterator[Findin
         return
     if answer.status_code >= 500:
         yield Finding(
-            f"An unsigned POST to {endpoint.path} reached the endpoint, and its answer"
-            f" became {answer.status}: an after_request or a teardown function fails."
+            f"A POST with wrong credentials to {endpoint.path} reached the endpoint,"
+            f" and its answer became {answer.status}: an after_request or a teardown"
+            " function fails."
         )
         return
     yield warning(
-        f"An unsigned POST to {endpoint.path} reached the endpoint, and its answer 401"
-        f" became {answer.status}: an after_request of the app changes it. The sender"
-        " must see the status of the endpoint."
+        f"A POST with wrong credentials to {endpoint.path} reached the endpoint, and"
+        f" its answer 401 became {answer.status}: an after_request of the app changes"
+        " it. The sender must see the status of the endpoint."
     )
 
 

@@ -97,7 +97,7 @@ def test_check_reports_a_before_request_that_blocks_deliveries(
 ) -> None:
     app.before_request(before)
     shown = run(app, "check", ok=False).output
-    assert "ERROR: An unsigned POST to /webhooks/procore" in shown
+    assert "ERROR: A POST with wrong credentials to /webhooks/procore" in shown
     assert answer in shown and "request.blueprint is 'procore_webhooks'" in shown
 
 

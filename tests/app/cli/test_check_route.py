@@ -27,6 +27,7 @@ from flask_procore_webhooks import ProcoreWebhooks
 
 MakeApp = Callable[..., Flask]
 
+STRONG = "a7Vd93kPq0xLmZ28sTg5"
 REACHED = "Deliveries can come in."
 
 
@@ -79,6 +80,39 @@ def test_route_of_a_host_is_reached(tmp_path: Path, host: str | None) -> None:
         assert "404 NOT FOUND" in found_by(app, ok=False)
 
 
+@pytest.mark.parametrize("scheme", ["Bearer ", "Basic ", ""])
+@pytest.mark.parametrize("signs", [True, False])
+def test_before_request_that_demands_the_configured_headers_is_passed(
+    make_app: MakeApp, scheme: str, signs: bool
+) -> None:
+    configured = f"{scheme}{STRONG}"
+    app = make_app(PROCORE_WEBHOOK_AUTHORIZATION=configured)
+    if not signs:
+        app.config["PROCORE_WEBHOOK_SECRET"] = None
+    mounted(app)
+
+    @app.before_request
+    def demand_headers() -> None:
+        demanded = ["X-Procore-Signature", "X-Procore-Timestamp"] if signs else []
+        sent = request.headers.get("Authorization", "")
+        if not sent.startswith(scheme) or request.authorization is None:
+            abort(401)
+        if STRONG in sent or not all(name in request.headers for name in demanded):
+            abort(401)
+
+    assert REACHED in found_by(app)
+    assert run(app, "list").output == "No events.\n"
+
+
+def test_before_request_that_demands_another_header_is_an_error(app: Flask) -> None:
+    @app.before_request
+    def demand_authorization() -> None:
+        if "Authorization" not in request.headers:
+            abort(401)
+
+    assert "answered 401 UNAUTHORIZED by another handler" in found_by(app, ok=False)
+
+
 def test_server_name_and_a_strict_host_are_used(make_app: MakeApp) -> None:
     app = mounted(make_app(SERVER_NAME="example.com", APPLICATION_ROOT="/app"))
 
@@ -110,7 +144,10 @@ def test_wrapped_answers_are_recognised(app: Flask) -> None:
 def test_changed_status_of_an_answer_is_a_warning(app: Flask) -> None:
     app.after_request(redirect_unauthorized)
     shown = found_by(app)
-    assert "warning: An unsigned POST to /webhooks/procore reached the" in shown
+    assert (
+        "warning: A POST with wrong credentials to /webhooks/procore reached the"
+        in shown
+    )
     assert "its answer 401 became 302 FOUND" in shown
 
 
@@ -122,7 +159,10 @@ def test_after_request_that_fails_is_an_error(make_app: MakeApp) -> None:
         raise LookupError("no user")
 
     shown = found_by(app, ok=False)
-    assert "ERROR: An unsigned POST to /webhooks/procore reached the endpoint" in shown
+    assert (
+        "ERROR: A POST with wrong credentials to /webhooks/procore reached the endpoint"
+        in shown
+    )
 
 
 def test_talisman_csrf_and_login_extensions_let_the_probe_pass(
