@@ -17,6 +17,7 @@ from ..config import Settings
 from ..endpoint import Endpoint
 from ..errors import BadPayload
 from ..errors import DeliveryError
+from ..errors import NoSecret
 from ..errors import PayloadTooLarge
 from ..event import Event
 from ..senders.payload import read_event
@@ -123,7 +124,7 @@ class WithoutApp:
         return self.source.name
 
     @property
-    def settings_in_force(self) -> Settings:
+    def settings_in_force(self) -> Settings | None:
         return self.settings
 
     def read(self, body: bytes, timestamp: str = "") -> tuple[Event, str | None]:
@@ -152,7 +153,9 @@ def _with(
         settings = replace(
             settings,
             secrets=() if secret is None else (secret,),
+            dated_secrets=(),
             authorizations=() if authorization is None else (authorization,),
+            dated_authorizations=(),
         )
     if tolerance is not None:
         settings = replace(settings, tolerance=tolerance)
@@ -178,10 +181,12 @@ def _judge(
 def _refusal(
     endpoint: Endpoint | WithoutApp, headers: Headers, body: bytes, now: float
 ) -> DeliveryError | None:
-    limit = endpoint.settings.max_bytes
+    settings = endpoint.settings_in_force
+    if settings is None:
+        return NoSecret("no secret is configured; check says what to set")
+    limit = settings.max_bytes
     if len(body) > limit:
         return PayloadTooLarge(f"the body is over MAX_BYTES ({limit})")
-    settings = endpoint.settings_in_force or endpoint.settings
     try:
         verify(headers, body, endpoint.source, settings, now)
     except DeliveryError as refused:

@@ -155,6 +155,38 @@ def test_verify_reports_that_authentic_text_is_quarantined(
     assert "authentic" in shown and "quarantined: the body is not JSON" in shown
 
 
+def test_verify_with_a_secret_ignores_dated_fallbacks(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    dated = [("theirs", "2999-01-31")]
+    app = make_app(
+        PROCORE_WEBHOOK_SECRET_FALLBACKS=dated,
+        PROCORE_WEBHOOK_AUTHORIZATION="ours",
+        PROCORE_WEBHOOK_AUTHORIZATION_FALLBACKS=dated,
+    )
+    mounted(app)
+    file = captured(tmp_path)
+    signed = lines(sign(file.read_bytes(), "theirs"))
+    sent = ["-H", "Authorization: theirs"]
+    run(app, "verify", file, *signed, *sent)
+    run(app, "verify", file, *signed, "--secret", "mine", ok=False)
+    run(app, "verify", file, *sent, "--authorization", "mine", ok=False)
+
+
+def test_verify_without_a_secret_names_the_answer_of_the_endpoint(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    app = make_app(
+        TESTING=False, PROCORE_WEBHOOK_SECRET=None, PROCORE_WEBHOOK_MAX_BYTES=10
+    )
+    mounted(app)
+    shown = run(app, "verify", captured(tmp_path), ok=False).output
+    assert "procore_webhooks: 503, no secret is configured; check says what" in shown
+    run(app, "verify", captured(tmp_path, b"{}"), ok=False)
+    given = ["-H", "Authorization: mine", "--authorization", "mine"]
+    run(app, "verify", captured(tmp_path, b"{}"), *given)
+
+
 def test_verify_passes_when_one_of_the_endpoints_accepts(
     tenants: Flask, tmp_path: Path
 ) -> None:
