@@ -115,8 +115,20 @@ def given_credentials(
             "There is no app here to take a secret from: give --secret or"
             f" --authorization, or set {' or '.join(CREDENTIALS)} in the environment."
         )
-    first, second = [secret_value(value) if value else None for value in found]
+    first, second = [
+        _from_environment(name, value)
+        for name, value in zip(CREDENTIALS, found, strict=True)
+    ]
     return first, second
+
+
+def _from_environment(name: str, value: str | None) -> bytes | None:
+    try:
+        return secret_value(value) if value else None
+    except click.BadParameter as error:
+        raise click.UsageError(
+            f"{name} in the environment is {error.message}"
+        ) from None
 
 
 def endpoints_named(name: str | None) -> list[Endpoint]:

@@ -50,7 +50,11 @@ def header(value: str) -> tuple[str, str | None]:
     """``Name: value`` as a pair; the value is ``None`` if it is empty."""
     name, colon, content = value.partition(":")
     if not colon or not HEADER_NAME.fullmatch(name) or CONTROL.search(content):
-        raise click.BadParameter(f'{value!r} is not "Name: value".')
+        # The rest may be a secret.
+        start = re.split(r"[:\s]", value, maxsplit=1)[0]
+        shown = start != value and HEADER_NAME.fullmatch(start)
+        what = f"the header {start}" if shown else "it"
+        raise click.BadParameter(f'{what} is not in one line as "Name: value".')
     # Like WSGI: one byte in each character.
     return name, _to_bytes(content.strip()).decode("latin-1") or None
 

@@ -143,6 +143,33 @@ def test_wrong_option_is_named(
     assert not receiver.got
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("Authorization Bearer s3cret", "Authorization"),
+        ("Authorization: Bearer s3cret\r\nX: 1", "Authorization"),
+        ("Authorization:s3cret\n", "Authorization"),
+        ("s3cret", None),
+        ("Authorization=s3cret x", None),
+        ("Authorization=s3cret", None),
+    ],
+)
+@pytest.mark.parametrize("command", [["trigger", "a.b", "--url"], ["verify"]])
+def test_malformed_header_is_refused_without_its_value(
+    app: Flask,
+    receiver: Receiver,
+    tmp_path: Path,
+    value: str,
+    shown: str | None,
+    command: list[str],
+) -> None:
+    (tmp_path / "body").write_bytes(b"{}")
+    last = receiver.url if "--url" in command else tmp_path / "body"
+    said = run(app, *command, last, "-H", value, ok=False).output
+    assert "s3cret" not in said and '"Name: value"' in said
+    assert (f"the header {shown} is not" in said) is bool(shown)
+
+
 def test_file_is_sent_byte_for_byte(
     app: Flask, receiver: Receiver, tmp_path: Path
 ) -> None:

@@ -128,6 +128,16 @@ def test_what_is_missing_is_said(arguments: list[str], problem: str) -> None:
     assert "Error: " in shown and problem in shown
 
 
+@pytest.mark.parametrize(
+    "name", ["PROCORE_WEBHOOK_SECRET", "PROCORE_WEBHOOK_AUTHORIZATION"]
+)
+@pytest.mark.parametrize("value", [" ", "s3cret\n"])
+def test_malformed_value_of_the_environment_is_named(name: str, value: str) -> None:
+    shown = alone("verify", os.devnull, ok=False, env={name: value})
+    assert f"Error: {name} in the environment is empty, or with control" in shown
+    assert "s3cret" not in shown
+
+
 @pytest.mark.parametrize("source", [PROCORE, PRUDRA], ids=lambda source: source.name)
 def test_verify_judges_by_the_headers(body: Path, source: Any) -> None:
     headers = lines(sign(BODY, "mine", source=source))
