@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
+from contextlib import closing
 from contextlib import contextmanager
 from datetime import datetime
 from datetime import timezone
@@ -139,8 +140,7 @@ class Store:
                             connection.connection.commit()
                 finally:
                     if waits is not None and not connection.invalidated:
-                        cursor = connection.connection.cursor()
-                        cursor.execute(f"PRAGMA busy_timeout={waits}")
+                        _set_wait(connection, waits)
         except (IntegrityError, InboxUnavailable):
             raise
         except Exception as error:
@@ -278,6 +278,12 @@ def _limit_wait(connection: Connection) -> int:
     info = connection.info
     if BUSY_TIMEOUT not in info:
         info[BUSY_TIMEOUT] = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
-    milliseconds = int(SQLITE_WAIT * 1000)
-    connection.connection.cursor().execute(f"PRAGMA busy_timeout={milliseconds}")
+    _set_wait(connection, int(SQLITE_WAIT * 1000))
     return int(info[BUSY_TIMEOUT])
+
+
+def _set_wait(connection: Connection, milliseconds: int) -> None:
+    # An open cursor may be collected in another thread later, with the traceback of an
+    # error, and that thread would wait for the next user of the connection.
+    with closing(connection.connection.cursor()) as cursor:
+        cursor.execute(f"PRAGMA busy_timeout={milliseconds}")

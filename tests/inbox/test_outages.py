@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import sqlite3
 from collections.abc import Callable
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,8 @@ from support.inboxes import row
 from support.outages import locked
 from support.outages import relay_to
 from support.waiting import in_threads
+from support.waiting import PATIENCE
+from support.waiting import wait_until
 from werkzeug.test import TestResponse
 
 from flask_procore_webhooks import ProcoreWebhooks
@@ -236,6 +240,32 @@ def test_locked_sqlite_file_is_answered_503_within_the_sender_timeout(
         assert all(map(_refused_for_now, answers))
 
         assert [deliver(client, each).json for each in sent] == [{"received": True}] * 3
+
+
+def test_failed_try_on_a_locked_file_leaves_no_open_cursor(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    """Its collection in another thread would wait for the connection's next user."""
+    path = tmp_path / "host.db"
+    insert = "INSERT INTO note (text) VALUES ('waits')"
+    with run_host(make_app(), "flask_sqlalchemy", f"sqlite:///{path}") as host:
+        store, engine = host.store, host.engine
+        store.rows(sa.select(store.columns.id))
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            gc.disable()
+            try:
+                with pytest.raises(InboxUnavailable):
+                    store.run(lambda each: None, begin=True, until=0)
+                with engine.connect() as waiting, ThreadPoolExecutor() as pool:
+                    insertion = pool.submit(waiting.exec_driver_sql, insert)
+                    wait_until(lambda: waiting.connection.in_transaction)
+                    gc.collect()
+                    assert not insertion.done()
+                    other.execute("ROLLBACK")
+                    insertion.result(PATIENCE)
+            finally:
+                gc.enable()
 
 
 def test_readers_of_the_embedded_file_do_not_block_deliveries(

@@ -10,6 +10,8 @@ import types
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import suppress
+from contextvars import ContextVar
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -91,6 +93,29 @@ def test_delivery_is_answered_before_subscribers_finish(
     wait_until(lambda: are_done(endpoint.store, "evt_1"))
     assert runs_in[0] in background_threads()
     assert runs_in != [threading.current_thread()]
+
+
+def test_threads_start_in_an_empty_context(
+    app: Flask, endpoint: Endpoint, webhooks: ProcoreWebhooks
+) -> None:
+    """An error reporter would attach the request of that moment to every error."""
+    mark: ContextVar[str] = ContextVar("mark", default="")
+    seen: list[tuple[str, str]] = []
+    barrier = threading.Barrier(2, timeout=PATIENCE)
+
+    @webhooks.on()
+    def look(event: Event) -> None:
+        seen.append((event.id, mark.get()))
+        barrier.wait()
+
+    def send_two() -> None:
+        mark.set("of the request")
+        record(endpoint.store, "evt_1")
+        assert send(app, "evt_2") == 200
+
+    copy_context().run(send_two)
+    wait_until(lambda: are_done(endpoint.store, "evt_1", "evt_2"))
+    assert sorted(seen) == [("evt_1", ""), ("evt_2", "")]
 
 
 REQUESTS = {
