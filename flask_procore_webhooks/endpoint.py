@@ -22,6 +22,7 @@ from sqlalchemy import Engine
 from sqlalchemy import MetaData
 from sqlalchemy import Table
 
+from .config import DISPATCHES
 from .config import Settings
 from .config.values import shown
 from .errors import BadPayload
@@ -146,11 +147,14 @@ class Endpoint:
     def dispatch(self) -> str:
         """How subscribers run: ``DISPATCH``, or ``inline`` in tests without it.
 
-        Looked up each time: many tests set ``TESTING`` after the app is made.
+        In tests it is looked up each time: many set it after the app is made.
         """
-        configured = self.app.config.get(f"{self.config_prefix}DISPATCH")
-        if configured is None and self.app.testing:
-            return "inline"
+        if self.app.testing:
+            configured = self.app.config.get(f"{self.config_prefix}DISPATCH")
+            if configured is None:
+                return "inline"
+            if configured in DISPATCHES:
+                return str(configured)
         return self.settings.dispatch
 
     def read(self, body: bytes, timestamp: str = "") -> tuple[Event, str | None]:

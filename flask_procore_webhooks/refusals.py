@@ -85,9 +85,16 @@ def with_hint(error: DeliveryError, environ: dict[str, Any]) -> DeliveryError:
 
 def unknown_end(environ: dict[str, Any]) -> str:
     """Why a body of unknown length is refused, with the name of the server."""
-    server = environ.get("SERVER_SOFTWARE") or _calling_package()
+    found = "uWSGI" if "uwsgi.version" in environ else environ.get("SERVER_SOFTWARE")
+    server = shown(found or _calling_package())
+    if environ.get("CONTENT_LENGTH"):
+        return (
+            f"the end of the body is unknown: the server ({server}) gave a"
+            " Content-Length and Transfer-Encoding, which exclude each other. Let the"
+            " proxy in front remove Transfer-Encoding when it has buffered the body"
+        )
     return (
-        f"the end of the body is unknown: the server ({shown(server)}) gave neither a"
+        f"the end of the body is unknown: the server ({server}) gave neither a"
         " Content-Length nor wsgi.input_terminated. Put a proxy in front that buffers"
         " requests, or use another server"
     )

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,9 +19,16 @@ from importlib import import_module
 from multiprocessing import parent_process
 from types import FrameType
 from typing import Any
+from typing import TypeVar
 
 import click
 from flask.cli import ScriptInfo
+
+from .runtime import start_thread
+
+T = TypeVar("T")
+#: Whether the process serves now.
+Sign = Callable[[], bool]
 
 #: The function of a server that runs after it has loaded the app, by its module, and
 #: the attribute of its ``self`` that is true from then on, if there is one.
@@ -35,19 +43,36 @@ LOOPS = {
     ("uvicorn.server", "run"): "started",
 }
 #: Programs that import an app and serve no requests.
-TOOLS = frozenset({"alembic", "celery", "huey_consumer", "pytest", "py.test", "rq"})
+TOOLS = frozenset(
+    {"alembic", "celery", "huey_consumer", "pytest", "py.test", "rq", "unittest"}
+)
 #: Seconds between two looks for a sign, and after which no sign is expected any more.
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 PATIENCE = 600.0
 
 
-def call_when_serving(call: Callable[[], object]) -> None:
-    """Call ``call`` once in each process that begins to serve the loaded app.
+class Call:
+    """``work(owner)``, as long as the owner is referenced elsewhere."""
 
-    Nothing is called in commands, except ``flask run``, in tests and in processes that
-    only import the app.
+    def __init__(self, owner: T, work: Callable[[T], object]) -> None:
+        self._owner = weakref.ref(owner)
+        self._work = work
+
+    def __call__(self) -> None:
+        if (owner := self._owner()) is not None:
+            self._work(owner)
+
+    def is_needed(self) -> bool:
+        return self._owner() is not None
+
+
+def call_when_serving(owner: T, work: Callable[[T], object]) -> None:
+    """Call ``work(owner)`` once in each process that begins to serve the loaded app.
+
+    The owner is referenced weakly. Nothing is called in commands, except ``flask run``,
+    in tests and in processes that only import the app.
     """
-    uwsgi = sys.modules.get("uwsgi")
+    call, uwsgi = Call(owner, work), sys.modules.get("uwsgi")
     if uwsgi is not None:
         _watch_uwsgi(uwsgi, call)
     elif arbiter := _frame_in("gunicorn.arbiter"):
@@ -80,14 +105,17 @@ def _may_serve() -> bool:
     command = click.get_current_context(silent=True)
     if command is not None and command.find_object(ScriptInfo) is not None:
         return command.info_name == "run"
-    if "pytest" in sys.modules or os.path.basename(sys.argv[0]) in TOOLS:
+    main = sys.modules.get("__main__")
+    # With "python -m", the name of the module.
+    spec = getattr(main, "__spec__", None)
+    name = spec.name.partition(".")[0] if spec else os.path.basename(sys.argv[0])
+    if "pytest" in sys.modules or name in TOOLS:
         return False
     # An interpreter without a script serves nothing; a server's child has none.
-    is_script = hasattr(sys.modules.get("__main__"), "__file__")
-    return is_script or parent_process() is not None
+    return hasattr(main, "__file__") or parent_process() is not None
 
 
-def _watch_gunicorn(arbiter: FrameType, call: Callable[[], object]) -> None:
+def _watch_gunicorn(arbiter: FrameType, call: Call) -> None:
     """Call when the worker is booted: after the import of the app, before its loop."""
     worker = arbiter.f_locals.get("worker")
     if worker is None:
@@ -97,15 +125,17 @@ def _watch_gunicorn(arbiter: FrameType, call: Callable[[], object]) -> None:
         _watch(lambda: worker.booted, call)
 
 
-def _after_fork(call: Callable[[], object]) -> None:
+def _after_fork(call: Call) -> None:
     arbiter = _frame_in("gunicorn.arbiter")
     worker: Any = arbiter.f_locals.get("worker") if arbiter else None
-    # A gevent worker replaces threads later, and a thread from before stops its own.
-    if worker is not None and "gevent" not in type(worker).__module__:
+    # A process that a request forks has a booted worker. A gevent worker replaces
+    # threads later, and a thread from before stops its own.
+    is_new = worker is not None and not worker.booted
+    if is_new and "gevent" not in type(worker).__module__:
         _watch(lambda: worker.booted, call)
 
 
-def _watch_uwsgi(uwsgi: Any, call: Callable[[], object]) -> None:
+def _watch_uwsgi(uwsgi: Any, call: Call) -> None:
     """Call after the fork of a worker; with ``lazy-apps``, when it has the app."""
     if uwsgi.worker_id():
         _watch(lambda: _has_app(uwsgi), call)
@@ -133,23 +163,52 @@ def _has_app(uwsgi: Any) -> bool:
     return any(each["apps"] for each in mine)
 
 
-def _watch(sign: Callable[[], bool], call: Callable[[], object]) -> None:
-    """Call ``call`` in a thread when ``sign()`` is true."""
+class _Watcher:
+    """Waits for the signs of this process in one thread, however many apps it has."""
 
-    def wait() -> None:
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._calls: list[tuple[Sign, Call]] = []
+        self._lock = threading.Lock()
+
+    def add(self, sign: Sign, call: Call) -> None:
+        with self._lock:
+            self._calls.append((sign, call))
+            if len(self._calls) == 1:
+                # Without threads, the first request finds out and logs it.
+                with suppress(RuntimeError):
+                    start_thread("procore webhooks start", self._run)
+
+    def _run(self) -> None:
         pause, end = SHORTEST_PAUSE, time.monotonic() + PATIENCE
-        while not sign():
+        while self._look():
             if time.monotonic() > end:
-                return
+                with self._lock:
+                    self._calls.clear()
             time.sleep(pause)
             pause = min(pause * 1.5, LONGEST_PAUSE)
-        call()
 
-    # Without threads, the first request finds out and logs it.
-    with suppress(RuntimeError):
-        threading.Thread(
-            target=wait, name="procore webhooks start", daemon=True
-        ).start()
+    def _look(self) -> bool:
+        """Make the calls whose sign is there; return whether others are left."""
+        with self._lock:
+            due = [each for each in self._calls if each[1].is_needed() and each[0]()]
+            self._calls = [
+                each for each in self._calls if each not in due and each[1].is_needed()
+            ]
+        for _, call in due:
+            call()
+        return bool(self._calls)
+
+
+_watcher = _Watcher()
+
+
+def _watch(sign: Sign, call: Call) -> None:
+    """Call ``call`` in a thread when ``sign()`` is true."""
+    global _watcher
+    if _watcher.pid != os.getpid():
+        _watcher = _Watcher()
+    _watcher.add(sign, call)
 
 
 def _frame_in(module: str) -> FrameType | None:

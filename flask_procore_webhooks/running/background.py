@@ -12,7 +12,6 @@ import os
 import sys
 import threading
 import time
-import weakref
 from contextlib import suppress
 
 from ..endpoint import AppState
@@ -125,15 +124,12 @@ def start_when_serving(state: AppState) -> None:
     if state.is_watched:
         return
     state.is_watched = True
-    # The app may be collected before.
-    reference = weakref.ref(state)
+    call_when_serving(state, _start)
 
-    def start() -> None:
-        found = reference()
-        if found is not None and found.prepared_pid != os.getpid():
-            prepare_process(found)
 
-    call_when_serving(start)
+def _start(state: AppState) -> None:
+    if state.prepared_pid != os.getpid():
+        prepare_process(state)
 
 
 def warn_unannounced(state: AppState, server: str | None) -> None:

@@ -41,6 +41,10 @@ LONGEST_TIME = 16
 MILLISECONDS = 10**11
 
 
+#: How the causes of refusals begin whose timestamp is out of the tolerance.
+CLOCK = "clock"
+
+
 class Headers(Protocol):
     """Headers by name, whatever its case."""
 
@@ -178,7 +182,7 @@ def _wrong_time(difference: float, timestamp: int, tolerance: float) -> BadSigna
     return BadSignature(
         f"clock differs by {abs(difference):.0f} s (timestamp too {side},"
         f" TOLERANCE is {tolerance:g} s)",
-        cause=f"clock too {side}",
+        cause=f"{CLOCK} too {side}",
     )
 
 

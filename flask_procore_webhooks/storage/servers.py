@@ -156,6 +156,15 @@ class ServerClock:
         #: When it is compared with the server's again, by the monotonic clock.
         self.next_comparison = float("-inf")
         self._was_logged = False
+        self._doubted_at = float("-inf")
+
+    def is_doubted(self) -> bool:
+        """Let the clocks be compared at the next statement, at most once a minute."""
+        now = time.monotonic()
+        if now - self._doubted_at < CLOCK_INTERVAL:
+            return False
+        self._doubted_at, self.next_comparison = now, float("-inf")
+        return True
 
     def compare(self, connection: Connection) -> None:
         """Compare the host's clock with the server's, if the server has one."""

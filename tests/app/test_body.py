@@ -233,7 +233,16 @@ def test_body_without_a_known_end_is_refused_and_names_the_server(
     answer = post_raw(token_app, b"{}", **environ)
     assert (answer.status_code, answer.json) == (401, {"error": "Invalid signature"})
     assert recorded(token_app) == []
-    assert "the server ('Strange/1.0') gave neither a Content-Length" in caplog.text
+    gave = "neither a Content-Length"
+    if environ.get("CONTENT_LENGTH"):
+        gave = "a Content-Length and Transfer-Encoding, which exclude each other"
+    assert f"the server ('Strange/1.0') gave {gave}" in caplog.text
+
+
+def test_empty_transfer_encoding_of_a_proxy_is_none(token_app: Flask) -> None:
+    environ = {"CONTENT_LENGTH": "2", "HTTP_TRANSFER_ENCODING": ""}
+    answer = post_raw(token_app, b"{}", **environ)
+    assert answer.json == {"received": True}
 
 
 def test_server_without_a_name_is_named_by_its_package(

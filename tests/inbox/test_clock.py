@@ -9,6 +9,7 @@ from datetime import timedelta
 from datetime import timezone
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from support.inboxes import claim_one
 from support.inboxes import dispose
@@ -99,6 +100,35 @@ def test_timestamps_of_deliveries_are_judged_by_the_corrected_clock(
     record(endpoint.store, "evt_1")
     client = endpoint.app.test_client()
     assert deliver(client, payload("RFIs.update")).status_code == 200
+
+
+def test_first_delivery_is_judged_by_the_corrected_clock(make_host: MakeHost) -> None:
+    """No statement has compared the clocks before."""
+    endpoint = make_host(3600)
+    sent = deliver(endpoint.app.test_client(), payload("RFIs.update"))
+    assert sent.status_code == 200
+
+
+def test_clock_that_is_put_right_refuses_no_delivery(make_host: MakeHost) -> None:
+    endpoint = make_host(3600)
+    record(endpoint.store, "evt_1")
+    endpoint.store.clock.host_now = utc_now
+    client = endpoint.app.test_client()
+    assert deliver(client, payload("RFIs.update")).status_code == 200
+
+
+def test_stale_deliveries_have_the_clocks_compared_once_a_minute(
+    make_host: MakeHost,
+) -> None:
+    endpoint = make_host(0)
+    record(endpoint.store, "evt_1")
+    client, compared = endpoint.app.test_client(), []
+    engine = endpoint.store.database.engine
+    sa.event.listen(engine, "engine_connect", lambda _: compared.append(1))
+    for _ in range(5):
+        stale = deliver(client, payload("RFIs.update"), timestamp=1_000_000_000)
+        assert stale.status_code == 401
+    assert len(compared) == 1
 
 
 def test_injected_clock_is_used_as_it_is(make_host: MakeHost) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -181,3 +182,89 @@ def test_nothing_runs_where_no_request_is_served(
         started.end()
     assert statuses(store) == {"evt_left": "pending"}
     assert not (tmp_path / "calls").exists()
+
+
+FORKING = """
+import multiprocessing
+import time
+
+from served import app
+
+
+@app.get("/fork")
+def fork():
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(2,))
+    child.start()
+    child.join()
+    return "joined"
+"""
+
+
+def test_process_that_a_request_forks_runs_no_event(
+    store: Store, tmp_path: Path
+) -> None:
+    write_app(tmp_path)
+    late = "        calls.write(f"
+    text = (tmp_path / "served.py").read_text()
+    assert late in text
+    # Each line of the calls has the process that wrote it.
+    text = text.replace("{event.id}", "{event.id} {os.getpid()}")
+    text = text.replace("def late(event):", "def late(event):\n    time.sleep(1)")
+    (tmp_path / "served.py").write_text(text)
+    (tmp_path / "forking.py").write_text(FORKING)
+    env, options = environment(path=[tmp_path]), ("--preload", "-k", "sync")
+    with serve("forking:app", folder=tmp_path, env=env, options=options) as running:
+        wait_until(lambda: statuses(store) == {"evt_left": "done"}, 30, running.output)
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(urlopen, f"{running.url}/fork", timeout=30)
+            ids = [f"evt_{number}" for number in range(8)]
+            record(store, *ids)
+            answer.result().close()
+            record(store, "evt_last")
+            # Wakes the worker's thread.
+            urlopen(f"{running.url}/fork", timeout=30).close()
+        wait_until(
+            lambda: set(statuses(store).values()) == {"done"}, 60, running.output
+        )
+        calls = (tmp_path / "calls").read_text().splitlines()
+    assert len({line.split()[1] for line in calls}) == 1, calls
+
+
+MANY_APPS = """
+import threading
+import unittest
+
+from flask import Flask
+from flask_procore_webhooks import ProcoreWebhooks
+
+webhooks = ProcoreWebhooks()
+
+
+class TestApps(unittest.TestCase):
+    def test_many_apps(self):
+        for _ in range(50):
+            app = Flask(__name__)
+            app.config["PROCORE_WEBHOOK_AUTHORIZATION"] = "Bearer gBJ5Zk0fTq"
+            app.register_blueprint(webhooks)
+        self.assertEqual(threading.active_count(), THREADS)
+
+
+if __name__ == "__main__":
+    unittest.main()
+"""
+
+
+@pytest.mark.parametrize("arguments", [["-m", "unittest", "many"], ["many.py"]])
+def test_many_apps_have_one_thread_at_most(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    """None under unittest; a script may serve later, and one thread waits for that."""
+    threads = 2 if arguments == ["many.py"] else 1
+    (tmp_path / "many.py").write_text(MANY_APPS.replace("THREADS", str(threads)))
+    started = start(
+        [sys.executable, *arguments], folder=tmp_path, env=environment(path=[tmp_path])
+    )
+    try:
+        assert started.exit_code() == 0, started.output()
+    finally:
+        started.end()
