@@ -16,6 +16,7 @@ from sqlalchemy import MetaData
 from sqlalchemy.orm import Session
 from sqlalchemy.orm import sessionmaker
 
+from .cli import prints_json
 from .cli import WebhooksGroup
 from .config import read_settings
 from .config import Settings
@@ -260,6 +261,8 @@ def _app_state(app: Flask) -> AppState:
 
 def _log_weaknesses(endpoint: Endpoint) -> None:
     """Log what is allowed and makes deliveries fail or easier to forge."""
+    if prints_json():
+        return  # check --json reports them
     if endpoint.settings_in_force is None:
         log.warning("%s: %s", endpoint.name, without_secret(endpoint.config_prefix))
     for text in endpoint.settings.warnings:

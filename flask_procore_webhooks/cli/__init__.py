@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 
 import click
 from flask.cli import AppGroup
+from flask.cli import ScriptInfo
 
 #: Where each command is: its module, and its name there.
 COMMANDS = {
@@ -23,6 +25,16 @@ COMMANDS = {
     "resume": ("pause", "resume_events"),
     "secret": ("secret", "secret"),
 }
+
+
+def prints_json() -> bool:
+    """Whether the process runs a command of an app that prints JSON and nothing else.
+
+    For the registration, which runs before the command and its options are known.
+    """
+    context = click.get_current_context(silent=True)
+    is_flask = context is not None and context.find_object(ScriptInfo) is not None
+    return is_flask and "--json" in sys.argv
 
 
 class WebhooksGroup(AppGroup):

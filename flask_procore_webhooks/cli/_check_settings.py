@@ -16,6 +16,7 @@ from ..endpoint import endpoints
 from ..log import log
 from ._findings import Finding
 from ._findings import warning
+from ._output import silenced
 
 
 def settings(endpoint: Endpoint) -> Iterator[Finding]:
@@ -29,7 +30,9 @@ def settings(endpoint: Endpoint) -> Iterator[Finding]:
 def logger() -> Iterator[Finding]:
     """Whether warnings of the package reach a handler."""
     name, where = log.name, "set up logging as docs/logging.md shows"
-    if log.disabled or log.manager.disable >= logging.WARNING:
+    before = silenced()
+    disabled = before.disabled if before else log.manager.disable
+    if log.disabled or disabled >= logging.WARNING:
         yield warning(f"The logger {name!r} is disabled: {where}.")
     elif log.getEffectiveLevel() > logging.WARNING:
         level = logging.getLevelName(log.getEffectiveLevel())

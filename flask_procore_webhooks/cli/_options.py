@@ -18,14 +18,22 @@ from ..endpoint import endpoints
 from ..errors import ProcoreWebhooksError
 from ..inbox.queries import Filter
 from ..inbox.status import Status
+from ._output import SILENCE
+from ._output import silence
 from ._values import date
 from ._values import secret as secret_value
 
 
 class Command(click.Command):
-    """A command that shows the package's errors as a sentence, without a traceback."""
+    """A command that shows the package's errors as a sentence, without a traceback.
+
+    With ``--json`` it prints one document, and nothing that the app prints or logs.
+    """
 
     def invoke(self, context: click.Context) -> Any:
+        if context.params.get("as_json"):
+            # Until the context ends, which pops the app's context before.
+            context.meta[SILENCE] = context.with_resource(silence())
         try:
             return super().invoke(context)
         except ProcoreWebhooksError as error:

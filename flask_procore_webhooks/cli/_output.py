@@ -2,24 +2,69 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
+from contextlib import contextmanager
+from contextlib import redirect_stderr
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from datetime import datetime
+from typing import TextIO
 
 import click
 
+#: The key in the context of a command that is silenced.
+SILENCE = "flask_procore_webhooks.silence"
 NAME_WIDTH = 17
 #: Shown in the place of a type.
 UNREADABLE = "(unreadable)"
 
 
+@dataclass(frozen=True)
+class Silence:
+    """What was in force before :func:`silence`."""
+
+    stdout: TextIO
+    #: The level up to which logging was disabled.
+    disabled: int
+
+
+@contextmanager
+def silence() -> Iterator[Silence]:
+    """Print and log nothing but what :func:`print_json` prints."""
+    before = Silence(sys.stdout, logging.root.manager.disable)
+    with (
+        redirect_stdout(io.StringIO()),
+        redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            yield before
+        finally:
+            logging.disable(before.disabled)
+
+
+def silenced() -> Silence | None:
+    """What was in force before the current command was silenced, if it is."""
+    context = click.get_current_context(silent=True)
+    found: Silence | None = context.meta.get(SILENCE) if context else None
+    return found
+
+
 def print_json(value: object) -> None:
-    """Print JSON; times are ISO 8601 in UTC."""
-    click.echo(json.dumps(value, indent=2, default=_iso_8601))
+    """Print JSON, also in a silenced command; times are ISO 8601 in UTC."""
+    before = silenced()
+    document = json.dumps(value, indent=2, default=_iso_8601)
+    click.echo(document, file=before.stdout if before else None)
 
 
 def print_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

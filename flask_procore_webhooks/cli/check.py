@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextlib import redirect_stderr
-from contextlib import redirect_stdout
 
 import click
 from flask.cli import with_appcontext
@@ -61,12 +55,10 @@ def check(strict: bool, endpoint: str | None, as_json: bool) -> None:
     """
     found = endpoints_named(endpoint)
     logging_findings = list(logger())
+    reports = {each.name: examine(each, logging_findings) for each in found}
     if as_json:
-        with _silence():
-            reports = {each.name: examine(each, logging_findings) for each in found}
         print_json(reports)
     else:
-        reports = {each.name: examine(each, logging_findings) for each in found}
         for name, report in reports.items():
             _print_report(name, report)
     fails = any(report["errors"] for report in reports.values())
@@ -112,23 +104,6 @@ def _results(check: Check, endpoint: Endpoint) -> list[Finding]:
         reason = endpoint.store.database.explain(error)
         found.append(warning(f"A check could not be made: {reason}"))
     return found
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep standard output and standard error free of what the app prints and logs."""
-    before = logging.root.manager.disable
-    with (
-        redirect_stdout(io.StringIO()),
-        redirect_stderr(io.StringIO()),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logging.disable(before)
 
 
 def _print_report(name: str, report: Report) -> None:

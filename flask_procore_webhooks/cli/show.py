@@ -34,6 +34,8 @@ def show(event_id: str, body: bool, endpoint: str | None, as_json: bool) -> None
 
     EVENT_ID is the event's id or the id of its row.
     """
+    if body and as_json:
+        raise click.UsageError("--body writes the body only: remove --json.")
     found = [
         (each, row)
         for each in endpoints_named(endpoint)

@@ -46,7 +46,7 @@ FOLDERS = {
     """,
     "testing": "isolation",
     "cli": """
-        _http _values _options _output _actor _report _processes _findings
+        _http _values _output _options _actor _report _processes _findings
         _check_settings _check_route _check_tables _check_database _check_work
     """,
 }
