@@ -57,45 +57,64 @@ class Alarms:
     """Calls functions at given times, in a thread that ends when none is left."""
 
     def __init__(self) -> None:
-        self._alarms: dict[object, tuple[float, Callable[[], float]]] = {}
+        self.alarms: dict[object, tuple[float, Callable[[], float]]] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        #: The time that the thread waits for; before every time while it calls.
+        self._wakes_at = -inf
 
     def set(self, owner: object, when: float, work: Callable[[], float]) -> None:
         """Call ``work`` at a time of the monotonic clock, in place of an earlier alarm.
 
-        :param work: returns quickly, with the next time or infinity.
+        :param work: returns quickly, with the next time or infinity. An error is
+            logged, and it is called again after a second.
         :raises RuntimeError: no thread can be started.
         """
         with self._changed:
-            self._alarms[owner] = when, work
-            if self._thread is None:
+            self.alarms[owner] = when, work
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = start_thread("webhook alarms", self._run)
-            self._changed.notify()
+            elif when < self._wakes_at:
+                self._changed.notify()
+
+    def discard(self, owner: object) -> None:
+        """Remove the owner's alarm."""
+        with self._changed:
+            self.alarms.pop(owner, None)
 
     def _run(self) -> None:
-        while due := self._next():
-            owner, (when, work) = due
-            following = work()
-            with self._changed:
-                if self._alarms.get(owner) == (when, work):
-                    self._alarms[owner] = following, work
+        # The waiting thread references no owner, so that an owner can be collected.
+        while self._wait():
+            self._call()
 
-    def _next(self) -> tuple[object, tuple[float, Callable[[], float]]] | None:
-        """Wait for the next alarm; ``None`` if there is none."""
+    def _wait(self) -> bool:
+        """Wait for the next alarm; ``False`` if there is none."""
         with self._changed:
-            while True:
-                for owner, (when, _) in list(self._alarms.items()):
-                    if when == inf:
-                        del self._alarms[owner]
-                if not self._alarms:
-                    self._thread = None
-                    return None
-                first = min(self._alarms.items(), key=lambda alarm: alarm[1][0])
-                seconds = first[1][0] - time.monotonic()
+            while self.alarms:
+                self._wakes_at = min(when for when, _ in self.alarms.values())
+                seconds = self._wakes_at - time.monotonic()
                 if seconds <= 0:
-                    return first
-                self._changed.wait(seconds)
+                    self._wakes_at = -inf
+                    return True
+                self._changed.wait(min(seconds, threading.TIMEOUT_MAX))
+            self._thread = None
+            return False
+
+    def _call(self) -> None:
+        with self._changed:
+            if not self.alarms:
+                return
+            owner, alarm = min(self.alarms.items(), key=lambda each: each[1][0])
+        try:
+            following = alarm[1]()
+        except Exception:
+            log.exception("An alarm failed, and is repeated")
+            following = time.monotonic() + 1.0
+        with self._changed:
+            if self.alarms.get(owner) == alarm:
+                self.alarms[owner] = following, alarm[1]
+                if following == inf:
+                    del self.alarms[owner]
 
 
 def start_thread(name: str, work: Callable[[], object]) -> threading.Thread:

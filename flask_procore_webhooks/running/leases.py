@@ -181,6 +181,8 @@ class LeaseRenewer:
     def discard(self, held: HeldClaims) -> None:
         with self._changed:
             self._held.discard(held)
+        if held in self.alarms.alarms:
+            self.alarms.discard(held)
 
     def held(self) -> list[HeldClaims]:
         with self._changed:
