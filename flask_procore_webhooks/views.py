@@ -262,7 +262,9 @@ def _announce(
     if not recorded.is_new:
         event_repeated.announce(app, event=event, conflict=recorded.is_conflict)
         return
-    event_recorded.announce(app, event=event)
+    # Most apps have no receiver of it.
+    if event_recorded.receivers:
+        event_recorded.announce(app, event=event)
     if unreadable:
         log.error("%s quarantined %s: %s", endpoint.name, event.id, unreadable)
         event_dead.announce(app, event=event, error=unreadable, exception=None)

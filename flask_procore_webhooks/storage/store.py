@@ -127,7 +127,9 @@ class Store:
                     yield connection
                 return
             with self._connect() as connection:
-                waits = _limit_wait(connection) if self.database.limits_waits else None
+                limits_waits = self.database.limits_waits
+                if limits_waits:
+                    _set_wait(connection, int(SQLITE_WAIT * 1000))
                 if time.monotonic() > self.clock.next_comparison:
                     self.clock.compare(connection)
                 try:
@@ -139,8 +141,8 @@ class Store:
                         if _is_in_transaction(connection):
                             connection.connection.commit()
                 finally:
-                    if waits is not None and not connection.invalidated:
-                        _set_wait(connection, waits)
+                    if limits_waits and not connection.invalidated:
+                        _set_wait(connection)
         except (IntegrityError, InboxUnavailable):
             raise
         except Exception as error:
@@ -273,16 +275,13 @@ def _roll_back(connection: Connection) -> None:
         connection.invalidate()
 
 
-def _limit_wait(connection: Connection) -> int:
-    """Let SQLite wait briefly for a lock; return the host's wait in milliseconds."""
+def _set_wait(connection: Connection, milliseconds: int | None = None) -> None:
+    """Let SQLite wait so long for a lock; by default as long as the host wants."""
     info = connection.info
     if BUSY_TIMEOUT not in info:
         info[BUSY_TIMEOUT] = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
-    _set_wait(connection, int(SQLITE_WAIT * 1000))
-    return int(info[BUSY_TIMEOUT])
-
-
-def _set_wait(connection: Connection, milliseconds: int) -> None:
+    if milliseconds is None:
+        milliseconds = int(info[BUSY_TIMEOUT])
     # An open cursor may be collected in another thread later, with the traceback of an
     # error, and that thread would wait for the next user of the connection.
     with closing(connection.connection.cursor()) as cursor:
