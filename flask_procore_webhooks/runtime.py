@@ -117,7 +117,15 @@ class Alarms:
                     del self.alarms[owner]
 
 
-def start_thread(name: str, work: Callable[[], object]) -> threading.Thread:
+class OwnedThread(threading.Thread):
+    """A thread that works for an object."""
+
+    owner: object = None
+
+
+def start_thread(
+    name: str, work: Callable[[], object], owner: object = None
+) -> OwnedThread:
     """Start a daemon thread apart from the context of the caller.
 
     Error reporters attach the context in which a thread was started, for example the
@@ -125,7 +133,8 @@ def start_thread(name: str, work: Callable[[], object]) -> threading.Thread:
 
     :raises RuntimeError: no thread can be started.
     """
-    thread = threading.Thread(target=work, name=name, daemon=True)
+    thread = OwnedThread(target=work, name=name, daemon=True)
+    thread.owner = owner
     Context().run(thread.start)
     return thread
 

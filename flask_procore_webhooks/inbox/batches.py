@@ -96,11 +96,14 @@ def _claimed(
     return sorted(claims, key=lambda claim: order.index(claim.row_id))
 
 
-def renew(store: Store, claims: Collection[Claim], seconds: float) -> None:
-    """Let the leases that are still held end ``seconds`` from now."""
+def renew(store: Store, claims: Collection[Claim], seconds: float) -> set[int]:
+    """Let the leases that are still held end ``seconds`` from now.
+
+    :return: the rows of the claims that are still held.
+    """
     length = timedelta(seconds=seconds)
     # From the time of the change: it may have waited for a lock.
-    _change_held(store, claims, lambda: {"due_at": store.db_now() + length})
+    return _change_held(store, claims, lambda: {"due_at": store.db_now() + length})
 
 
 def release(store: Store, claims: Collection[Claim]) -> None:
@@ -115,20 +118,21 @@ def release(store: Store, claims: Collection[Claim]) -> None:
 
 def _change_held(
     store: Store, held: Collection[Claim], values: Callable[[], dict[str, Any]]
-) -> None:
-    """Change the rows that these claims still hold."""
+) -> set[int]:
+    """Change the rows that these claims still hold, and return them."""
     if not held:
-        return
+        return set()
     c = store.columns
     rows, leases = [each.row_id for each in held], {each.lease for each in held}
     still_held = c.id.in_(rows), c.lease.in_(leases)
     change = update(c.id.table).where(*still_held)
 
-    def work(connection: Connection) -> None:
-        lock_in_order(connection, c.id.table, *still_held)
+    def work(connection: Connection) -> set[int]:
+        locked = lock_in_order(connection, c.id.table, *still_held)
         connection.execute(async_commit(store, change.values(values())))
+        return {row.id for row in locked}
 
-    store.run(work, begin=True)
+    return store.run(work, begin=True)
 
 
 def _batch(found: Iterable[Any]) -> dict[int, int]:

@@ -18,6 +18,7 @@ from ..endpoint import AppState
 from ..endpoint import at_least_once_warnings
 from ..endpoint import Endpoint
 from ..log import log
+from ..runtime import OwnedThread
 from ..serving import call_when_serving
 from ..serving import is_serving
 from .pool import Pool
@@ -65,31 +66,31 @@ class Background:
 
     def __init__(self, state: AppState) -> None:
         self._state = state
-        self._pool: BackgroundPool | None = None
+        self.pool: BackgroundPool | None = None
         self._lock = threading.Lock()
 
     @property
     def was_started(self) -> bool:
-        return self._pool is not None and bool(self._pool.threads)
+        return self.pool is not None and bool(self.pool.threads)
 
     @property
     def is_exhausted(self) -> bool:
         """Whether too many threads hang in subscribers to go on as configured."""
-        return self._pool is not None and self._pool.is_exhausted
+        return self.pool is not None and self.pool.is_exhausted
 
     def wake(self) -> None:
         """Wake a thread to poll for due events; start one if all are busy."""
-        if pool := self._pool or self._new_pool():
+        if pool := self.pool or self._new_pool():
             pool.wake()
 
     def _new_pool(self) -> BackgroundPool | None:
         with self._lock:
             endpoints = self._state.endpoints.values()
             mounted = [endpoint for endpoint in endpoints if runs_here(endpoint)]
-            if self._pool is None and mounted:
+            if self.pool is None and mounted:
                 size = max(endpoint.settings.threads for endpoint in mounted)
-                self._pool = BackgroundPool(mounted, size, poll=POLL, name=NAME)
-            return self._pool
+                self.pool = BackgroundPool(mounted, size, poll=POLL, name=NAME)
+            return self.pool
 
 
 def background_of(state: AppState) -> Background:
@@ -160,13 +161,16 @@ def stop_all(grace: float = GRACE) -> None:
     A thread ends after its running event; claims that are left are released. A thread
     whose call was abandoned is left to the end of the process.
     """
-    deadline = time.monotonic() + grace
-    threads = [
-        thread
-        for thread in threading.enumerate()
-        if isinstance(thread, BackgroundThread) and thread.pid == os.getpid()
-    ]
-    pools = {thread.pool for thread in threads}
+    deadline, pid = time.monotonic() + grace, os.getpid()
+    threads = threading.enumerate()
+    found: set[Pool] = {
+        each.pool for each in threads if isinstance(each, BackgroundThread)
+    }
+    # A pool whose last thread goes on without an abandoned call.
+    owners = [each.owner for each in threads if isinstance(each, OwnedThread)]
+    states = {each for each in owners if isinstance(each, AppState)}
+    found |= {own for each in states if (own := background_of(each).pool)}
+    pools = [pool for pool in found if pool.pid == pid]
     for pool in pools:
         pool.stop()
     for pool in pools:

@@ -32,6 +32,7 @@ from ..inbox.jobs import Receipt
 from ..inbox.status import ReceiptKind
 from ..log import hide_parameters
 from ..log import log
+from ..storage.engines import is_in_memory
 from ..subscribers import run_to_end
 from ..subscribers import Subscriber
 from ..subscribers import to_end
@@ -142,10 +143,15 @@ class Call:
             log.error("%s failed for %s", name, event, exc_info=error)
         return failure
 
-    def abandon(self) -> bool:
-        """Give the call up; ``False`` if it has ended."""
+    def abandon(self, hand_over: Callable[[], object]) -> bool:
+        """Give the call up; ``False`` if it has ended.
+
+        :param hand_over: is called before the thread of the call can go on.
+        """
         with self._lock:
-            self.is_abandoned = not self._has_ended
+            if not self._has_ended:
+                self.is_abandoned = True
+                hand_over()
             return self.is_abandoned
 
     def cut(self) -> None:
@@ -274,5 +280,7 @@ def _note_begin(session: Session, transaction: Any, connection: Connection) -> N
     others = [each for each in call.connections if not each.closed]
     call.connections = [*others, connection]
     if call.is_abandoned:
-        connection.invalidate()
+        # That would destroy a database in memory.
+        if not is_in_memory(connection.engine.url):
+            connection.invalidate()
         raise CallAbandoned

@@ -20,6 +20,7 @@ from ..inbox.claims import Claim
 from ..inbox.claims import count_attempt
 from ..log import log
 from ..storage.store import Store
+from .calls import Call
 from .calls import current_call
 
 #: Seconds that a suspect waits for younger runs to end, and that other runs then wait
@@ -56,6 +57,8 @@ class Gate:
         self.suspect: Turn | None = None
         #: Runs whose call was abandoned and whose other subscribers run.
         self.rests: set[Any] = set()
+        #: Calls that were abandoned and have not returned.
+        self.hanging: set[Call] = set()
         self._changed = threading.Condition()
 
     def wait(self, turn: Turn, *, is_in_request: bool = False) -> None:
@@ -65,15 +68,36 @@ class Gate:
         longest = IN_REQUEST if is_in_request else inf
         self.turns.discard(turn)
         deadline = time.monotonic() + longest
+        while suspect := self._pass(turn, longest, deadline):
+            # The lock is free: the database may be slow.
+            try:
+                count_attempt(suspect.store, suspect.claim, counted=False)
+            except InboxUnavailable as unavailable:
+                log.warning("An attempt counts before its end: %s", unavailable)
+
+    def _pass(self, turn: Turn, longest: float, deadline: float) -> Turn | None:
+        """Wait until the turn can begin, or return a suspect that ran alone so far."""
         with self._changed:
             while (suspect := self.suspect) is not None:
                 seconds = min(suspect.until, deadline) - time.monotonic()
                 if seconds <= 0 or not self._changed.wait(seconds):
-                    self._open(suspect)
+                    if self._open(suspect):
+                        return suspect
             turn.since = time.monotonic()
             self.turns.add(turn)
             if turn.claim.unsettled:
                 self._isolate(turn, longest)
+            return None
+
+    def end_rest(self, run: Any) -> None:
+        with self._changed:
+            self.rests.discard(run)
+            self._changed.notify_all()
+
+    def wait_for_rests(self, seconds: float) -> None:
+        """Wait at most so long until no run goes on without an abandoned call."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self.rests, seconds)
 
     def leave(self, turn: Turn) -> None:
         """End a run while there is a suspect."""
@@ -100,15 +124,14 @@ class Gate:
             self.suspect = None
             self._changed.notify_all()
 
-    def _open(self, suspect: Turn) -> None:
-        """Let other runs begin beside the suspect, which has not killed its process."""
+    def _open(self, suspect: Turn) -> bool:
+        """Let other runs begin beside the suspect, which has not killed its process.
+
+        :return: whether its attempt was counted, because it ran alone.
+        """
         if self.suspect is not suspect:
-            return
-        if suspect.is_alone:
-            suspect.is_alone = False
-            try:
-                count_attempt(suspect.store, suspect.claim, counted=False)
-            except InboxUnavailable as unavailable:
-                log.warning("An attempt counts before its end: %s", unavailable)
+            return False
+        was_alone, suspect.is_alone = suspect.is_alone, False
         self.suspect = None
         self._changed.notify_all()
+        return was_alone

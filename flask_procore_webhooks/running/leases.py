@@ -1,7 +1,6 @@
 """Leases: one thread for each database renews the leases of running events.
 
-Another thread watches calls that go on, and has a call that exceeds its time limit
-taken over.
+Another one watches calls, and has a call that exceeds its time limit taken over.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
 from datetime import datetime
@@ -54,33 +52,35 @@ class HeldClaims:
     call: Call | None = None
     #: Whether a call was abandoned: its thread runs nothing else.
     is_abandoned: bool = False
-    #: Until when the leases of running claims were renewed, as it is stored.
-    renewed_until: datetime | None = None
+    #: Until when the leases of running claims were renewed, as it is stored, by row.
+    ends: dict[int, datetime] = field(default_factory=dict)
     _started: set[int] = field(default_factory=set)
     _is_closed: bool = False
     #: So that no claim is started and released at the same time.
     _lock: threading.Lock = field(default_factory=lambda: threading.Lock())
 
     def remove(self, claim: Claim) -> None:
-        """Remove a claim that is settled."""
+        """Remove a claim that is settled or lost."""
         self.claims.pop(claim.row_id, None)
 
     def start(self, claim: Claim) -> bool:
-        """Mark the claim as running and return ``True``.
+        """Mark the claim as running and return ``True``; safe to repeat.
 
         ``False`` if it was released or its lease has ended, for example because the
         process was suspended.
         """
         with self._lock:
-            has_ended = self.store.db_now() >= claim.ends
+            ends = self.ends.get(claim.row_id, claim.ends)
+            has_ended = self.store.db_now() >= ends
             if self._is_closed or has_ended or claim.row_id not in self.claims:
                 return False
             self._started.add(claim.row_id)
             return True
 
     def hand_over(self, claim: Claim, other: HeldClaims) -> None:
-        """Let ``other`` hold a claim whose call is abandoned."""
+        """Let ``other`` alone hold a claim whose call is abandoned."""
         self.call, self.is_abandoned = None, True
+        other.ends.update(self.ends)
         other._started.add(claim.row_id)
         self.remove(claim)
 
@@ -90,13 +90,18 @@ class HeldClaims:
             self._is_closed = True
 
     def renew(self) -> None:
-        """Renew the leases of running claims and release claims that are still queued.
+        """Renew the leases of running claims, and remove lost ones; release the rest.
 
-        An idle worker can then take the released ones.
+        The rest is still queued; an idle worker can take it then.
         """
         ends = self.store.db_now() + timedelta(seconds=self.seconds)
-        batches.renew(self.store, self.started(), self.seconds)
-        self.renewed_until = ends
+        started = self.started()
+        renewed = batches.renew(self.store, started, self.seconds)
+        for claim in started:
+            if claim.row_id in renewed:
+                self.ends[claim.row_id] = ends
+            else:
+                self.remove(claim)
         with self._lock:
             queued = self.queued()
             batches.release(self.store, queued)
@@ -108,15 +113,19 @@ class HeldClaims:
         started = self.started()
         if not started:
             return False
-        ends = self.renewed_until or min(claim.ends for claim in started)
+        ends = min(self.ends.get(each.row_id, each.ends) for each in started)
         left = ends - self.store.db_now()
         return left < timedelta(seconds=self.seconds / RENEWALS)
 
     def started(self) -> list[Claim]:
-        return [claim for row, claim in self._items() if row in self._started]
+        # Copies: another thread may remove a claim meanwhile.
+        return [
+            each for each in [*self.claims.values()] if each.row_id in self._started
+        ]
 
     def queued(self) -> list[Claim]:
-        return [claim for row, claim in self._items() if row not in self._started]
+        claims = [*self.claims.values()]
+        return [each for each in claims if each.row_id not in self._started]
 
     def watch(self) -> float:
         """Log a call that goes on, or have it taken over; return when to look again.
@@ -144,22 +153,16 @@ class HeldClaims:
 
     def _end_call(self, call: Call) -> None:
         try:
-            start_thread("webhook rest", lambda: call.take_over(call))
+            state = call.endpoint.state
+            start_thread("webhook rest", lambda: call.take_over(call), state)
             call.deadline = inf
         except RuntimeError as error:
             call.deadline = time.monotonic() + self.seconds
             log.warning("%s is not abandoned: %s", call.subscriber.name, error)
 
-    def _items(self) -> list[tuple[int, Claim]]:
-        # A copy: another thread may remove a claim meanwhile.
-        return list(self.claims.items())
-
 
 class LeaseRenewer:
-    """Renews the held claims of one database, and watches their calls.
-
-    One for each database: a database that does not answer delays no other.
-    """
+    """Renews the held claims of one database, and watches their calls."""
 
     def __init__(self) -> None:
         #: Watches the calls that go on.
@@ -184,6 +187,12 @@ class LeaseRenewer:
         if held in self.alarms.alarms:
             self.alarms.discard(held)
 
+    def watch(self, held: HeldClaims, when: float) -> None:
+        try:
+            self.alarms.set(held, when, held.watch)
+        except RuntimeError as error:
+            log.warning("Calls are not watched until the next renewal: %s", error)
+
     def held(self) -> list[HeldClaims]:
         with self._changed:
             return list(self._held)
@@ -197,7 +206,7 @@ class LeaseRenewer:
             log.warning("Leases are not renewed: %s", error)
 
     def _run(self) -> None:
-        # The sleeping thread references no app, so that an app can be collected.
+        # While it sleeps, it references no app, so that an app can be collected.
         while self._sleep():
             self._renew_due()
 
@@ -219,14 +228,8 @@ class LeaseRenewer:
         for held in self.held():
             if held.renew_at <= time.monotonic():
                 if held.call is not None:
-                    self._watch(held)
+                    self.watch(held, time.monotonic())
                 _renew(held)
-
-    def _watch(self, held: HeldClaims) -> None:
-        try:
-            self.alarms.set(held, time.monotonic(), held.watch)
-        except RuntimeError as error:
-            log.warning("Calls are not watched: %s", error)
 
 
 @contextmanager
@@ -238,7 +241,8 @@ def renewing(
 ) -> Iterator[HeldClaims]:
     """Renew the leases of the claims, of ``seconds`` each, until the block ends."""
     by_row = {claim.row_id: claim for claim in claimed}
-    held = HeldClaims(store, seconds, by_row, _next_renewal(seconds), on_hang)
+    renew_at = time.monotonic() + seconds / RENEWALS
+    held = HeldClaims(store, seconds, by_row, renew_at, on_hang)
     renewer = _renewer_of(store)
     renewer.add(held)
     try:
@@ -265,8 +269,7 @@ def watch(held: HeldClaims, call: Call) -> None:
     held.call = call
     # Most calls are short: they end before the first renewal, which watches them.
     if call.deadline < held.renew_at:
-        with suppress(RuntimeError):  # the renewal tries again
-            _renewer_of(held.store).alarms.set(held, call.deadline, held.watch)
+        _renewer_of(held.store).watch(held, call.deadline)
 
 
 def longest_call(stores: Iterable[Store]) -> dict[str, Any] | None:
@@ -288,14 +291,10 @@ def _renewer_of(store: Store) -> LeaseRenewer:
 
 
 def _renew(held: HeldClaims) -> None:
-    held.renew_at = _next_renewal(held.seconds)
+    held.renew_at = time.monotonic() + held.seconds / RENEWALS
     try:
         held.renew()
     except InboxUnavailable as unavailable:
         log.warning("Leases are not renewed: %s", unavailable)
     except Exception:
         log.exception("Leases are not renewed")
-
-
-def _next_renewal(seconds: float) -> float:
-    return time.monotonic() + seconds / RENEWALS

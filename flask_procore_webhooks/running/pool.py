@@ -43,7 +43,6 @@ class WorkerThread(threading.Thread):
         super().__init__(name=pool.name, target=work, daemon=True)
         self.pool = pool
         self.worker = worker
-        self.pid = os.getpid()
 
 
 class Pool(Crew):
@@ -72,6 +71,7 @@ class Pool(Crew):
         #: Why a thread ended without being stopped.
         self.failure: Exception | None = None
         self.threads: list[WorkerThread] = []
+        self.pid = os.getpid()
         #: Runs of threads that have ended.
         self._ran = 0
         self._is_once = False
@@ -156,6 +156,8 @@ class Pool(Crew):
         for thread in self.threads:
             if not thread.worker.is_abandoned:
                 thread.join(max(0.0, deadline - time.monotonic()))
+        if gate := self._gate:
+            gate.wait_for_rests(max(0.0, deadline - time.monotonic()))
         # If the database is away, the claims are free when their lease ends.
         for thread in self.threads:
             with suppress(InboxUnavailable):
@@ -195,16 +197,20 @@ class Pool(Crew):
     @property
     def _rests(self) -> list[Any]:
         """Runs that go on without the call that was abandoned."""
-        runtime = next(iter(self.endpoints)).state.runtime
-        gate: Gate | None = runtime.parts.get(Gate)
+        gate = self._gate
         return list(gate.rests) if gate else []
+
+    @property
+    def _gate(self) -> Gate | None:
+        return next(iter(self.endpoints)).state.runtime.parts.get(Gate)
 
     def _goes_on(self) -> bool:
         usable = [each for each in self._alive() if not each.worker.is_abandoned]
         return bool(usable or self._rests)
 
     def _hanging(self) -> int:
-        return sum(each.worker.is_abandoned for each in self._alive())
+        """The threads whose call was abandoned and has not returned."""
+        return len(self._gate.hanging) if self._gate else 0
 
     def _alive(self) -> list[WorkerThread]:
         return [each for each in self.threads if each.is_alive()]
@@ -214,7 +220,7 @@ class Pool(Crew):
             self._forget([each for each in self.threads if not each.is_alive()])
             usable = [each for each in self.threads if not each.worker.is_abandoned]
             all_hang = all(each.worker.is_slow for each in usable)
-            has_room = len(self.threads) < 2 * self.size
+            has_room = len(usable) + self._hanging() < 2 * self.size
             if not has_room or len(usable) >= self.size and not all_hang:
                 return
             try:

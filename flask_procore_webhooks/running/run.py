@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
+from .. import signals
 from ..endpoint import Endpoint
 from ..errors import InboxUnavailable
 from ..event import Event
@@ -23,22 +24,11 @@ from ..inbox.jobs import Receipt
 from ..inbox.status import ReceiptKind
 from ..inbox.status import Status
 from ..log import log
-from ..signals import event_dead
-from ..signals import event_failed
-from ..signals import event_processed
-from ..signals import LifecycleSignal
 from ..subscribers import Subscriber
+from . import failures
 from .calls import Call
 from .calls import CallAbandoned
-from .failures import attempt_text
-from .failures import describe
-from .failures import Failure
-from .failures import interrupt
-from .failures import INTERRUPTED
-from .failures import is_failure
-from .failures import last_exception
 from .failures import RunOutcome
-from .failures import wait_after
 from .gate import Gate
 from .gate import Turn
 from .leases import HeldClaims
@@ -51,8 +41,8 @@ def process(
 ) -> RunOutcome:
     """Run the subscribers of an event that have no receipt yet.
 
-    Afterwards the event is done, due again, or dead. Safe to call at any time and from
-    any number of processes: one of them runs the event, the others change nothing.
+    Afterwards the event is done, due again, or dead. Safe to call at any time and in
+    any number of processes: one of them runs the event.
 
     :param ignore_backoff: run a pending event also before its next attempt is due.
     :param ahead: run a pending event also if it is due within so many seconds.
@@ -84,8 +74,6 @@ def run_claimed(endpoint: Endpoint, claim: Claim, held: HeldClaims) -> RunOutcom
     gate: Gate = runtime.parts.get(Gate) or runtime.part(Gate, Gate)
     turn = Turn(endpoint.store, claim)
     gate.turns.add(turn)
-    if claim.unsettled or gate.suspect is not None:
-        gate.wait(turn, is_in_request=endpoint.dispatch == "inline")
     run = Run(endpoint, claim, held, gate, turn)
     return run.conduct(run.perform)
 
@@ -93,8 +81,7 @@ def run_claimed(endpoint: Endpoint, claim: Claim, held: HeldClaims) -> RunOutcom
 class Run:
     """One attempt at one claimed event.
 
-    If a call is abandoned, another thread goes on with the run, and the first thread
-    changes nothing more.
+    If a call is abandoned, only the thread that has taken over goes on with the run.
     """
 
     def __init__(
@@ -106,14 +93,22 @@ class Run:
         self.gate = gate
         self.turn = turn
         self.store = endpoint.store
-        self.failures: list[Failure] = []
+        self.failures: list[failures.Failure] = []
         #: Of the last subscriber, to be committed together with the outcome.
         self.receipt: Receipt | None = None
         #: The subscribers that have not been called yet.
         self._rest: list[Subscriber] = []
+        #: For its turn: what ends then was no attempt.
+        self._is_waiting = False
 
     def perform(self) -> RunOutcome:
         """Call the subscribers without a receipt, and settle the event."""
+        if self.claim.unsettled or self.gate.suspect is not None:
+            if self.claim.unsettled:
+                self.held.start(self.claim)  # renewed while it waits, not released
+            self._is_waiting = True
+            self.gate.wait(self.turn, is_in_request=self.endpoint.dispatch == "inline")
+            self._is_waiting = False
         if not self.held.start(self.claim):
             return RunOutcome.NOT_CLAIMED
         event, unreadable = self._read()
@@ -134,23 +129,31 @@ class Run:
 
     def take_over(self, call: Call) -> None:
         """Abandon a call that exceeded its time limit, and go on without it."""
-        if not call.abandon():
-            return
-        name, held = call.subscriber.name, self.held
-        text = f"{name}: no answer within {call.limit:g} s (timeout)"
-        log.error("%s is abandoned for %s", text, describe(call.event))
-        self.gate.rests.add(self)
-        claimed, seconds = [self.claim], held.seconds
+        held, new = self.held, None
         try:
-            with renewing(self.store, claimed, seconds, held.on_hang) as self.held:
-                held.hand_over(self.claim, self.held)
-                call.cut()
-                with suppress(CallAbandoned):
-                    self.conduct(lambda: self._go_on(call, text))
+            with renewing(self.store, [self.claim], held.seconds, held.on_hang) as new:
+                if call.abandon(lambda: self._hand_over(call, new)):
+                    self._conduct_rest(call)
         except BaseException:
-            log.exception("The rest of %s failed", describe(call.event))
+            log.exception("The rest of %s failed", failures.describe(call.event))
         finally:
-            self.gate.rests.discard(self)
+            # Unless another thread has taken over from this one.
+            if self.held is new:
+                self.gate.end_rest(self)
+            held.on_hang()
+
+    def _hand_over(self, call: Call, held: HeldClaims) -> None:
+        self.gate.rests.add(self)
+        self.gate.hanging.add(call)
+        self.held.hand_over(self.claim, held)
+        self.held = held
+
+    def _conduct_rest(self, call: Call) -> None:
+        text = f"{call.subscriber.name}: no answer within {call.limit:g} s (timeout)"
+        log.error("%s is abandoned for %s", text, failures.describe(call.event))
+        call.cut()
+        with suppress(CallAbandoned):
+            self.conduct(lambda: self._go_on(call, text))
 
     def conduct(self, work: Callable[[], RunOutcome]) -> RunOutcome:
         """Return the outcome of ``work``, and end the run, whatever it raises."""
@@ -169,13 +172,14 @@ class Run:
         """End the run at once: other workers need not wait for the end of the lease."""
         # SystemExit, KeyboardInterrupt, a worker timeout: the subscriber has ended. A
         # request was not answered then, and the sender's next one gives the event up.
-        can_end = self.endpoint.dispatch != "inline"
+        can_end = self.endpoint.dispatch != "inline" and not self._is_waiting
         is_last = self.claim.attempt >= self.endpoint.settings.max_attempts
         try:
             if is_last and can_end and not isinstance(error, InboxUnavailable):
-                self._mark_dead(INTERRUPTED)
+                self._mark_dead(failures.INTERRUPTED)
             else:
-                interrupt(self.endpoint, self.claim, is_counted=True)
+                is_counted = not self._is_waiting
+                failures.interrupt(self.endpoint, self.claim, is_counted=is_counted)
         except InboxUnavailable as unavailable:
             text = "Event %s runs again when its lease ends: %s"
             log.error(text, self.claim.event_id, unavailable)
@@ -188,17 +192,25 @@ class Run:
         elif not call.is_committed:
             # The subscriber has finished; the host hangs when its context ends.
             jobs.finish(self.store, self.claim.row_id, call.receipt)
+        if kind not in (None, ReceiptKind.ABANDONED):
+            self.held.renew()
         # Now another thread may claim events: if the call had locked the database, its
         # lease was not renewed, and this one would have been claimed again.
         self.held.on_hang()
         if kind is None:
             return RunOutcome.NOT_CLAIMED
         if kind is ReceiptKind.ABANDONED:
-            self.failures.append(Failure(text))
+            self.failures.append(failures.Failure(text))
         return self._perform_rest()
 
     def _perform_rest(self, event: Event | None = None) -> RunOutcome:
         while self._rest:
+            if event is None:
+                held, claim = self.held, self.claim
+                if self.store.db_now() >= held.ends.get(claim.row_id, claim.ends):
+                    held.renew()
+                if claim.row_id not in held.claims:
+                    return RunOutcome.NOT_CLAIMED  # the lease has passed on
             subscriber = self._rest.pop(0)
             # Each subscriber has its own event: a changed payload affects no other.
             own, event = event or self._read()[0], None
@@ -227,20 +239,23 @@ class Run:
             self._finish(call.new_receipt(ReceiptKind.SUPERSEDED), is_last)
             return
         watch(self.held, call)
-        call.perform()
+        try:
+            call.perform()
+        except CallAbandoned:
+            self.gate.hanging.discard(call)
+            raise
         self.held.call = None
         if call.receipt is None and (failure := call.failure()):
             self.failures.append(failure)
         elif call.receipt is not None and not call.is_committed:
             self._finish(call.receipt, is_last and call.late_error is None)
         late = call.late_error
-        if late is not None and not is_failure(late, self.endpoint.dispatch):
+        if late is not None and not failures.is_failure(late, self.endpoint.dispatch):
             raise late
 
     def _finish(self, receipt: Receipt, is_last: bool) -> None:
         if is_last:
-            # In one commit with the outcome.
-            self.receipt = receipt
+            self.receipt = receipt  # in one commit with the outcome
         else:
             claim = self.claim
             jobs.finish(self.store, claim.row_id, receipt, durable=claim.durable)
@@ -249,37 +264,37 @@ class Run:
         if not self.failures:
             if not self._end(Settlement(Status.DONE, receipt=self.receipt)):
                 return RunOutcome.NOT_CLAIMED
-            self._announce(event_processed)
+            self._announce(signals.event_processed)
             return RunOutcome.DONE
         error = "\n".join(failure.text for failure in self.failures)
         settings, attempt = self.endpoint.settings, self.claim.attempt
         if attempt >= settings.max_attempts:
             return self._mark_dead(error)
-        wait = max(wait_after(attempt, each.wait, settings) for each in self.failures)
+        waits = [each.wait for each in self.failures]
+        wait = max(failures.wait_after(attempt, each, settings) for each in waits)
         if not self._end(Settlement(Status.PENDING, error, wait, self.receipt)):
             return RunOutcome.NOT_CLAIMED
-        exception = last_exception(self.failures)
+        exception = failures.last_exception(self.failures)
         if exception is not None:
             due_at = self.store.db_now() + timedelta(seconds=wait)
-            text = attempt_text(attempt, settings.max_attempts, due_at)
-            log.warning("%s: %s", describe(self._read()[0]), text)
-        self._announce(event_failed, error=error, exception=exception)
+            text = failures.attempt_text(attempt, settings.max_attempts, due_at)
+            log.warning("%s: %s", failures.describe(self._read()[0]), text)
+        self._announce(signals.event_failed, error=error, exception=exception)
         return RunOutcome.RETRY
 
     def _mark_dead(self, error: str, *, is_counted: bool = True) -> RunOutcome:
         end = Settlement(Status.DEAD, error, 0.0, self.receipt, is_counted)
         if not self._end(end):
             return RunOutcome.NOT_CLAIMED
-        log.error("Gave up on %s: %s", describe(self._read()[0]), error)
-        exception = last_exception(self.failures)
-        self._announce(event_dead, error=error, exception=exception)
+        log.error("Gave up on %s: %s", failures.describe(self._read()[0]), error)
+        exception = failures.last_exception(self.failures)
+        self._announce(signals.event_dead, error=error, exception=exception)
         return RunOutcome.DEAD
 
     def _end(self, end: Settlement) -> bool:
         return claims.settle(self.store, self.claim, end)
 
-    def _announce(self, signal: LifecycleSignal, **fields: object) -> None:
+    def _announce(self, signal: signals.LifecycleSignal, **fields: object) -> None:
         if signal.receivers:
             # Read again: a subscriber may have changed the payload of its event.
-            event = self._read()[0]
-            signal.announce(self.endpoint.app, event=event, **fields)
+            signal.announce(self.endpoint.app, event=self._read()[0], **fields)

@@ -97,9 +97,9 @@ def test_renewals_and_releases_of_the_same_claims(site: Site) -> None:
         held = batches.claim_due(store, 30, 60)
         assert len(held) == 30
         changes = [
-            partial(claims.renew, store, held, 60),
-            partial(claims.renew, store, held[::-1], 60),
-            partial(claims.release, store, held[::-1]),
+            partial(batches.renew, store, held, 60),
+            partial(batches.renew, store, held[::-1], 60),
+            partial(batches.release, store, held[::-1]),
             partial(operations.replay, store, [c.row_id for c in held], ME),
         ]
         at_once(lambda change: change(), changes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -33,6 +34,10 @@ from flask_procore_webhooks import Event
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.log import log as logger
+from flask_procore_webhooks.running.failures import RunOutcome
+from flask_procore_webhooks.running.leases import LeaseRenewer
 from flask_procore_webhooks.running.leases import longest_call
 from flask_procore_webhooks.running.pool import Pool
 from flask_procore_webhooks.running.pool import WorkerThread
@@ -426,6 +431,7 @@ def test_pool_is_exhausted_when_more_threads_hang_than_it_replaces(
         record(sqlite_host.store, "hang_3")
         wait_until(lambda: pool.is_exhausted)
         assert len(pool.threads) <= 4
+        wait_until(lambda: "threads hang in subscribers" in caplog.text)
     assert caplog.text.count("threads hang in subscribers") == 1
 
 
@@ -562,3 +568,169 @@ def test_abandoned_call_of_a_lost_claim_changes_nothing(sqlite_host: Host) -> No
     assert store.rows(sa.select(receipt)) == []
     assert abandon(store, held, "writer", "no answer", 60) is not None
     assert store.rows(sa.select(receipt.c.version))[0].version == 1
+
+
+class SlowLog(logging.Handler):
+    """Lets the hung call return while its abandonment is logged."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "is abandoned for" in record.getMessage():
+            self.gate.go_on.set()
+            for thread in threading.enumerate():
+                if isinstance(thread, WorkerThread) and thread.worker.ran:
+                    thread.join(2)
+
+
+def test_call_that_returns_while_it_is_abandoned_keeps_the_lease_of_the_rest(
+    sqlite_host: Host, gate: Gate
+) -> None:
+    calls: list[str] = []
+
+    @sqlite_host.webhooks.on(name="hangs", timeout=0.2)
+    def hangs(event: Event) -> None:
+        calls.append(f"hangs {event.attempt}")
+        if event.attempt == 1:
+            gate.hang()
+
+    @sqlite_host.webhooks.on(name="next")
+    def next_(event: Event) -> None:
+        calls.append(sqlite_host.row("evt_1")["status"])
+
+    record(sqlite_host.store, "evt_1")
+    handler = SlowLog(gate)
+    logger.addHandler(handler)
+    try:
+        with pool_of(sqlite_host, gate=gate):
+            wait_until(all_done(sqlite_host.store, 1))
+    finally:
+        logger.removeHandler(handler)
+    assert calls == ["hangs 1", "running", "hangs 2"]
+    assert sqlite_host.row("evt_1")["attempts"] == 2
+
+
+@pytest.mark.parametrize("renews", [True, False])
+def test_run_whose_lease_has_passed_on_calls_no_further_subscriber(
+    sqlite_host: Host, renews: bool
+) -> None:
+    """The process was suspended while another one has run the event."""
+    from flask_procore_webhooks.running.run import process
+
+    host, calls, store = sqlite_host, list[str](), sqlite_host.store
+
+    def suspend() -> None:
+        with store.connection() as connection:
+            c = store.columns
+            connection.execute(sa.update(c.id.table).values(due_at=c.received_at))
+        other = claims.claim(store, row_id, 60)
+        assert other and claims.settle(store, other, claims.Settlement(Status.DONE))
+        held = store.database.parts[LeaseRenewer].held()
+        if renews:
+            held[0].renew()
+        else:
+            held[0].ends[row_id] = store.db_now()
+
+    @host.webhooks.on(name="first")
+    def first(event: Event) -> None:
+        calls.append("first")
+        suspend()
+
+    host.webhooks.on(name="next")(lambda event: calls.append("next"))
+    (row_id,) = record(store, "evt_1")
+    assert process(host.endpoint, row_id) is RunOutcome.NOT_CLAIMED
+    assert calls == ["first"]
+    assert statuses(store) == {"evt_1": "done"}
+
+
+def test_calls_that_hang_in_the_rest_of_runs_exhaust_a_pool(
+    make_app: MakeApp, tmp_path: Path, gate: Gate
+) -> None:
+    """The first calls return, so that no thread of the pool hangs."""
+    once = {**SETTINGS, **TIMES, "PROCORE_WEBHOOK_MAX_ATTEMPTS": 1}
+    url = f"sqlite:///{tmp_path / 'host.db'}"
+    with run_host(make_app(**once), "flask_sqlalchemy", url) as host:
+
+        @host.webhooks.on(name="returns", timeout=0.2)
+        def returns(event: Event) -> None:
+            time.sleep(0.4 if event.id.startswith("hang") else 0)
+
+        @host.webhooks.on(name="hangs", timeout=0.2)
+        def hangs(event: Event) -> None:
+            if event.id.startswith("hang"):
+                gate.hang()
+
+        record(host.store, *(f"hang_{number}" for number in range(4)))
+        with pool_of(host, gate=gate) as pool:
+            wait_until(lambda: pool.is_exhausted)
+            gate.go_on.set()
+            wait_until(lambda: not pool.is_exhausted)
+            record(host.store, "evt_1")
+            wait_until(lambda: are_done(host.store, "evt_1"))
+
+
+def test_late_session_leaves_a_database_in_memory(make_app: MakeApp) -> None:
+    from flask_procore_webhooks.running.calls import current_call
+    from flask_procore_webhooks.running.run import process
+
+    with run_host(make_app(**SETTINGS), "flask_sqlalchemy", "sqlite://") as host:
+
+        @host.webhooks.on(name="late")
+        def late(event: Event) -> None:
+            call = current_call()
+            assert call and call.abandon(lambda: None)
+            host.session.rollback()
+            host.note("late")
+            host.session.flush()
+
+        (row_id,) = record(host.store, "evt_1")
+        assert process(host.endpoint, row_id) is RunOutcome.NOT_CLAIMED
+        assert (host.notes(), statuses(host.store)) == ([], {"evt_1": "running"})
+
+
+def test_end_of_a_pool_waits_for_the_rest_of_a_run(
+    sqlite_host: Host, gate: Gate
+) -> None:
+    rest = Gate()
+
+    @sqlite_host.webhooks.on(name="hangs", timeout=0.2)
+    def hangs(event: Event) -> None:
+        gate.hang()
+
+    @sqlite_host.webhooks.on(name="next", timeout=3600)
+    def next_(event: Event) -> None:
+        rest.hang()
+        sqlite_host.note("next")
+
+    record(sqlite_host.store, "evt_1")
+    with pool_of(sqlite_host, gate=gate) as pool:
+        assert rest.begun.wait(PATIENCE)
+        threading.Timer(0.3, rest.go_on.set).start()
+        pool.end(PATIENCE)
+        assert sqlite_host.notes() == ["next"]
+        assert statuses(sqlite_host.store) == {"evt_1": "pending"}
+        assert not pool.is_running or gate.begun.is_set()
+
+
+def test_interrupted_wait_of_a_suspect_leaves_no_turn(
+    sqlite_host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flask_procore_webhooks.running import gate as gates
+    from flask_procore_webhooks.running.run import process
+
+    store = sqlite_host.store
+    (row_id,) = record(store, "evt_1")
+    assert claims.claim(store, row_id, -1)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(gates.Gate, "_isolate", stop)
+        process(sqlite_host.endpoint, row_id)
+    found = sqlite_host.endpoint.state.runtime.parts[gates.Gate]
+    assert (found.turns, found.suspect) == (set(), None)
+    row = sqlite_host.row("evt_1")
+    assert (row["status"], row["attempts"]) == ("pending", 0)
