@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 from datetime import datetime
 from datetime import timedelta
 from functools import partial
@@ -43,12 +44,15 @@ from support.values import Clock
 from flask_procore_webhooks import Discard
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import RetryLater
+from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import operations
 from flask_procore_webhooks.inbox.claims import Claim
 from flask_procore_webhooks.inbox.due import is_paused
+from flask_procore_webhooks.running.failures import RunOutcome
+from flask_procore_webhooks.running.leases import renewing
 from flask_procore_webhooks.running.run import process
 from flask_procore_webhooks.running.run import run_claimed
 from flask_procore_webhooks.running.worker import Worker
@@ -96,6 +100,9 @@ class Hold:
 
     row: Row
     attempt: int
+    #: Earlier claims in a row that ended without an outcome.
+    unsettled: int
+    ends: datetime
     finished: frozenset[str]
     poison: bool
     #: Whether a worker had started its run.
@@ -111,6 +118,8 @@ class Row:
     status: str
     received: datetime
     attempts: int = 0
+    #: Claims since the last one that was settled or released.
+    claims: int = 0
     due: datetime | None = None
     ended: datetime | None = None
     #: The claim that may settle the event.
@@ -133,22 +142,30 @@ class Row:
 
     def claim(self, now: datetime) -> Hold:
         self.status, self.due = "running", now + timedelta(seconds=LEASE)
-        self.attempts += 1
         finished = frozenset(self.receipts)
-        self.holder = Hold(self, self.attempts, finished, self.is_poison)
+        self.holder = Hold(
+            self, self.attempts + 1, self.claims, self.due, finished, self.is_poison
+        )
+        self.claims += 1
         return self.holder
 
     def release(self, hold: Hold, now: datetime) -> None:
         if self.holder is hold:
             self.status, self.due, self.holder = "pending", now, None
-            self.attempts -= 1
+            self.claims -= 1
 
     def settle(
-        self, hold: Hold, status: str, now: datetime, wait: tuple[float, float] = (0, 0)
+        self,
+        hold: Hold,
+        status: str,
+        now: datetime,
+        wait: tuple[float, float] = (0, 0),
+        is_counted: bool = True,
     ) -> bool:
         if self.holder is not hold:
             return False
         self.status, self.holder, self.due = status, None, None
+        self.attempts, self.claims = hold.attempt - (not is_counted), 0
         if status in FINISHED:
             self.ended = now
         else:
@@ -205,19 +222,28 @@ class Model:
         return sorted(rows, key=lambda row: row.due or now)
 
     def run(self, hold: Hold, now: datetime) -> str:
-        """Run a claim whose attempt is counted; return the outcome."""
-        used_up = hold.attempt > MAX_ATTEMPTS + 1
-        used_up = used_up and not hold.finished >= {*SUBSCRIBERS}
-        if hold.poison or used_up:
+        """Run a claim; return the outcome."""
+        if now >= hold.ends:
+            return "not claimed"
+        if hold.poison:
             return self._settle(hold, "dead", now)
+        if hold.unsettled and not hold.finished >= {*SUBSCRIBERS}:
+            if hold.attempt > MAX_ATTEMPTS:
+                return self._settle(hold, "dead", now, is_counted=False)
+            # It runs alone in its process, and may kill it.
+            if hold.row.holder is not hold:
+                return "not claimed"
+            hold.row.attempts = hold.attempt
         waits = []
         unfinished = [name for name in SUBSCRIBERS if name not in hold.finished]
         for name in unfinished:
             try:
                 waits += self._run_subscriber(hold, name, name == unfinished[-1])
             except Interrupted:
+                is_last = hold.attempt >= MAX_ATTEMPTS
+                status = "dead" if is_last else "pending"
                 with suppress(Unsettled):
-                    self._settle(hold, "pending", now, _backoff(hold.attempt))
+                    self._settle(hold, status, now, _backoff(hold.attempt))
                 raise
         if not waits:
             return self._settle(hold, "done", now)
@@ -249,10 +275,11 @@ class Model:
         status: str,
         now: datetime,
         wait: tuple[float, float] = (0, 0),
+        is_counted: bool = True,
     ) -> str:
         if self.settling_fails:
             raise Unsettled
-        if not hold.row.settle(hold, status, now, wait):
+        if not hold.row.settle(hold, status, now, wait, is_counted):
             return "not claimed"
         return {"pending": "retry"}.get(status, status)
 
@@ -503,20 +530,18 @@ class Machine(RuleBasedStateMachine):
     def taken(self, due: list[Row], size: int) -> list[Row]:
         """The claimed rows among the due rows: the longest due, in any order of equals.
 
-        A row with an expired lease is claimed alone, when it is the first.
+        A row whose last claim has no outcome is claimed alone, when it is the first.
         """
         stored = self.stored()
-        taken = [
-            row for row in due if stored[self.row_ids[row]].attempts != row.attempts
-        ]
+        taken = [row for row in due if self.has_changed(row, stored)]
         assert len(taken) == min(len(taken), size) and bool(taken) == bool(due)
-        if any(row.status == "running" for row in taken):
+        if any(row.claims for row in taken):
             assert [row.due for row in taken] == [due[0].due]
         elif due:
             window = [row.due for row in due[:size]]
             assert {*map(str, (row.due for row in taken))} <= {*map(str, window)}
             before_last = [row for row in due if str(row.due) < str(window[-1])]
-            assert {*taken} >= {row for row in before_last if row.status == "pending"}
+            assert {*taken} >= {row for row in before_last if not row.claims}
         held = self.worker._held.get(self.endpoint.name)
         waiting = {claim.row_id for claim in held.queued()} if held else set()
         # Of equals, started runs come first, and the failed run last of them.
@@ -529,10 +554,15 @@ class Machine(RuleBasedStateMachine):
             ),
         )
 
+    def has_changed(self, row: Row, stored: dict[int, Any]) -> bool:
+        real = stored[self.row_ids[row]]
+        found = (real.status, real.attempts, real.claims, real.due_at)
+        return found != (row.status, row.attempts, row.claims, row.due)
+
     def will_exit(self, row: Row) -> bool:
         left = [name for name in SUBSCRIBERS if name not in row.receipts]
         exits = any(self.model.moods[name] == "exits" for name in left)
-        return exits and not row.is_poison and row.attempts <= MAX_ATTEMPTS
+        return exits and not row.is_poison
 
     def work_in_model(self, taken: list[Row], cut: bool) -> int | None:
         self.model.settling_fails = cut
@@ -584,7 +614,8 @@ class Machine(RuleBasedStateMachine):
             self.left.append((claim, hold))
 
     def check_claim(self, claim: Claim, hold: Hold) -> None:
-        assert (claim.attempt, claim.finished) == (hold.attempt, hold.finished)
+        assert (claim.attempt, claim.unsettled) == (hold.attempt, hold.unsettled)
+        assert claim.finished == hold.finished
         assert claim.body == hold.row.body
 
     @precondition(lambda self: self.left)
@@ -592,10 +623,12 @@ class Machine(RuleBasedStateMachine):
     def renew(self, number: int) -> None:
         """A suspended process renews the lease of its claim."""
         self.clock.forward(1)
-        claim, hold = self.left[number % len(self.left)]
+        index = number % len(self.left)
+        claim, hold = self.left[index]
         batches.renew(self.store, [claim], LEASE)
         if hold.row.holder is hold:
-            hold.row.due = self.now + timedelta(seconds=LEASE)
+            hold.row.due = hold.ends = self.now + timedelta(seconds=LEASE)
+            self.left[index] = replace(claim, ends=hold.ends), hold
 
     @precondition(lambda self: self.left)
     @rule(number=row_number, after=passing, cut=seldom, moods=moods)
@@ -610,7 +643,7 @@ class Machine(RuleBasedStateMachine):
             return
         with self.cutting(cut):
             expected = self.run_in_model(hold)
-            assert self.run(run_claimed, claim) == expected
+            assert self.run(run_left, claim) == expected
 
     @precondition(lambda self: self.left)
     @rule()
@@ -671,6 +704,7 @@ class Machine(RuleBasedStateMachine):
             self.adopt_drawn_wait(row, real.due_at)
             seen = (real.status, real.attempts, real.due_at, real.finished_at)
             assert seen == (row.status, row.attempts, row.due, row.ended)
+            assert real.claims == row.claims
             seen = (real.body, real.received_at, real.repeats, real.conflicts)
             assert seen == (row.body, row.received, row.repeats, row.conflicts)
             assert (row.holder is not None) == (real.status == "running")
@@ -735,6 +769,11 @@ class Machine(RuleBasedStateMachine):
                 assert {*row.receipts} == {*SUBSCRIBERS}
             actions = operations.journal_of(self.store, self.row_ids[row])
             assert [each["action"] for each in actions] == ["replay"] * row.replays
+
+
+def run_left(endpoint: Endpoint, claim: Claim) -> RunOutcome:
+    with renewing(endpoint.store, [claim], LEASE) as held:
+        return run_claimed(endpoint, claim, held)
 
 
 @contextmanager
