@@ -359,6 +359,7 @@ app.config.update(
     PROCORE_WEBHOOK_SECRET="a secret of the test suite",
     PROCORE_WEBHOOK_DATABASE_URI=url,
     PROCORE_WEBHOOK_RETRY_BASE=0.1,
+    PROCORE_WEBHOOK_THREADS=1,
 )
 webhooks = ProcoreWebhooks()
 app.register_blueprint(webhooks)
