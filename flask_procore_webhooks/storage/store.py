@@ -27,6 +27,7 @@ from .engines import SQLITE_WAIT
 from .servers import fault_of
 from .servers import find_traits
 from .servers import safe_message as safe_message
+from .servers import SERVER_TIME
 from .servers import ServerClock
 from .servers import Traits
 from .servers import utc_now as utc_now
@@ -187,6 +188,13 @@ class Store:
     def corrected_now(self) -> datetime:
         """The host's clock, corrected to the database server's."""
         return self.clock.host_now() + self.clock.offset
+
+    def doubts_clock(self) -> bool:
+        """Whether to compare the clocks again; a SQLite file has the host's."""
+        try:
+            return self.dialect_name in SERVER_TIME and self.clock.is_doubted()
+        except InboxUnavailable:
+            return False
 
     def db_now(self) -> datetime:
         """The current time as it is stored.
