@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import AssertionPool
 from sqlalchemy import QueuePool
-from sqlalchemy import SingletonThreadPool
 from sqlalchemy import StaticPool
+from sqlalchemy.pool import SingletonThreadPool
 
 from ..endpoint import at_least_once_warnings
 from ..endpoint import AUTOCOMMIT
