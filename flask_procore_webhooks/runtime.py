@@ -118,24 +118,31 @@ class Alarms:
 
 
 class OwnedThread(threading.Thread):
-    """A thread that works for an object."""
+    """A daemon thread that works for an object, apart from the context of its caller.
 
-    owner: object = None
+    Error reporters attach the context in which a thread was started, for example the
+    request, to every error of the thread.
+    """
+
+    def __init__(
+        self, name: str, work: Callable[[], object], owner: object = None
+    ) -> None:
+        super().__init__(name=name, target=work, daemon=True)
+        self.owner = owner
+
+    def start(self) -> None:
+        Context().run(super().start)
 
 
 def start_thread(
     name: str, work: Callable[[], object], owner: object = None
 ) -> OwnedThread:
-    """Start a daemon thread apart from the context of the caller.
-
-    Error reporters attach the context in which a thread was started, for example the
-    request, to every error of the thread.
+    """Start a thread that works for ``owner``.
 
     :raises RuntimeError: no thread can be started.
     """
-    thread = OwnedThread(target=work, name=name, daemon=True)
-    thread.owner = owner
-    Context().run(thread.start)
+    thread = OwnedThread(name, work, owner)
+    thread.start()
     return thread
 
 

@@ -22,7 +22,6 @@ from ..runtime import OwnedThread
 from ..serving import call_when_serving
 from ..serving import is_serving
 from .pool import Pool
-from .pool import WorkerThread
 
 #: WSGI environ key of the internal request made by ``check``: a list to which the view
 #: adds its endpoint's name. The request is not logged and starts no background thread.
@@ -46,14 +45,9 @@ NO_SIGN = (
 )
 
 
-class BackgroundThread(WorkerThread):
-    """A thread that runs the events of one app in this process."""
-
-
 class BackgroundPool(Pool):
     """The background threads of one app in one process."""
 
-    thread_class = BackgroundThread
     mode = "background"
 
     def report(self, error: RuntimeError) -> None:
@@ -162,15 +156,11 @@ def stop_all(grace: float = GRACE) -> None:
     whose call was abandoned is left to the end of the process.
     """
     deadline, pid = time.monotonic() + grace, os.getpid()
-    threads = threading.enumerate()
-    found: set[Pool] = {
-        each.pool for each in threads if isinstance(each, BackgroundThread)
-    }
-    # A pool whose last thread goes on without an abandoned call.
-    owners = [each.owner for each in threads if isinstance(each, OwnedThread)]
-    states = {each for each in owners if isinstance(each, AppState)}
-    found |= {own for each in states if (own := background_of(each).pool)}
-    pools = [pool for pool in found if pool.pid == pid]
+    # Threads of the pools, and those that go on without an abandoned call.
+    threads = [each for each in threading.enumerate() if isinstance(each, OwnedThread)]
+    states = {each.owner for each in threads if isinstance(each.owner, AppState)}
+    found = [background_of(each).pool for each in states]
+    pools = [pool for pool in found if pool is not None and pool.pid == pid]
     for pool in pools:
         pool.stop()
     for pool in pools:

@@ -15,13 +15,13 @@ from collections.abc import Collection
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextlib import suppress
-from contextvars import Context
 from types import FrameType
 from typing import Any
 
 from ..endpoint import Endpoint
 from ..errors import InboxUnavailable
 from ..log import log
+from ..runtime import OwnedThread
 from .failures import interrupt
 from .gate import Gate
 from .worker import Crew
@@ -36,11 +36,11 @@ EXHAUSTED = (
 )
 
 
-class WorkerThread(threading.Thread):
-    """A thread of a pool, with its worker."""
+class WorkerThread(OwnedThread):
+    """A thread of a pool, with its worker; it works for the app."""
 
     def __init__(self, pool: Pool, worker: Worker, work: Callable[[], object]) -> None:
-        super().__init__(name=pool.name, target=work, daemon=True)
+        super().__init__(pool.name, work, pool.state)
         self.pool = pool
         self.worker = worker
 
@@ -53,8 +53,6 @@ class Pool(Crew):
     :param poll: seconds between two polls of a worker without a notification.
     """
 
-    thread_class = WorkerThread
-
     def __init__(
         self,
         endpoints: Collection[Endpoint],
@@ -64,6 +62,7 @@ class Pool(Crew):
         name: str = "procore webhooks worker",
     ) -> None:
         self.endpoints = endpoints
+        self.state = next(iter(endpoints)).state
         self.size = size
         self.poll = poll
         self.name = name
@@ -120,7 +119,7 @@ class Pool(Crew):
             thread.worker.wake()
 
     def check(self) -> None:
-        """Start a thread in the place of those that hang."""
+        """Start a thread if the others hang, and log when too many do."""
         if not any(each.worker.is_idle for each in self.threads):
             self._start_if_needed()
         is_exhausted = self.is_exhausted
@@ -130,7 +129,7 @@ class Pool(Crew):
         self._has_warned = is_exhausted
 
     def needs(self, worker: Worker) -> bool:
-        """Whether the worker goes on: not if those that hung have come back."""
+        """Whether the worker goes on; it ends when enough others are usable."""
         if len(self.threads) <= self.size:
             return True
         with self._lock:
@@ -202,7 +201,7 @@ class Pool(Crew):
 
     @property
     def _gate(self) -> Gate | None:
-        return next(iter(self.endpoints)).state.runtime.parts.get(Gate)
+        return self.state.runtime.parts.get(Gate)
 
     def _goes_on(self) -> bool:
         usable = [each for each in self._alive() if not each.worker.is_abandoned]
@@ -233,10 +232,8 @@ class Pool(Crew):
             return
         worker = Worker(self.endpoints, poll=self.poll, crew=self)
         work = worker.run_all if self._is_once else worker.run
-        thread = self.thread_class(self, worker, lambda: self._watch(worker, work))
-        # Apart from the context of the caller, for example a request: error reporters
-        # attach that to every error of the thread.
-        Context().run(thread.start)
+        thread = WorkerThread(self, worker, lambda: self._watch(worker, work))
+        thread.start()
         self.threads = [*self.threads, thread]
 
     def _forget(self, threads: list[WorkerThread]) -> None:
