@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy import orm
 from support.hosts import Host
+from support.hosts import host_url
 from support.hosts import KINDS
 from support.hosts import run_host
 
@@ -37,9 +38,7 @@ def host(
     request: pytest.FixtureRequest, make_app: MakeApp, tmp_path: Path
 ) -> Iterator[Host]:
     kind, database = request.param.split()
-    url = f"sqlite:///{tmp_path / 'host.db'}"
-    if database != "sqlite":
-        url = request.getfixturevalue(f"{database}_url")
+    url = host_url(request, database, tmp_path)
     app = make_app(
         PROCORE_WEBHOOK_DISPATCH="worker",
         PROCORE_WEBHOOK_MAX_ATTEMPTS=3,

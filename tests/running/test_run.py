@@ -23,6 +23,7 @@ from flask import Response
 from sqlalchemy import orm
 from sqlalchemy.exc import IntegrityError
 from support.hosts import Host
+from support.hosts import host_url
 from support.hosts import run_host
 
 from flask_procore_webhooks import Discard
@@ -64,9 +65,7 @@ def host(
     request: pytest.FixtureRequest, make_app: MakeApp, tmp_path: Path
 ) -> Iterator[Host]:
     kind, database = request.param.split()
-    url = f"sqlite:///{tmp_path / 'host.db'}"
-    if database != "sqlite":
-        url = request.getfixturevalue(f"{database}_url")
+    url = host_url(request, database, tmp_path)
     with run_host(make_app(), kind, url) as host:
         yield host
 

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from support.hosts import Host
+from support.hosts import host_url
 from support.hosts import KINDS
 from support.hosts import run_host
 from support.inboxes import all_done
@@ -57,9 +58,7 @@ def host(
     request: pytest.FixtureRequest, make_app: MakeApp, tmp_path: Path
 ) -> Iterator[Host]:
     kind, database = request.param.split()
-    url = f"sqlite:///{tmp_path / 'host.db'}"
-    if database != "sqlite":
-        url = request.getfixturevalue(f"{database}_url")
+    url = host_url(request, database, tmp_path)
     with run_host(make_app(**SETTINGS, **TIMES), kind, url) as host:
         yield host
 

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field
+from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
@@ -97,6 +99,16 @@ def send_until_accepted(app: Flask, payload: dict[str, Any]) -> list[int]:
         time.sleep(random.uniform(0.01, 0.1) if statuses else 0)
         statuses.append(testing.deliver(app.test_client(), payload).status_code)
     return statuses
+
+
+def host_url(request: pytest.FixtureRequest, database: str, folder: Path) -> str:
+    """The URL of a database for :func:`run_host`.
+
+    :param database: ``sqlite``, for a file in ``folder``, or the name of a server.
+    """
+    if database == "sqlite":
+        return f"sqlite:///{folder / 'host.db'}"
+    return str(request.getfixturevalue(f"{database}_url"))
 
 
 @contextmanager
