@@ -91,6 +91,12 @@ def states(store: Store, prefix: str) -> list[Mapping[str, Any]]:
     return [{**row._mapping, "value": json.loads(row.value)} for row in found]
 
 
+def is_note_due(store: Store) -> bool:
+    """Whether :func:`note_seen` would make a note now."""
+    noted_at: float = store.database.parts.get(SEEN, float("-inf"))
+    return time.monotonic() - noted_at >= SEEN_EVERY
+
+
 def note_seen(
     store: Store,
     mode: str,
@@ -108,10 +114,9 @@ def note_seen(
     :param longest: ``subscriber``, ``event`` and ``seconds`` of the call that has been
         going on for longest.
     """
-    parts, now = store.database.parts, time.monotonic()
-    if now - parts.get(SEEN, float("-inf")) < SEEN_EVERY:
+    if not is_note_due(store):
         return
-    parts[SEEN] = now
+    store.database.parts[SEEN] = time.monotonic()
     names = None if endpoints is None else list(endpoints)
     value: dict[str, Any] = {"mode": mode, "endpoints": names, "longest": longest}
     value |= {"threads": len(runs) or None, "runs": sum(runs) if runs else None}

@@ -18,6 +18,7 @@ from ..inbox.batches import claim_due
 from ..inbox.batches import release
 from ..inbox.claims import Claim
 from ..inbox.due import seconds_to_work
+from ..inbox.operations import is_note_due
 from ..inbox.operations import note_seen
 from ..log import log
 from .calls import CallAbandoned
@@ -41,7 +42,7 @@ SHORTEST_SLEEP = 0.1
 
 
 class Crew:
-    """What a worker tells the others that share its work; alone, it tells nobody."""
+    """The pool of a worker. This base class stands for a worker without a pool."""
 
     #: As ``stats`` and ``check`` show it.
     mode = "worker"
@@ -199,8 +200,9 @@ class Worker:
             self._release(endpoint)
         self._waits |= dict.fromkeys(endpoint.name for endpoint in group)
         self._waits |= seconds_to_work([endpoint.store for endpoint in group])
-        with suppress(InboxUnavailable):
-            self._note_seen(group)
+        if is_note_due(group[0].store):
+            with suppress(InboxUnavailable):
+                self._note_seen(group)
 
     def _note_seen(self, group: list[Endpoint]) -> None:
         names = [endpoint.name for endpoint in group]
