@@ -94,6 +94,11 @@ class NoSecret(DeliveryError):
     answer = "Unavailable"
     retry_after = 60
 
+    def __init__(
+        self, reason: str = "no secret is configured; check says what to set"
+    ) -> None:
+        super().__init__(reason)
+
 
 class InboxUnavailable(DeliveryError):
     """The inbox cannot be reached or has no tables; nothing was recorded."""

@@ -81,6 +81,13 @@ def call_when_serving(owner: T, work: Callable[[T], object]) -> None:
         _watch(is_serving, call)
 
 
+def flask_command() -> click.Context | None:
+    """The context of the ``flask`` command that this process runs, if it runs one."""
+    context = click.get_current_context(silent=True)
+    is_flask = context is not None and context.find_object(ScriptInfo) is not None
+    return context if is_flask else None
+
+
 def is_serving() -> bool:
     """Whether a thread of this process is in the loop of a known server."""
     frames: dict[int, FrameType] = getattr(sys, "_current_frames", dict)()
@@ -102,8 +109,7 @@ def _serves(frame: FrameType | None) -> bool:
 
 def _may_serve() -> bool:
     """Whether this process may begin to serve later."""
-    command = click.get_current_context(silent=True)
-    if command is not None and command.find_object(ScriptInfo) is not None:
+    if command := flask_command():
         return command.info_name == "run"
     main = sys.modules.get("__main__")
     # With "python -m", the name of the module.

@@ -142,7 +142,7 @@ def _take(sent: Request, endpoint: Endpoint) -> tuple[Endpoint, Store, bytes]:
     length: int | None = None
     try:
         if settings is None:
-            raise NoSecret("no secret is configured; check says what to set")
+            raise NoSecret()
         length = _announced_length(environ, settings.max_bytes)
         store = endpoint.store
         now = store.now().timestamp()

@@ -7,7 +7,8 @@ from importlib import import_module
 
 import click
 from flask.cli import AppGroup
-from flask.cli import ScriptInfo
+
+from ..serving import flask_command
 
 #: Where each command is: its module, and its name there.
 COMMANDS = {
@@ -32,9 +33,7 @@ def prints_json() -> bool:
 
     For the registration, which runs before the command and its options are known.
     """
-    context = click.get_current_context(silent=True)
-    is_flask = context is not None and context.find_object(ScriptInfo) is not None
-    return is_flask and "--json" in sys.argv
+    return flask_command() is not None and "--json" in sys.argv
 
 
 class WebhooksGroup(AppGroup):

@@ -6,8 +6,10 @@ import hmac
 import logging
 import time
 from collections.abc import Iterator
+from collections.abc import Sequence
 
 from ..config import KEYS
+from ..config.values import in_force
 from ..config.values import to_bytes
 from ..config.values import without_scheme
 from ..config.values import without_secret
@@ -75,17 +77,14 @@ def _no_secret(endpoint: Endpoint) -> Iterator[Finding]:
     )
 
 
-def _values(endpoint: Endpoint) -> dict[str, list[bytes]]:
+def _values(endpoint: Endpoint) -> dict[str, Sequence[bytes]]:
     """The values that are accepted now, by key."""
     settings, now = endpoint.settings, time.time()
     kinds = {
         "SECRET": (settings.secrets, settings.dated_secrets),
         "AUTHORIZATION": (settings.authorizations, settings.dated_authorizations),
     }
-    return {
-        key: [*plain, *(each.value for each in dated if not each.ended(now))]
-        for key, (plain, dated) in kinds.items()
-    }
+    return {key: in_force(plain, dated, now) for key, (plain, dated) in kinds.items()}
 
 
 def _shared_values(endpoint: Endpoint) -> Iterator[Finding]:
@@ -120,7 +119,7 @@ def _signing_keys(endpoint: Endpoint) -> list[bytes]:
     return [each for each in texts if isinstance(each, bytes)]
 
 
-def _have_one_in_common(ours: list[bytes], theirs: list[bytes]) -> bool:
+def _have_one_in_common(ours: Sequence[bytes], theirs: Sequence[bytes]) -> bool:
     return any([hmac.compare_digest(a, b) for a in ours for b in theirs])
 
 

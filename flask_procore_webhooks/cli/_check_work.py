@@ -107,7 +107,7 @@ def _hanging(endpoint: Endpoint, found: list[Process]) -> Iterator[Finding]:
 
 
 def unmatched(endpoint: Endpoint) -> Iterator[Finding]:
-    """Patterns that never matched beside types that nobody subscribed."""
+    """Patterns without a matching event, and recorded types without a subscriber."""
     counts = recorded_types(endpoint.store, NEWEST)
     events = {
         Event("", type, resource_type, reason): number

@@ -14,6 +14,7 @@ import click
 from werkzeug.urls import iri_to_uri
 
 from ..config.values import CONTROL
+from ..config.values import to_bytes
 from ..senders.payload import to_datetime
 from ._http import check_url
 
@@ -43,7 +44,7 @@ def secret(value: str) -> bytes:
     """Text to bytes, as the settings read it."""
     if not value.strip() or CONTROL.search(value):
         raise click.BadParameter("empty, or with control characters in it.")
-    return _to_bytes(value)
+    return to_bytes(value)
 
 
 def header(value: str) -> tuple[str, str | None]:
@@ -56,7 +57,7 @@ def header(value: str) -> tuple[str, str | None]:
         what = f"the header {start}" if shown else "it"
         raise click.BadParameter(f'{what} is not in one line as "Name: value".')
     # Like WSGI: one byte in each character.
-    return name, _to_bytes(content.strip()).decode("latin-1") or None
+    return name, to_bytes(content.strip()).decode("latin-1") or None
 
 
 def unix_time(value: str) -> float:
@@ -78,7 +79,3 @@ def date(value: str) -> datetime:
     except (ValueError, OverflowError, OSError):
         problem = f"{value!r} is not in the years 1 to 9999."
         raise click.BadParameter(problem) from None
-
-
-def _to_bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")

@@ -96,7 +96,7 @@ def examine(endpoint: Endpoint, more: list[Finding] | None = None) -> Report:
 
 
 def _results(check: Check, endpoint: Endpoint) -> list[Finding]:
-    """The findings of a check; one that fails costs no other its findings."""
+    """The findings of a check; an error in it is a warning, and other checks go on."""
     found: list[Finding] = []
     try:
         found.extend(check(endpoint))

@@ -183,7 +183,7 @@ def _refusal(
 ) -> DeliveryError | None:
     settings = endpoint.settings_in_force
     if settings is None:
-        return NoSecret("no secret is configured; check says what to set")
+        return NoSecret()
     limit = settings.max_bytes
     if len(body) > limit:
         return PayloadTooLarge(f"the body is over MAX_BYTES ({limit})")

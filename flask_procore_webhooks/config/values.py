@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
 from datetime import date
@@ -30,7 +31,7 @@ KNOWN_WORDS = re.compile(
 )
 #: Bytes that are left, at least.
 UNGUESSABLE = 8
-#: What anybody knows of an ``Authorization`` value.
+#: The scheme of an ``Authorization`` value, which is no secret.
 SCHEME = re.compile(rb"(bearer|basic|token)\s+", re.IGNORECASE)
 #: Characters of a value that a :class:`ConfigError` shows.
 LONGEST_SHOWN = 60
@@ -55,6 +56,16 @@ class Dated:
         """
         after = datetime.combine(self.until, time(), timezone.utc) + timedelta(days=1)
         return now >= after.timestamp()
+
+
+def in_force(
+    plain: Sequence[bytes], dated: Sequence[Dated], now: float
+) -> Sequence[bytes]:
+    """The values that are accepted now: dated ones until the end of their day.
+
+    :param now: Unix seconds.
+    """
+    return [*plain, *(each.value for each in dated if not each.ended(now))]
 
 
 def secret_problem(value: object) -> str | None:

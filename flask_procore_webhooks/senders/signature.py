@@ -17,7 +17,7 @@ from typing import Protocol
 from itsdangerous import HMACAlgorithm
 
 from ..config import Settings
-from ..config.values import Dated
+from ..config.values import in_force
 from ..errors import BadAuthorization
 from ..errors import BadSignature
 from .differences import authorization_difference
@@ -136,7 +136,7 @@ def check_digest(signed: Signed, body: bytes, settings: Settings, now: float) ->
     message = signed.timestamp.encode() + b"." + body
     accepted: Sequence[bytes] = settings.secrets
     if settings.dated_secrets:
-        accepted = _in_force(accepted, settings.dated_secrets, now)
+        accepted = in_force(accepted, settings.dated_secrets, now)
     matches = False
     # Every secret is tried, so that the time taken is the same for each of them.
     for secret in accepted:
@@ -192,7 +192,7 @@ def _check_authorization(headers: Headers, settings: Settings, now: float) -> No
         raise BadAuthorization("Authorization is missing")
     given = header.encode("latin-1", "replace")
     dated = settings.dated_authorizations
-    accepted = _in_force(settings.authorizations, dated, now)
+    accepted = in_force(settings.authorizations, dated, now)
     matches = False
     for value in accepted:
         matches |= hmac.compare_digest(given, value)
@@ -201,13 +201,6 @@ def _check_authorization(headers: Headers, settings: Settings, now: float) -> No
         difference = authorization_difference(given, accepted, ended)
         reason = "Authorization is none of the configured values"
         raise BadAuthorization(_reason(reason, difference))
-
-
-def _in_force(
-    plain: Sequence[bytes], dated: Sequence[Dated], now: float
-) -> Sequence[bytes]:
-    """The values that are accepted now: dated ones until the end of their day."""
-    return [*plain, *(each.value for each in dated if not each.ended(now))]
 
 
 def _reason(reason: str, difference: str) -> str:

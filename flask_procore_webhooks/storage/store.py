@@ -26,12 +26,10 @@ from .engines import is_in_memory
 from .engines import SQLITE_WAIT
 from .servers import fault_of
 from .servers import find_traits
-from .servers import safe_message as safe_message
 from .servers import SERVER_TIME
 from .servers import ServerClock
 from .servers import Traits
-from .servers import utc_now as utc_now
-from .tables import truncate_text as truncate_text
+from .tables import truncate_text
 
 T = TypeVar("T")
 
