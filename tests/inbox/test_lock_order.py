@@ -14,11 +14,11 @@ import sqlalchemy as sa
 from flask import Flask
 from support.inboxes import numbered
 from support.inboxes import record
+from support.locks import wait_for_lock_wait
 from support.sites import add_finished
 from support.sites import at_once
 from support.sites import open_site
 from support.sites import Site
-from support.waiting import wait_until
 
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
@@ -113,11 +113,10 @@ def test_renewals_and_releases_of_the_same_claims(site: Site) -> None:
 def test_deadlock_with_somebody_elses_transaction_is_tried_again(site: Site) -> None:
     first, second = add_finished(site, 2, Status.DEAD)
     lock = "SELECT 1 FROM procore_webhook_event WHERE id = {} FOR UPDATE"
-    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
     with ThreadPoolExecutor(1) as pool, site.store.connection(begin=True) as other:
         other.exec_driver_sql(lock.format(second))
         replay = pool.submit(operations.replay, site.store, [first, second], ME)
-        wait_until(lambda: other.exec_driver_sql(waiting).scalar())
+        wait_for_lock_wait(other)
         # The replay has waited for longer, so the server ends its transaction.
         other.exec_driver_sql(lock.format(first))
         other.exec_driver_sql("COMMIT")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
+from support.locks import wait_for_lock_wait
 from support.sites import add_finished
 from support.sites import at_once
 from support.sites import open_site
@@ -373,10 +373,6 @@ def _deliver_against_a_lock(site: Site) -> None:
     rows = [site.send(id=f"{number}") for number in range(10)]
     id = site.events.c.id
     heavier = sa.update(site.events).where(id.in_(rows), id != rows[1])
-    waiting = sa.text(
-        "SELECT count(*) FROM information_schema.innodb_trx"
-        " WHERE trx_state = 'LOCK WAIT'"
-    )
     by_row = sa.select(id).where(id == rows[1]).with_for_update()
     by_key = sa.text(
         f"SELECT id FROM {site.events.name} FORCE INDEX (uq_{site.events.name})"
@@ -393,11 +389,8 @@ def _deliver_against_a_lock(site: Site) -> None:
         other.execute(heavier.values(repeats=7))
         other.execute(by_row)
         answer = pool.submit(site.deliver, sent)
-        deadline = time.monotonic() + 60
         with site.store.connection() as look:
-            while not look.scalar(waiting) and time.monotonic() < deadline:
-                # The server refreshes that table only after 0.1 s without a query.
-                time.sleep(0.25)
+            wait_for_lock_wait(look)
         other.execute(by_key, {"endpoint": site.endpoint.name})
     assert answer.result(60).json == {"received": True, "duplicate": True}
     assert deadlocks == []

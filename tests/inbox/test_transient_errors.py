@@ -27,8 +27,8 @@ from support.hosts import run_host
 from support.inboxes import dispose
 from support.inboxes import event as new_event
 from support.inboxes import row
+from support.locks import wait_for_lock_wait
 from support.outages import relay_to
-from support.waiting import wait_until
 from werkzeug.test import TestResponse
 
 import flask_procore_webhooks
@@ -177,11 +177,7 @@ def test_lock_timeout_is_tried_again(
             other.exec_driver_sql("BEGIN")
             other.exec_driver_sql("SELECT * FROM procore_webhook_event FOR UPDATE")
             repeat = pool.submit(record, store, new_event())
-            failures = (
-                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-                " AND datname = current_database()"
-            )
-            wait_until(lambda: other.exec_driver_sql(failures).scalar())
+            wait_for_lock_wait(other)
             time.sleep(0.2)  # longer than the lock_timeout
             other.exec_driver_sql("COMMIT")
             assert not repeat.result(30).is_new

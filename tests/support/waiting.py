@@ -22,15 +22,17 @@ def wait_until(
     condition: Callable[[], object],
     seconds: float = PATIENCE,
     report: Callable[[], object] = lambda: "",
+    pause: float = 0.01,
 ) -> None:
     """Return when ``condition`` is true; fail if it is not true in time.
 
     :param report: returns text for the failure, such as the output of a process.
+    :param pause: seconds between two looks.
     """
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not true after {seconds} s: {report()}"
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 def in_threads(

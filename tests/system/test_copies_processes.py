@@ -142,10 +142,13 @@ def test_event_of_a_killed_process_is_resumed_after_its_lease(
 
 def _wait_for_rollback(host: Host) -> None:
     """Wait until the server has noticed the end of its client."""
-    with host.engine.connect() as connection:
-        if connection.dialect.name == "postgresql":
-            busy = sa.text(
-                "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'"
-                " AND datname = current_database()"
-            )
-            wait_until(lambda: not connection.scalar(busy))
+    if host.engine.dialect.name != "postgresql":
+        return
+    busy = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'"
+        " AND datname = current_database()"
+    )
+    # In one transaction, each look at pg_stat_activity shows what the first one saw.
+    apart = host.engine.execution_options(isolation_level="AUTOCOMMIT")
+    with apart.connect() as connection:
+        wait_until(lambda: not connection.scalar(busy))

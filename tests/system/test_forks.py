@@ -166,6 +166,7 @@ metadata.create_all(engine)
 BACKEND = sa.text("SELECT pg_backend_pid()")
 COUNT = sa.text(
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND backend_type = 'client backend'"
 )
 with engine.connect() as connection:
     parent = connection.scalar(BACKEND)

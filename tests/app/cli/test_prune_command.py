@@ -15,11 +15,11 @@ from flask import Flask
 from support.commands import listed
 from support.commands import run_apart
 from support.commands import stdout_of
+from support.locks import wait_for_lock_wait
 from support.sites import add_finished
 from support.sites import DAY
 from support.sites import open_site
 from support.sites import Site
-from support.waiting import wait_until
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
@@ -98,17 +98,13 @@ def test_long_prune_reports_progress_on_standard_error_unless_json(
 def _prune_against_a_lock(site: Site, *more: str) -> Any:
     """Prune while another transaction locks the table for more than a second."""
     held = threading.Event()
-    waiting = sa.text(
-        "SELECT count(*) FROM pg_locks WHERE NOT granted AND database ="
-        " (SELECT oid FROM pg_database WHERE datname = current_database())"
-    )
 
     def hold() -> None:
         with site.store.connection(begin=True) as connection:
             table = site.events.name
             connection.execute(sa.text(f"LOCK TABLE {table} IN EXCLUSIVE MODE"))
             held.set()
-            wait_until(lambda: connection.scalar(waiting))
+            wait_for_lock_wait(connection)
             # The command reports its progress once a second.
             time.sleep(1.1)
 
