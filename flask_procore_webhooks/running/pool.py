@@ -144,7 +144,9 @@ class Pool(Crew):
 
     def stop(self) -> None:
         """Let every worker end after its running event, and start no other."""
-        self.is_stopping = True
+        # Within the lock: a thread that is being started now is in the list then.
+        with self._lock:
+            self.is_stopping = True
         for thread in self.threads:
             thread.worker.stop()
 

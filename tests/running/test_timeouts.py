@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -733,3 +734,22 @@ def test_interrupted_wait_of_a_suspect_leaves_no_turn(
     assert (found.turns, found.suspect) == (set(), None)
     row = sqlite_host.row("evt_1")
     assert (row["status"], row["attempts"]) == ("pending", 0)
+
+
+def test_thread_that_is_started_while_the_pool_stops_ends_too(
+    sqlite_host: Host,
+) -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(30):
+            pool = Pool([sqlite_host.endpoint], 20, poll=60.0)
+            waking = [threading.Thread(target=pool.wake) for _ in range(8)]
+            for thread in waking:
+                thread.start()
+            pool.end(5)
+            for thread in waking:
+                thread.join(PATIENCE)
+            assert not any(thread.is_alive() for thread in pool.threads)
+    finally:
+        sys.setswitchinterval(before)
