@@ -20,7 +20,7 @@ from ..endpoint import session_engine
 from ..storage.engines import commits_by_itself
 from ..storage.engines import is_autocommit
 from ..storage.engines import is_in_memory
-from ..storage.engines import is_sqlite_file
+from ..storage.engines import sqlite_path
 from ..storage.servers import LARGE_DIFFERENCE
 from ._findings import Finding
 from ._findings import warning
@@ -99,10 +99,9 @@ def database(endpoint: Endpoint) -> Iterator[Finding]:
 
 def file(endpoint: Endpoint) -> Iterator[Finding]:
     """The file of SQLite: its place, mode, and the space that is left."""
-    url = endpoint.store.database.url
-    if not is_sqlite_file(url):
+    path = sqlite_path(endpoint.store.database.url)
+    if path is None:
         return
-    path = (url.database or "").removeprefix("file:")
     folder = os.path.dirname(os.path.abspath(path))
     for variable, name in PLATFORMS.items():
         if variable in os.environ:

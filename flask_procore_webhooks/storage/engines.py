@@ -197,7 +197,7 @@ def create_private_file(url: URL) -> None:
     this process has on it.
     """
     path = sqlite_path(url)
-    if path is None or os.path.exists(path):
+    if path is None or "mode" in url.query or os.path.exists(path):
         return
     draft = f"{path}.{secrets.token_hex(8)}"
     # A folder that is missing or not writable is reported by SQLite.
@@ -214,9 +214,7 @@ def sqlite_path(url: URL) -> str | None:
     if not is_sqlite_file(url):
         return None
     path = url.database or ""
-    if "uri" not in url.query:
-        return path
-    return None if "mode" in url.query else unquote(path.removeprefix("file:"))
+    return unquote(path.removeprefix("file:")) if "uri" in url.query else path
 
 
 def tune_sqlite(connection: Any, record: Any) -> None:

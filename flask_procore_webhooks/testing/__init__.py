@@ -30,7 +30,7 @@ from ..senders.samples import to_bytes
 from ..senders.signature import sign
 from ..storage.database import DEFAULT_URI
 from ..storage.engines import checked_url
-from ..storage.engines import is_sqlite_file
+from ..storage.engines import sqlite_path
 from .isolation import apart
 
 __all__ = ["PROCORE", "PRUDRA", "Deliveries", "deliver", "drain", "payload", "sign"]
@@ -136,9 +136,8 @@ class Deliveries:
             has_host = mount.db is not None or mount.session is not None
             if has_host or (of_host and not given):
                 continue
-            url = checked_url(given or DEFAULT_URI)
-            if is_sqlite_file(url):
-                path = (url.database or "").removeprefix("file:")
+            path = sqlite_path(checked_url(given or DEFAULT_URI))
+            if path is not None:
                 file = (folder / path).resolve()
                 if file.is_relative_to(folder):
                     yield f"{each.config_prefix}DATABASE_URI", file
