@@ -23,6 +23,7 @@ from flask_sqlalchemy import SQLAlchemy
 from flask_talisman import Talisman
 from sqlalchemy.orm import scoped_session
 from sqlalchemy.orm import sessionmaker
+from support.hosts import begin_by_itself
 from support.services import drop_tables
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import Rule
@@ -251,14 +252,8 @@ def new_host(app: Flask) -> Host:
     with app.app_context():
         engine = db.engine
     if engine.dialect.name == "sqlite":
-        # As SQLAlchemy's documentation has it, so that savepoints work.
-        sa.event.listen(engine, "connect", leave_transactions_to_sqlalchemy)
-        sa.event.listen(engine, "begin", lambda c: c.exec_driver_sql("BEGIN"))
+        begin_by_itself(engine)
     return Host(app, db, Rfi)
-
-
-def leave_transactions_to_sqlalchemy(connection: Any, _: object) -> None:
-    connection.isolation_level = None
 
 
 def joined(host: Host, connection: sa.Connection) -> Any:

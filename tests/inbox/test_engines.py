@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from support.commands import run
+from support.hosts import begin_by_itself
 from support.sites import at_once
 
 from flask_procore_webhooks import ProcoreWebhooks
@@ -105,15 +106,7 @@ def test_autocommit_of_the_host_is_found(
 
 def test_hook_that_begins_transactions_is_no_autocommit(tmp_path: Path) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'a.db'}")
-
-    @sa.event.listens_for(engine, "connect")
-    def leave_it_to_us(connection: Any, record: Any) -> None:
-        connection.isolation_level = None
-
-    @sa.event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
-
+    begin_by_itself(engine)
     assert not commits_by_itself(engine)
     engine.dispose()
 

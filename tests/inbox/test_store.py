@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy import orm
 from sqlalchemy.exc import IntegrityError
+from support.hosts import begin_by_itself
 from support.inboxes import event
 from support.inboxes import row
 
@@ -75,17 +76,8 @@ def test_psycopg2_leaves_no_failed_transaction(
 
 
 def _begins_itself(url: str) -> sa.Engine:
-    """An engine as in SQLAlchemy's recipe for savepoints and migrations on SQLite."""
     engine = sa.create_engine(url)
-
-    @sa.event.listens_for(engine, "connect")
-    def leave_it_to_us(connection: Any, record: Any) -> None:
-        connection.isolation_level = None
-
-    @sa.event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
-
+    begin_by_itself(engine)
     return engine
 
 

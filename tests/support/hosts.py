@@ -91,6 +91,18 @@ def do_not_sync(engine: sa.Engine) -> None:
         connection.execute("PRAGMA synchronous=OFF")
 
 
+def begin_by_itself(engine: sa.Engine) -> None:
+    """Let SQLAlchemy begin SQLite's transactions, as its recipe for savepoints does."""
+
+    @sa.event.listens_for(engine, "connect")
+    def leave_it_to_us(connection: Any, record: Any) -> None:
+        connection.isolation_level = None
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+
 def send_until_accepted(app: Flask, payload: dict[str, Any]) -> list[int]:
     """Deliver until accepted, as the sender does; return the statuses."""
     statuses: list[int] = []
