@@ -27,11 +27,11 @@ from sqlalchemy import select
 from sqlalchemy import Update
 from sqlalchemy import update
 
+from ..storage.state import put_value
+from ..storage.state import WHOLE_INBOX
 from ..storage.store import Store
 from ..storage.store import to_db_time
 from ..storage.tables import lock_in_order
-from ..storage.tables import put_value
-from ..storage.tables import WHOLE_INBOX
 from .due import PAUSE
 from .due import RESUME
 from .status import FINISHED

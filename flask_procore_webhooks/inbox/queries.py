@@ -29,9 +29,9 @@ from sqlalchemy import update
 from ..event import Event
 from ..senders.payload import event_key
 from ..senders.payload import PLAIN_ID
+from ..storage.state import schema_number
 from ..storage.store import Store
 from ..storage.store import to_db_time
-from ..storage.tables import schema_number
 from .jobs import is_finished
 from .record import new_row
 from .record import TEXTS
@@ -233,6 +233,15 @@ def _trial_row(store: Store, table: Table) -> dict[str, Any]:
         return dict(new_row(store, event, Status.PENDING, None))
     if table is tables.receipt:
         return {"event": 0, "subscriber": name, "ending": "done", "finished_at": now}
+    if table is tables.job:
+        job = {"event": 0, "subscriber": name, "endpoint": store.endpoint}
+        return {**job, "state": "done", "version": 1, "attempts": 1}
+    if table is tables.key:
+        return {"endpoint": store.endpoint, "subscriber": name, "key": name}
+    if table is tables.tally:
+        minute = now.replace(second=0, microsecond=0)
+        tally = {"endpoint": store.endpoint, "minute": minute}
+        return {**tally, "outcome": name, "count": 1}
     if table is tables.journal:
         row: dict[str, Any] = {"endpoint": store.endpoint, "action": "check", "at": now}
         return {**row, "event": None, "actor": name}

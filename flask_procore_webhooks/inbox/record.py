@@ -27,6 +27,7 @@ from .group_commit import GroupCommit
 from .inserts import InsertNew
 from .inserts import InsertOne
 from .status import FINISHED
+from .status import PARKED
 from .status import Status
 
 #: Bytes of bodies in one statement: drivers hold them several times over.
@@ -43,6 +44,7 @@ TEXTS = {
     "company_id": 80,
     "project_id": 80,
     "user_id": 80,
+    "application_id": 80,
 }
 LONGEST_ERROR = 4000
 
@@ -183,10 +185,13 @@ def new_row(store: Store, event: Event, status: Status, error: str | None) -> Ro
         "event_id": event.id,
         "event_at": to_db_time(event.timestamp) if event.timestamp else None,
         "body": event.body,
+        "origin": "delivery",
+        "traceparent": None,
         "status": status.value,
         "attempts": 0,
         "claims": 0,
         "due_at": None if is_finished else now,
+        "parked_at": now if status in PARKED else None,
         "lease": None,
         "error": store.text(error, LONGEST_ERROR) if error else None,
         "received_at": now,

@@ -24,12 +24,12 @@ from sqlalchemy import UniqueConstraint
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateColumn
 
-from .tables import put_value
+from .state import put_value
+from .state import SCHEMA_NAME
+from .state import schema_number
+from .state import WHOLE_INBOX
 from .tables import SCHEMA
-from .tables import SCHEMA_NAME
-from .tables import schema_number
 from .tables import Tables
-from .tables import WHOLE_INBOX
 
 #: Storage engines of MariaDB and MySQL without transactions.
 UNSAFE_ENGINES = ("myisam", "aria", "memory", "csv")

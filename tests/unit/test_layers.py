@@ -35,7 +35,7 @@ LAYERS = """
 FOLDERS = {
     "senders": "source payload procore prudra differences signature samples",
     "config": "values",
-    "storage": "tables servers engines upgrade database store",
+    "storage": "columns tables state servers engines upgrade database store",
     "inbox": """
         status group_commit inserts record jobs claims batches cut due queries
         operations
