@@ -71,6 +71,8 @@ class Settings:
     retry_cap: float = 3600.0
     lease: float = 300.0
     timeout: float = 3600.0
+    #: Seconds after which a postponed job is dead.
+    max_age: float = 7 * 24 * 3600.0
     #: Of ``background``, in each process.
     threads: int = 4
     #: Seconds.
