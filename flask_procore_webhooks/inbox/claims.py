@@ -199,6 +199,21 @@ def write_held(
     store.run(work, begin=True)
 
 
+def take_back(store: Store, claim: Claim, job: Job) -> None:
+    """Take the early count of a suspect's attempt back: others run beside it now.
+
+    The version stays, so that the completion of the call fits.
+    """
+    j = store.database.tables.job.c
+    change = update(j.event.table).where(
+        j.event == claim.row_id,
+        j.subscriber == job.subscriber,
+        j.version == job.version,
+    )
+    change = change.values(attempts=j.attempts - 1)
+    store.run(lambda connection: connection.execute(change))
+
+
 def is_held(store: Store, claim: Claim) -> bool:
     c = store.columns
     held = select(c.id).where(c.id == claim.row_id, c.lease == claim.lease)

@@ -224,8 +224,6 @@ def _trial_row(store: Store, table: Table) -> dict[str, Any]:
     if table is tables.event:
         event = Event(name, "check", body=b"{}")
         return dict(new_row(store, event, Status.PENDING, None))
-    if table is tables.receipt:
-        return {"event": 0, "subscriber": name, "ending": "done", "finished_at": now}
     if table is tables.job:
         job = {"event": 0, "subscriber": name, "endpoint": store.endpoint}
         return {**job, "state": "done", "version": 1, "attempts": 1}

@@ -75,7 +75,9 @@ class Jobs:
         if replaced is None:
             return True
         new = self.plan.without_rows(replaced.subscriber)
-        return self._write([replaced, *new]) and bool(self.plan.jobs.pop("") or True)
+        is_held = self._write([replaced, *new])
+        self.plan.jobs.pop(replaced.subscriber, None)
+        return is_held
 
     def decide(
         self, subscriber: Subscriber, event: Event, take_over: Callable[[Call], None]
@@ -183,13 +185,11 @@ class Jobs:
 
     def settle(self) -> RunOutcome:
         """End the run, and make jobs due that have waited for those of this event."""
-        outcome = settle(self.endpoint, self.claim, self.plan)
+        outcome, store = settle(self.endpoint, self.claim, self.plan), self.store
         # The other job may have ended before this one was written as waiting.
-        awaited = [
-            key for key, event in self._awaited if is_over(self.store, key, event)
-        ]
+        awaited = [key for key, event in self._awaited if is_over(store, key, event)]
         for key in self._ended + awaited:
-            self.woken += wake(self.store, key)
+            self.woken += wake(store, key)
         return outcome
 
     def _finish(self, call: Call, ended: Job, *, is_last: bool) -> None:
