@@ -171,7 +171,7 @@ def write_held(
     store: Store,
     claim: Claim,
     jobs: Sequence[Job],
-    changes: Callable[[], Mapping[str, Any]],
+    changes: Callable[[], Mapping[str, Any]] = dict,
     *,
     lock_wait: int | None = None,
 ) -> None:
@@ -190,7 +190,7 @@ def write_held(
         if lock_wait is not None and store.dialect_name == "postgresql":
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_wait}")
         # The event first: whoever changes its jobs without its lease locks it too.
-        change = mine | dict(changes())
+        change = {**mine, "lease": claim.lease, **changes()}
         if not connection.execute(held, change).rowcount:
             raise NotHeld("the lease has passed on")
         if not write_jobs(connection, store, claim.row_id, jobs):

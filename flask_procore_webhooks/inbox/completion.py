@@ -61,12 +61,11 @@ class RunStatements:
         new = {
             "event": bindparam("row"),
             "subscriber": bindparam("name"),
-            "endpoint": store.endpoint,
+            "endpoint": bindparam("owner"),
             "version": 1,
         }
-        new |= {name: ended[name] for name in ("state", "attempts")}
-        new |= {name: ended[name] for name in ("started_at", "finished_at")}
-        new["endpoint"] = bindparam("endpoint")
+        for name in ("state", "attempts", "started_at", "finished_at"):
+            new[name] = ended[name]
         self.held = update(tables.event).where(
             c.id == bindparam("row"), c.lease == bindparam("token")
         )
@@ -104,14 +103,14 @@ def end_values(store: Store, row_id: int, job: Job) -> dict[str, Any]:
     values = {
         "row": row_id,
         "name": job.subscriber,
-        "endpoint": store.endpoint,
+        "owner": store.endpoint,
         "how": job.state.value,
         "tried": job.attempts,
         "began": job.started_at,
         "at": job.finished_at,
     }
     if job.version:
-        del values["endpoint"]
+        del values["owner"]
         values["seen"] = job.version
     return values
 

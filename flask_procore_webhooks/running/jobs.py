@@ -261,9 +261,8 @@ class Jobs:
 
     def _write(self, jobs: Sequence[Job]) -> bool:
         """Write jobs now; ``False`` if the claim was lost."""
-        same = {"lease": self.claim.lease}
         try:
-            write_held(self.store, self.claim, jobs, lambda: same)
+            write_held(self.store, self.claim, jobs)
         except (IntegrityError, NotHeld):
             return False
         self.plan.note_written(jobs)
