@@ -438,7 +438,8 @@ def test_abandoned_prudra_event_is_accepted_later_if_signed_again(
 def test_prudra_abandons_events_only_with_inline_dispatch(
     prudra: Callable[..., World], mode: str, task: str
 ) -> None:
-    world = prudra(DISPATCH="inline" if mode == "inline" else "worker")
+    dispatch = "inline" if mode == "inline" else "worker"
+    world = prudra(DISPATCH=dispatch, MAX_ATTEMPTS=12)
     (blueprint,) = world.app.blueprints.values()
     assert isinstance(blueprint, PrudraWebhooks)
 

@@ -304,7 +304,8 @@ class Model:
 
 
 def _backoff(attempt: int) -> tuple[float, float]:
-    return 0.0, min(CAP, BASE * 2 ** (attempt - 1))
+    longest = min(CAP, BASE * 2 ** (attempt - 1))
+    return longest / 2, longest
 
 
 # The machine: takes the same steps in the inbox and in the model
