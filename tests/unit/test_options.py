@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gc
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from flask import Flask
+from hypothesis import given
+from hypothesis import strategies as st
 from support.payloads import sha256
 
 from flask_procore_webhooks import ConfigError
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.options import Options
 from flask_procore_webhooks.subscribers import Subscriber
 
 #: Options with which each of the times is allowed.
@@ -24,6 +29,7 @@ WITH = {
     "after": {},
     "timeout": {},
 }
+OPTIONS = [field.name for field in dataclasses.fields(Options)]
 EVENT = Event(
     "evt_1",
     "RFIs.update",
@@ -309,6 +315,42 @@ def test_key_of_a_function_is_text_or_none(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"key= returned \w+; return text, or None"):
         key_of(wrong)
     assert key_of(None) is None
+
+
+@given(st.text())
+def test_stored_key_is_plain_text_of_at_most_190_characters(text: str) -> None:
+    stored = key_of(text)
+    assert stored is not None and re.fullmatch("[!-~]([ -~]{0,188}[!-~])?", stored)
+    assert stored == text or stored == sha256(text.encode("utf-8", "surrogatepass"))
+
+
+# Any options
+
+_value = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.binary(max_size=5),
+    st.lists(st.integers(), max_size=2),
+    st.sampled_from(["resource", "project", "company", 3, 0.5, len, generates, print]),
+)
+
+
+@given(st.dictionaries(st.sampled_from(OPTIONS), _value, max_size=5))
+def test_any_options_are_accepted_or_refused_with_a_config_error(
+    options: dict[str, Any],
+) -> None:
+    try:
+        subscriber = subscribe(**options)
+    except ConfigError as error:
+        assert all(problem.startswith("sync: ") for problem in error.problems)
+        return
+    for name, value in options.items():
+        assert value is None or getattr(subscriber, name) == value
+    assert subscriber.settle_max >= (subscriber.settle or 0)
+    assert subscriber.latest_only or not (subscriber.settle or subscriber.lag)
 
 
 # MAX_AGE
