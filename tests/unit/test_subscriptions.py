@@ -15,6 +15,7 @@ from flask_procore_webhooks import ConfigError
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import resource_event
+from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.subscribers import run_to_end
 
 
@@ -105,6 +106,18 @@ def test_newer_options_of_one_subscription_replace_the_older() -> None:
     (subscriber,) = webhooks.subscribers
     assert (subscriber.after, subscriber.timeout) == (None, 5)
     assert not subscriber.latest_only
+
+
+def test_event_of_two_patterns_of_one_name_has_the_options_of_the_last(
+    webhooks: ProcoreWebhooks, endpoint: Endpoint
+) -> None:
+    def handler(event: Event) -> None: ...
+
+    webhooks.on("RFIs", after=60)(handler)
+    webhooks.on(timeout=5)(handler)
+    rfi = Event("1", "RFIs.update", resource_type="RFIs", reason="update")
+    (subscriber,) = endpoint.subscribers_for(rfi)
+    assert (subscriber.after, subscriber.timeout) == (None, 5)
 
 
 def test_one_function_may_have_several_subscriptions_of_other_names() -> None:
