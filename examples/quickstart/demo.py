@@ -71,7 +71,7 @@ def look_into_the_inbox(demo: Demo) -> None:
     demo.run("list")
     rows = [" ".join(line.split()) for line in demo.run("stats").splitlines()]
     for row in (
-        "quarantined (no type) 1",
+        "quarantined (unreadable) 1",
         "done RFIs.update 1",
         "done resource.created 1",
     ):

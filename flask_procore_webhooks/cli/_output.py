@@ -23,8 +23,8 @@ import click
 #: The key in the context of a command that is silenced.
 SILENCE = "flask_procore_webhooks.silence"
 NAME_WIDTH = 17
-#: Shown for events without a type: quarantined ones, and objects of unknown shape.
-NO_TYPE = "(no type)"
+#: Shown in the place of a type.
+UNREADABLE = "(unreadable)"
 
 
 @dataclass(frozen=True)

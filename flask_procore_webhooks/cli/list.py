@@ -15,10 +15,10 @@ from ._options import command
 from ._options import endpoints_named
 from ._options import filters
 from ._options import one_endpoint
-from ._output import NO_TYPE
 from ._output import print_json
 from ._output import print_table
 from ._output import shortened
+from ._output import UNREADABLE
 
 COLUMNS = ("id", "status", "attempts", "repeats", "received_at", "type", "event_id")
 
@@ -48,5 +48,5 @@ def list_events(
 
 
 def _cells(row: Mapping[str, Any], columns: tuple[str, ...]) -> list[Any]:
-    shown = {**row, "type": shortened(row["type"] or NO_TYPE, 40)}
+    shown = {**row, "type": shortened(row["type"] or UNREADABLE, 40)}
     return [shown[name] for name in columns]

@@ -15,10 +15,10 @@ from ._options import as_json as as_json_option
 from ._options import command
 from ._options import endpoints_named
 from ._options import one_endpoint
-from ._output import NO_TYPE
 from ._output import on_one_line
 from ._output import print_json
 from ._output import text
+from ._output import UNREADABLE
 from ._processes import alive
 from ._processes import hanging_runs
 from ._processes import HangingRun
@@ -81,7 +81,7 @@ def _print_stats(
     **sums: int,
 ) -> None:
     for count in events:
-        type = on_one_line(count["type"] or NO_TYPE)
+        type = on_one_line(count["type"] or UNREADABLE)
         click.echo(f"  {count['status']:<8} {type:<32} {count['events']:>8}")
     for name, number in sums.items():
         click.echo(f"  {name}: {number}")

@@ -53,7 +53,7 @@ def test_stats_count_by_status_and_type(
         "procore_webhooks",
         "done RFIs.update 1",
         "pending Hard.create 1",
-        "quarantined (no type) 1",
+        "quarantined (unreadable) 1",
         "attempts: 2",
         "repeats: 2",
         "conflicts: 1",
