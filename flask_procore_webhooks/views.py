@@ -285,12 +285,12 @@ def _announce(
         log.error("%s quarantined %s: %s", endpoint.name, event.id, unreadable)
         event_dead.announce(app, event=event, error=unreadable, exception=None)
     elif not event.type:
-        keys = ", ".join(sorted(event.payload)[:MOST_KEYS]) or "none"
+        keys = ", ".join(map(shown, sorted(event.payload)[:MOST_KEYS]))
         endpoint.state.runtime.part(OnceLog, OnceLog).warning(
-            "%s recorded an object of unknown shape, whose keys are %s: its type is"
-            " empty. This is logged once for each shape.",
+            "%s recorded an object of unknown shape, with an empty type. Its keys: %s."
+            " This is logged once for each shape.",
             endpoint.name,
-            shown(keys),
+            keys or "none",
         )
 
 

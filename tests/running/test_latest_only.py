@@ -400,7 +400,7 @@ def test_newer_quarantined_event_does_not_supersede(site: Site) -> None:
     assert site.deliver(b'{"id": "newer", "type": "RFIs.update"').status_code == 200
     site.work()
     assert site.calls == ["older"]
-    assert site.statuses() == ["done", "dead"]
+    assert site.statuses() == ["done", "quarantined"]
 
 
 def test_subscriber_with_a_reason_is_superseded_only_by_that_reason(

@@ -44,6 +44,7 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import testing
 from flask_procore_webhooks.config import KEYS
 from flask_procore_webhooks.config import Settings
+from flask_procore_webhooks.running.failures import longest_backoff
 
 EXAMPLE_ID = "01HYPOTHETICALEVENT"
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -162,15 +163,24 @@ def test_every_attribute_of_an_event_is_described() -> None:
 
 
 def test_the_times_to_dead_are_those_of_the_defaults() -> None:
-    text, settings = text_of("docs/operations.md"), Settings()
+    text, settings = text_of("docs/configuration.md"), Settings()
 
-    def longest(attempts: int) -> float:
-        base, cap = settings.retry_base, settings.retry_cap
-        return sum(min(cap, base * 2**n) for n in range(attempts - 1))
+    def longest(attempts: int) -> int:
+        waits = [longest_backoff(n, settings) for n in range(1, attempts)]
+        return int(sum(waits))
 
-    assert f"| on average | {longest(settings.max_attempts) / 2:.0f} |" in text
-    assert f"| at most | {longest(settings.max_attempts):.0f} |" in text
-    assert f"{longest(24) / 60:.0f}" == f"{15 * 60 + 25}"
+    def clock(seconds: float) -> str:
+        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+    whole = longest(settings.max_attempts)
+    assert f"the {settings.max_attempts - 1} waits together" in text
+    assert f"| at least | {whole // 2} | {clock(whole / 2)};" in text
+    assert f"| on average | {whole * 3 // 4} | {clock(whole * 3 / 4)} |" in text
+    assert f"| at most | {whole} | {clock(whole)} |" in text
+    assert whole / 2 >= 24 * 3600
+    for attempts in (12, 24, settings.max_attempts):
+        least, most = clock(longest(attempts) / 2), clock(longest(attempts))
+        assert f"| {attempts} | {least} | {most} |" in text
 
 
 def test_every_module_is_in_the_tables_of_the_architecture() -> None:

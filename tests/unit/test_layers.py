@@ -57,7 +57,7 @@ COMMANDS = """
 """.split()
 
 #: Modules and folders that import neither Flask nor SQLAlchemy.
-PURE = ("log", "errors", "event", "runtime", "config", "senders")
+PURE = ("log", "errors", "event", "runtime", "config", "senders", "options")
 
 #: Maximum lines of a module and of a function.
 LONGEST_MODULE = 300

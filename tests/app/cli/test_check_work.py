@@ -199,7 +199,7 @@ def test_running_event_whose_process_is_gone_is_a_warning(site: Site) -> None:
     [
         (("Submittal", "update"), "'Submittals'"),
         (("Submittal", "*"), "'Submittals'"),
-        (("Submittals", "updated"), "'update'"),
+        (("Submittals", "updates"), "'update'"),
         (("Timecards", "create"), None),
     ],
 )

@@ -29,7 +29,7 @@ def test_list_shows_the_newest_first_in_columns(app: Flask, clock: Clock) -> Non
     deliver(app.test_client(), b"not JSON")
     header, unreadable, *rows = run(app, "list").output.splitlines()
     assert header.split()[:3] == ["id", "status", "attempts"]
-    assert "dead" in unreadable and "(unreadable)" in unreadable
+    assert "quarantined" in unreadable and "(unreadable)" in unreadable
     assert [row.split()[-1] for row in rows] == ids[::-1]
     starts = {row.index("Type") for row in rows} | {header.index("type")}
     assert len(starts) == 1, "columns stand under their names"
@@ -50,7 +50,7 @@ def test_list_filters_by_status_type_and_limit(app: Flask, clock: Clock) -> None
     assert len(listed()) == 4
     assert listed("--type", "A.create") == [second, first]
     assert listed("--type", "A.create", "--limit", 1) == [second]
-    assert len(listed("--status", "dead")) == 1
+    assert len(listed("--status", "quarantined")) == 1
     assert listed("--status", "running") == []
     assert "No events." in run(app, "list", "--status", "running").output
 

@@ -51,9 +51,9 @@ def test_stats_count_by_status_and_type(
     shown = [" ".join(row.split()) for row in run(app, "stats").output.splitlines()]
     assert shown == [
         "procore_webhooks",
-        "dead (unreadable) 1",
         "done RFIs.update 1",
         "pending Hard.create 1",
+        "quarantined (unreadable) 1",
         "attempts: 2",
         "repeats: 2",
         "conflicts: 1",
@@ -61,7 +61,8 @@ def test_stats_count_by_status_and_type(
     ]
     clock.forward(70)
     (numbers,) = json.loads(run(app, "stats", "--json").output).values()
-    assert numbers.pop("events")[0] == {"status": "dead", "type": "", "events": 1}
+    unreadable = {"status": "quarantined", "type": "", "events": 1}
+    assert numbers.pop("events")[-1] == unreadable
     assert numbers == {
         "attempts": 2,
         "repeats": 2,
