@@ -59,9 +59,9 @@ class Plan:
         self.changed.add(job.subscriber)
 
     def without_rows(self, but: str) -> list[Job]:
-        """The jobs that have no row, without that of the subscriber ``but``."""
-        jobs = self.jobs.items()
-        return [job for name, job in jobs if not job.version and name != but]
+        """The pending jobs that have no row, without that of the subscriber ``but``."""
+        jobs = [job for job in self.jobs.values() if job.is_pending]
+        return [job for job in jobs if not job.version and job.subscriber != but]
 
     def note_written(self, jobs: Iterable[Job]) -> None:
         """Take jobs whose rows have been written."""
