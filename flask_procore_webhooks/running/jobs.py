@@ -87,7 +87,8 @@ class Jobs:
         is_inline = self.endpoint.dispatch == "inline"
         if job.attempts >= self.endpoint.settings.max_attempts:
             if claim.unsettled or is_inline:
-                self._fail(job, WITHOUT_OUTCOME, job.started_at, wait=None)
+                begun = replace(job, is_begun=True)
+                self._fail(begun, WITHOUT_OUTCOME, job.started_at, wait=None)
                 return None
         event = replace(event, attempt=job.attempt)
         call = Call(self.endpoint, claim, subscriber, event, job, take_over)
