@@ -32,6 +32,8 @@ from support.values import Clock
 #: Flask-SQLAlchemy, with a session per app context; plain SQLAlchemy, with a session
 #: per thread.
 KINDS = ("flask_sqlalchemy", "scoped_session")
+#: States of jobs that a redelivery or a replay may run.
+UNFINISHED = ("pending", "dead")
 
 
 @dataclass
@@ -86,9 +88,9 @@ class Host:
         return job
 
     def finished(self) -> list[str]:
-        """The subscribers whose jobs are finished, in the order of names."""
-        jobs = self.jobs().items()
-        return sorted(name for name, job in jobs if job["finished_at"])
+        """The subscribers whose jobs are finished and not dead, ordered by name."""
+        states = inboxes.states(self.store, self.payload["id"]).items()
+        return sorted(name for name, state in states if state not in UNFINISHED)
 
 
 def do_not_sync(engine: sa.Engine) -> None:
