@@ -29,6 +29,7 @@ from ..inbox.keys import HeldKey
 from ..inbox.newer import is_over
 from ..inbox.newer import wake
 from ..inbox.status import Wait
+from ..storage.store import Store
 from ..subscribers import Subscriber
 from . import failures
 from .calls import Call
@@ -49,10 +50,10 @@ WITHOUT_OUTCOME = Failure("Interrupted", "every attempt ended without an outcome
 class Jobs:
     """The jobs of one claimed event in one run."""
 
-    def __init__(self, endpoint: Endpoint, claim: Claim) -> None:
+    def __init__(self, endpoint: Endpoint, store: Store, claim: Claim) -> None:
         self.endpoint = endpoint
         self.claim = claim
-        self.store = endpoint.store
+        self.store = store
         self.plan = Plan()
         #: Whether jobs run that wait for their next attempt.
         self.hurry = False
@@ -69,7 +70,7 @@ class Jobs:
 
     def make_plan(self, event: Event) -> bool:
         """Read which jobs are due; ``False`` if the claim was lost."""
-        now = self._now()
+        now = self.store.db_now() + self.ahead
         self.plan = new_plan(self.endpoint, self.claim, event, now, hurry=self.hurry)
         replaced = self.plan.replaced
         if replaced is None:
@@ -84,14 +85,16 @@ class Jobs:
     ) -> Call | None:
         """Return the call to make; ``None`` if the job ends or waits without one."""
         claim, job = self.claim, self.plan.jobs[subscriber.name]
-        is_inline = self.endpoint.dispatch == "inline"
         if job.attempts >= self.endpoint.settings.max_attempts:
-            if claim.unsettled or is_inline:
+            if claim.unsettled or self.endpoint.dispatch == "inline":
                 begun = replace(job, is_begun=True)
                 self._fail(begun, WITHOUT_OUTCOME, job.started_at, wait=None)
                 return None
-        event = replace(event, attempt=job.attempt)
-        call = Call(self.endpoint, claim, subscriber, event, job, take_over)
+        event = replace(event, attempt=job.attempts + 1)
+        call = Call(self.endpoint, self.store, claim, subscriber, event, job, take_over)
+        if subscriber.is_plain:
+            self._call = call
+            return call
         try:
             call.key = held_key(subscriber, event, claim.row_id, claim.lease)
             decided = decide(self.store, call, self._now())
@@ -186,7 +189,10 @@ class Jobs:
 
     def settle(self) -> RunOutcome:
         """End the run, and make jobs due that have waited for those of this event."""
-        outcome, store = settle(self.endpoint, self.claim, self.plan), self.store
+        store = self.store
+        outcome = settle(self.endpoint, store, self.claim, self.plan)
+        if not (self._ended or self._awaited):
+            return outcome
         # The other job may have ended before this one was written as waiting.
         awaited = [key for key, event in self._awaited if is_over(store, key, event)]
         for key in self._ended + awaited:

@@ -53,6 +53,12 @@ class Plan:
     #: The row of an upgrade that the jobs replace.
     replaced: Job | None = None
 
+    @property
+    def error(self) -> str:
+        """The texts of the failures, each with its subscriber."""
+        failures = self.failures.items()
+        return "\n".join(f"{name}: {each.text}" for name, each in failures)
+
     def change(self, job: Job) -> None:
         """Take the job as it is to be written."""
         self.jobs[job.subscriber] = job
@@ -78,9 +84,10 @@ def new_plan(
     :param now: jobs that are due by then are due.
     :param hurry: also jobs that wait for their next attempt.
     """
-    found = {each.name: each for each in endpoint.subscribers_for(event)}
+    due = endpoint.subscribers_for(event)
     if not claim.jobs:
-        return Plan({name: Job(name) for name in found}, [*found.values()])
+        return Plan({each.name: Job(each.name) for each in due}, due)
+    found = {each.name: each for each in due}
     made = Plan(dict(claim.jobs))
     spread = made.replaced = made.jobs.pop(EVERY_OTHER, None)
     if spread or not are_complete(made.jobs.values()):

@@ -99,8 +99,8 @@ class Run:
         self.held = held
         self.gate = gate
         self.turn = turn
-        self.store = endpoint.store
-        self.jobs = Jobs(endpoint, claim)
+        self.store = turn.store
+        self.jobs = Jobs(endpoint, self.store, claim)
         #: For its turn: what ends then was no attempt.
         self._is_waiting = False
 
