@@ -49,8 +49,8 @@ from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import operations
-from flask_procore_webhooks.inbox.claims import Claim
 from flask_procore_webhooks.inbox.due import is_paused
+from flask_procore_webhooks.inbox.held import Claim
 from flask_procore_webhooks.running.failures import RunOutcome
 from flask_procore_webhooks.running.leases import renewing
 from flask_procore_webhooks.running.run import process

@@ -37,12 +37,12 @@ FOLDERS = {
     "config": "values",
     "storage": "columns tables state servers engines upgrade database store",
     "inbox": """
-        status group_commit inserts record jobs claims batches cut due queries
-        operations
+        status group_commit inserts record keys newer jobs completion held claims
+        batches cut due queries operations
     """,
     "running": """
-        failures sessions calls gate leases run worker pool notify background celery
-        dispatch
+        failures sessions calls gate leases plan schedule outcomes jobs run worker pool
+        notify background celery dispatch
     """,
     "testing": "isolation",
     "cli": """
