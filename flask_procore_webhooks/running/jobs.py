@@ -137,22 +137,22 @@ class Jobs:
         :param is_last: the job is written together with the outcome of the run.
         :raises BaseException: a request to stop.
         """
-        error, late, ended = call.error, call.late_error, call.ended
-        name, event = call.subscriber.name, failures.describe(call.event)
-        if isinstance(error, Discard):
-            log.info("%s discarded %s: %s", name, event, error)
-            ended = call.finished(JobState.DISCARDED)
+        late, ended = call.late_error, call.ended
+        if call.error is not None:
+            ended = self._take_error(call, call.error)
         if ended is not None:
-            self._finish(call, ended, is_last=is_last and late is None)
-        elif isinstance(error, RetryLater):
-            log.info("%s postponed %s: %s", name, event, failures.retry_text(error))
-            self._postpone(call, error)
-        elif error is not None:
-            if not failures.is_failure(error, self.endpoint.dispatch):
-                raise error
-            log.error("%s failed for %s", name, event, exc_info=error)
-            failure = failures.failure_of(error)
-            self._fail(call.job, failure, call.began, key=call.key)
+            claim, durable = self.claim, call.subscriber.durable
+            if call.is_committed:
+                pass
+            elif is_last and late is None and call.key is None and not durable:
+                self.plan.finished = ended  # in one commit with the outcome
+            else:
+                durable = durable or claim.durable
+                finish(self.store, claim.row_id, ended, call.key, durable=durable)
+            self.plan.jobs[ended.subscriber] = ended
+            self.plan.changed.discard(ended.subscriber)
+            if call.key is not None:
+                self._ended.append(call.key)
         self._call = None
         if late is not None and not failures.is_failure(late, self.endpoint.dispatch):
             raise late
@@ -209,19 +209,22 @@ class Jobs:
             self.woken += wake(store, key)
         return outcome
 
-    def _finish(self, call: Call, ended: Job, *, is_last: bool) -> None:
-        claim, durable = self.claim, call.subscriber.durable
-        if call.is_committed:
-            pass
-        elif is_last and call.key is None and not durable:
-            self.plan.finished = ended  # in one commit with the outcome
-        else:
-            durable = durable or claim.durable
-            finish(self.store, claim.row_id, ended, call.key, durable=durable)
-        self.plan.jobs[ended.subscriber] = ended
-        self.plan.changed.discard(ended.subscriber)
-        if call.key is not None:
-            self._ended.append(call.key)
+    def _take_error(self, call: Call, error: BaseException) -> Job | None:
+        """Take what the subscriber raised; return the job if it is discarded."""
+        name, event = call.subscriber.name, failures.describe(call.event)
+        if isinstance(error, Discard):
+            log.info("%s discarded %s: %s", name, event, error)
+            return call.finished(JobState.DISCARDED)
+        if isinstance(error, RetryLater):
+            log.info("%s postponed %s: %s", name, event, failures.retry_text(error))
+            self._postpone(call, error)
+            return None
+        if not failures.is_failure(error, self.endpoint.dispatch):
+            raise error
+        log.error("%s failed for %s", name, event, exc_info=error)
+        failure = failures.failure_of(error)
+        self._fail(call.job, failure, call.began, key=call.key)
+        return None
 
     def _fail(
         self,

@@ -80,7 +80,7 @@ def new_run(endpoint: Endpoint, claim: Claim, held: HeldClaims) -> Run:
     """A run that has its turn among those of the process."""
     runtime = endpoint.state.runtime
     gate: Gate = runtime.parts.get(Gate) or runtime.part(Gate, Gate)
-    turn = Turn(endpoint.store, claim)
+    turn = Turn(held.store, claim)
     gate.turns.add(turn)
     return Run(endpoint, claim, held, gate, turn)
 

@@ -41,6 +41,7 @@ from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox.completion import finish
+from flask_procore_webhooks.inbox.held import write_held
 from flask_procore_webhooks.inbox.jobs import Job
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import JobState
@@ -354,7 +355,7 @@ def test_event_that_always_kills_its_process_becomes_dead(
         job = claim.jobs.get("unused", Job("unused"))
         begun = replace(job, attempts=job.attempts + 1)
         begun = begun.put_off(store.db_now(), Wait.NOTHING, since=store.db_now())
-        claims.write_held(store, claim, [begun], lambda: {"error": None})
+        write_held(store, claim, [begun])
 
     assert sqlite_host.deliver().status_code == 200
     row = sqlite_host.row()

@@ -35,8 +35,8 @@ from support.workers import SETTINGS
 from flask_procore_webhooks import Event
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
-from flask_procore_webhooks.inbox.claims import Claim
 from flask_procore_webhooks.inbox.cut import abandon
+from flask_procore_webhooks.inbox.held import Claim
 from flask_procore_webhooks.inbox.jobs import Failure
 from flask_procore_webhooks.inbox.jobs import Job
 from flask_procore_webhooks.inbox.status import JobState

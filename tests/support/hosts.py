@@ -63,6 +63,10 @@ class Host:
         self.payload = payload or self.payload or testing.payload("RFIs.create")
         return testing.deliver(self.app.test_client(), self.payload)
 
+    def accept(self) -> None:
+        """Subscribe a function that does nothing to every event."""
+        self.webhooks.on(name="accepts")(lambda event: None)
+
     def note(self, text: str) -> None:
         """Write through the session, without a commit, as a subscriber does."""
         self.session.execute(sa.insert(self.note_table).values(text=text))
