@@ -75,7 +75,7 @@ def claim(
     free = claimable(store, now, hurry, ahead)
     # Claimed by a try whose answer was lost.
     mine = c.lease == lease
-    columns = [c[name] for name in (*CLAIMED, "claims", "due_at", "lease")]
+    columns = map(c.__getitem__, (*CLAIMED, "claims", "due_at", "lease"))
     query = select(*columns).where(c.id == row_id, or_(free, mine))
 
     def work(connection: Connection) -> Claim | None:
