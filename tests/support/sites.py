@@ -101,8 +101,8 @@ class Site:
 
     def receipts(self, row_id: int) -> dict[str, str]:
         """The endings by subscriber, of finished subscribers."""
-        found = queries.receipts_of(self.store, row_id)
-        return {each["subscriber"]: each["ending"] for each in found}
+        found = queries.jobs_of(self.store, row_id)
+        return {job["subscriber"]: job["state"] for job in found if job["finished_at"]}
 
     def count(self, table: str) -> int:
         """The number of rows of ``event``, ``receipt`` or ``journal``."""

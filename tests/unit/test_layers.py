@@ -40,7 +40,7 @@ FOLDERS = {
     """,
     "inbox": """
         status group_commit inserts record jobs claims batches cut due filters
-        queries operations
+        queries numbers operations
     """,
     "running": """
         failures sessions calls gate leases run worker pool notify background celery
@@ -48,14 +48,14 @@ FOLDERS = {
     """,
     "testing": "isolation",
     "cli": """
-        _http _values _output _options _actor _report _processes _findings
+        _http _values _output _conditions _options _actor _report _processes _findings
         _check_settings _check_route _check_tables _check_database _check_work
     """,
 }
 
 #: The modules of commands, one per command; ``pause`` also defines ``resume``.
 COMMANDS = """
-    check init_db list pause prune replay secret show stats trigger verify worker
+    check errors init_db list pause prune replay secret show stats trigger verify worker
 """.split()
 
 #: Modules and folders that import neither Flask nor SQLAlchemy.
