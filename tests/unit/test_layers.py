@@ -35,10 +35,12 @@ LAYERS = """
 FOLDERS = {
     "senders": "source payload procore prudra differences signature samples",
     "config": "values",
-    "storage": "columns tables state servers engines upgrade database store",
+    "storage": """
+        columns masks tables state servers engines upgrade database store texts probes
+    """,
     "inbox": """
-        status group_commit inserts record jobs claims batches cut due queries
-        operations
+        status group_commit inserts record jobs claims batches cut due filters
+        queries operations
     """,
     "running": """
         failures sessions calls gate leases run worker pool notify background celery
