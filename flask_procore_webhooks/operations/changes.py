@@ -32,8 +32,9 @@ from .journal import new_entry
 from .journal import note
 from .journal import REPLAY
 from .plans import is_leased
-from .plans import plan
 from .plans import Plan
+from .plans import plan
+from .selection import Found
 from .selection import Operation
 from .selection import parts
 from .selection import read
@@ -67,20 +68,28 @@ class Summary:
             self.subscribers.update(planned.subscribers)
 
 
-def preview(store: Store, operation: Operation) -> Summary:
-    """What the operation would change now."""
+def preview(store: Store, operation: Operation, batch: str | None = None) -> Summary:
+    """What the operation would change now.
+
+    :param batch: of an operation that goes on.
+    """
     summary, now = Summary(), store.db_now()
     for rows in parts(store, operation):
-        for found in store.run(partial(_look, store, operation, rows)):
+        look = partial(_look, store, operation, rows, batch)
+        for found in store.run(look):
             free = not is_leased(found.event, now)
             summary.add(plan(operation, found, free, now, summary.left_out))
     return summary
 
 
 def _look(
-    store: Store, operation: Operation, rows: list[int], connection: Connection
-) -> Any:
-    return read(connection, store, operation, rows)
+    store: Store,
+    operation: Operation,
+    rows: list[int],
+    batch: str | None,
+    connection: Connection,
+) -> list[Found]:
+    return read(connection, store, operation, rows, batch)
 
 
 def replay(
@@ -180,8 +189,7 @@ class Part:
         ids = {row.id for row in free}
         lock_in_order(connection, tables.job, tables.job.c.event.in_(ids))
         planned = []
-        rest = self._unchanged(connection, rows)
-        for found in read(connection, store, self.operation, rest):
+        for found in read(connection, store, self.operation, rows, self.batch):
             is_locked = found.event.id in ids
             each = plan(self.operation, found, is_locked, now, self.left_out)
             planned += [each] if each else []
@@ -191,16 +199,9 @@ class Part:
             due = [self._due_at(index, now) for index in range(len(planned))]
             replay_jobs(connection, store, planned, due, self.batch)
         else:
-            discard_jobs(connection, store, planned, now, self.batch)
+            discard_jobs(connection, store, planned, now)
         connection.execute(insert(tables.journal), [*map(self._entry, planned)])
         return planned
-
-    def _unchanged(self, connection: Connection, rows: list[int]) -> list[int]:
-        """Those of the rows that the operation has not changed yet."""
-        j = self.store.database.tables.journal.c
-        query = select(j.event).where(j.event.in_(rows), j.batch == self.batch)
-        changed = set(connection.scalars(query))
-        return [row for row in rows if row not in changed]
 
     def _due_at(self, index: int, now: datetime) -> datetime:
         if not self.operation.rate:

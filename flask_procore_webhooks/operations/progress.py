@@ -18,6 +18,7 @@ from ..inbox.status import Status
 from ..storage.store import Store
 from .journal import Batch
 from .journal import batch_of
+from .journal import DISCARD
 from .journal import PRUNE
 
 #: Those whose end is still to come, in the order of reports.
@@ -69,11 +70,12 @@ def progress(store: Store, batch: str) -> Progress | None:
         return None
     if found.action == PRUNE:
         return Progress(found, +Counter({GONE: found.actual or 0}))
-    jobs, bare = _jobs(store, batch), _bare(store, batch)
-    counted = sum(jobs.values()) + sum(bare.values())
     changed = _changed(store, batch)
-    counts = jobs + bare
-    counts[LATER] = max(0, changed - counted)
+    if found.action == DISCARD:
+        counts = Counter({JobState.DISCARDED.value: changed})
+    else:
+        counts = _jobs(store, batch) + _bare(store, batch)
+        counts[LATER] = max(0, changed - sum(counts.values()))
     if found.actual is None:
         counts[UNCHANGED] = max(0, (found.expected or 0) - changed)
     else:

@@ -155,9 +155,7 @@ def _unused_keys(store: Store, then: datetime) -> tuple[ColumnElement[bool], ...
     return k.began_at < then, k.first_at.is_(None), ~holds
 
 
-def _prune_in_order(
-    store: Store, column: Any, *conditions: ColumnElement[bool]
-) -> int:
+def _prune_in_order(store: Store, column: Any, *conditions: ColumnElement[bool]) -> int:
     """Remove the rows, about 500 in a transaction, in the order of the column."""
     table = column.table
     where = and_(table.c.endpoint == store.endpoint, *conditions)

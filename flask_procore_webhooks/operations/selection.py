@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -64,9 +63,8 @@ class Operation:
             return True
         if self.wanted.statuses:
             return status.value in self.wanted.statuses
-        return status is Status.DEAD or self.action == DISCARD and (
-            status.value in _UNENDED
-        )
+        statuses = _UNENDED if self.action == DISCARD else (Status.DEAD.value,)
+        return status.value in statuses
 
     def to_json(self) -> dict[str, Any]:
         """The options for the journal; without those that are not given."""
@@ -143,15 +141,23 @@ def _candidate(store: Store, operation: Operation) -> ColumnElement[bool]:
             return condition  # a job of the subscriber may be missing
         return and_(condition, c.id.in_(select(j.event).where(mine)))
     dead = c.id.in_(select(j.event).where(mine, j.dead_at.is_not(None)))
-    if not wanted.asks_jobs:
-        dead = or_(dead, Filter(statuses=(Status.DEAD.value,)).where(store))
-    return and_(of_event.where(store), dead)
+    if wanted.asks_jobs:
+        return and_(of_event.where(store), dead)
+    is_dead = Filter(statuses=(Status.DEAD.value,)).where(store)
+    return and_(of_event.where(store), or_(dead, is_dead))
 
 
 def read(
-    connection: Connection, store: Store, operation: Operation, rows: Iterable[int]
+    connection: Connection,
+    store: Store,
+    operation: Operation,
+    rows: Iterable[int],
+    batch: str | None = None,
 ) -> list[Found]:
-    """The events and their jobs; each job has ``is_wanted``."""
+    """The events and their jobs; each job has ``is_wanted``.
+
+    :param batch: without the events that this operation has changed.
+    """
     c, j = store.columns, store.database.tables.job.c
     events = select(
         c.id,
@@ -172,4 +178,9 @@ def read(
     for job in connection.execute(jobs.order_by(j.event, j.subscriber)):
         if job.event in found:
             found[job.event].jobs.append(job)
+    if batch is not None:
+        r = store.database.tables.journal.c
+        changed = select(r.event).where(r.event.in_(rows), r.batch == batch)
+        for row_id in connection.scalars(changed):
+            found.pop(row_id, None)
     return list(found.values())

@@ -19,13 +19,28 @@ from ..inbox.status import JobState
 from ..inbox.status import Status
 from ..inbox.status import Wait
 from ..storage.store import Store
-from .plans import Plan
 from .plans import PLACEHOLDER
+from .plans import Plan
 
 #: The smallest difference between two stored times.
 _TICK = timedelta(microseconds=1)
 
 Rows = list[dict[str, Any]]
+
+_ENDED = {"key": None, "dead_at": None}
+_RESET = {
+    **_ENDED,
+    "state": JobState.PENDING.value,
+    "attempts": 0,
+    "first_at": None,
+    "finished_at": None,
+}
+_DISCARD = {
+    **_ENDED,
+    "state": JobState.DISCARDED.value,
+    "due_at": None,
+    "waits_for": None,
+}
 
 
 def is_free(store: Store, now: datetime) -> ColumnElement[bool]:
@@ -63,10 +78,9 @@ def discard_jobs(
     store: Store,
     planned: Sequence[Plan],
     now: datetime,
-    batch: str,
 ) -> None:
     """End the jobs of the plans as discarded, and the events without another job."""
-    writes = _Writes(store, batch)
+    writes = _Writes(store)
     for each in planned:
         pending = {job.subscriber: job.due_at for job in each.kept if job.due_at}
         row_id = each.event.id
@@ -75,7 +89,7 @@ def discard_jobs(
         ]
         if each.added is not None:
             writes.add(row_id, each.added, JobState.DISCARDED, finished_at=now)
-            writes.add(row_id, PLACEHOLDER, JobState.PENDING, batch=None)
+            writes.add(row_id, PLACEHOLDER, JobState.PENDING)
             pending[PLACEHOLDER] = each.event.due_at
         if pending:
             writes.keep_pending(each, pending, now)
@@ -91,7 +105,7 @@ def discard_jobs(
 class _Writes:
     """The rows that are written by one transaction."""
 
-    def __init__(self, store: Store, batch: str) -> None:
+    def __init__(self, store: Store, batch: str | None = None) -> None:
         self._store, self._batch = store, batch
         self.events: Rows = []
         self.ended: Rows = []
@@ -108,7 +122,6 @@ class _Writes:
         state: JobState,
         *,
         finished_at: datetime | None = None,
-        **values: Any,
     ) -> None:
         """Insert a job; its due time follows by :meth:`keep_pending`."""
         is_pending = state is JobState.PENDING
@@ -116,7 +129,7 @@ class _Writes:
         job |= {"endpoint": self._store.endpoint, "version": 1, "attempts": 0}
         job |= {"waits_for": Wait.NOTHING.value if is_pending else None}
         job |= {"due_at": None, "finished_at": finished_at, "batch": self._batch}
-        self._added.setdefault(row_id, []).append(job | values)
+        self._added.setdefault(row_id, []).append(job)
 
     def keep_pending(
         self, planned: Plan, pending: dict[str, datetime], bare: datetime
@@ -150,21 +163,13 @@ class _Writes:
 
     def execute(self, connection: Connection) -> None:
         c, j = self._store.columns, self._store.database.tables.job.c
-        ends = {"key": None, "dead_at": None}
-        resets = {
-            **ends,
-            "state": JobState.PENDING.value,
-            "attempts": 0,
-            "first_at": None,
-            "finished_at": None,
-        }
-        discards = {**ends, "state": JobState.DISCARDED.value, "due_at": None}
-        discards |= {"waits_for": None, "finished_at": bindparam("at")}
-        due = {"due_at": bindparam("due")}
-        hurries = {**due, "waits_for": Wait.NOTHING.value}
-        self._update(connection, self._reset, {**hurries, **resets})
-        self._update(connection, self._hurried, hurries)
-        self._update(connection, self.ended, discards)
+        due: dict[str, Any] = {"due_at": bindparam("due")}
+        replays = {**due, "waits_for": Wait.NOTHING.value, "batch": self._batch}
+        self._update(connection, self._reset, {**replays, **_RESET})
+        self._update(connection, self._hurried, replays)
+        self._update(
+            connection, self.ended, {**_DISCARD, "finished_at": bindparam("at")}
+        )
         if self._moved:
             change = update(j.event.table).where(*_job(j)).values(due)
             connection.execute(change, self._moved)
@@ -180,10 +185,10 @@ class _Writes:
     def _update(
         self, connection: Connection, rows: Rows, values: dict[str, Any]
     ) -> None:
-        """Change jobs as a part of the batch."""
+        """Change jobs, each to the next version."""
         if rows:
             j = self._store.database.tables.job.c
-            versioned = {**values, "version": j.version + 1, "batch": self._batch}
+            versioned = {**values, "version": j.version + 1}
             change = update(j.event.table).where(*_job(j)).values(versioned)
             connection.execute(change, rows)
 
