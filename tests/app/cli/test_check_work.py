@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from flask_procore_webhooks.inbox.operations import note_seen
 from support.commands import ME
 from support.commands import run
 from support.inboxes import event
@@ -24,7 +25,6 @@ from support.sites import Site
 from support.values import SECRET
 from support.waiting import wait_until
 
-from flask_procore_webhooks.inbox.operations import note_seen
 from flask_procore_webhooks.inbox.record import record
 from flask_procore_webhooks.running.worker import Worker
 

@@ -1,0 +1,1 @@
+"""What operators change in an inbox: pause, replay, discard, prune; the journal."""
