@@ -44,7 +44,7 @@ WORKERS = {
         "a server that gives no sign when it begins to serve starts the thread at its"
         " first request; call webhooks.start(app) in its start hook"
     ),
-    "inline": "postponed events need a worker: flask procore-webhooks worker",
+    "inline": "postponed jobs need a process: start flask procore-webhooks worker",
 }
 
 
@@ -128,11 +128,27 @@ def jobs(endpoint: Endpoint) -> Iterator[Finding]:
                 " have: deploy it again, or end them with flask procore-webhooks"
                 f" discard --subscriber {name}."
             )
+    if endpoint.dispatch == "inline" and not alive(processes(endpoint)):
+        yield from _inline(endpoint, {wait for _, wait in pending})
+
+
+def _inline(endpoint: Endpoint, waits: set[str]) -> Iterator[Finding]:
+    """Jobs that wait for a worker, because no delivery makes them run."""
     # A delivery runs what is due, and a repeated one what has failed.
-    postponed = [wait for _, wait in pending if wait not in (Wait.RETRY, Wait.NOTHING)]
-    if postponed and endpoint.dispatch == "inline" and not alive(processes(endpoint)):
+    if waits - {Wait.NOTHING.value, Wait.RETRY.value}:
         yield warning(
             f"DISPATCH is 'inline', and postponed jobs wait: {WORKERS['inline']}."
+        )
+        return
+    later = [
+        subscriber.name
+        for subscriber, _ in subscriptions(endpoint)
+        if subscriber.after or subscriber.settle or subscriber.one_at_a_time
+    ]
+    if later:
+        yield warning(
+            f"DISPATCH is 'inline', and the subscribers {', '.join(later)} have after,"
+            f" settle or one_at_a_time: {WORKERS['inline']}, or drain() in tests."
         )
 
 
