@@ -35,6 +35,8 @@ from ._report import subscriptions
 LONG = 300.0
 #: Newest events that are compared with the subscriptions.
 NEWEST = 1000
+#: From 0 to 1: how similar a resource type is that a pattern may mean.
+SIMILAR = 0.85
 #: Types that a finding names.
 NAMED = 5
 WORKERS = {
@@ -44,7 +46,7 @@ WORKERS = {
         "a server that gives no sign when it begins to serve starts the thread at its"
         " first request; call webhooks.start(app) in its start hook"
     ),
-    "inline": "postponed jobs need a process: start flask procore-webhooks worker",
+    "inline": "start flask procore-webhooks worker",
 }
 
 
@@ -137,7 +139,8 @@ def _inline(endpoint: Endpoint, waits: set[str]) -> Iterator[Finding]:
     # A delivery runs what is due, and a repeated one what has failed.
     if waits - {Wait.NOTHING.value, Wait.RETRY.value}:
         yield warning(
-            f"DISPATCH is 'inline', and postponed jobs wait: {WORKERS['inline']}."
+            "DISPATCH is 'inline', and postponed jobs wait, which no delivery runs:"
+            f" {WORKERS['inline']}."
         )
         return
     later = [
@@ -158,19 +161,19 @@ def unmatched(endpoint: Endpoint) -> Iterator[Finding]:
     found = _events(newest | unmatched_types(endpoint.store))
     unwanted = {e: n for e, n in found.items() if not endpoint.subscribers_for(e)}
     yield from _wanted_now(endpoint)
-    if not unwanted:
-        return
-    yield warning(
-        f"These types have no subscriber: {_listed(unwanted)}. Once there is one,"
-        " replay --status unmatched --type TYPE runs their events."
-    )
+    if unwanted:
+        yield warning(
+            f"These types have no subscriber: {_listed(unwanted)}. Once there is one,"
+            " replay --status unmatched --type TYPE runs their events."
+        )
     for each in endpoint.subscribers:
-        is_any = each.pattern == (ANY, ANY)
-        if not is_any and not any(each.matches(event) for event in found):
+        if each.pattern == (ANY, ANY) or any(each.matches(event) for event in found):
+            continue
+        meant = _suggestion(each, list(unwanted)) or _similar(each, list(found))
+        if unwanted or meant:
             yield warning(
                 f"on({each.resource_type!r}, {each.reason!r}) of {each.name} matched"
-                f" none of the newest {NEWEST} events."
-                f"{_suggestion(each, list(unwanted))}"
+                f" none of the newest {NEWEST} events.{meant}"
             )
 
 
@@ -211,4 +214,14 @@ def _suggestion(subscriber: Subscriber, events: list[Event]) -> str:
         if str(nearest).casefold() != resource_type:
             return f" Did you mean {nearest!r}?"
         return f" Did you mean {its_reason!r}?"
+    return ""
+
+
+def _similar(subscriber: Subscriber, events: list[Event]) -> str:
+    """A recorded resource type that is nearly the pattern's, subscribed or not."""
+    resource_type, _ = subscriber.pattern
+    names = {(event.resource_type or "").casefold(): event for event in events}
+    for name in difflib.get_close_matches(resource_type, names, 1, SIMILAR):
+        if name != resource_type:
+            return f" Did you mean {names[name].resource_type!r}?"
     return ""

@@ -22,6 +22,7 @@ from ._options import command
 from ._options import endpoints_named
 from ._options import one_endpoint
 from ._output import first_line
+from ._output import on_one_line
 from ._output import print_field
 from ._output import print_json
 from ._output import printable
@@ -31,8 +32,8 @@ from ._output import text
 WAITS = {
     Wait.NOTHING: "to run",
     Wait.RETRY: "for its next attempt",
-    Wait.LATER: "because it raised RetryLater",
-    Wait.AFTER: "for the time of after=",
+    Wait.LATER: "for the time of its RetryLater",
+    Wait.AFTER: "for the time of its option after",
     Wait.SETTLE: "for its key to settle",
     Wait.NEWER: "for a newer event of its key",
     Wait.KEY: "for another job of its key",
@@ -102,7 +103,8 @@ def _print_event(row: dict[str, Any], traceback: bool) -> None:
     for job in row["jobs"]:
         _print_job(job, traceback)
     for entry in history_of(row):
-        print_field(text(entry.at) if entry.at else "", entry.what)
+        at = text(entry.at) if entry.at else "(time unknown)"
+        click.echo(on_one_line(f"{at:<19}  {entry.what}"))
     click.echo(printable(body.decode("utf-8", "backslashreplace")))
 
 
@@ -146,10 +148,8 @@ def history_of(row: Mapping[str, Any]) -> list[Entry]:
         found += _history_of_entry(each)
     found.sort(key=lambda entry: entry.at or datetime.min)
     if row["repeats"]:
-        conflicts = (
-            f", {row['conflicts']} with another body" if row["conflicts"] else ""
-        )
-        found.append(Entry(None, f"repeated {row['repeats']} times{conflicts}"))
+        what = f"repeats: {row['repeats']}, with another body: {row['conflicts']}"
+        found.append(Entry(None, what))
     return found
 
 
@@ -160,11 +160,17 @@ def _history_of_job(job: Mapping[str, Any]) -> Iterator[Entry]:
     if job["started_at"]:
         failed = "" if job["finished_at"] else f": {first_line(_error(job))}"
         error = failed if _error(job) else ""
-        number = f"attempt {job['attempts']}" if job["attempts"] else "wait"
-        yield Entry(job["started_at"], f"{name}: {number} began{error}")
+        yield Entry(job["started_at"], f"{name}: {_begun(job)} began{error}")
     if job["finished_at"]:
         error = f": {first_line(_error(job))}" if job["dead_at"] else ""
         yield Entry(job["finished_at"], f"{name}: {job['state']}{error}")
+
+
+def _begun(job: Mapping[str, Any]) -> str:
+    if job["waits_for"] == Wait.KEY:
+        return "wait for its key"
+    # A RetryLater is not counted.
+    return f"attempt {job['attempts']}" if job["attempts"] else "attempt"
 
 
 def _history_of_entry(entry: Mapping[str, Any]) -> Iterator[Entry]:

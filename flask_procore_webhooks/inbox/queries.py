@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
@@ -67,23 +66,6 @@ def count_rows(store: Store, query: Select[Any], most: int) -> int:
     """How many rows ``query`` selects; above ``most``, one more than that."""
     part = query.limit(most + 1).subquery()
     return int(store.rows(select(func.count()).select_from(part))[0][0])
-
-
-def pages(store: Store, wanted: Filter, size: int) -> Iterator[list[int]]:
-    """Row ids of the selected events, oldest first, ``size`` at a time.
-
-    Events that are received meanwhile are left out.
-    """
-    c = store.columns
-    ((end,),) = store.rows(select(func.max(c.id)))
-    last = 0
-    while end is not None:
-        rest = select(c.id).where(wanted.where(store), c.id > last, c.id <= end)
-        rows = [row.id for row in store.rows(rest.order_by(c.id).limit(size))]
-        if not rows:
-            return
-        yield rows
-        last = rows[-1]
 
 
 def find(store: Store, event_id: str) -> Mapping[str, Any] | None:

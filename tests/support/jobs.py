@@ -98,6 +98,13 @@ def failed(
     }
 
 
+def set_status(store: Store, row_id: int, status: str) -> None:
+    table = store.columns.id.table
+    change = sa.update(table).where(table.c.id == row_id).values(status=status)
+    with store.connection() as connection:
+        connection.execute(change)
+
+
 def copy_event(store: Store, row_id: int, number: int, name: str = "copy") -> None:
     """Add copies of an event without its jobs, with ids of their own."""
     table = store.columns.id.table
