@@ -12,12 +12,12 @@ from flask.cli import with_appcontext
 
 from ..endpoint import Endpoint
 from ..inbox.due import pause_of
-from ..inbox.numbers import history
-from ..inbox.numbers import live_numbers
-from ..inbox.numbers import next_retry
-from ..inbox.numbers import seconds_due
-from ..inbox.numbers import unmatched_types
-from ..inbox.numbers import WINDOWS
+from ..operations.numbers import history
+from ..operations.numbers import live_numbers
+from ..operations.numbers import next_retry
+from ..operations.numbers import seconds_due
+from ..operations.numbers import unmatched_types
+from ..operations.numbers import WINDOWS
 from ._conditions import Condition
 from ._conditions import condition
 from ._options import as_json as as_json_option

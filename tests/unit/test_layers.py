@@ -40,9 +40,11 @@ FOLDERS = {
     """,
     "inbox": """
         status group_commit inserts record jobs claims batches cut due filters
-        queries numbers seen
+        queries seen
     """,
-    "operations": "journal pauses selection plans writes changes progress prune",
+    "operations": """
+        numbers journal pauses selection plans writes changes progress prune
+    """,
     "running": """
         failures sessions calls gate leases run worker pool notify background celery
         dispatch
