@@ -71,10 +71,13 @@ class Numbers(TypedDict):
     metavar="CONDITION",
     help="As in 'dead>0' or 'oldest>300' (seconds); may be given several times.",
 )
+@click.option("--quiet", is_flag=True, help="Print nothing unless a condition holds.")
 @one_endpoint
 @as_json_option
 @with_appcontext
-def stats(conditions: tuple[str, ...], endpoint: str | None, as_json: bool) -> None:
+def stats(
+    conditions: tuple[str, ...], quiet: bool, endpoint: str | None, as_json: bool
+) -> None:
     """Count the events, and show what is due, the pause and the processes.
 
     With --fail-if, the exit code is 0 if no condition holds, 2 if one does, and 1 if
@@ -84,13 +87,14 @@ def stats(conditions: tuple[str, ...], endpoint: str | None, as_json: bool) -> N
     """
     wanted = [condition(each) for each in conditions]
     shown = {each.name: _stats(each, wanted) for each in endpoints_named(endpoint)}
+    fails = any(numbers["failing"] for numbers in shown.values())
     if as_json:
         print_json(shown)
-    else:
+    elif fails or not quiet:
         for name, numbers in shown.items():
             click.secho(name, bold=True)
             _print_stats(numbers)
-    if any(numbers["failing"] for numbers in shown.values()):
+    if fails:
         raise SystemExit(2)
 
 

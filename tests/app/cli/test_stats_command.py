@@ -177,6 +177,9 @@ def test_stats_fail_if_a_condition_holds(site: Site) -> None:
         assert failed.output.splitlines()[-1] == f"  FAILS: {text}"
     fine = [each for text in FINE for each in ("--fail-if", text)]
     assert "FAILS" not in run(site.app, "stats", *fine).output
+    assert run(site.app, "stats", "--quiet", *fine).output == ""
+    loud = run(site.app, "stats", "--quiet", *fine, "--fail-if", "dead>0", ok=False)
+    assert "FAILS: dead>0" in loud.output
     both = run_apart(site.app, "stats", *fine, "--fail-if", "dead>0", "--json")
     (numbers,) = json.loads(both.stdout).values()
     assert (both.exit_code, both.stderr) == (2, "")
