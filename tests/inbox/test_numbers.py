@@ -108,3 +108,16 @@ def test_no_query_reads_a_whole_table(store: Store, app: Flask) -> None:
     with statements(store) as found:
         store.rows(sa.select(sa.func.sum(store.columns.repeats)))
     assert re.search(scan, plan_of(store, *found[0])), "a scan is recognised"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_newest_events_are_read_without_sorting_all(store: Store) -> None:
+    """SQLite has no statistics, and would read all events of the endpoint."""
+    add_event(store, "evt")
+    for wanted in (Filter(), Filter(type="RFIs.update"), Filter(statuses=("done",))):
+        with statements(store) as found:
+            newest(store, wanted)
+        events, *_ = re.findall(
+            "S.* procore_webhook_event.*", plan_of(store, *found[0])
+        )
+        assert events == "SCAN procore_webhook_event", "by row id, until the limit"
