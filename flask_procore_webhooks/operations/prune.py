@@ -125,7 +125,7 @@ def prune_rows(store: Store, old: Old) -> Iterator[int]:
         where = _within(c.id, window), is_old
         count = _execute(store, delete(tables.event).where(*where), *where)
         # By existing rows, so that the next prune completes an interrupted one.
-        for other in (tables.receipt, tables.job, tables.journal):
+        for other in (tables.job, tables.journal):
             orphaned = ~exists().where(c.id == other.c.event)
             orphans = _within(other.c.event, window), orphaned
             _execute(store, delete(other).where(*orphans), *orphans)
