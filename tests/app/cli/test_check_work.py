@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from flask import Flask
-from flask_procore_webhooks.inbox.operations import note_seen
 from support.commands import ME
 from support.commands import run
 from support.inboxes import event
@@ -26,6 +25,7 @@ from support.values import SECRET
 from support.waiting import wait_until
 
 from flask_procore_webhooks.inbox.record import record
+from flask_procore_webhooks.inbox.seen import note_seen
 from flask_procore_webhooks.running.worker import Worker
 
 MakeApp = Callable[..., Flask]
@@ -119,9 +119,9 @@ HANGING_APP = """
 import sys, time
 from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.inbox import operations
+from flask_procore_webhooks.inbox import seen
 
-operations.SEEN_EVERY = 0.1  # seconds; a minute is too long for a test
+seen.SEEN_EVERY = 0.1  # seconds; a minute is too long for a test
 app = Flask(__name__)
 app.config.update({config!r})
 webhooks = ProcoreWebhooks()

@@ -8,10 +8,6 @@ import socket
 from typing import Any
 
 from flask import Flask
-from flask_procore_webhooks.inbox.operations import note_seen
-from flask_procore_webhooks.inbox.operations import put_state
-from flask_procore_webhooks.inbox.operations import SEEN
-from flask_procore_webhooks.inbox.operations import states
 from support.commands import lines_of
 from support.commands import ME
 from support.commands import run
@@ -24,6 +20,10 @@ from support.values import Clock
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import RetryLater
 from flask_procore_webhooks.endpoint import Endpoint
+from flask_procore_webhooks.inbox.seen import note_seen
+from flask_procore_webhooks.inbox.seen import put_state
+from flask_procore_webhooks.inbox.seen import SEEN
+from flask_procore_webhooks.inbox.seen import states
 from flask_procore_webhooks.testing import deliver
 
 HERE = f"{socket.gethostname()}:{os.getpid()}"
