@@ -19,16 +19,8 @@ from flask_procore_webhooks import ProcoreWebhooks
 
 MakeApp = Callable[..., Flask]
 
-COMMANDS = [
-    "check",
-    "stats",
-    "list",
-    "show 1",
-    "replay evt_1",
-    "prune",
-    "discard 1",
-    "journal",
-]
+REPLAY = "replay evt_1 --anew"
+COMMANDS = ["check", "stats", "list", "show 1", REPLAY, "prune", "discard 1", "journal"]
 APP = """
 from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
@@ -86,7 +78,7 @@ def test_what_the_app_prints_and_logs_is_not_printed(
     json.loads(silent.stdout)
     if command in ("check", REPLAY):
         again = run(app, *command.split())
-            assert "hello" in again.output
+        assert "hello" in again.output
 
 
 def test_errors_are_still_printed(app: Flask) -> None:
