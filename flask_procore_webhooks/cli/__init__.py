@@ -18,6 +18,7 @@ COMMANDS = {
     "verify": ("verify", "verify_request"),
     "list": ("list", "list_events"),
     "show": ("show", "show"),
+    "errors": ("errors", "show_errors"),
     "stats": ("stats", "stats"),
     "worker": ("worker", "worker"),
     "replay": ("replay", "replay_events"),

@@ -1,1 +1,1 @@
-"""What operators change in an inbox: pause, replay, discard, prune; the journal."""
+"""What operators do with an inbox: numbers; pause, replay, discard, prune; journal."""

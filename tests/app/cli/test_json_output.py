@@ -20,7 +20,17 @@ from flask_procore_webhooks import ProcoreWebhooks
 MakeApp = Callable[..., Flask]
 
 REPLAY = "replay evt_1 --anew"
-COMMANDS = ["check", "stats", "list", "show 1", REPLAY, "prune", "discard 1", "journal"]
+COMMANDS = [
+    "check",
+    "stats",
+    "list",
+    "errors",
+    "show 1",
+    REPLAY,
+    "prune",
+    "discard 1",
+    "journal",
+]
 APP = """
 from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
