@@ -43,6 +43,7 @@ from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.testing import payload
 
 ME = "me@here"
+MINUTE = timedelta(minutes=1)
 Prune = Callable[[Store, Old], Iterator[int]]
 
 # Prune
@@ -111,9 +112,9 @@ def test_unfinished_events_are_not_pruned(site: Site, prune: Prune) -> None:
     assert claims.settle(
         site.store,
         claims.claim(site.store, running, 1) or pytest.fail("free"),
-        Settlement(Status.PENDING, wait=50),
+        Settlement(Status.PENDING, due_at=site.store.db_now() + MINUTE),
     )
-    assert claims.claim(site.store, running, 10**6, ignore_backoff=True)
+    assert claims.claim(site.store, running, 10**6, hurry=True)
     site.clock.forward(10**6)
     assert sum(prune(site.store, Old(site.clock(), True))) == 0
     assert all(is_there(site, row, prune) for row in (pending, running, revived))

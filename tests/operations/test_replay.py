@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from flask import Flask
 from support.jobs import add_event
 from support.jobs import failed
 from support.jobs import jobs_of
 from support.jobs import set_event
 from support.jobs import states_of
 from support.jobs import take_lease
+from support.sites import open_site
 from support.sites import Site
 
+from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox.filters import Filter
 from flask_procore_webhooks.operations.changes import perform
 from flask_procore_webhooks.operations.changes import preview
@@ -393,3 +399,89 @@ def test_names_of_too_many_events_are_not_stored(site: Site) -> None:
     assert found is not None
     with pytest.raises(ValueError, match="does not hold the ids of its 10000 events"):
         operation_of(REPLAY, found.filter)
+
+
+# Beside runs
+
+
+def test_replayed_jobs_run_and_finished_ones_do_not(site: Site) -> None:
+    site.subscribe_good_and_bad()
+    row = site.send(id="1")
+    site.work()
+    assert site.calls == [("good", "1"), ("bad", "1")]
+    assert states_of(site.store, row) == {"bad": "dead", "good": "done"}
+    site.clock.forward(60)
+    assert perform_all(site).jobs == 1
+    assert site.row(row)["error"] == "bad: ValueError: broken", "until it is run"
+
+    site.broken = False
+    assert site.work() == 1
+    assert site.calls[2:] == [("bad", "1")]
+    assert states_of(site.store, row) == {"bad": "done", "good": "done"}
+    assert site.row(row)["status"] == "done"
+    (entry,) = journal_of(site.store, row)
+    assert entry["former"]["jobs"][0]["error"] == "broken"
+
+
+def test_replayed_jobs_have_all_attempts_before_them(
+    make_app: Callable[..., Flask], database_url: str
+) -> None:
+    config = {"PROCORE_WEBHOOK_MAX_ATTEMPTS": 3, "PROCORE_WEBHOOK_RETRY_BASE": 1}
+    with open_site(make_app(), database_url, **config) as site:
+        site.subscribe_good_and_bad()
+        row = site.send()
+        for runs in (3, 6):
+            for _ in range(3):
+                assert site.work() == 1
+                site.clock.forward(10)
+            assert site.work() == 0
+            assert jobs_of(site.store, row)["bad"]["attempts"] == 3
+            assert [name for name, _ in site.calls].count("bad") == runs
+            assert replay(site.store, [row], ME) == 1
+
+
+def test_new_subscriber_runs_for_events_that_are_done(site: Site) -> None:
+    site.webhooks.on(name="old")(lambda event: site.calls.append("old"))
+    row = site.send()
+    site.work()
+    site.webhooks.on(name="new")(lambda event: site.calls.append("new"))
+    wanted = Filter(statuses=("done",), subscriber="new")
+    assert perform_all(site, wanted=wanted, adds=lambda event: True).jobs == 1
+    site.work()
+    assert site.calls == ["old", "new"]
+    assert states_of(site.store, row) == {"new": "done", "old": "done"}
+
+
+def test_unmatched_event_runs_once_its_subscriber_is_there(site: Site) -> None:
+    row = site.send()
+    site.work()
+    assert site.statuses() == ["unmatched"]
+    site.webhooks.on(name="late")(lambda event: site.calls.append("late"))
+    assert perform_all(site, wanted=Filter(statuses=("unmatched",))).bare == 1
+    site.work()
+    assert (site.calls, site.statuses()) == (["late"], ["done"])
+    assert states_of(site.store, row) == {"late": "done"}
+
+
+def test_claim_that_has_read_the_jobs_before_a_replay_fails(site: Site) -> None:
+    """The replay changes another job than the one that is due."""
+    site.subscribe_good_and_bad()
+    due = {"subscriber": "good", "state": "pending"}
+    row = add_event(site.store, "1", due, failed("bad", "ValueError: broken"))
+    replayed: list[int] = []
+
+    @sa.event.listens_for(site.store.database.engine, "before_cursor_execute")
+    def replay_before_the_claim(
+        connection: Any, cursor: Any, statement: str, *rest: Any
+    ) -> None:
+        if statement.startswith("UPDATE procore_webhook_event") and not replayed:
+            replayed.append(0)
+            with ThreadPoolExecutor(1) as pool:
+                replayed[0] = pool.submit(replay, site.store, [row], ME).result(60)
+
+    assert claims.claim(site.store, row, 60) is None
+    assert replayed == [1]
+    site.clock.forward(1)
+    site.broken = False
+    site.work()
+    assert states_of(site.store, row) == {"bad": "done", "good": "done"}
