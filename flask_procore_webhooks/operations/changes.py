@@ -134,7 +134,10 @@ def perform(
     summary = Summary() if summary is None else summary
     if batch_of(store, batch) is None:
         if expected is None:
-            expected = preview(store, operation).units
+            looked = preview(store, operation)
+            expected = looked.units
+            if not expected:
+                summary.left_out.update(looked.left_out)
         if not expected:
             return
         options = operation.to_json()

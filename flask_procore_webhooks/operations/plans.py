@@ -21,8 +21,6 @@ PRUNED = "without their bodies, which are pruned"
 FINISHED = "finished already"
 DUE = "due already"
 
-#: The name of a job that stands for every matching subscriber without a row.
-PLACEHOLDER = ""
 _ENDED = {Status.DONE.value, Status.IGNORED.value}
 _LIVE = {Status.PENDING.value, Status.RUNNING.value}
 

@@ -15,11 +15,11 @@ from sqlalchemy import insert
 from sqlalchemy import or_
 from sqlalchemy import update
 
+from ..inbox.jobs import EVERY_OTHER
 from ..inbox.status import JobState
 from ..inbox.status import Status
 from ..inbox.status import Wait
 from ..storage.store import Store
-from .plans import PLACEHOLDER
 from .plans import Plan
 
 #: The smallest difference between two stored times.
@@ -89,8 +89,8 @@ def discard_jobs(
         ]
         if each.added is not None:
             writes.add(row_id, each.added, JobState.DISCARDED, finished_at=now)
-            writes.add(row_id, PLACEHOLDER, JobState.PENDING)
-            pending[PLACEHOLDER] = each.event.due_at
+            writes.add(row_id, EVERY_OTHER, JobState.PENDING)
+            pending[EVERY_OTHER] = each.event.due_at
         if pending:
             writes.keep_pending(each, pending, now)
             continue

@@ -48,9 +48,16 @@ from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
-from flask_procore_webhooks.inbox import operations
 from flask_procore_webhooks.inbox.claims import Claim
 from flask_procore_webhooks.inbox.due import is_paused
+from flask_procore_webhooks.operations.changes import replay
+from flask_procore_webhooks.operations.journal import journal_of
+from flask_procore_webhooks.operations.pauses import pause as pause_endpoint
+from flask_procore_webhooks.operations.pauses import resume as resume_endpoint
+from flask_procore_webhooks.operations.prune import IDS_KEPT
+from flask_procore_webhooks.operations.prune import Old
+from flask_procore_webhooks.operations.prune import prune_bodies
+from flask_procore_webhooks.operations.prune import prune_rows
 from flask_procore_webhooks.running.failures import RunOutcome
 from flask_procore_webhooks.running.leases import renewing
 from flask_procore_webhooks.running.run import process
@@ -288,7 +295,7 @@ class Model:
         bodies = [row for row in bodies if row.body is not None]
         for row in bodies:
             row.body = None
-        age = timedelta(seconds=operations.IDS_KEPT * RETENTION)
+        age = timedelta(seconds=IDS_KEPT * RETENTION)
         gone = self._finished_before(now - age, dead)
         for row in gone:
             del self.rows[row.key]
@@ -661,11 +668,11 @@ class Machine(RuleBasedStateMachine):
     def replay(self, numbers: list[int], rerun_all: bool) -> None:
         self.clock.forward(1)
         rows = {self.likely_row(number, finished=True) for number in numbers}
-        count = operations.replay(
+        count = replay(
             self.store,
             [self.row_ids[row] for row in rows],
             "a test",
-            rerun_all=rerun_all,
+            anew=rerun_all,
         )
         again = [r for r in rows if r.status in FINISHED and r.body is not None]
         assert count == len(again)
@@ -681,14 +688,14 @@ class Machine(RuleBasedStateMachine):
         self.clock.forward(days * DAY)
         retention = timedelta(seconds=RETENTION)
         now = self.store.now()
-        bodies = sum(operations.prune_bodies(self.store, now - retention, dead=dead))
-        before = now - operations.IDS_KEPT * retention
-        rows = sum(operations.prune_rows(self.store, before, dead=dead))
+        bodies = sum(prune_bodies(self.store, Old(now - retention, dead=dead)))
+        before = now - IDS_KEPT * retention
+        rows = sum(prune_rows(self.store, Old(before, dead=dead)))
         assert (bodies, rows) == self.model.prune(self.now, dead)
 
     @rule(pause=st.booleans())
     def pause_or_resume(self, pause: bool) -> None:
-        (operations.pause if pause else operations.resume)(self.store, "a test")
+        (pause_endpoint if pause else resume_endpoint)(self.store, "a test")
         self.model.is_paused = pause
         assert is_paused(self.store) == pause
 
@@ -767,7 +774,7 @@ class Machine(RuleBasedStateMachine):
         for row in self.model.rows.values():
             if row.status == "done":
                 assert {*row.receipts} == {*SUBSCRIBERS}
-            actions = operations.journal_of(self.store, self.row_ids[row])
+            actions = journal_of(self.store, self.row_ids[row])
             assert [each["action"] for each in actions] == ["replay"] * row.replays
 
 

@@ -120,3 +120,29 @@ def _status_of(rows: list[dict[str, Any]]) -> str:
     if JobState.PENDING in states or not states:
         return Status.PENDING.value
     return Status.DEAD.value if JobState.DEAD in states else Status.DONE.value
+
+
+def jobs_of(store: Store, row_id: int) -> dict[str, dict[str, Any]]:
+    """The rows of an event's jobs, by subscriber."""
+    job = store.database.tables.job
+    query = sa.select(job).where(job.c.event == row_id).order_by(job.c.subscriber)
+    return {row.subscriber: dict(row._mapping) for row in store.rows(query)}
+
+
+def states_of(store: Store, row_id: int) -> dict[str, str]:
+    """The states of an event's jobs, by subscriber."""
+    return {name: job["state"] for name, job in jobs_of(store, row_id).items()}
+
+
+def set_event(store: Store, row_id: int, **values: Any) -> None:
+    """Change the row of an event."""
+    event = store.database.tables.event
+    with store.connection() as connection:
+        change = sa.update(event).where(event.c.id == row_id).values(values)
+        connection.execute(change)
+
+
+def take_lease(store: Store, row_id: int, seconds: float) -> None:
+    """Make the event running, as a claim does."""
+    ends = store.db_now() + timedelta(seconds=seconds)
+    set_event(store, row_id, status="running", lease="x" * 32, due_at=ends, claims=1)

@@ -120,9 +120,9 @@ HANGING_APP = """
 import sys, time
 from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.inbox import operations
+from flask_procore_webhooks.inbox import seen
 
-operations.SEEN_EVERY = 0.1  # seconds; a minute is too long for a test
+seen.SEEN_EVERY = 0.1  # seconds; a minute is too long for a test
 app = Flask(__name__)
 app.config.update({config!r})
 webhooks = ProcoreWebhooks()
