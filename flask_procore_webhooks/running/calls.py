@@ -24,9 +24,9 @@ from sqlalchemy.orm import Session
 from ..endpoint import Endpoint
 from ..errors import InboxUnavailable
 from ..event import Event
-from ..inbox.claims import Claim
 from ..inbox.completion import finish_in_session
 from ..inbox.cut import cut
+from ..inbox.held import Claim
 from ..inbox.jobs import Job
 from ..inbox.jobs import state_of
 from ..inbox.keys import HeldKey

@@ -15,12 +15,12 @@ from ..errors import Discard
 from ..errors import InboxUnavailable
 from ..errors import RetryLater
 from ..event import Event
-from ..inbox.claims import Claim
-from ..inbox.claims import NotHeld
-from ..inbox.claims import write_held
 from ..inbox.completion import finish
 from ..inbox.cut import abandon
 from ..inbox.due import paused_seconds
+from ..inbox.held import Claim
+from ..inbox.held import NotHeld
+from ..inbox.held import write_held
 from ..inbox.jobs import Failure
 from ..inbox.jobs import Job
 from ..inbox.keys import end_key

@@ -9,8 +9,8 @@ from .. import signals
 from ..endpoint import Endpoint
 from ..event import Event
 from ..inbox import claims
-from ..inbox.claims import Claim
 from ..inbox.claims import Settlement
+from ..inbox.held import Claim
 from ..inbox.jobs import Job
 from ..inbox.status import JobState
 from ..inbox.status import Status

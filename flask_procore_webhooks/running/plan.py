@@ -14,7 +14,7 @@ from operator import attrgetter
 from ..config import Settings
 from ..endpoint import Endpoint
 from ..event import Event
-from ..inbox.claims import Claim
+from ..inbox.held import Claim
 from ..inbox.jobs import are_complete
 from ..inbox.jobs import EVERY_OTHER
 from ..inbox.jobs import Failure

@@ -14,7 +14,7 @@ from ..endpoint import Endpoint
 from ..errors import InboxUnavailable
 from ..event import Event
 from ..inbox import claims
-from ..inbox.claims import Claim
+from ..inbox.held import Claim
 from ..inbox.jobs import Failure
 from ..log import log
 from . import failures

@@ -7,7 +7,7 @@ from datetime import datetime
 from datetime import timedelta
 
 from ..event import Event
-from ..inbox.claims import Claim
+from ..inbox.held import Claim
 from ..inbox.jobs import Job
 from ..inbox.keys import HeldKey
 from ..inbox.keys import insert_key

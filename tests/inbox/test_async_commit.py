@@ -18,9 +18,9 @@ from flask_procore_webhooks import Event
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import due
-from flask_procore_webhooks.inbox.claims import Claim
 from flask_procore_webhooks.inbox.claims import Settlement
 from flask_procore_webhooks.inbox.completion import finish
+from flask_procore_webhooks.inbox.held import Claim
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.running.worker import Worker

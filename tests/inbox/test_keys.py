@@ -19,9 +19,9 @@ from support.values import Clock
 
 from flask_procore_webhooks.event import Event
 from flask_procore_webhooks.inbox import claims
-from flask_procore_webhooks.inbox.claims import Claim
 from flask_procore_webhooks.inbox.claims import Settlement
 from flask_procore_webhooks.inbox.completion import finish
+from flask_procore_webhooks.inbox.held import Claim
 from flask_procore_webhooks.inbox.jobs import Job
 from flask_procore_webhooks.inbox.keys import free_key
 from flask_procore_webhooks.inbox.keys import held_key

@@ -48,8 +48,8 @@ from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
-from flask_procore_webhooks.inbox.claims import Claim
 from flask_procore_webhooks.inbox.due import is_paused
+from flask_procore_webhooks.inbox.held import Claim
 from flask_procore_webhooks.operations.changes import replay
 from flask_procore_webhooks.operations.journal import journal_of
 from flask_procore_webhooks.operations.pauses import pause as pause_endpoint

@@ -39,15 +39,15 @@ FOLDERS = {
         columns masks tables state servers engines upgrade database store texts probes
     """,
     "inbox": """
-        status group_commit inserts record jobs claims batches cut due filters
-        queries seen
+        status group_commit inserts record keys newer jobs completion held claims
+        batches cut due filters queries seen
     """,
     "operations": """
         numbers journal pauses selection plans writes changes progress prune
     """,
     "running": """
-        failures sessions calls gate leases run worker pool notify background celery
-        dispatch
+        failures sessions calls gate leases plan schedule outcomes jobs run worker pool
+        notify background celery dispatch
     """,
     "testing": "isolation",
     "cli": """
