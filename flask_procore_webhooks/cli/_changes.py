@@ -30,6 +30,16 @@ from ._selected import Request
 
 dry_run = click.option("--dry-run", is_flag=True, help="Only show what would change.")
 yes = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+_OPTIONS = (
+    as_json_option,
+    one_endpoint,
+    yes,
+    dry_run,
+    click.option("--batch", metavar="ID", help="Go on with an interrupted batch."),
+    all_events,
+    filters,
+    click.argument("event_ids", nargs=-1),
+)
 _DONE = {"replay": "replayed", "discard": "discarded"}
 
 
@@ -41,16 +51,7 @@ def changing(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(Request(**options))
 
     command: Callable[..., Any] = with_request
-    for option in (
-        as_json_option,
-        one_endpoint,
-        yes,
-        dry_run,
-        click.option("--batch", metavar="ID", help="Go on with an interrupted batch."),
-        all_events,
-        filters,
-        click.argument("event_ids", nargs=-1),
-    ):
+    for option in _OPTIONS:
         command = option(command)
     return command
 

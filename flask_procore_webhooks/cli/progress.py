@@ -128,12 +128,7 @@ def _as_json(batch: str, found: dict[str, Progress]) -> dict[str, object]:
         "batch": batch,
         "endpoints": {
             name: {
-                "action": each.batch.action,
-                "actor": each.batch.actor,
-                "at": each.batch.at,
-                "filter": each.batch.filter,
-                "expected": each.batch.expected,
-                "actual": each.batch.actual,
+                **each.batch._asdict(),
                 "total": each.total,
                 "to_come": each.open,
                 "failed": each.bad,

@@ -136,19 +136,12 @@ def perform(
         if expected is None:
             looked = preview(store, operation)
             expected = looked.units
-            if not expected:
-                summary.left_out.update(looked.left_out)
+            summary.left_out.update({} if expected else looked.left_out)
         if not expected:
             return
-        options = operation.to_json()
-        note(
-            store,
-            operation.action,
-            actor,
-            batch=batch,
-            filter=options,
-            expected=expected,
-        )
+        given = operation.to_json()
+        action = operation.action
+        note(store, action, actor, batch=batch, filter=given, expected=expected)
     part = Part(store, operation, batch, actor_text(store, actor), store.db_now())
     for rows in parts(store, operation):
         changed = store.run(partial(part.change, rows), begin=True)

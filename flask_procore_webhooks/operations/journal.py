@@ -104,20 +104,11 @@ def units_of(store: Store) -> ColumnElement[int]:
 def batch_of(store: Store, batch: str) -> Batch | None:
     """The operation of that id on the endpoint."""
     j = store.database.tables.journal.c
-    query = select(*j).where(
-        j.endpoint == store.endpoint, j.batch == batch, j.event.is_(None)
-    )
-    for row in store.rows(query.order_by(j.id)):
-        options = json.loads(row.filter or "{}")
-        return Batch(
-            batch,
-            row.action,
-            row.actor,
-            row.at,
-            options,
-            row.expected,
-            row.actual,
-        )
+    columns = j.batch, j.action, j.actor, j.at, j.filter, j.expected, j.actual
+    mine = j.endpoint == store.endpoint, j.batch == batch, j.event.is_(None)
+    for row in store.rows(select(*columns).where(*mine).order_by(j.id)):
+        found = Batch(*row)
+        return found._replace(filter=json.loads(row.filter or "{}"))
     return None
 
 

@@ -85,9 +85,9 @@ def plan(
             left_out[RUNNING] += 1
         return Plan(event)
     planned, skipped = Plan(event), Counter[str]()
-    decide = _replay if operation.action == REPLAY else _discard
-    decide(operation, found, now, planned, skipped)
-    if planned and operation.action == REPLAY and not event.has_body:
+    is_replay = operation.action == REPLAY
+    (_replay if is_replay else _discard)(operation, found, now, planned, skipped)
+    if planned and is_replay and not event.has_body:
         left_out[PRUNED] += 1
         return Plan(event)
     changed = {job.subscriber for job in planned.changed}
