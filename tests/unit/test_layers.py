@@ -28,17 +28,22 @@ PUBLIC = """
 #: Modules and folders of the package; each imports only from earlier ones.
 LAYERS = """
     log errors event runtime serving config senders options subscribers signals storage
-    inbox endpoint running refusals views testing cli blueprint __main__
+    inbox operations endpoint running refusals views testing cli blueprint __main__
 """.split()
 
 #: The modules in each folder; each imports only from earlier ones.
 FOLDERS = {
     "senders": "source payload procore prudra differences signature samples",
     "config": "values",
-    "storage": "columns tables state servers engines upgrade database store",
+    "storage": """
+        columns masks tables state servers engines upgrade database store texts probes
+    """,
     "inbox": """
         status group_commit inserts record keys newer jobs completion held claims
-        batches cut due queries operations
+        batches cut due filters queries seen
+    """,
+    "operations": """
+        numbers journal pauses selection plans writes changes progress prune
     """,
     "running": """
         failures sessions calls gate leases plan schedule outcomes jobs run worker pool
@@ -46,14 +51,16 @@ FOLDERS = {
     """,
     "testing": "isolation",
     "cli": """
-        _http _values _output _options _actor _report _processes _findings
+        _http _values _output _conditions _options _actor _report _selected _preview
+        _changes _processes _findings
         _check_settings _check_route _check_tables _check_database _check_work
     """,
 }
 
 #: The modules of commands, one per command; ``pause`` also defines ``resume``.
 COMMANDS = """
-    check init_db list pause prune replay secret show stats trigger verify worker
+    check discard errors init_db journal list pause progress prune replay secret show
+    stats trigger verify worker
 """.split()
 
 #: Modules and folders that import neither Flask nor SQLAlchemy.
