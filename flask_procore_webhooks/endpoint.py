@@ -68,7 +68,7 @@ class AppState:
         self.prepared_pid = 0
         #: Whether the start of serving is watched for.
         self.is_watched = False
-        self._runtimes = {os.getpid(): Runtime()}
+        self._runtimes = {os.getpid(): Runtime(None, self._is_testing)}
 
     @property
     def runtime(self) -> Runtime:
@@ -82,7 +82,12 @@ class AppState:
     def _new_runtime(self) -> Runtime:
         *_, parent = self._runtimes.values()
         keep(parent)
-        return self._runtimes.setdefault(os.getpid(), Runtime(parent))
+        runtime = Runtime(parent, self._is_testing)
+        return self._runtimes.setdefault(os.getpid(), runtime)
+
+    def _is_testing(self) -> bool:
+        # Looked up each time: many tests set it after the app is made.
+        return bool(self.app.testing)
 
     def leave_parent(self) -> None:
         """Use no connection of the parent process, also none of the host's engine."""

@@ -18,12 +18,14 @@ from werkzeug.wsgi import LimitedStream
 from .endpoint import app_state
 from .endpoint import AppState
 from .endpoint import Endpoint
+from .endpoint import EXTENSION
 from .errors import BadSignature
 from .errors import DeliveryError
 from .errors import InboxUnavailable
 from .errors import NoSecret
 from .errors import PayloadTooLarge
 from .event import Event
+from .inbox import tally
 from .inbox.record import record
 from .inbox.record import RecordResult
 from .inbox.status import Status
@@ -70,7 +72,8 @@ def take_body(name: str | None, values: dict[str, Any] | None) -> None:
     first.
     """
     sent: Request = request._get_current_object()  # type: ignore[attr-defined]
-    endpoint = app_state(current_app).endpoints.get(str(sent.blueprint))
+    state: AppState = current_app.extensions[EXTENSION]
+    endpoint = state.endpoints.get(str(sent.blueprint))
     # By name: the host may have wrapped the view, or added routes to the blueprint.
     if endpoint is None or name != f"{endpoint.blueprint}.receive":
         return
@@ -102,6 +105,10 @@ def receive(**_: object) -> Response:
     event, unreadable = endpoint.read(body, timestamp)
     status = _status(endpoint, event, unreadable)
     recorded = record(store, event, status, unreadable)
+    outcome = "quarantined" if unreadable else "recorded"
+    if not recorded.is_new:
+        outcome = "conflict" if recorded.is_conflict else "duplicate"
+    tally.count(store, outcome)
     _announce(endpoint, event, recorded, unreadable)
     if unreadable:
         return _answer(200, received=True, quarantined=True)
@@ -118,6 +125,11 @@ def refuse(error: DeliveryError) -> Response:
     if PROBE in request.environ:
         request.environ[PROBE].append(endpoint.name)
         return _answer(error.status, error=error.answer)
+    # Without a statement: a refused delivery costs the database nothing.
+    if isinstance(error, (NoSecret, InboxUnavailable)):
+        tally.count(endpoint.store, tally.UNAVAILABLE)
+    elif isinstance(error, (BadSignature, PayloadTooLarge)):
+        tally.count(endpoint.store, tally.REJECTED)
     error = with_hint(error, request.environ)
     state.runtime.part(RefusalLog, RefusalLog).write(endpoint.name, error)
     delivery_rejected.announce(

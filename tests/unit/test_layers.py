@@ -35,10 +35,10 @@ LAYERS = """
 FOLDERS = {
     "senders": "source payload procore prudra differences signature samples",
     "config": "values",
-    "storage": "columns tables state servers engines upgrade database store",
+    "storage": "columns tables state servers engines upgrade database store upserts",
     "inbox": """
         status group_commit inserts record jobs claims batches cut due queries
-        operations
+        operations tally
     """,
     "running": """
         failures sessions calls gate leases run worker pool notify background celery
