@@ -39,8 +39,7 @@ from ..storage.upserts import add_counts
 FLUSH_SECONDS = 10.0
 #: Flushes without a count after which the thread ends.
 IDLE_FLUSHES = 6
-#: Seconds in which a flush is tried again where something waits for it: a caller's
-#: count in a process without threads, or the end of the process.
+#: Seconds in which a flush is tried again while a caller, or the process's end, waits.
 SHORT = 1.0
 #: Seconds between two tries.
 PAUSE = 0.1
@@ -84,10 +83,11 @@ class Tally:
         #: Whether the last flush has failed.
         self.has_failed = False
         self._store: weakref.ref[Store] | None = None
+        self._is_stopped = threading.Event()
 
     @property
     def store(self) -> Store | None:
-        """The store that counted last, as long as its app exists."""
+        """A store that may be used for a flush, as long as its app exists."""
         return self._store() if self._store else None
 
     def see_to_flush(self, store: Store, outcome: str) -> None:
@@ -111,6 +111,11 @@ class Tally:
                 return
         if not is_first and outcome != REJECTED:
             flush_quietly(store)
+
+    def stop(self) -> None:
+        """End the thread; from now on only a call flushes."""
+        self.look_at = inf
+        self._is_stopped.set()
 
     def take(self) -> dict[Key, int]:
         """Return every count and begin with none."""
@@ -136,12 +141,12 @@ class Tally:
     def _sleep(self) -> bool:
         """Sleep until there is something to add; ``False`` after a minute without."""
         for _ in range(IDLE_FLUSHES):
-            time.sleep(FLUSH_SECONDS)
+            if self._is_stopped.wait(FLUSH_SECONDS):
+                return False
             if self.counts:
                 return True
         with self.lock:
-            if not self.counts:
-                self.look_at = -inf
+            self.look_at = inf if self.counts else -inf
             return bool(self.counts)
 
 
@@ -152,8 +157,7 @@ _tallies: list[weakref.ref[Tally]] = []
 def count(store: Store, outcome: str, number: int = 1) -> None:
     """Add ``number`` to the outcome of the endpoint in the current minute.
 
-    It executes no statement and takes about two microseconds. Any number of threads may
-    count at the same time.
+    It executes no statement and takes about two microseconds. Threads may race.
 
     :param outcome: at most 40 ASCII characters.
     """
@@ -183,8 +187,7 @@ def flush(store: Store, seconds: float | None = None) -> None:
     :raises InboxUnavailable: the counts are kept.
     """
     tally: Tally | None = store.database.parts.get(Tally)
-    counts = tally.take() if tally else {}
-    if tally is None or not counts:
+    if tally is None or not (counts := tally.take()):
         return
     until = time.monotonic() + (store.retry_seconds if seconds is None else seconds)
     addition = _Addition(store.database.tables.tally, counts)
@@ -196,7 +199,7 @@ def flush(store: Store, seconds: float | None = None) -> None:
             return
         except BaseException as error:
             if addition.may_be_committed(error):
-                log.warning("Counts of the last minute may be lost: %s", error)
+                log.warning("Counts of the last seconds may be lost: %r", error)
                 if isinstance(error, Exception):
                     return
                 raise
@@ -224,25 +227,23 @@ def flush_quietly(store: Store, seconds: float = SHORT) -> None:
 def flush_all() -> None:
     """Add what this process has counted for every database; raises nothing.
 
-    For the end of a process: it is called at a regular one.
+    For the end of a process: it is called at a regular one, and ends the threads.
     """
     for reference in list(_tallies):
         tally = reference()
         # A fork has copied the counts of its parent, which adds them itself.
-        store = tally.store if tally and tally.pid == os.getpid() else None
-        if store is not None and not store.database.runtime.is_testing():
-            flush_quietly(store)
+        if tally and tally.pid == os.getpid():
+            tally.stop()
+            if (store := tally.store) and not store.database.runtime.is_testing():
+                flush_quietly(store)
 
 
-# Before those that end the threads of ``background`` are registered, so that it is
-# called after them: their last runs count too.
+# Registered before ``background.stop_all``, and called after it: its last runs count.
 atexit.register(flush_all)
 
 
 def history(store: Store, since: datetime) -> dict[str, int]:
-    """How often each outcome of the endpoint occurred since a time.
-
-    Without the counts that processes have not added yet.
+    """How often each outcome of the endpoint occurred since a time, as far as added.
 
     :param since: aware; its whole minute counts.
     """
@@ -261,9 +262,10 @@ def minutes(store: Store, since: datetime) -> list[Minute]:
     t = store.database.tables.tally.c
     query = select(t.minute, t.outcome, t.count)
     query = query.where(t.endpoint == store.endpoint, t.minute >= _minute_of(since))
-    found = store.rows(query.order_by(t.minute, t.outcome))
-    utc = timezone.utc
-    return [Minute(at.replace(tzinfo=utc), name, number) for at, name, number in found]
+    return [
+        Minute(row.minute.replace(tzinfo=timezone.utc), row.outcome, row[2])
+        for row in store.rows(query.order_by(t.minute, t.outcome))
+    ]
 
 
 def _minute_of(when: datetime) -> datetime:
