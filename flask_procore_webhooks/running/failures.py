@@ -108,12 +108,19 @@ def wait_after(attempt: int, asked: float | None, settings: Settings) -> float:
 
 
 def backoff(attempt: int, settings: Settings) -> float:
-    """Full jitter: a random part of a limit that doubles with each attempt.
+    """A random wait between half and the whole of :func:`longest_backoff`.
 
+    At least half, so that the time until an event is dead has a lower limit.
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
+    longest = longest_backoff(attempt, settings)
+    return random.uniform(longest / 2, longest)
+
+
+def longest_backoff(attempt: int, settings: Settings) -> float:
+    """``RETRY_BASE`` seconds, doubled with each attempt, up to ``RETRY_CAP``."""
     doubled = settings.retry_base * 2.0 ** min(attempt - 1, 64)
-    return random.uniform(0.0, min(settings.retry_cap, doubled, LONGEST_WAIT))
+    return min(settings.retry_cap, doubled, LONGEST_WAIT)
 
 
 def interrupt(endpoint: Endpoint, claim: Claim, *, is_counted: bool = False) -> None:
