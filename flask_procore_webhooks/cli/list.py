@@ -8,7 +8,7 @@ from typing import Any
 import click
 from flask.cli import with_appcontext
 
-from ..inbox.queries import Filter
+from ..inbox.filters import Filter
 from ..inbox.queries import newest
 from ._options import as_json as as_json_option
 from ._options import command

@@ -10,10 +10,10 @@ from flask.cli import with_appcontext
 
 from ..endpoint import Endpoint
 from ..inbox.due import is_paused
+from ..inbox.filters import EVERY_EVENT
+from ..inbox.filters import Filter
 from ..inbox.operations import BATCH
 from ..inbox.operations import replay
-from ..inbox.queries import EVERY_EVENT
-from ..inbox.queries import Filter
 from ..inbox.queries import find
 from ..inbox.queries import pages
 from ..inbox.status import Status
@@ -103,7 +103,7 @@ def _rows_of(mounted: list[Endpoint], event_id: str) -> list[tuple[Endpoint, int
 
 
 def _filtered(mounted: list[Endpoint], wanted: Filter) -> list[Chosen]:
-    wanted = replace(wanted, status=wanted.status or Status.DEAD.value)
+    wanted = replace(wanted, statuses=wanted.statuses or (Status.DEAD.value,))
     return [(each, pages(each.store, wanted, BATCH)) for each in mounted]
 
 

@@ -2,79 +2,25 @@
 
 from __future__ import annotations
 
-import secrets
 from collections import Counter
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from dataclasses import fields
-from datetime import datetime
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import and_
 from sqlalchemy import case
 from sqlalchemy import ColumnElement
-from sqlalchemy import Connection
-from sqlalchemy import delete
 from sqlalchemy import func
-from sqlalchemy import insert
 from sqlalchemy import or_
 from sqlalchemy import select
-from sqlalchemy import Table
-from sqlalchemy import update
 
-from ..event import Event
 from ..senders.payload import event_key
 from ..senders.payload import PLAIN_ID
-from ..storage.state import schema_number
 from ..storage.store import Store
-from ..storage.store import to_db_time
+from .filters import EVERY_EVENT
+from .filters import Filter
 from .jobs import is_finished
-from .record import new_row
-from .record import TEXTS
 from .status import Status
-
-#: The name of the row that :func:`try_writes` inserts begins with this.
-TRIAL = "check:"
-
-
-@dataclass(frozen=True)
-class Filter:
-    """Selects the events that have every given value."""
-
-    status: str | None = None
-    type: str | None = None
-    resource_type: str | None = None
-    reason: str | None = None
-    resource_id: str | None = None
-    company_id: str | None = None
-    project_id: str | None = None
-    #: Received at this time or later; aware.
-    since: datetime | None = None
-    #: Received before this time; aware.
-    until: datetime | None = None
-
-    def where(self, store: Store) -> ColumnElement[bool]:
-        """The condition for rows of ``store``."""
-        c = store.columns
-        conditions = [c.endpoint == store.endpoint]
-        for each in fields(self)[:-2]:
-            value = getattr(self, each.name)
-            if value is not None:
-                if each.name in TEXTS:
-                    value = store.text(value, TEXTS[each.name])
-                conditions.append(c[each.name] == value)
-        if self.since:
-            conditions.append(c.received_at >= to_db_time(self.since))
-        if self.until:
-            conditions.append(c.received_at < to_db_time(self.until))
-        return and_(*conditions)
-
-
-EVERY_EVENT = Filter()
 
 
 def newest(
@@ -190,87 +136,3 @@ def recorded_types(store: Store, rows: int) -> Counter[tuple[str, str, str]]:
     return Counter(
         {(r.type, r.resource_type or "", r.reason or ""): r.events for r in found}
     )
-
-
-class _RolledBack(BaseException):
-    """Ends a transaction that is to leave nothing."""
-
-
-def try_writes(store: Store) -> None:
-    """Insert, update and delete a row in each table, and roll back.
-
-    :raises InboxUnavailable: a statement failed; those of deliveries or runs will, too.
-    """
-    # Before the transaction: they may need a connection of their own.
-    rows = {table: _trial_row(store, table) for table in store.database.tables}
-
-    def work(connection: Connection) -> None:
-        for table, row in rows.items():
-            _try_writes(connection, table, row)
-        raise _RolledBack
-
-    with suppress(_RolledBack):
-        store.run(work, begin=True)
-
-
-def _try_writes(connection: Connection, table: Table, row: dict[str, Any]) -> None:
-    key = connection.execute(insert(table), row).inserted_primary_key or ()
-    columns = zip(table.primary_key, key, strict=True)
-    mine = and_(*(column == value for column, value in columns))
-    connection.execute(update(table).where(mine).values(row))
-    connection.execute(select(*table.primary_key).where(mine))
-    connection.execute(delete(table).where(mine))
-
-
-def _trial_row(store: Store, table: Table) -> dict[str, Any]:
-    tables, name, now = (
-        store.database.tables,
-        TRIAL + secrets.token_hex(8),
-        store.db_now(),
-    )
-    if table is tables.event:
-        event = Event(name, "check", body=b"{}")
-        return dict(new_row(store, event, Status.PENDING, None))
-    if table is tables.receipt:
-        return {"event": 0, "subscriber": name, "ending": "done", "finished_at": now}
-    if table is tables.job:
-        job = {"event": 0, "subscriber": name, "endpoint": store.endpoint}
-        return {**job, "state": "done", "version": 1, "attempts": 1}
-    if table is tables.key:
-        return {"endpoint": store.endpoint, "subscriber": name, "key": name}
-    if table is tables.tally:
-        minute = now.replace(second=0, microsecond=0)
-        tally = {"endpoint": store.endpoint, "minute": minute}
-        return {**tally, "outcome": name, "count": 1}
-    if table is tables.journal:
-        row: dict[str, Any] = {"endpoint": store.endpoint, "action": "check", "at": now}
-        return {**row, "event": None, "actor": name}
-    return {"endpoint": store.endpoint, "name": name, "value": "null", "at": now}
-
-
-def stored_schema(store: Store) -> int | None:
-    """The schema number in the database; ``None`` if no ``init-db`` has written it."""
-    tables = store.database.tables
-    return store.run(lambda connection: schema_number(connection, tables))
-
-
-def read_only(store: Store) -> str | None:
-    """Why PostgreSQL refuses writes, if it does; other databases name it themselves."""
-    if store.dialect_name != "postgresql":
-        return None
-    if store.run(_scalar("SELECT pg_is_in_recovery()")):
-        return "the server is a standby (pg_is_in_recovery)"
-    is_read_only = store.run(_scalar("SHOW transaction_read_only")) == "on"
-    return "the session is read-only (transaction_read_only)" if is_read_only else None
-
-
-def largest_packet(store: Store) -> int | None:
-    """Bytes of a statement at most, where the server has such a limit."""
-    if store.dialect_name not in ("mysql", "mariadb"):
-        return None
-    shown = store.run(_scalar("SELECT @@max_allowed_packet"))
-    return None if shown is None else int(shown)
-
-
-def _scalar(statement: str) -> Callable[[Connection], Any]:
-    return lambda connection: connection.exec_driver_sql(statement).scalar()

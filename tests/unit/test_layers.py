@@ -28,17 +28,21 @@ PUBLIC = """
 #: Modules and folders of the package; each imports only from earlier ones.
 LAYERS = """
     log errors event runtime serving config senders options subscribers signals storage
-    inbox endpoint running refusals views testing cli blueprint __main__
+    inbox endpoint running inbox_access refusals views testing cli blueprint __main__
 """.split()
 
 #: The modules in each folder; each imports only from earlier ones.
 FOLDERS = {
     "senders": "source payload procore prudra differences signature samples",
     "config": "values",
-    "storage": "columns tables state servers engines upgrade database store upserts",
+    "storage": """
+        columns masks tables state servers engines upgrade database store texts probes
+        upserts
+    """,
     "inbox": """
-        status group_commit inserts record jobs claims batches cut due queries
-        operations tally
+        status group_commit inserts record jobs claims batches cut due filters
+        queries operations tally
+    """,
     """,
     "running": """
         failures sessions calls gate leases run worker pool notify background celery
