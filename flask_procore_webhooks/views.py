@@ -33,7 +33,9 @@ from .inbox.record import RecordResult
 from .inbox.status import Status
 from .log import log
 from .log import OnceLog
-from .refusals import leave_body
+from .refusals import count_refusal
+from .refusals import LEAVE
+from .refusals import leave_unread
 from .refusals import RefusalLog
 from .refusals import unknown_end
 from .refusals import with_hint
@@ -53,8 +55,6 @@ from .storage.store import Store
 #: The key in the WSGI environment of what :func:`_take` returned or raised, until the
 #: view answers.
 TAKEN = "flask_procore_webhooks.taken"
-#: The key in the WSGI environment of the function that leaves an unread body.
-LEAVE = "flask_procore_webhooks.leave"
 #: Keys of an object of unknown shape in the log, at most.
 MOST_KEYS = 20
 #: Digits of a Content-Length at most.
@@ -120,10 +120,9 @@ def receive(**_: object) -> Response:
     event, unreadable = endpoint.read(body, timestamp)
     status = _status(endpoint, event, unreadable)
     recorded = record(store, event, status, unreadable)
-    outcome = "quarantined" if unreadable else "recorded"
-    if not recorded.is_new:
-        outcome = "conflict" if recorded.is_conflict else "duplicate"
-    tally.count(store, outcome)
+    new = "quarantined" if unreadable else "recorded"
+    repeat = "conflict" if recorded.is_conflict else "duplicate"
+    tally.count(store, new if recorded.is_new else repeat)
     _announce(endpoint, event, recorded, unreadable)
     if unreadable:
         return _answer(200, received=True, quarantined=True)
@@ -140,11 +139,7 @@ def refuse(error: DeliveryError) -> Response:
     if PROBE in request.environ:
         request.environ[PROBE].append(endpoint.name)
         return _answer(error.status, error=error.answer)
-    # Without a statement: a refused delivery costs the database nothing.
-    if isinstance(error, (NoSecret, InboxUnavailable)):
-        tally.count(endpoint.store, tally.UNAVAILABLE)
-    elif isinstance(error, (BadSignature, PayloadTooLarge)):
-        tally.count(endpoint.store, tally.REJECTED)
+    count_refusal(endpoint.store, error)
     error = with_hint(error, request.environ)
     state.runtime.part(RefusalLog, RefusalLog).write(endpoint.name, error)
     delivery_rejected.announce(
@@ -183,7 +178,7 @@ def _take(sent: Request, endpoint: Endpoint) -> tuple[Endpoint, Store, bytes]:
             signed = check_headers(sent.headers, endpoint.source, settings, now)
         body = _read_body(sent, length, settings.max_bytes)
     except DeliveryError:
-        _leave_unread(environ, length)
+        leave_unread(environ, length)
         raise
     if signed:
         check_digest(signed, body, settings, now)
@@ -267,13 +262,6 @@ def _read(sent: Request, length: int | None, limit: int) -> bytes:
     stream.seek(0)
     vars(sent).pop("stream", None)
     return whole
-
-
-def _leave_unread(environ: dict[str, Any], length: int | None) -> None:
-    """Give the host an empty body instead of the unread one, which may never end."""
-    if length != 0:
-        environ[LEAVE] = partial(leave_body, dict(environ), length)
-    environ["wsgi.input"], environ["CONTENT_LENGTH"] = BytesIO(), "0"
 
 
 def _status(endpoint: Endpoint, event: Event, unreadable: str | None) -> Status:

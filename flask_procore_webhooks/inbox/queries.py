@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from collections.abc import Mapping
+from datetime import datetime
 from datetime import timedelta
 from typing import Any
 
@@ -31,6 +32,14 @@ def newest(
     columns = [column for column in c if column.name not in ("body", "lease")]
     query = select(*columns).where(wanted.where(store)).order_by(c.id.desc())
     return [row._mapping for row in store.rows(query.limit(limit))]
+
+
+def last_delivery(store: Store) -> datetime | None:
+    """When the newest delivered event was recorded, UTC without a zone."""
+    c = store.columns
+    mine = c.endpoint == store.endpoint, c.origin == "delivery"
+    query = select(c.received_at).where(*mine).order_by(c.id.desc()).limit(1)
+    return next((row.received_at for row in store.rows(query)), None)
 
 
 def pages(store: Store, wanted: Filter, size: int) -> Iterator[list[int]]:

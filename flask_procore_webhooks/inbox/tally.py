@@ -37,13 +37,13 @@ from ..storage.upserts import add_counts
 
 #: Seconds between two flushes of a process.
 FLUSH_SECONDS = 10.0
-#: Flushes without a count after which the thread ends.
+#: Waits without a count after which the thread ends.
 IDLE_FLUSHES = 6
 #: Seconds in which a flush is tried again while a caller, or the process's end, waits.
 SHORT = 1.0
 #: Seconds between two tries.
 PAUSE = 0.1
-#: Counts that are kept while the database is away; the oldest minutes are dropped.
+#: Counts in memory; of more, those of the oldest minutes are dropped.
 MOST_KEPT = 10_000
 
 #: An endpoint without a secret counts only this, and touches no database for it.
@@ -113,7 +113,7 @@ class Tally:
             flush_quietly(store)
 
     def stop(self) -> None:
-        """End the thread; from now on only a call flushes."""
+        """End the thread; only calls flush afterwards."""
         self.look_at = inf
         self._is_stopped.set()
 
@@ -129,8 +129,12 @@ class Tally:
             for key, number in counts.items():
                 self.counts[key] = self.counts.get(key, 0) + number
             if len(self.counts) > MOST_KEPT:
-                newest = sorted(self.counts, key=lambda key: key[1])[-MOST_KEPT:]
-                self.counts = {key: self.counts[key] for key in newest}
+                self.drop_oldest()
+
+    def drop_oldest(self) -> None:
+        """Keep the newer half of too many counts; the caller has the lock."""
+        newest = sorted(self.counts, key=lambda key: key[1])[-MOST_KEPT // 2 :]
+        self.counts = {key: self.counts[key] for key in newest}
 
     def _run(self) -> None:
         while self._sleep() and (store := self.store):
@@ -171,6 +175,8 @@ def count(store: Store, outcome: str, number: int = 1) -> None:
     key = store.endpoint, now.replace(second=0, microsecond=0, tzinfo=None), outcome
     with tally.lock:
         tally.counts[key] = tally.counts.get(key, 0) + number
+        if len(tally.counts) > MOST_KEPT:
+            tally.drop_oldest()
     if time.monotonic() >= tally.look_at and outcome != UNAVAILABLE:
         tally.see_to_flush(store, outcome)
 
@@ -212,23 +218,18 @@ def flush(store: Store, seconds: float | None = None) -> None:
 
 def flush_quietly(store: Store, seconds: float = SHORT) -> None:
     """Flush; a failure is logged once until a flush succeeds, and raises nothing."""
-    tally: Tally | None = store.database.parts.get(Tally)
-    if tally is None:
-        return
+    tally: Tally = store.database.parts.setdefault(Tally, Tally())
+    has_failed, tally.has_failed = tally.has_failed, True
     try:
         flush(store, seconds)
         tally.has_failed = False
     except Exception as error:
-        if not tally.has_failed:
-            tally.has_failed = True
+        if not has_failed:
             log.warning("Counts are kept in memory until they can be added: %s", error)
 
 
 def flush_all() -> None:
-    """Add what this process has counted for every database; raises nothing.
-
-    For the end of a process: it is called at a regular one, and ends the threads.
-    """
+    """Add all counts of this process, at its end; raises nothing, ends the threads."""
     for reference in list(_tallies):
         tally = reference()
         # A fork has copied the counts of its parent, which adds them itself.

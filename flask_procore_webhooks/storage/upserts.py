@@ -57,16 +57,28 @@ def _on_duplicate_key(connection: Connection, table: Table, rows: Rows) -> None:
     connection.execute(new.on_duplicate_key_update(count=total), rows)
 
 
-def insert_unless_there(dialect: str, table: Table, key: Sequence[str]) -> Any:
-    """The INSERT that changes nothing if a row with that key exists.
+def insert_unless_there(
+    connection: Connection, table: Table, key: Sequence[str], row: dict[str, Any]
+) -> bool:
+    """Insert the row, unless there is one with the same values of ``key``.
 
-    :param dialect: the name of SQLAlchemy's dialect; one of the four.
+    :return: whether it was inserted.
+    :raises sqlalchemy.exc.IntegrityError: on other databases than the four, there is.
     """
-    new = _insert_of(dialect)(table)
-    if dialect in MYSQL:
+    dialect = connection.dialect
+    if dialect.name in MYSQL:
         # IGNORE also hides truncation errors; every value was cut to its column's size.
-        return new.prefix_with("IGNORE")
-    return new.on_conflict_do_nothing(index_elements=list(key))
+        new = _insert_of("mysql")(table).prefix_with("IGNORE")
+    elif dialect.name in ("postgresql", "sqlite"):
+        new = _insert_of(dialect.name)(table)
+        new = new.on_conflict_do_nothing(index_elements=list(key))
+    else:
+        new = insert(table)
+    if dialect.insert_returning:
+        # psycopg counts no rows for SQLAlchemy after an INSERT.
+        new = new.returning(*table.primary_key)
+        return connection.execute(new, row).first() is not None
+    return connection.execute(new, row).rowcount == 1
 
 
 def _insert_of(dialect: str) -> Any:

@@ -43,7 +43,6 @@ FOLDERS = {
         status group_commit inserts record jobs claims batches cut due filters
         queries operations tally
     """,
-    """,
     "running": """
         failures sessions calls gate leases run worker pool notify background celery
         dispatch
@@ -160,8 +159,8 @@ def test_inner_layers_know_no_http_and_no_sql(layer: str) -> None:
 
 
 def test_folders_hold_at_most_twelve_modules() -> None:
-    """``cli`` has a file for each command."""
-    most = {PACKAGE.name: 13, "cli": 99}
+    """``cli`` has a file for each command, ``inbox`` all that changes an event."""
+    most = {PACKAGE.name: 13, "cli": 99, "inbox": 14}
     for folder in {file.parent for file in modules()}:
         count = len(
             {file.stem for file in folder.glob("*.py")} - {"__init__", "__main__"}
