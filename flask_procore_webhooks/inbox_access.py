@@ -7,7 +7,6 @@ import os
 import secrets
 from collections.abc import Iterable
 from collections.abc import Mapping
-from dataclasses import dataclass
 from dataclasses import replace
 from datetime import datetime
 from datetime import timezone
@@ -16,29 +15,27 @@ from typing import Any
 
 from flask import current_app
 from flask import has_app_context
-from sqlalchemy import Connection
 from sqlalchemy import event as listeners
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .endpoint import Endpoint
 from .endpoint import endpoints
 from .event import Event
 from .inbox import tally
+from .inbox.enqueued import EnqueueResult
+from .inbox.enqueued import insert_event
+from .inbox.enqueued import insert_in_session
+from .inbox.enqueued import ORIGIN
 from .inbox.filters import Filter
 from .inbox.queries import last_delivery
 from .inbox.queries import newest
-from .inbox.record import new_row
 from .inbox.status import Status
 from .log import log
 from .running.background import background_of
 from .running.dispatch import notify_others
-from .storage.servers import find_traits
-from .storage.upserts import insert_unless_there
 from .subscribers import Subscribers
 
-#: ``Event.origin``, which is also the prefix of a random id; the outcome in the tally.
-ENQUEUE = "enqueue"
+#: The outcome in the tally.
 ENQUEUED = "enqueued"
 #: In ``Session.info``: endpoints and row ids of the events in its transaction.
 WAITING = "flask_procore_webhooks.enqueued"
@@ -89,9 +86,18 @@ class InboxAccess:
         endpoint = self._endpoint()
         ids = {"resource_id": resource_id, "project_id": project_id}
         event = _new_event(endpoint, type, id, {**ids, "company_id": company_id}, data)
-        if source := endpoint.store.session:
-            return _enqueue_in(source(), endpoint, event)
-        return _enqueue(endpoint, event)
+        store = endpoint.store
+        if source := store.session:
+            session = source()
+            result = insert_in_session(store, event, session)
+            if result and result.is_new:
+                _dispatch_after_commit(session, endpoint, result.row_id)
+        else:
+            store.traits()  # with a connection of its own, so not within the next
+            result = store.run(partial(insert_event, store, event))
+            if result and result.is_new:
+                _dispatch(endpoint, [result.row_id])
+        return _stored(endpoint, event, result)
 
     def events(
         self,
@@ -165,15 +171,6 @@ class InboxAccess:
         return found[0]
 
 
-@dataclass(frozen=True)
-class _Enqueued:
-    """The row of an enqueued event, which may have been there before."""
-
-    row_id: int
-    is_new: bool
-    event: Event
-
-
 def _new_event(
     endpoint: Endpoint,
     type: str,
@@ -187,7 +184,7 @@ def _new_event(
         resource_type, reason = type, ""
     if not resource_type.strip():
         raise ValueError(f"The type {type!r} names no resource: 'Submittals.update'.")
-    content: dict[str, object] = {"id": id or f"{ENQUEUE}:{secrets.token_hex(16)}"}
+    content: dict[str, object] = {"id": id or f"{ORIGIN}:{secrets.token_hex(16)}"}
     # The keys of the shape ENQUEUED.
     content |= {"enqueued": resource_type, "reason": reason, **ids}
     content |= {"timestamp": endpoint.store.now().isoformat(), "data": data}
@@ -199,51 +196,17 @@ def _new_event(
     event, unreadable = endpoint.read(body)
     if unreadable or len(body) > endpoint.settings.max_bytes:
         raise ValueError(f"The event is refused: {unreadable or 'over MAX_BYTES'}")
-    return replace(event, origin=ENQUEUE)
+    return replace(event, origin=ORIGIN)
 
 
-def _enqueue(endpoint: Endpoint, event: Event) -> Event:
-    """Commit the event and dispatch it."""
-    enqueued = endpoint.store.run(partial(_insert, endpoint, event))
-    if enqueued.is_new:
-        _dispatch(endpoint, [enqueued.row_id])
-    return enqueued.event
-
-
-def _enqueue_in(session: Session, endpoint: Endpoint, event: Event) -> Event:
-    """Insert the event in the session's transaction; its commit dispatches it."""
-    database = endpoint.store.database
-    table = database.tables.event
-    connection = session.connection(bind_arguments={"clause": table})
-    if database.traits is None:
-        # On another connection, a database in memory would commit the transaction.
-        database.traits = find_traits(connection)
-    enqueued = _insert(endpoint, event, connection)
-    if enqueued.is_new:
-        _dispatch_after_commit(session, endpoint, enqueued.row_id)
-    return enqueued.event
-
-
-def _insert(endpoint: Endpoint, event: Event, connection: Connection) -> _Enqueued:
-    """Insert the event unless one of its id exists; return what the inbox has."""
-    store = endpoint.store
-    c = store.columns
-    row = {**new_row(store, event, Status.PENDING, None), "origin": ENQUEUE}
-    key = ("endpoint", "event_id")
-    is_new = insert_unless_there(connection, c.id.table, key, row)
-    mine = c.endpoint == store.endpoint, c.event_id == event.id
-    query = select(c.id, c.body, c.origin, c.received_at).where(*mine)
-    found = connection.execute(query).one_or_none()
-    if found is None:
-        # A transaction that sees the state at its begin does not see the other one.
-        return _Enqueued(
-            0, False, replace(event, received_at=_aware(row["received_at"]))
-        )
-    if found.body is not None:
-        event = replace(endpoint.read(found.body)[0], id=event.id)
-    received_at = _aware(found.received_at)
-    event = replace(event, origin=found.origin, received_at=received_at)
-    return _Enqueued(found.id, is_new, event)
+def _stored(endpoint: Endpoint, event: Event, result: EnqueueResult | None) -> Event:
+    """The event as the inbox has it, which may be an earlier one of the same id."""
+    if result is None:
+        return event
+    if result.body is not None:
+        event = replace(endpoint.read(result.body)[0], id=event.id)
+    received_at = _aware(result.received_at)
+    return replace(event, origin=result.origin, received_at=received_at)
 
 
 def _dispatch_after_commit(session: Session, endpoint: Endpoint, row_id: int) -> None:

@@ -41,7 +41,7 @@ FOLDERS = {
     """,
     "inbox": """
         status group_commit inserts record jobs claims batches cut due filters
-        queries operations tally
+        queries operations tally enqueued
     """,
     "running": """
         failures sessions calls gate leases run worker pool notify background celery
