@@ -84,6 +84,15 @@ def error_text(error: BaseException) -> str:
         return f"<unprintable {type(error).__name__} object>"
 
 
+def traceback_text(error: BaseException) -> str:
+    """The traceback of an exception, without bound parameters."""
+    hide_parameters(error)
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:  # an attribute of the exception fails
+        return error_text(error)
+
+
 def hide_parameters(error: BaseException | None) -> None:
     """Remove bound parameters, which may hold payload, from errors of SQLAlchemy.
 
@@ -134,11 +143,7 @@ def _argument(value: object) -> object:
 def _tracebacks(record: logging.LogRecord) -> Iterator[str]:
     error = record.exc_info[1] if record.exc_info else None
     if error is not None:
-        hide_parameters(error)
-        try:
-            yield "".join(traceback.format_exception(error))
-        except Exception:  # an attribute of the exception fails
-            yield error_text(error)
+        yield traceback_text(error)
     if record.stack_info:
         yield record.stack_info
 

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import time
+from contextlib import suppress
 from datetime import datetime
 from datetime import timezone
 from typing import Any
@@ -80,6 +81,26 @@ def unix_time(value: str) -> float:
         problem = "is not in Unix seconds or ISO 8601, and not a time ago like -8h."
         raise click.BadParameter(f"{value!r} {problem}")
     return seconds + (time.time() if is_relative else 0.0)
+
+
+def duration(value: str) -> float:
+    """Seconds, as in ``43200``, ``12h`` or ``3d``."""
+    number, unit = (value[:-1], UNITS[value[-1]]) if value[-1:] in UNITS else (value, 1)
+    with suppress(ValueError):
+        seconds = float(number) * unit
+        if math.isfinite(seconds) and seconds >= 0:
+            return seconds
+    raise click.BadParameter(f"{value!r} is not a time like 43200, 12h or 3d.")
+
+
+def rate(value: str) -> float:
+    """Events a second, as in ``10/s``, ``600/m`` or ``5/h``."""
+    number, _, unit = value.partition("/")
+    with suppress(ValueError, KeyError):
+        events = float(number) / UNITS[unit]
+        if math.isfinite(events) and events > 0:
+            return events
+    raise click.BadParameter(f"{value!r} is not a rate like 10/s, 600/m or 5/h.")
 
 
 def date(value: str) -> datetime:

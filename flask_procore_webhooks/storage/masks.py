@@ -16,7 +16,7 @@ ANYTHING = "…"
 #: Characters of a masked message. It fits the filter option of a command.
 LONGEST = 300
 #: Characters of a message that are read.
-_READ = 2000
+READ = 1000
 
 #: From left to right, the first that matches at a place is masked.
 _VARIABLE = re.compile(
@@ -55,8 +55,10 @@ _SPECIAL = frozenset(r"\.^$|?*+()[]{}")
 
 def mask(message: str | None) -> str:
     """Return the message on one line, with masks for numbers, ids and quoted text."""
-    line = _WHITESPACE.sub(" ", (message or "")[:_READ]).strip(" ")
-    masked = _VARIABLE.sub(_mask, line)
+    text = message or ""
+    masked = _VARIABLE.sub(_mask, _WHITESPACE.sub(" ", text[:READ]).strip(" "))
+    if len(text) > READ:
+        masked += ANYTHING
     return masked if len(masked) <= LONGEST else masked[: LONGEST - 1] + ANYTHING
 
 

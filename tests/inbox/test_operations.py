@@ -16,6 +16,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from flask_procore_webhooks.inbox.operations import BATCH
+from flask_procore_webhooks.inbox.operations import journal_of
+from flask_procore_webhooks.inbox.operations import pause
+from flask_procore_webhooks.inbox.operations import prune_bodies
+from flask_procore_webhooks.inbox.operations import prune_rows
+from flask_procore_webhooks.inbox.operations import replay
+from flask_procore_webhooks.inbox.operations import resume
 from flask_sqlalchemy import SQLAlchemy
 from support.locks import wait_for_lock_wait
 from support.sites import add_finished
@@ -32,13 +39,6 @@ from flask_procore_webhooks.inbox import operations
 from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Settlement
 from flask_procore_webhooks.inbox.due import is_paused
-from flask_procore_webhooks.inbox.operations import BATCH
-from flask_procore_webhooks.inbox.operations import journal_of
-from flask_procore_webhooks.inbox.operations import pause
-from flask_procore_webhooks.inbox.operations import prune_bodies
-from flask_procore_webhooks.inbox.operations import prune_rows
-from flask_procore_webhooks.inbox.operations import replay
-from flask_procore_webhooks.inbox.operations import resume
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.running.worker import Worker

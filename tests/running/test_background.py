@@ -18,6 +18,8 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask import has_request_context
+from flask_procore_webhooks.inbox.operations import pause
+from flask_procore_webhooks.inbox.operations import resume
 from support.inboxes import are_done
 from support.inboxes import record
 from support.inboxes import statuses
@@ -41,8 +43,6 @@ from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import due
 from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Settlement
-from flask_procore_webhooks.inbox.operations import pause
-from flask_procore_webhooks.inbox.operations import resume
 from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.running.background import stop_all
 from flask_procore_webhooks.running.worker import Worker

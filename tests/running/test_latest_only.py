@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from flask_procore_webhooks.inbox.operations import replay
 from support.sites import open_site
 from support.sites import Site
 
@@ -22,7 +23,6 @@ from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import RetryLater
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox.operations import replay
 from flask_procore_webhooks.inbox.record import new_row
 from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.running.run import process

@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from flask_procore_webhooks.inbox.operations import pause
+from flask_procore_webhooks.inbox.operations import replay
+from flask_procore_webhooks.inbox.operations import resume
 from support.hosts import Host
 from support.hosts import run_host
 from support.inboxes import all_done
@@ -44,9 +47,6 @@ from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import due
 from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Settlement
-from flask_procore_webhooks.inbox.operations import pause
-from flask_procore_webhooks.inbox.operations import replay
-from flask_procore_webhooks.inbox.operations import resume
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.running.worker import Worker

@@ -98,6 +98,23 @@ def failed(
     }
 
 
+def set_status(store: Store, row_id: int, status: str) -> None:
+    table = store.columns.id.table
+    change = sa.update(table).where(table.c.id == row_id).values(status=status)
+    with store.connection() as connection:
+        connection.execute(change)
+
+
+def copy_event(store: Store, row_id: int, number: int, name: str = "copy") -> None:
+    """Add copies of an event without its jobs, with ids of their own."""
+    table = store.columns.id.table
+    (found,) = store.rows(sa.select(*table.c).where(table.c.id == row_id))
+    row = {name: value for name, value in found._mapping.items() if name != "id"}
+    rows = [{**row, "event_id": f"{name}_{index}"} for index in range(number)]
+    with store.connection(begin=True) as connection:
+        connection.execute(sa.insert(table), rows)
+
+
 def _status_of(rows: list[dict[str, Any]]) -> str:
     states = {row["state"] for row in rows}
     if JobState.PENDING in states or not states:

@@ -101,11 +101,11 @@ class Site:
 
     def receipts(self, row_id: int) -> dict[str, str]:
         """The endings by subscriber, of finished subscribers."""
-        found = queries.receipts_of(self.store, row_id)
-        return {each["subscriber"]: each["ending"] for each in found}
+        found = queries.jobs_of(self.store, row_id)
+        return {job["subscriber"]: job["state"] for job in found if job["finished_at"]}
 
     def count(self, table: str) -> int:
-        """The number of rows of ``event``, ``receipt`` or ``journal``."""
+        """The number of rows of ``event``, ``job`` or ``journal``."""
         of = getattr(self.store.database.tables, table)
         return int(self.store.rows(sa.select(sa.func.count()).select_from(of))[0][0])
 
@@ -135,7 +135,7 @@ def add_finished(
     age: float = 0,
     name: str = "old",
 ) -> list[int]:
-    """Put ``number`` finished events with receipts into the inbox; return row ids.
+    """Put ``number`` finished events with jobs into the inbox; return row ids.
 
     :param age: seconds since they were finished.
     """
@@ -153,15 +153,12 @@ def add_finished(
         mine = sa.and_(c.endpoint == site.endpoint.name, c.event_id.in_(names))
         look = sa.select(c.id).where(mine).order_by(c.id)
         ids = list(connection.scalars(look))
-        receipt = site.store.database.tables.receipt
-        connection.execute(
-            sa.insert(receipt),
-            [
-                {"event": id, "subscriber": "good", "ending": "done"}
-                | {"finished_at": when}
-                for id in ids
-            ],
-        )
+        jobs = [
+            {"event": id, "subscriber": "good", "endpoint": site.endpoint.name}
+            | {"state": "done", "version": 1, "attempts": 1, "finished_at": when}
+            for id in ids
+        ]
+        connection.execute(sa.insert(site.store.database.tables.job), jobs)
     return ids
 
 

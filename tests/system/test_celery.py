@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from flask_procore_webhooks.inbox.operations import pause
+from flask_procore_webhooks.inbox.operations import resume
 from support.brokers import as_env
 from support.brokers import Broker
 from support.brokers import celery_worker
@@ -50,8 +52,6 @@ from flask_procore_webhooks.errors import ConfigError
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import due
 from flask_procore_webhooks.inbox import queries
-from flask_procore_webhooks.inbox.operations import pause
-from flask_procore_webhooks.inbox.operations import resume
 from flask_procore_webhooks.running import celery
 from flask_procore_webhooks.running.celery import BREAKER_SECONDS
 from flask_procore_webhooks.running.celery import LONGEST_COUNTDOWN

@@ -28,7 +28,8 @@ PUBLIC = """
 #: Modules and folders of the package; each imports only from earlier ones.
 LAYERS = """
     log errors event runtime serving config senders options subscribers signals storage
-    inbox endpoint running inbox_access refusals views testing cli blueprint __main__
+    inbox operations endpoint running inbox_access refusals views testing cli blueprint
+    __main__
 """.split()
 
 #: The modules in each folder; each imports only from earlier ones.
@@ -41,7 +42,10 @@ FOLDERS = {
     """,
     "inbox": """
         status group_commit inserts record jobs claims batches cut due filters
-        queries operations tally enqueued
+        queries seen tally enqueued
+    """,
+    "operations": """
+        numbers journal pauses selection plans writes changes progress prune
     """,
     "running": """
         failures sessions calls gate leases run worker pool notify background celery
@@ -49,14 +53,16 @@ FOLDERS = {
     """,
     "testing": "isolation",
     "cli": """
-        _http _values _output _options _actor _report _processes _findings
+        _http _values _output _conditions _options _actor _report _selected _preview
+        _changes _processes _findings
         _check_settings _check_route _check_tables _check_database _check_work
     """,
 }
 
 #: The modules of commands, one per command; ``pause`` also defines ``resume``.
 COMMANDS = """
-    check init_db list pause prune replay secret show stats trigger verify worker
+    check discard errors init_db journal list pause progress prune replay secret show
+    stats trigger verify worker
 """.split()
 
 #: Modules and folders that import neither Flask nor SQLAlchemy.

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from flask_procore_webhooks.inbox.operations import note_seen
+from flask_procore_webhooks.inbox.operations import SEEN
 from flask_sqlalchemy import SQLAlchemy
 from support.commands import mounted
 from support.commands import run
@@ -27,8 +29,6 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.cli._check_settings import logger
 from flask_procore_webhooks.config import Settings
 from flask_procore_webhooks.endpoint import app_state
-from flask_procore_webhooks.inbox.operations import note_seen
-from flask_procore_webhooks.inbox.operations import SEEN
 from flask_procore_webhooks.storage.servers import utc_now
 
 MakeApp = Callable[..., Flask]

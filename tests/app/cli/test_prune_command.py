@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from flask_procore_webhooks.inbox.operations import IDS_KEPT
 from support.commands import listed
 from support.commands import run_apart
 from support.commands import stdout_of
@@ -23,7 +24,6 @@ from support.sites import Site
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox.operations import IDS_KEPT
 from flask_procore_webhooks.inbox.status import Status
 
 MakeApp = Callable[..., Flask]

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import pytest
 from flask import Flask
+from flask_procore_webhooks.inbox.operations import BATCH
+from flask_procore_webhooks.inbox.operations import journal_of
 from support.commands import lines_of
 from support.commands import listed
 from support.commands import ME
@@ -17,8 +19,6 @@ from support.sites import add_finished
 from support.sites import open_site
 from support.sites import Site
 
-from flask_procore_webhooks.inbox.operations import BATCH
-from flask_procore_webhooks.inbox.operations import journal_of
 from flask_procore_webhooks.inbox.status import Status
 
 MakeApp = Callable[..., Flask]
