@@ -69,6 +69,7 @@ class AppState:
         self.prepared_pid = 0
         #: Whether the start of serving is watched for.
         self.is_watched = False
+        self._is_testing = lambda: bool(app.testing)
         self._runtimes = {os.getpid(): Runtime(None, self._is_testing)}
 
     @property
@@ -85,10 +86,6 @@ class AppState:
         keep(parent)
         runtime = Runtime(parent, self._is_testing)
         return self._runtimes.setdefault(os.getpid(), runtime)
-
-    def _is_testing(self) -> bool:
-        # Looked up each time: many tests set it after the app is made.
-        return bool(self.app.testing)
 
     def leave_parent(self) -> None:
         """Use no connection of the parent process, also none of the host's engine."""

@@ -123,6 +123,8 @@ def receive(**_: object) -> Response:
     new = "quarantined" if unreadable else "recorded"
     repeat = "conflict" if recorded.is_conflict else "duplicate"
     tally.count(store, new if recorded.is_new else repeat)
+    if recorded.is_new and status is Status.IGNORED:
+        tally.count(store, status.value)
     _announce(endpoint, event, recorded, unreadable)
     if unreadable:
         return _answer(200, received=True, quarantined=True)

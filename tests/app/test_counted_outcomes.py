@@ -45,6 +45,17 @@ def test_each_outcome_of_a_delivery_is_counted(app: Flask, store: Store) -> None
     assert {name: found.get(name) for name in expected} == expected
 
 
+def test_event_that_the_loop_filter_ignores_is_counted(make_app: MakeApp) -> None:
+    app = make_app(PROCORE_WEBHOOK_IGNORE_USER_IDS=["7"])
+    app.register_blueprint(ProcoreWebhooks())
+    (endpoint,) = endpoints(app).values()
+    sent = payload("RFIs.update", user_id=7)
+    deliver(app.test_client(), sent)
+    deliver(app.test_client(), sent)
+    expected = {"recorded": 1, "ignored": 1, "duplicate": 1}
+    assert in_memory(endpoint.store) == expected
+
+
 def test_unavailable_inbox_is_counted(
     make_app: MakeApp, tmp_path: Path, short_retries: None
 ) -> None:
