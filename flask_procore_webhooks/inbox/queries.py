@@ -68,6 +68,14 @@ def count_rows(store: Store, query: Select[Any], most: int) -> int:
     return int(store.rows(select(func.count()).select_from(part))[0][0])
 
 
+def last_delivery(store: Store) -> datetime | None:
+    """When the newest delivered event was recorded, UTC without a zone."""
+    c = store.columns
+    mine = c.endpoint == store.endpoint, c.origin == "delivery"
+    query = select(c.received_at).where(*mine).order_by(c.id.desc()).limit(1)
+    return next((row.received_at for row in store.rows(query)), None)
+
+
 def find(store: Store, event_id: str) -> Mapping[str, Any] | None:
     """The whole row of an event, by its id or by its row id."""
     c = store.columns

@@ -563,6 +563,26 @@ def test_a_busy_api_is_asked_again_when_it_says(host: Any) -> None:
 # Shared
 
 
+def test_the_sweep_of_the_inbox_page_enqueues_once_an_hour(host: Flask) -> None:
+    names = run_blocks("docs/inbox.md", host)
+    db, Rfi, webhooks = names["db"], names["Rfi"], names["webhooks"]
+    ran: list[str] = []
+    webhooks.on("RFIs", "update")(lambda event: ran.append(event.resource_id))
+    with host.app_context():
+        db.create_all()
+        db.session.add(Rfi(id="1", updated_at="2026-01-01"))
+        db.session.add(Rfi(id="2", updated_at="2999-01-01"))
+        db.session.commit()
+    for _ in range(2):
+        swept = host.test_cli_runner().invoke(args=["sweep"])
+        assert swept.exit_code == 0, swept.output
+        testing.drain(host)
+    # At the turn of an hour, the second sweep has another id.
+    assert set(ran) == {"1"} and len(ran) <= 2
+    state = host.test_client().get("/webhooks/state").get_json()
+    assert state == {"dead": [], "last_received": None}
+
+
 @pytest.fixture
 def host(make_app: Callable[..., Flask], tmp_path: Path) -> Flask:
     """The app in which the blocks of a page run."""
