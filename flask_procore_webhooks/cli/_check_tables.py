@@ -12,9 +12,9 @@ from ..inbox.queries import largest_packet
 from ..inbox.queries import read_only
 from ..inbox.queries import stored_schema
 from ..inbox.queries import try_writes
+from ..storage.gaps import Gaps
+from ..storage.mismatches import mismatches
 from ..storage.tables import SCHEMA
-from ..storage.upgrade import Gaps
-from ..storage.upgrade import mismatches
 from ._findings import Finding
 from ._findings import warning
 

@@ -27,15 +27,18 @@ PUBLIC = """
 
 #: Modules and folders of the package; each imports only from earlier ones.
 LAYERS = """
-    log errors event runtime serving config senders subscribers signals storage inbox
-    endpoint running refusals views testing cli blueprint __main__
+    log errors event runtime serving config senders subscribers signals storage
+    migrations inbox endpoint running refusals views testing cli blueprint __main__
 """.split()
 
 #: The modules in each folder; each imports only from earlier ones.
 FOLDERS = {
     "senders": "source payload procore prudra differences signature samples",
     "config": "values",
-    "storage": "columns tables state servers engines upgrade database store",
+    "storage": """
+        columns tables state servers engines gaps mismatches carry_over upgrade
+        database store
+    """,
     "inbox": """
         status group_commit inserts record jobs claims batches cut due queries
         operations
