@@ -29,5 +29,7 @@ def carry_over(
         one without a naming convention.
     :param schema: of the tables, without ``metadata``.
     """
+    if connection is None:
+        raise ValueError("carry_over reads rows and needs a connection: not with --sql")
     found = MetaData(schema=schema) if metadata is None else metadata
     Upgrade(connection, define_tables(found), commits=False).run()

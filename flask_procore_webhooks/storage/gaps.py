@@ -64,16 +64,16 @@ class Gaps(NamedTuple):
         verb = "create them"
         if self.are_of_older_tables:
             verb = "the tables are older than the package: upgrade them"
-        how = "your migrations (flask db migrate, flask db upgrade)"
+        how = (
+            "with your migrations (flask db migrate, flask db upgrade) or, if you have"
+            " none, with the command init-db"
+        )
         if self.leftovers:
             how = (
-                "a migration that calls carry_over (docs/production.md, Upgrade the"
-                " package)"
+                "with the command init-db or, if you have migrations, with one that"
+                " calls carry_over (docs/production.md, Upgrade the package)"
             )
-        return (
-            f"{'; '.join(parts)}; {verb} with {how} or, if you have none, with the"
-            " command init-db"
-        )
+        return f"{'; '.join(parts)}; {verb} {how}"
 
 
 def find_gaps(bind: Engine | Connection, tables: Tables) -> Gaps:
