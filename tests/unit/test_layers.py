@@ -27,7 +27,7 @@ PUBLIC = """
 
 #: Modules and folders of the package; each imports only from earlier ones.
 LAYERS = """
-    log errors event runtime serving config senders subscribers signals storage
+    log errors event runtime serving config senders options subscribers signals storage
     migrations inbox endpoint running refusals views testing cli blueprint __main__
 """.split()
 
