@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from collections.abc import Iterator
 from datetime import datetime
@@ -68,6 +69,17 @@ Rows = dict[str, list[tuple[Any, ...]]]
 
 class Killed(BaseException):
     """The process ends after a statement."""
+
+
+@pytest.fixture(autouse=True)
+def _sqlite_without_waits_for_the_disk() -> Iterator[None]:
+    def speed_up(connection: Any, record: Any) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous=OFF").close()
+
+    sa.event.listen(sa.Engine, "connect", speed_up)
+    yield
+    sa.event.remove(sa.Engine, "connect", speed_up)
 
 
 @pytest.fixture
@@ -257,8 +269,10 @@ def kill_after(engine: sa.Engine, way: Way, number: int) -> bool:
     return False
 
 
-@WAYS
-@pytest.mark.parametrize("schema", [1, 2])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("schema", "way"), [(1, by_command), (2, by_command), (2, by_migration)]
+)
 def test_upgrade_that_is_killed_after_any_statement_is_completed_by_the_next(
     engine: sa.Engine, database_url: str, schema: int, way: Way
 ) -> None:
