@@ -19,8 +19,10 @@ from sqlalchemy import Column
 from sqlalchemy import Connection
 from sqlalchemy import Engine
 from sqlalchemy import Executable
+from sqlalchemy import func
 from sqlalchemy import Index
 from sqlalchemy import inspect
+from sqlalchemy import select
 from sqlalchemy import Table
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateColumn
@@ -163,18 +165,18 @@ class Upgrade:
         connection, tables = self._connection, self._tables
         self._leftovers = find_leftovers(connection, tables)
         old, now = carry_over.old_tables(connection, tables), _now()
-        jobs = 0
         for page in carry_over.pages(connection, old):
             for change in carry_over.changes_of_events(old, page):
                 self._execute(change)
             receipts = carry_over.jobs_of_receipts(old, page, connection, now)
             if receipts is not None:
-                jobs += self._execute(receipts)
-            jobs += self._execute(carry_over.placeholders(old, page, connection, now))
+                self._execute(receipts)
+            self._execute(carry_over.placeholders(old, page, connection, now))
         if not self._is_carried_over():
             for row in carry_over.pauses(connection, tables):
                 self._put(row.endpoint, "pause", {"by": row.actor}, row.at)
-        done = [f"carried over {jobs} jobs"]
+        count = select(func.count()).select_from(tables.job)
+        done = [f"carried over {connection.execute(count).scalar_one()} jobs"]
         return done + [f"dropped {each}" for each in self._drop_leftovers()]
 
     def _drop_leftovers(self) -> list[str]:
@@ -206,17 +208,9 @@ class Upgrade:
         """Whether another process has carried over every row: it drops things now."""
         return find_leftovers(self._connection, self._tables) != self._leftovers
 
-    def _execute(self, statement: Executable) -> int:
-        """Execute a statement on older tables; return the number of rows."""
-        count = 0
-
-        def execute() -> None:
-            nonlocal count
-            result: Any = self._connection.execute(statement)
-            count = result.rowcount
-
-        self._step(execute, self._is_carried_over)
-        return max(count, 0)
+    def _execute(self, statement: Executable) -> None:
+        """Execute a statement on the rows of older tables."""
+        self._step(lambda: self._connection.execute(statement), self._is_carried_over)
 
     def _put(
         self, endpoint: str, name: str, value: object, at: datetime | None = None
