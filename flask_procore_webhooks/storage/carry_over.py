@@ -37,7 +37,6 @@ from .columns import MYSQL
 from .columns import RowId
 from .columns import Time
 from .gaps import column_names
-from .gaps import find_leftovers
 from .gaps import OLD_ATTEMPTS
 from .gaps import OLD_RECEIPTS
 from .tables import Tables
@@ -71,9 +70,15 @@ class OldTables(NamedTuple):
         return OLD_ATTEMPTS in self.event.c
 
 
-def old_tables(connection: Connection, tables: Tables) -> OldTables:
-    """Describe what is left of the older tables."""
-    leftovers = find_leftovers(connection, tables)
+def old_tables(
+    connection: Connection, tables: Tables, leftovers: list[str]
+) -> OldTables:
+    """Describe what is left of the older tables.
+
+    :param leftovers: as of :func:`~.gaps.find_leftovers`. Each insert names one of
+        them, and fails once another process has carried over every row.
+    :raises sqlalchemy.exc.NoSuchTableError: another process has dropped the receipts.
+    """
     metadata = MetaData(schema=tables.event.schema)
     names = ("endpoint", "type", "status")
     times = ("due_at", "received_at", "finished_at", "parked_at")

@@ -24,6 +24,7 @@ from sqlalchemy import Index
 from sqlalchemy import inspect
 from sqlalchemy import select
 from sqlalchemy import Table
+from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateColumn
 
@@ -106,7 +107,7 @@ class Upgrade:
         for table in tables:
             others += self._collate(table)
         if gaps.leftovers:
-            others += self._carry_over()
+            others += self._carry_over(gaps.leftovers)
         if (schema_number(connection, tables) or 0) < SCHEMA:
             self._put(WHOLE_INBOX, SCHEMA_NAME, SCHEMA)
         added = [f"column {name}" for name in gaps.column_names]
@@ -156,15 +157,19 @@ class Upgrade:
         names = ", ".join(column.name for column in columns)
         return [f"changed the collation of {table.fullname}: {names}"]
 
-    def _carry_over(self) -> list[str]:
+    def _carry_over(self, leftovers: list[str]) -> list[str]:
         """Turn receipts and attempts into jobs, then drop them.
 
         The receipts are dropped last: until then, no process runs events.
         """
         self._refuse_old_sqlite()
         connection, tables = self._connection, self._tables
-        self._leftovers = find_leftovers(connection, tables)
-        old, now = carry_over.old_tables(connection, tables), _now()
+        self._leftovers, now = leftovers, _now()
+        try:
+            old = carry_over.old_tables(connection, tables, leftovers)
+        except NoSuchTableError:
+            # Another process has dropped the receipts meanwhile, as the last step.
+            return []
         for page in carry_over.pages(connection, old):
             for change in carry_over.changes_of_events(old, page):
                 self._execute(change)

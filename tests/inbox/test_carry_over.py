@@ -18,6 +18,7 @@ from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.migrations import carry_over
 from flask_procore_webhooks.storage import carry_over as statements
 from flask_procore_webhooks.storage.gaps import find_gaps
+from flask_procore_webhooks.storage.gaps import find_leftovers
 from flask_procore_webhooks.storage.gaps import Gaps
 from flask_procore_webhooks.storage.mismatches import mismatches
 from flask_procore_webhooks.storage.tables import define_tables
@@ -300,7 +301,8 @@ def test_large_tables_are_carried_over_page_by_page(
     old_tables.load(database_url, schema=2)
     monkeypatch.setattr(statements, "BATCH", 2)
     with schema_2.connect() as connection:
-        old = statements.old_tables(connection, TABLES)
+        leftovers = find_leftovers(connection, TABLES)
+        old = statements.old_tables(connection, TABLES, leftovers)
         pages = list(statements.pages(connection, old))
     assert [last for _, last in pages] == [2, 4, 6, 8, 10, 13, 15, 16]
     upgrade(schema_2, TABLES)
