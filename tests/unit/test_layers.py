@@ -28,8 +28,8 @@ PUBLIC = """
 #: Modules and folders of the package; each imports only from earlier ones.
 LAYERS = """
     log errors event runtime serving config senders options subscribers signals storage
-    inbox operations endpoint running inbox_access refusals views testing cli blueprint
-    __main__
+    migrations inbox operations endpoint running inbox_access refusals views testing cli
+    blueprint __main__
 """.split()
 
 #: The modules in each folder; each imports only from earlier ones.
@@ -37,8 +37,8 @@ FOLDERS = {
     "senders": "source payload procore prudra differences signature samples",
     "config": "values",
     "storage": """
-        columns masks tables state servers engines upgrade database store texts probes
-        upserts
+        columns masks tables state servers engines gaps mismatches carry_over upgrade
+        database store texts probes upserts
     """,
     "inbox": """
         status group_commit inserts record keys newer jobs completion held claims
