@@ -1,0 +1,245 @@
+"""Play a scenario: deliveries to real worker processes, which fetch over HTTP."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextlib import ExitStack
+from datetime import datetime
+from datetime import timezone
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Flask
+from support.processes import environment as process_environment
+from support.processes import running
+from support.waiting import wait_until
+
+from flask_procore_webhooks.storage.tables import EVENT_TABLE
+from flask_procore_webhooks.testing import deliver
+from flask_procore_webhooks.testing import payload
+
+from .app import create_app
+from .app import environment
+from .options import OPTION_SETS
+from .options import OptionSet
+from .outcomes import Burst
+from .outcomes import Call
+from .outcomes import Outcome
+from .outcomes import overlaps
+from .plans import Change
+from .plans import Delivery
+from .plans import Plan
+from .procore import Procore
+from .procore import serving
+from .scenarios import Scenario
+
+#: Worker processes, and the threads of each.
+WORKERS, CONCURRENCY = 2, 6
+#: Threads that deliver at the same time.
+SENDERS = 8
+#: Seconds for the inbox to finish after the last delivery, unless waits are longer.
+PATIENCE = 120.0
+WORKER = [sys.executable, "-m", "flask", "--app", "bursts.app", "procore-webhooks"]
+
+
+class Play:
+    """A scenario in the making.
+
+    :param names: of option sets; each has an endpoint of its own in one app.
+    :param url: of an empty database.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        names: tuple[str, ...],
+        *,
+        factor: float,
+        seed: int,
+        url: str,
+        folder: Path,
+    ) -> None:
+        self.scenario = scenario
+        self.options = [OPTION_SETS[name] for name in names]
+        self.factor = factor
+        self.url = url
+        self.folder = folder
+        self.calls = folder / "calls"
+        self.plan: Plan = scenario.plan(random.Random(seed))
+        self.procore = Procore(scenario, factor, seed)
+        self.bursts = {each.name: _bursts(each, self.plan) for each in self.options}
+
+    def run(self) -> list[Outcome]:
+        """Play it to the end; return what happened, by option set."""
+        with ExitStack() as stack:
+            api = stack.enter_context(serving(self.procore))
+            names = tuple(each.name for each in self.options)
+            calls = str(self.calls)
+            env = environment(self.url, api, calls, names, self.factor)
+            app = stack.enter_context(_app(env))
+            stack.enter_context(self._workers(env))
+            self._deliver(app)
+            self._wait_until_finished()
+            return self._outcomes()
+
+    @contextmanager
+    def _workers(self, env: dict[str, str]) -> Iterator[None]:
+        with ExitStack() as stack:
+            for number in range(WORKERS):
+                command = [*WORKER, "worker", "--concurrency", str(CONCURRENCY)]
+                worker = stack.enter_context(
+                    running(
+                        [*command, "--poll", "0.1"],
+                        env=process_environment(env),
+                        log=self.folder / f"worker{number}.log",
+                    )
+                )
+                worker.wait_for_output("Running the events of")
+            yield
+
+    def _deliver(self, app: Flask) -> None:
+        """Make the changes and send the deliveries at their times."""
+        self.procore.start = time.time()
+        steps: list[Change | Delivery] = [*self.plan.changes, *self.plan.deliveries]
+        steps.sort(key=lambda step: step.at)
+        sent: list[Future[None]] = []
+        with ThreadPoolExecutor(SENDERS) as senders:
+            for step in steps:
+                time.sleep(max(0.0, step.at - self.procore.now()) / self.factor)
+                if isinstance(step, Change):
+                    self.procore.change(step)
+                    continue
+                for options in self.options:
+                    sent.append(senders.submit(self._send, app, options, step))
+        for each in sent:
+            each.result()
+
+    def _send(self, app: Flask, options: OptionSet, delivery: Delivery) -> None:
+        changed_at = self.procore.start + delivery.changed_at / self.factor
+        timestamp = datetime.fromtimestamp(changed_at, timezone.utc)
+        body = payload(
+            f"Submittals.{delivery.reason}",
+            format="v4",
+            id=delivery.id,
+            resource_id=delivery.resource,
+            project_id=delivery.project,
+            timestamp=timestamp.isoformat().replace("+00:00", "Z"),
+        )
+        burst = self.bursts[options.name][_key(options, delivery)]
+        before = time.time()
+        answer = deliver(app.test_client(), body, endpoint=options.name)
+        assert answer.status_code == 200, answer.data
+        burst.sent.append(before)
+        burst.answered.append(time.time())
+
+    def _wait_until_finished(self) -> None:
+        waits = max(each.after + each.settle for each in self.options)
+        trouble = self.scenario.trouble.seconds if self.scenario.trouble else 0.0
+        seconds = PATIENCE + (waits + 3 * trouble) / self.factor
+        counted: dict[str, dict[str, int]] = {}
+
+        def is_finished() -> bool:
+            counted.update(self._statuses())
+            seen = {status for each in counted.values() for status in each}
+            return seen.isdisjoint({"pending", "running"})
+
+        wait_until(is_finished, seconds, lambda: counted, pause=0.2)
+
+    def _statuses(self) -> dict[str, dict[str, int]]:
+        """How many events have each status, by option set."""
+        look = f"SELECT endpoint, status, count(*) AS n FROM {EVENT_TABLE}"
+        counts: dict[str, dict[str, int]] = {each.name: {} for each in self.options}
+        for row in self._rows(f"{look} GROUP BY endpoint, status"):
+            counts[row.endpoint][row.status] = row.n
+        return counts
+
+    def _outcomes(self) -> list[Outcome]:
+        statuses, calls = self._statuses(), self._calls()
+        copies = {
+            (row.reader, row.resource): json.loads(row.fields)
+            for row in self._rows("SELECT reader, resource, fields FROM copy")
+        }
+        found = []
+        for options in self.options:
+            bursts = self.bursts[options.name]
+            for fetch in self.procore.fetches:
+                if fetch.reader != options.name:
+                    continue
+                burst = bursts[fetch.resource or fetch.project]
+                if fetch.is_good:
+                    burst.fetches.append(fetch.at)
+                else:
+                    burst.refused += 1
+            for burst in bursts.values():
+                mine = calls.get((options.name, burst.key), [])
+                burst.overlaps = overlaps(mine)
+                burst.races = overlaps(call for call in mine if call.is_good)
+                for times in (burst.sent, burst.answered, burst.fetches):
+                    times.sort()
+            self._compare(options, copies)
+            undone = {k: n for k, n in statuses[options.name].items() if k != "done"}
+            found.append(
+                Outcome(self.scenario, options, self.factor, [*bursts.values()], undone)
+            )
+        return found
+
+    def _compare(self, options: OptionSet, copies: dict[Any, Any]) -> None:
+        """Note the resources whose copy differs from Procore's final state."""
+        for delivery in self.plan.deliveries:
+            burst = self.bursts[options.name][_key(options, delivery)]
+            final = self.procore.final(delivery.project, delivery.resource)
+            wanted = final if burst.is_wanted else None
+            if copies.get((options.name, delivery.resource)) != wanted:
+                if delivery.resource not in burst.wrong:
+                    burst.wrong.append(delivery.resource)
+
+    def _calls(self) -> dict[tuple[str, str], list[Call]]:
+        """The calls of each option set, by what is the same for it."""
+        found: dict[tuple[str, str], list[Call]] = {}
+        for line in self.calls.read_text().splitlines():
+            call = Call(**json.loads(line))
+            options = OPTION_SETS[call.reader]
+            key = call.project if options.is_by_project else call.resource
+            found.setdefault((call.reader, key), []).append(call)
+        return found
+
+    def _rows(self, look: str) -> list[Any]:
+        engine = sa.create_engine(self.url, poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            return list(connection.execute(sa.text(look)))
+
+
+@contextmanager
+def _app(env: dict[str, str]) -> Iterator[Flask]:
+    """The app that receives the deliveries, with its tables."""
+    app = create_app(env)
+    db = app.extensions["sqlalchemy"]
+    with app.app_context():
+        db.create_all()
+    try:
+        yield app
+    finally:
+        with app.app_context():
+            db.engine.dispose()
+
+
+def _bursts(options: OptionSet, plan: Plan) -> dict[str, Burst]:
+    bursts: dict[str, Burst] = {}
+    for each in plan.deliveries:
+        key = _key(options, each)
+        is_wanted = options.wants(each.project)
+        burst = bursts.setdefault(key, Burst(key, each.project, is_wanted))
+        burst.events.add(each.id)
+    return bursts
+
+
+def _key(options: OptionSet, delivery: Delivery) -> str:
+    return delivery.project if options.is_by_project else delivery.resource
