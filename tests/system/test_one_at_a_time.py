@@ -216,23 +216,31 @@ def play(shop: Shop, app: Flask, store: Store, rng: random.Random) -> None:
         deliver_some(app, rng, number, number + more)
         number += more
     deliver_some(app, rng, number, total)
-    wait_until(
-        lambda: counted(store) == {"done": total},
-        RECOVERY,
-        lambda: counted(store),
-        pause=0.2,
-    )
+    wait_until_done(store, total, RECOVERY)
+    # Each key is free again: no killed call holds it.
+    for index, key in enumerate(KEYS):
+        deliver_one(app, total + index, key)
+    wait_until_done(store, total + len(KEYS), LEASE)
 
 
 def deliver_some(app: Flask, rng: random.Random, first: int, end: int) -> None:
     for number in range(first, end):
-        sent = payload(
-            "Submittals.update",
-            format="v4",
-            id=f"evt_{number:03}",
-            resource_id=rng.choice(KEYS),
-        )
-        assert deliver(app.test_client(), sent).status_code == 200
+        deliver_one(app, number, rng.choice(KEYS))
+
+
+def deliver_one(app: Flask, number: int, key: str) -> None:
+    id = f"evt_{number:03}"
+    sent = payload("Submittals.update", format="v4", id=id, resource_id=key)
+    assert deliver(app.test_client(), sent).status_code == 200
+
+
+def wait_until_done(store: Store, count: int, seconds: float) -> None:
+    wait_until(
+        lambda: counted(store) == {"done": count},
+        seconds,
+        lambda: counted(store),
+        pause=0.1,
+    )
 
 
 def overlaps(calls: Iterable[Call], killed: dict[int, float]) -> list[str]:
@@ -259,7 +267,9 @@ def assert_each_ended(calls: list[Call], shop: Shop) -> None:
     unfinished = [call for call in calls if call.end is None]
     assert {call.pid for call in unfinished} <= shop.killed.keys()
     complete = Counter(call.event for call in calls if call.end is not None)
-    assert sorted(complete) == [f"evt_{number:03}" for number in range(EVENTS)]
+    assert sorted(complete) == [
+        f"evt_{number:03}" for number in range(EVENTS + len(KEYS))
+    ]
     # A call is repeated after its end if its process was killed before the commit.
     again = {event for event, times in complete.items() if times > 1}
     of_killed = {call.event for call in calls if call.pid in shop.killed}
