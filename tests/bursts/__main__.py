@@ -17,6 +17,7 @@ from support.services import own_database
 from support.services import POSTGRESQL
 
 from .options import OPTION_SETS
+from .options import OptionSet
 from .outcomes import Outcome
 from .play import Play
 from .promises import broken
@@ -33,7 +34,7 @@ def main() -> int:
     # Ends the started processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     _tell(f"seed {options.seed} (--seed repeats the plans), logs in {options.logs}")
-    outcomes = _play_all([SCENARIOS[name] for name in options.scenarios], options)
+    outcomes = _play_all(options)
     text = table(outcomes)
     print(text, end="")
     if options.into:
@@ -45,40 +46,35 @@ def main() -> int:
     return 1 if found else 0
 
 
-def _play_all(scenarios: list[Scenario], options: argparse.Namespace) -> list[Outcome]:
-    """Small scenarios side by side, large ones by themselves; in the given order."""
-    large = [each for each in scenarios if each.name == "fan_out"]
-    small = [each for each in scenarios if each not in large]
-    found: dict[str, list[Outcome]] = {}
-    for group, at_once in ((small, options.at_once), (large, 1)):
+def _play_all(options: argparse.Namespace) -> list[Outcome]:
+    """Small scenarios side by side, the import by itself; in the order of the table."""
+    wanted = [
+        (SCENARIOS[scenario], OPTION_SETS[name])
+        for scenario in options.scenarios
+        for name in SCENARIOS[scenario].options
+        if name in (options.options or OPTION_SETS)
+    ]
+    large = [pair for pair in wanted if pair[0].name == "fan_out"]
+    small = [pair for pair in wanted if pair not in large]
+    found: dict[str, Outcome] = {}
+    for pairs, at_once in ((small, options.at_once), (large, 1)):
         with ThreadPoolExecutor(at_once) as pool:
-            played = pool.map(lambda each: _play(each, options), group)
-            found |= dict(zip((each.name for each in group), played, strict=True))
-    return [outcome for each in scenarios for outcome in found[each.name]]
+            for outcome in pool.map(lambda pair: _play(*pair, options), pairs):
+                found[outcome.name] = outcome
+    return [found[f"{scenario.name}, {each.name}"] for scenario, each in wanted]
 
 
-def _play(scenario: Scenario, options: argparse.Namespace) -> list[Outcome]:
-    wanted = options.options or scenario.options
-    names = tuple(name for name in scenario.options if name in wanted)
-    if not names:
-        return []
-    folder = options.logs / scenario.name
+def _play(scenario: Scenario, each: OptionSet, options: argparse.Namespace) -> Outcome:
+    folder = options.logs / scenario.name / each.name
     folder.mkdir(parents=True)
     file = f"sqlite:///{folder / 'bursts.db'}"
     service = SERVICES.get(options.database)
-    start = time.monotonic()
+    start, factor, seed = time.monotonic(), options.factor, options.seed
     with own_database(*service) if service else nullcontext(file) as url:
-        play = Play(
-            scenario,
-            names,
-            factor=options.factor,
-            seed=options.seed,
-            url=url,
-            folder=folder,
-        )
-        outcomes = play.run()
-    _tell(f"{scenario.name}: {time.monotonic() - start:.0f} s")
-    return outcomes
+        play = Play(scenario, each, factor=factor, seed=seed, url=url, folder=folder)
+        outcome = play.run()
+    _tell(f"{outcome.name}: {time.monotonic() - start:.0f} s")
+    return outcome
 
 
 def _tell(text: str) -> None:
@@ -100,7 +96,7 @@ def _options() -> argparse.Namespace:
         help="how many times as fast; lag=2 allows at most 4 (default: 1)",
     )
     parser.add_argument("--database", choices=("sqlite", *SERVICES), default="sqlite")
-    parser.add_argument("--at-once", type=int, default=2, help="small scenarios")
+    parser.add_argument("--at-once", type=int, default=3, help="of small scenarios")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--logs", type=Path, help="a new folder for logs")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The host app: an endpoint for each option set, whose subscribers copy submittals.
+"""The host app: its subscribers have one option set and copy submittals.
 
 A subscriber fetches and stores; it compares nothing, so that it shows what the option
 set alone achieves.
@@ -33,18 +33,18 @@ RETRY_BASE, RETRY_CAP = 10.0, 3600.0
 
 
 def environment(
-    url: str, api: str, calls: str, names: tuple[str, ...], factor: float
+    url: str, api: str, calls: str, options: str, factor: float
 ) -> dict[str, str]:
     """The variables of the app's processes.
 
     :param calls: file that each call of a subscriber appends a line to.
-    :param names: of option sets.
+    :param options: name of the option set.
     """
     return {
         "BURSTS_URL": url,
         "BURSTS_API": api,
         "BURSTS_CALLS": calls,
-        "BURSTS_OPTIONS": ",".join(names),
+        "BURSTS_OPTIONS": options,
         "BURSTS_FACTOR": str(factor),
     }
 
@@ -63,24 +63,17 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     copy = sa.Table(
         "copy",
         db.metadata,
-        sa.Column("reader", sa.String(40), primary_key=True),
         sa.Column("resource", sa.String(40), primary_key=True),
         sa.Column("project", sa.String(40), nullable=False),
         sa.Column("fields", sa.String(200), nullable=False),
     )
     db.init_app(app)
-    for name in environ["BURSTS_OPTIONS"].split(","):
-        mirror = Mirror(db, copy, OPTION_SETS[name], environ)
-        app.register_blueprint(_endpoint(db, mirror, factor))
-    return app
-
-
-def _endpoint(db: SQLAlchemy, mirror: Mirror, factor: float) -> ProcoreWebhooks:
-    name = mirror.options.name
-    webhooks = ProcoreWebhooks(name, db=db, url_prefix=f"/webhooks/{name}")
+    webhooks = ProcoreWebhooks(db=db)
+    mirror = Mirror(db, copy, OPTION_SETS[environ["BURSTS_OPTIONS"]], environ)
     for options in mirror.options.scaled(factor):
         webhooks.on("Submittals", **{"name": "mirror"} | options)(mirror)
-    return webhooks
+    app.register_blueprint(webhooks)
+    return app
 
 
 class Mirror:
@@ -113,23 +106,20 @@ class Mirror:
 
     def _copy_one(self, project: str, resource: str) -> None:
         fields = self._fetch(f"/projects/{project}/submittals/{resource}")
-        c = self.copy.c
-        mine = sa.and_(c.reader == self.options.name, c.resource == resource)
+        mine = self.copy.c.resource == resource
         self.db.session.execute(sa.delete(self.copy).where(mine))
         if fields is not None:
             self._store(project, {resource: fields})
 
     def _copy_project(self, project: str) -> None:
         found = self._fetch(f"/projects/{project}/submittals")
-        c = self.copy.c
-        mine = sa.and_(c.reader == self.options.name, c.project == project)
+        mine = self.copy.c.project == project
         self.db.session.execute(sa.delete(self.copy).where(mine))
         self._store(project, found)
 
     def _store(self, project: str, found: Mapping[str, Any]) -> None:
         rows = [
             {
-                "reader": self.options.name,
                 "project": project,
                 "resource": resource,
                 "fields": json.dumps(fields),
@@ -141,10 +131,10 @@ class Mirror:
 
     def _fetch(self, path: str) -> Any:
         """The JSON of an answer; ``None`` for 404."""
-        headers = {"X-Reader": self.options.name}
-        request = urllib.request.Request(self.api + path, headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=self.patience) as answer:
+            with urllib.request.urlopen(
+                self.api + path, timeout=self.patience
+            ) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
@@ -157,7 +147,6 @@ class Mirror:
 
     def _note(self, event: Event, began: float, is_good: bool) -> None:
         call = {
-            "reader": self.options.name,
             "project": event.project_id,
             "resource": event.resource_id,
             "event": event.id,

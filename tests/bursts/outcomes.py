@@ -15,7 +15,6 @@ from .scenarios import Scenario
 class Call:
     """A call of a subscriber, from the beginning to the end, by ``time.time``."""
 
-    reader: str
     project: str
     resource: str
     event: str

@@ -28,7 +28,6 @@ from flask_procore_webhooks.testing import payload
 
 from .app import create_app
 from .app import environment
-from .options import OPTION_SETS
 from .options import OptionSet
 from .outcomes import Burst
 from .outcomes import Call
@@ -42,7 +41,7 @@ from .procore import serving
 from .scenarios import Scenario
 
 #: Worker processes, and the threads of each.
-WORKERS, CONCURRENCY = 2, 6
+WORKERS, CONCURRENCY = 2, 4
 #: Threads that deliver at the same time.
 SENDERS = 8
 #: Seconds for the inbox to finish after the last delivery, unless waits are longer.
@@ -51,16 +50,15 @@ WORKER = [sys.executable, "-m", "flask", "--app", "bursts.app", "procore-webhook
 
 
 class Play:
-    """A scenario in the making.
+    """A scenario with one option set.
 
-    :param names: of option sets; each has an endpoint of its own in one app.
     :param url: of an empty database.
     """
 
     def __init__(
         self,
         scenario: Scenario,
-        names: tuple[str, ...],
+        options: OptionSet,
         *,
         factor: float,
         seed: int,
@@ -68,27 +66,26 @@ class Play:
         folder: Path,
     ) -> None:
         self.scenario = scenario
-        self.options = [OPTION_SETS[name] for name in names]
+        self.options = options
         self.factor = factor
         self.url = url
         self.folder = folder
         self.calls = folder / "calls"
         self.plan: Plan = scenario.plan(random.Random(seed))
         self.procore = Procore(scenario, factor, seed)
-        self.bursts = {each.name: _bursts(each, self.plan) for each in self.options}
+        self.bursts = _bursts(options, self.plan)
 
-    def run(self) -> list[Outcome]:
-        """Play it to the end; return what happened, by option set."""
+    def run(self) -> Outcome:
+        """Play it to the end; return what happened."""
         with ExitStack() as stack:
             api = stack.enter_context(serving(self.procore))
-            names = tuple(each.name for each in self.options)
-            calls = str(self.calls)
-            env = environment(self.url, api, calls, names, self.factor)
+            calls, name = str(self.calls), self.options.name
+            env = environment(self.url, api, calls, name, self.factor)
             app = stack.enter_context(_app(env))
             stack.enter_context(self._workers(env))
             self._deliver(app)
             self._wait_until_finished()
-            return self._outcomes()
+            return self._outcome()
 
     @contextmanager
     def _workers(self, env: dict[str, str]) -> Iterator[None]:
@@ -117,12 +114,11 @@ class Play:
                 if isinstance(step, Change):
                     self.procore.change(step)
                     continue
-                for options in self.options:
-                    sent.append(senders.submit(self._send, app, options, step))
+                sent.append(senders.submit(self._send, app, step))
         for each in sent:
             each.result()
 
-    def _send(self, app: Flask, options: OptionSet, delivery: Delivery) -> None:
+    def _send(self, app: Flask, delivery: Delivery) -> None:
         changed_at = self.procore.start + delivery.changed_at / self.factor
         timestamp = datetime.fromtimestamp(changed_at, timezone.utc)
         body = payload(
@@ -133,83 +129,70 @@ class Play:
             project_id=delivery.project,
             timestamp=timestamp.isoformat().replace("+00:00", "Z"),
         )
-        burst = self.bursts[options.name][_key(options, delivery)]
+        burst = self._burst(delivery)
         before = time.time()
-        answer = deliver(app.test_client(), body, endpoint=options.name)
+        answer = deliver(app.test_client(), body)
         assert answer.status_code == 200, answer.data
         burst.sent.append(before)
         burst.answered.append(time.time())
 
     def _wait_until_finished(self) -> None:
-        waits = max(each.after + each.settle for each in self.options)
+        waits = self.options.after + self.options.settle
         trouble = self.scenario.trouble.seconds if self.scenario.trouble else 0.0
         seconds = PATIENCE + (waits + 3 * trouble) / self.factor
-        counted: dict[str, dict[str, int]] = {}
 
         def is_finished() -> bool:
-            counted.update(self._statuses())
-            seen = {status for each in counted.values() for status in each}
-            return seen.isdisjoint({"pending", "running"})
+            return self._statuses().keys().isdisjoint({"pending", "running"})
 
-        wait_until(is_finished, seconds, lambda: counted, pause=0.2)
+        wait_until(is_finished, seconds, self._statuses, pause=0.2)
 
-    def _statuses(self) -> dict[str, dict[str, int]]:
-        """How many events have each status, by option set."""
-        look = f"SELECT endpoint, status, count(*) AS n FROM {EVENT_TABLE}"
-        counts: dict[str, dict[str, int]] = {each.name: {} for each in self.options}
-        for row in self._rows(f"{look} GROUP BY endpoint, status"):
-            counts[row.endpoint][row.status] = row.n
-        return counts
+    def _statuses(self) -> dict[str, int]:
+        """How many events have each status."""
+        look = f"SELECT status, count(*) AS n FROM {EVENT_TABLE} GROUP BY status"
+        return {row.status: row.n for row in self._rows(look)}
 
-    def _outcomes(self) -> list[Outcome]:
-        statuses, calls = self._statuses(), self._calls()
-        copies = {
-            (row.reader, row.resource): json.loads(row.fields)
-            for row in self._rows("SELECT reader, resource, fields FROM copy")
-        }
-        found = []
-        for options in self.options:
-            bursts = self.bursts[options.name]
-            for fetch in self.procore.fetches:
-                if fetch.reader != options.name:
-                    continue
-                burst = bursts[fetch.resource or fetch.project]
-                if fetch.is_good:
-                    burst.fetches.append(fetch.at)
-                else:
-                    burst.refused += 1
-            for burst in bursts.values():
-                mine = calls.get((options.name, burst.key), [])
-                burst.overlaps = overlaps(mine)
-                burst.races = overlaps(call for call in mine if call.is_good)
-                for times in (burst.sent, burst.answered, burst.fetches):
-                    times.sort()
-            self._compare(options, copies)
-            undone = {k: n for k, n in statuses[options.name].items() if k != "done"}
-            found.append(
-                Outcome(self.scenario, options, self.factor, [*bursts.values()], undone)
-            )
-        return found
+    def _outcome(self) -> Outcome:
+        self._note_fetches()
+        self._note_calls()
+        self._compare()
+        undone = {name: n for name, n in self._statuses().items() if name != "done"}
+        bursts = [*self.bursts.values()]
+        return Outcome(self.scenario, self.options, self.factor, bursts, undone)
 
-    def _compare(self, options: OptionSet, copies: dict[Any, Any]) -> None:
-        """Note the resources whose copy differs from Procore's final state."""
-        for delivery in self.plan.deliveries:
-            burst = self.bursts[options.name][_key(options, delivery)]
-            final = self.procore.final(delivery.project, delivery.resource)
-            wanted = final if burst.is_wanted else None
-            if copies.get((options.name, delivery.resource)) != wanted:
-                if delivery.resource not in burst.wrong:
-                    burst.wrong.append(delivery.resource)
+    def _note_fetches(self) -> None:
+        for fetch in self.procore.fetches:
+            burst = self.bursts[fetch.resource or fetch.project]
+            if fetch.is_good:
+                burst.fetches.append(fetch.at)
+            else:
+                burst.refused += 1
+        for burst in self.bursts.values():
+            for times in (burst.sent, burst.answered, burst.fetches):
+                times.sort()
 
-    def _calls(self) -> dict[tuple[str, str], list[Call]]:
-        """The calls of each option set, by what is the same for it."""
-        found: dict[tuple[str, str], list[Call]] = {}
+    def _note_calls(self) -> None:
+        calls: dict[str, list[Call]] = {}
         for line in self.calls.read_text().splitlines():
             call = Call(**json.loads(line))
-            options = OPTION_SETS[call.reader]
-            key = call.project if options.is_by_project else call.resource
-            found.setdefault((call.reader, key), []).append(call)
-        return found
+            key = call.project if self.options.is_by_project else call.resource
+            calls.setdefault(key, []).append(call)
+        for key, mine in calls.items():
+            self.bursts[key].overlaps = overlaps(mine)
+            self.bursts[key].races = overlaps(call for call in mine if call.is_good)
+
+    def _compare(self) -> None:
+        """Note the resources whose copy differs from Procore's final state."""
+        rows = self._rows("SELECT resource, fields FROM copy")
+        copies = {row.resource: json.loads(row.fields) for row in rows}
+        for delivery in self.plan.deliveries:
+            burst, resource = self._burst(delivery), delivery.resource
+            final = self.procore.final(delivery.project, resource)
+            wanted = final if burst.is_wanted else None
+            if copies.get(resource) != wanted and resource not in burst.wrong:
+                burst.wrong.append(resource)
+
+    def _burst(self, delivery: Delivery) -> Burst:
+        return self.bursts[_key(self.options, delivery)]
 
     def _rows(self, look: str) -> list[Any]:
         engine = sa.create_engine(self.url, poolclass=sa.NullPool)

@@ -35,7 +35,6 @@ Fields = dict[str, int]
 class Fetch:
     """A request that was answered; ``at`` is when it came in, by ``time.time``."""
 
-    reader: str
     project: str
     #: ``None``: every resource of the project.
     resource: str | None
@@ -155,8 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
             else procore.of_project(project, procore.now())
         )
         status = self._status(shown)
-        reader = self.headers["X-Reader"]
-        procore.note(Fetch(reader, project, resource, at, status))
+        procore.note(Fetch(project, resource, at, status))
         if not status:
             with suppress(OSError):
                 self.connection.shutdown(socket.SHUT_RDWR)
