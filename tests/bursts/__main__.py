@@ -59,20 +59,20 @@ def _play_all(options: argparse.Namespace) -> list[Outcome]:
     found: dict[str, Outcome] = {}
     for pairs, at_once in ((small, options.at_once), (large, 1)):
         with ThreadPoolExecutor(at_once) as pool:
-            for outcome in pool.map(lambda pair: _play(*pair, options), pairs):
+            for outcome in pool.map(lambda pair: _play(pair, options), pairs):
                 found[outcome.name] = outcome
     return [found[f"{scenario.name}, {each.name}"] for scenario, each in wanted]
 
 
-def _play(scenario: Scenario, each: OptionSet, options: argparse.Namespace) -> Outcome:
+def _play(pair: tuple[Scenario, OptionSet], options: argparse.Namespace) -> Outcome:
+    scenario, each = pair
     folder = options.logs / scenario.name / each.name
     folder.mkdir(parents=True)
     file = f"sqlite:///{folder / 'bursts.db'}"
     service = SERVICES.get(options.database)
     start, factor, seed = time.monotonic(), options.factor, options.seed
     with own_database(*service) if service else nullcontext(file) as url:
-        play = Play(scenario, each, factor=factor, seed=seed, url=url, folder=folder)
-        outcome = play.run()
+        outcome = Play(scenario, each, factor, seed, url, folder).run()
     _tell(f"{outcome.name}: {time.monotonic() - start:.0f} s")
     return outcome
 

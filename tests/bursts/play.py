@@ -59,7 +59,6 @@ class Play:
         self,
         scenario: Scenario,
         options: OptionSet,
-        *,
         factor: float,
         seed: int,
         url: str,

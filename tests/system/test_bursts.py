@@ -63,22 +63,16 @@ def played(
     """Play the scenario with each of its option sets, several side by side."""
     scenario = SCENARIOS[name]
 
-    def play(each: str) -> Outcome:
+    def play_one(each: str) -> Outcome:
         own = folder / each
         own.mkdir()
         file = f"sqlite:///{own / 'bursts.db'}"
         with own_database(*service) if service else nullcontext(file) as url:
-            return Play(
-                scenario,
-                OPTION_SETS[each],
-                factor=factor,
-                seed=seed,
-                url=url,
-                folder=own,
-            ).run()
+            play = Play(scenario, OPTION_SETS[each], factor, seed, url, own)
+            return play.run()
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        outcomes = [*pool.map(play, options or scenario.options)]
+        outcomes = [*pool.map(play_one, options or scenario.options)]
     print(table(outcomes))
     return outcomes
 
