@@ -54,7 +54,7 @@ def _play_all(options: argparse.Namespace) -> list[Outcome]:
         for name in SCENARIOS[scenario].options
         if name in (options.options or OPTION_SETS)
     ]
-    large = [pair for pair in wanted if pair[0].name == "fan_out"]
+    large = [pair for pair in wanted if pair[0].is_import]
     small = [pair for pair in wanted if pair not in large]
     found: dict[str, Outcome] = {}
     for pairs, at_once in ((small, options.at_once), (large, 1)):

@@ -10,6 +10,10 @@ from dataclasses import field
 from .options import OptionSet
 from .scenarios import Scenario
 
+#: Worker processes, and the threads of each.
+WORKERS, CONCURRENCY = 2, 4
+THREADS = WORKERS * CONCURRENCY
+
 
 @dataclass(frozen=True)
 class Call:
@@ -32,9 +36,8 @@ class Burst:
     project: str
     #: Whether the option set fetches it at all.
     is_wanted: bool = True
-    #: When each delivery was sent, and when it was answered.
-    sent: list[float] = field(default_factory=list)
-    answered: list[float] = field(default_factory=list)
+    #: When each event was sent, and when that was answered; without its repetitions.
+    deliveries: list[tuple[float, float]] = field(default_factory=list)
     events: set[str] = field(default_factory=set)
     #: When each request came in that showed the state.
     fetches: list[float] = field(default_factory=list)
@@ -50,7 +53,19 @@ class Burst:
     @property
     def first_fetch(self) -> float:
         """Seconds from the first answer to the first fetch."""
-        return self.fetches[0] - self.answered[0]
+        return self.fetches[0] - self.deliveries[0][1]
+
+    def parts(self, seconds: float) -> list[list[tuple[float, float]]]:
+        """The deliveries in parts, with so many seconds between two of them, or more.
+
+        An event came in at some moment from its delivery to the answer.
+        """
+        parts = [self.deliveries[:1]]
+        for before, after in zip(self.deliveries, self.deliveries[1:], strict=False):
+            if after[1] - before[0] > seconds:
+                parts.append([])
+            parts[-1].append(after)
+        return parts
 
 
 @dataclass

@@ -31,8 +31,10 @@ from .app import environment
 from .options import OptionSet
 from .outcomes import Burst
 from .outcomes import Call
+from .outcomes import CONCURRENCY
 from .outcomes import Outcome
 from .outcomes import overlaps
+from .outcomes import WORKERS
 from .plans import Change
 from .plans import Delivery
 from .plans import Plan
@@ -40,8 +42,6 @@ from .procore import Procore
 from .procore import serving
 from .scenarios import Scenario
 
-#: Worker processes, and the threads of each.
-WORKERS, CONCURRENCY = 2, 4
 #: Threads that deliver at the same time.
 SENDERS = 8
 #: Seconds for the inbox to finish after the last delivery, unless waits are longer.
@@ -81,8 +81,12 @@ class Play:
             calls, name = str(self.calls), self.options.name
             env = environment(self.url, api, calls, name, self.factor)
             app = stack.enter_context(_app(env))
-            stack.enter_context(self._workers(env))
+            if not self.scenario.waits:
+                stack.enter_context(self._workers(env))
             self._deliver(app)
+            if self.scenario.waits:
+                time.sleep(self.scenario.waits / self.factor)
+                stack.enter_context(self._workers(env))
             self._wait_until_finished()
             return self._outcome()
 
@@ -132,8 +136,8 @@ class Play:
         before = time.time()
         answer = deliver(app.test_client(), body)
         assert answer.status_code == 200, answer.data
-        burst.sent.append(before)
-        burst.answered.append(time.time())
+        if "duplicate" not in (answer.json or {}):
+            burst.deliveries.append((before, time.time()))
 
     def _wait_until_finished(self) -> None:
         waits = self.options.after + self.options.settle
@@ -166,8 +170,8 @@ class Play:
             else:
                 burst.refused += 1
         for burst in self.bursts.values():
-            for times in (burst.sent, burst.answered, burst.fetches):
-                times.sort()
+            burst.deliveries.sort()
+            burst.fetches.sort()
 
     def _note_calls(self) -> None:
         calls: dict[str, list[Call]] = {}

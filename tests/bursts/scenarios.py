@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from .plans import deletion
 from .plans import fan_out
@@ -36,10 +37,17 @@ class Scenario:
     #: Seconds after a change until the API shows its last field.
     stale: float = 0.0
     trouble: Trouble | None = None
+    #: Procore's seconds from the last delivery until the workers start, if they do then.
+    waits: float = 0.0
     #: Whether each resource has a single burst, shorter than ``settle_max``.
     is_burst: bool = True
     #: Seconds of an answer of the API, at least and at most. They are not scaled.
     latency: tuple[float, float] = (0.03, 0.12)
+
+    @property
+    def is_import(self) -> bool:
+        """Whether many resources change once each."""
+        return self.name in ("fan_out", "backlog")
 
 
 BURST_OPTIONS = ("plain", "latest_only", "settle", "lag", "one_at_a_time")
@@ -116,6 +124,13 @@ SCENARIOS = {
             fan_out,
             ("plain", "project"),
             latency=(0.0, 0.01),
+        ),
+        Scenario(
+            "backlog",
+            "an import of 200 rows, while no worker runs for 180 s",
+            partial(fan_out, size=200),
+            ("project",),
+            waits=180,
         ),
     )
 }

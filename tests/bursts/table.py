@@ -43,7 +43,7 @@ def _cells(outcome: Outcome) -> list[str]:
 
 def _fetches(outcome: Outcome) -> str:
     """The fewest and the most fetches of a burst."""
-    if outcome.scenario.name == "fan_out":
+    if outcome.scenario.is_import:
         return f"{sum(outcome.counts()):,}"
     low, *_, high = [*outcome.counts()] * 2
     text = str(low) if low == high else f"{low} to {high}"
@@ -55,7 +55,7 @@ def _state(outcome: Outcome) -> str:
     if not outcome.wrong:
         return "right"
     every = sum(len(burst.events) for burst in outcome.wanted)
-    if outcome.scenario.name != "fan_out":
+    if not outcome.scenario.is_import:
         every = len(outcome.wanted)
     return f"old in {len(outcome.wrong)} of {every}"
 
