@@ -37,7 +37,7 @@ class Scenario:
     #: Seconds after a change until the API shows its last field.
     stale: float = 0.0
     trouble: Trouble | None = None
-    #: Procore's seconds from the last delivery until the workers start, if they do then.
+    #: Seconds from the last delivery to the start of the workers; 0: they start first.
     waits: float = 0.0
     #: Whether each resource has a single burst, shorter than ``settle_max``.
     is_burst: bool = True

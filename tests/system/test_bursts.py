@@ -30,6 +30,7 @@ from bursts.table import BEGIN
 from bursts.table import END
 from bursts.table import put_into
 from bursts.table import table
+from support.documents import text_of
 from support.services import MARIADB
 from support.services import own_database
 from support.services import POSTGRESQL
@@ -293,6 +294,9 @@ def test_the_table_goes_into_its_place_in_a_document(tmp_path: Path) -> None:
         "|  | `latest_only=True, settle=3` | 1 | 5.2 s | old in 1 of 1 |\n"
         f"\n{END}\n\nafter\n"
     )
+    page.write_text(text_of("docs/bursts.md"))
+    put_into(page, table(outcomes))
+    assert f"| {about} | no options | 3 |" in page.read_text()
     page.write_text("without marks")
     with pytest.raises(ValueError, match="has no lines"):
         put_into(page, "")
