@@ -6,6 +6,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from support.examples import Example
 from support.examples import http
 from support.servers import free_port
 from support.servers import Server
-from support.waiting import in_threads
 from support.waiting import wait_until
 
 from flask_procore_webhooks.testing import payload
@@ -176,10 +176,9 @@ def test_burst_costs_two_reads_of_which_the_first_is_stale(office: Office) -> No
 
 def test_rate_limit_costs_one_read_for_each_refusal(office: Office) -> None:
     titles = [f"Anchor bolts {number}" for number in range(12)]
-    in_threads(lambda title: office.create(title), titles)
+    with ThreadPoolExecutor(len(titles)) as threads:
+        created = list(threads.map(office.create, titles))
     office.settled()
-    created = [each for each, title in office.table().items() if title in titles]
-    assert len(created) == len(titles)
     reads = [office.reads(submittal) for submittal in created]
     assert all(each.count(200) == 2 for each in reads)
     assert 429 in sum(reads, [])
