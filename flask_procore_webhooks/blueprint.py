@@ -13,8 +13,6 @@ from flask import Flask
 from flask.blueprints import BlueprintSetupState
 from flask.sansio.app import App
 from sqlalchemy import MetaData
-from sqlalchemy.orm import Session
-from sqlalchemy.orm import sessionmaker
 
 from .cli import prints_json
 from .cli import WebhooksGroup
@@ -25,12 +23,13 @@ from .endpoint import app_state
 from .endpoint import AppState
 from .endpoint import check_name
 from .endpoint import Endpoint
-from .endpoint import EXTENSION
 from .endpoint import name_problems
 from .endpoint import route_problems
 from .errors import ConfigError
 from .errors import DeliveryError
+from .event import Event
 from .log import log
+from .options import Key
 from .running.background import prepare_process
 from .running.background import start_when_serving
 from .running.background import warn_threads_disabled
@@ -38,6 +37,7 @@ from .running.celery import register_tasks
 from .senders.procore import PROCORE
 from .senders.prudra import PRUDRA
 from .senders.source import Source
+from .storage.database import argument_problems
 from .storage.database import FlaskSQLAlchemy
 from .storage.database import host_mount
 from .storage.database import Mount
@@ -46,11 +46,12 @@ from .storage.database import session_mount
 from .storage.database import SessionSource
 from .storage.engines import checked_url
 from .storage.tables import define_tables
+from .subscribers import after_problems
 from .subscribers import ANY
 from .subscribers import F
 from .subscribers import new_subscriber
 from .subscribers import Subscribers
-from .views import first_request
+from .views import prepare_app
 from .views import receive
 from .views import refuse
 from .views import take_body
@@ -88,7 +89,9 @@ class ProcoreWebhooks(Blueprint):
         config_prefix: str = "PROCORE_WEBHOOK_",
         cli_group: str = "procore-webhooks",
     ) -> None:
-        _check_arguments(name, db, metadata, session)
+        problems = name_problems(name) + argument_problems(db, metadata, session)
+        if problems:
+            raise ConfigError(problems)
         super().__init__(name, __name__, url_prefix=url_prefix, cli_group=cli_group)
         self.cli = WebhooksGroup()
         self.db = db
@@ -130,22 +133,44 @@ class ProcoreWebhooks(Blueprint):
         *,
         name: str | None = None,
         latest_only: bool = False,
+        settle: float | None = None,
+        settle_max: float | None = None,
+        lag: float | None = None,
+        after: float | None = None,
+        key: Key = "resource",
+        one_at_a_time: bool = False,
+        when: Callable[[Event], object] | None = None,
         timeout: float | None = None,
+        durable: bool = False,
     ) -> Callable[[F], F]:
         """Make the decorated function a subscriber: it is called with ``(event)``.
+
+        All times are seconds. ``docs/subscribing.md`` has an example of each option.
 
         :param resource_type: as in :attr:`Event.resource_type`, whatever the case;
             ``"*"`` for any.
         :param reason: as in :attr:`Event.reason`, whatever the case; ``"*"`` for any.
+            ``"created"`` is the same as ``"create"``, and so on.
         :param name: the subscriber's name instead of ``module:qualname``.
-        :param latest_only: skip an event if a newer event of the same resource (and of
-            the same reason, if ``reason`` is given) is in the inbox when the run
-            begins. For subscribers that fetch the resource and need no history: many
-            changes cost one fetch, and the newest wins in any order of arrival.
-        :param timeout: seconds that one call may take, instead of the setting
-            ``TIMEOUT``. After that the attempt has failed, and whatever the call still
-            writes through the session is rolled back.
-        :raises ConfigError: a different function of that name is registered.
+        :param latest_only: an event is superseded once a newer event of its key is
+            done: for subscribers that fetch the resource and need no history.
+        :param settle: with ``latest_only``: due that long after the last event of the
+            key came in.
+        :param settle_max: the longest wait for a newer event; by default 10 times
+            ``settle``, and 60 without it.
+        :param lag: with ``latest_only``: an event is also superseded by a finished run
+            of its key that began later than its timestamp and ``lag``.
+        :param after: first due that long after the event was recorded.
+        :param key: what counts as the same: ``"resource"``, ``"project"``,
+            ``"company"``, or a function of the event that returns text or ``None``.
+            Any but ``"resource"`` needs ``settle`` or ``one_at_a_time``.
+        :param one_at_a_time: two jobs of one key never run at the same time.
+        :param when: a function of the event; if it returns false, the job ends as
+            ``suppressed``.
+        :param timeout: what one call may take, instead of the setting ``TIMEOUT``.
+        :param durable: settle each job by itself instead of with others of its batch.
+        :raises ConfigError: a different function of that name is registered, it is a
+            generator function, or an option is wrong.
         """
         if not isinstance(resource_type, str) or not isinstance(reason, str):
             raise ConfigError(
@@ -161,7 +186,15 @@ class ProcoreWebhooks(Blueprint):
                     resource_type=resource_type,
                     reason=reason,
                     latest_only=latest_only,
+                    settle=settle,
+                    settle_max=settle_max,
+                    lag=lag,
+                    after=after,
+                    key=key,
+                    one_at_a_time=one_at_a_time,
+                    when=when,
                     timeout=timeout,
+                    durable=durable,
                 )
             )
             return function
@@ -190,8 +223,10 @@ class ProcoreWebhooks(Blueprint):
             own_database=self.db is None and self.session is None,
             check_uri=checked_url,
             problems=route_problems(app, f"{blueprint}.receive"),
+            further=partial(after_problems, self.subscribers),
         )
-        shared = _app_state(app)
+        self.subscribers.mount(settings)
+        shared = prepare_app(app)
         if settings.dispatch == "background":
             warn_threads_disabled()
             start_when_serving(shared)
@@ -249,16 +284,6 @@ class PrudraWebhooks(ProcoreWebhooks):
         )
 
 
-def _app_state(app: Flask) -> AppState:
-    """The app's state; the first registration makes it."""
-    state: AppState | None = app.extensions.get(EXTENSION)
-    if state is None:
-        state = app.extensions[EXTENSION] = AppState(app)
-        # Before every before_request: a login check may end a request there.
-        app.url_value_preprocessor(partial(first_request, state))
-    return state
-
-
 def _log_weaknesses(endpoint: Endpoint) -> None:
     """Log what is allowed and makes deliveries fail or easier to forge."""
     if prints_json():
@@ -267,27 +292,3 @@ def _log_weaknesses(endpoint: Endpoint) -> None:
         log.warning("%s: %s", endpoint.name, without_secret(endpoint.config_prefix))
     for text in endpoint.settings.warnings:
         log.warning("%s: %s", endpoint.name, text)
-
-
-def _check_arguments(
-    name: str,
-    db: FlaskSQLAlchemy | None,
-    metadata: MetaData | None,
-    session: SessionSource | None,
-) -> None:
-    """Return if the arguments of a blueprint fit together.
-
-    :raises ConfigError: with every problem found.
-    """
-    problems = name_problems(name)
-    if db is not None and (metadata is not None or session is not None):
-        problems.append("Pass either db= or metadata= and session=, not both.")
-    if session is not None and metadata is None:
-        problems.append("Pass metadata= with session=: the tables are defined on it.")
-    if isinstance(session, (Session, sessionmaker)):
-        problems.append(
-            "session= is a single session, or makes a new session at each call; pass a"
-            " scoped_session, or a callable that returns the session in use."
-        )
-    if problems:
-        raise ConfigError(problems)

@@ -37,6 +37,7 @@ from .senders.samples import Credentials
 from .senders.source import Source
 from .signals import FIRED
 from .signals import resource_event
+from .signals import WORK_SIGNALS
 from .storage.database import context_of
 from .storage.database import Database
 from .storage.database import Mount
@@ -183,6 +184,11 @@ class Endpoint:
                 found += signal.subscribers_for(self.app)
         found.sort(key=attrgetter("order"))
         return list({subscriber.name: subscriber for subscriber in found}.values())
+
+    def knows(self, name: str) -> bool:
+        """Whether this process has a subscriber of that name, for any event."""
+        connected = [s for each in WORK_SIGNALS for s in each.subscribers_for(self.app)]
+        return any(each.name == name for each in [*self.subscribers, *connected])
 
 
 def app_state(app: App) -> AppState:

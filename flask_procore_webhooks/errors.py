@@ -124,7 +124,11 @@ class SubscribersFailed(DeliveryError):
 
 
 class BadPayload(DeliveryError):
-    """An authentic body is not a JSON object; it is recorded as a dead event."""
+    """An authentic body is not a JSON object.
+
+    It is recorded with the status ``quarantined``: no subscriber runs for it, and the
+    inbox keeps its bytes.
+    """
 
     status = 200
     answer = ""

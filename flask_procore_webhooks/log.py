@@ -9,6 +9,7 @@ itself is in the signals ``event_failed`` and ``event_dead``.
 from __future__ import annotations
 
 import logging
+import threading
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,8 @@ LONGEST_MESSAGE = 4000
 LONGEST_TRACEBACK = 8000
 #: SQLAlchemy's code of an error that quotes an earlier error, see ``hide_parameters``.
 QUOTES_EARLIER_ERROR = "7s2a"
+#: Lines that an :class:`OnceLog` remembers. Texts of a sender may be in them.
+MOST_LINES = 200
 
 
 def one_line(record: logging.LogRecord) -> bool:
@@ -32,6 +35,24 @@ def one_line(record: logging.LogRecord) -> bool:
     record.msg, record.args = text, ()
     record.exc_info = record.exc_text = record.stack_info = None
     return True
+
+
+class OnceLog:
+    """Logs each line once; at most ``MOST_LINES`` of one kind of message."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: The arguments of the lines that were logged, by message.
+        self._logged: dict[str, set[tuple[object, ...]]] = {}
+
+    def warning(self, message: str, *arguments: object) -> None:
+        """Log a warning, unless it was logged before or there are too many."""
+        with self._lock:
+            logged = self._logged.setdefault(message, set())
+            if arguments in logged or len(logged) >= MOST_LINES:
+                return
+            logged.add(arguments)
+        log.warning(message, *arguments)
 
 
 def escape(text: str) -> str:
@@ -61,6 +82,15 @@ def error_text(error: BaseException) -> str:
         return "".join(traceback.format_exception_only(error)).strip()
     except Exception:  # an attribute of the exception fails
         return f"<unprintable {type(error).__name__} object>"
+
+
+def traceback_text(error: BaseException) -> str:
+    """The traceback of an exception, without bound parameters."""
+    hide_parameters(error)
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:  # an attribute of the exception fails
+        return error_text(error)
 
 
 def hide_parameters(error: BaseException | None) -> None:
@@ -113,11 +143,7 @@ def _argument(value: object) -> object:
 def _tracebacks(record: logging.LogRecord) -> Iterator[str]:
     error = record.exc_info[1] if record.exc_info else None
     if error is not None:
-        hide_parameters(error)
-        try:
-            yield "".join(traceback.format_exception(error))
-        except Exception:  # an attribute of the exception fails
-            yield error_text(error)
+        yield traceback_text(error)
     if record.stack_info:
         yield record.stack_info
 

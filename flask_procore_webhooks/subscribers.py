@@ -1,4 +1,4 @@
-"""Subscribers: stable names, patterns, order. No HTTP and no SQL.
+"""Subscribers: stable names, patterns, order, options. No HTTP and no SQL.
 
 Receipts are stored under the subscriber's name, so the name must be the same in every
 process and after every deployment: ``module:qualname``, or ``name=``.
@@ -6,7 +6,6 @@ process and after every deployment: ``module:qualname``, or ``name=``.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import itertools
 import os
@@ -14,19 +13,27 @@ import re
 import threading
 from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 from typing import TypeVar
+from weakref import ref
 from weakref import WeakKeyDictionary
 
 from flask import Flask
 
+from .config import Settings
 from .errors import ConfigError
 from .event import Event
+from .options import is_generator_function
+from .options import layers
+from .options import Options
+from .options import read_options
+from .options import signature_problem
 from .runtime import end_forked_child
+from .senders.payload import normalize_reason
 from .senders.payload import SHORT_REASONS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,6 +41,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 ANY = "*"
 NAME = re.compile(r"[!-~]{1,190}")
 NAME_RULE = "it takes 1 to 190 visible ASCII characters without spaces"
+GENERATOR = (
+    "is a generator function: a call returns a generator, and the body never runs."
+    " Write a plain function, and loop over the generator in it."
+)
 
 _order = itertools.count()
 _lock = threading.RLock()
@@ -42,8 +53,8 @@ _collections: WeakKeyDictionary[Subscriber, int] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
-class Subscriber:
-    """A function that does the app's work for an event."""
+class Subscriber(Options):
+    """A function that does the app's work for an event, with its options."""
 
     name: str
     function: Callable[..., object]
@@ -53,24 +64,26 @@ class Subscriber:
     reason: str = ANY
     #: Rank among all subscribers of the process: they run in order of registration.
     order: int = 0
-    #: Whether an event is superseded by a newer event of its resource.
-    latest_only: bool = False
-    #: ``resource_type`` and ``reason`` for comparison, whatever the case.
+    #: ``resource_type`` and ``reason`` as they are compared: the type whatever the
+    #: case, and the reason as it is in :attr:`Event.reason`.
     pattern: tuple[str, str] = (ANY, ANY)
-    #: Seconds that one call may take; ``None`` for the setting ``TIMEOUT``.
-    timeout: float | None = None
 
     def __call__(self, app: Flask, event: Event) -> object:
-        """Call the function; the result of an async function is still to be awaited."""
+        """Call the function; the result of an async function is still to be awaited.
+
+        :raises TypeError: it returned a generator, so its work has not been done.
+        """
         pid = os.getpid()
         try:
-            return self.function(app, event) if self.takes_app else self.function(event)
+            arguments = (app, event) if self.takes_app else (event,)
+            return _not_lazy(self.function(*arguments))
         finally:
             # Before any rollback, which would write to a connection of the parent.
             if os.getpid() != pid:
                 end_forked_child()
 
     def matches(self, event: Event) -> bool:
+        """Whether type and reason of the event fit the pattern."""
         resource_type, reason = self.pattern
         return (
             resource_type == ANY
@@ -89,13 +102,14 @@ def new_subscriber(
     takes_app: bool,
     resource_type: str = ANY,
     reason: str = ANY,
-    latest_only: bool = False,
-    timeout: float | None = None,
+    **options: Any,
 ) -> Subscriber:
     """Return a subscriber; its caller registers it.
 
-    :raises ConfigError: the name cannot be stored, the pattern matches no event, the
-        timeout is not a time, or the function does not take the arguments of a call.
+    :param options: by the names of the fields of :class:`Options`.
+    :raises ConfigError: the name cannot be stored, the pattern matches no event, an
+        option is wrong, or the function does not take the arguments of a call or is a
+        generator function.
     """
     name = name or _name_of(function)
     if not NAME.fullmatch(name):
@@ -103,8 +117,8 @@ def new_subscriber(
             [f"{name!r} is not a subscriber name: {NAME_RULE}; give a name=."]
         )
     _check_pattern(resource_type, reason)
-    _check_parameters(function, name, takes_app)
-    _check_timeout(name, timeout)
+    _check_function(function, name, takes_app)
+    pattern = (resource_type.casefold(), normalize_reason(reason).casefold())
     return Subscriber(
         name,
         function,
@@ -112,10 +126,21 @@ def new_subscriber(
         resource_type,
         reason,
         next(_order),
-        latest_only,
-        (resource_type.casefold(), reason.casefold()),
-        timeout,
+        pattern,
+        **vars(read_options(name, options)),
     )
+
+
+def after_problems(
+    subscribers: Iterable[Subscriber], settings: Settings
+) -> Iterator[str]:
+    """The subscribers whose ``after`` lies beyond ``MAX_AGE``, one sentence each."""
+    for each in subscribers:
+        if each.after is not None and each.after > settings.max_age:
+            yield (
+                f"{each.name}: after={each.after:g} is beyond MAX_AGE"
+                f" ({settings.max_age:g} s), at which a postponed job is dead."
+            )
 
 
 def claim_name(new: Subscriber, collection: int = 0) -> None:
@@ -134,15 +159,18 @@ def claim_name(new: Subscriber, collection: int = 0) -> None:
 
 def run_to_end(app: Flask, result: object) -> None:
     """Await the result of an async function; any other result is complete."""
-    if inspect.isawaitable(result):
+    if inspect.isawaitable(_not_lazy(result)):
         app.ensure_sync(to_end)(result)
 
 
 async def to_end(result: Awaitable[object]) -> object:
-    """Await the result of an async function."""
+    """Await the result of an async function.
+
+    :raises TypeError: that is a generator, so the work has not been done.
+    """
     pid = os.getpid()
     try:
-        return await result
+        return _not_lazy(await result)
     finally:
         if os.getpid() != pid:
             end_forked_child()
@@ -153,6 +181,8 @@ class Subscribers:
 
     def __init__(self) -> None:
         self._subscribers: tuple[Subscriber, ...] = ()
+        #: The settings of each registration of the blueprint, as long as its app lives.
+        self._settings: list[ref[Settings]] = []
 
     def __iter__(self) -> Iterator[Subscriber]:
         return iter(self._subscribers)
@@ -161,9 +191,13 @@ class Subscribers:
         """Register ``new``; a function that is defined again replaces the older one.
 
         :raises ConfigError: the name is taken, or another closure of one definition
-            (a loop makes such closures) has it for another pattern.
+            (a loop makes such closures) has it for another pattern; or ``after`` is
+            beyond the ``MAX_AGE`` of an app that has the blueprint.
         """
         with _lock:
+            for settings in filter(None, [each() for each in self._settings]):
+                if problems := [*after_problems([new], settings)]:
+                    raise ConfigError(problems)
             claim_name(new, id(self))
             namesakes = [s for s in self._subscribers if s.name == new.name]
             older = [s for s in namesakes if s.function != new.function]
@@ -173,39 +207,49 @@ class Subscribers:
             others = (s for s in self._subscribers if s not in older)
             self._subscribers = (*others, new)
 
+    def mount(self, settings: Settings) -> None:
+        """Check subscribers that are added later against these settings, too."""
+        with _lock:
+            alive = [each for each in self._settings if each() is not None]
+            self._settings = [*alive, ref(settings)]
+
     def matching(self, event: Event) -> list[Subscriber]:
+        """The subscribers whose pattern fits the event."""
         return [s for s in self._subscribers if s.matches(event)]
 
 
 def _check_pattern(resource_type: str, reason: str) -> None:
     """Refuse ``on("RFIs.update")``: it would match no event."""
     resource, _, last = resource_type.rpartition(".")
-    known = SHORT_REASONS.get(last.lower(), last.lower())
+    known = normalize_reason(last)
     if resource and reason == ANY and known in SHORT_REASONS.values():
         raise ConfigError(
             [f"{resource_type!r} is a type: write on({resource!r}, {known!r})."]
         )
 
 
-def _check_parameters(
+def _check_function(
     function: Callable[..., object], name: str, takes_app: bool
 ) -> None:
     arguments = ("app", "event") if takes_app else ("event",)
-    with suppress(ValueError):  # of a builtin without a signature
-        try:
-            inspect.signature(function).bind(*arguments)
-        except TypeError as error:
-            raise ConfigError(
-                [f"{name} is called with ({', '.join(arguments)}): {error}."]
-            ) from None
+    if problem := signature_problem(function, *arguments):
+        raise ConfigError([f"{name} {problem}"])
+    if is_generator_function(function):
+        raise ConfigError([f"{name} {GENERATOR}"])
 
 
-def _check_timeout(name: str, timeout: object) -> None:
-    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if timeout is not None and not (is_number and 0 < float(timeout) < inf):  # type: ignore[arg-type]
-        raise ConfigError(
-            [f"{name}: timeout= is a number of seconds above 0, not {timeout!r}."]
-        )
+def _not_lazy(result: object) -> object:
+    """Return what a subscriber returned.
+
+    :raises TypeError: it is a generator, which nobody iterates over.
+    """
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        if not inspect.isawaitable(result):
+            raise TypeError(
+                "the subscriber returned a generator, whose body has not run: loop over"
+                " it in the subscriber"
+            )
+    return result
 
 
 def _two_of_a_name(name: str) -> str:
@@ -216,9 +260,9 @@ def _two_of_a_name(name: str) -> str:
 
 
 def _inner(function: Any) -> Any:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return inspect.unwrap(getattr(function, "__func__", function))
+    """The function or callable object inside of partials and wrappers."""
+    *_, inner = layers(function)
+    return inner
 
 
 def _name_of(function: Callable[..., object]) -> str:

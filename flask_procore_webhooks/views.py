@@ -10,14 +10,17 @@ from io import BytesIO
 from typing import Any
 
 from flask import current_app
+from flask import Flask
 from flask import Request
 from flask import request
 from flask import Response
 from werkzeug.wsgi import LimitedStream
 
+from .config.values import shown
 from .endpoint import app_state
 from .endpoint import AppState
 from .endpoint import Endpoint
+from .endpoint import EXTENSION
 from .errors import BadSignature
 from .errors import DeliveryError
 from .errors import InboxUnavailable
@@ -28,6 +31,7 @@ from .inbox.record import record
 from .inbox.record import RecordResult
 from .inbox.status import Status
 from .log import log
+from .log import OnceLog
 from .refusals import leave_body
 from .refusals import RefusalLog
 from .refusals import unknown_end
@@ -50,8 +54,20 @@ from .storage.store import Store
 TAKEN = "flask_procore_webhooks.taken"
 #: The key in the WSGI environment of the function that leaves an unread body.
 LEAVE = "flask_procore_webhooks.leave"
+#: Keys of an object of unknown shape in the log, at most.
+MOST_KEYS = 20
 #: Digits of a Content-Length at most.
 LONGEST_LENGTH = 18
+
+
+def prepare_app(app: Flask) -> AppState:
+    """Return the state of ``app``; the first registration makes it."""
+    state: AppState | None = app.extensions.get(EXTENSION)
+    if state is None:
+        state = app.extensions[EXTENSION] = AppState(app)
+        # Before every before_request: a login check may end a request there.
+        app.url_value_preprocessor(partial(first_request, state))
+    return state
 
 
 def first_request(state: AppState, *_: object) -> None:
@@ -251,7 +267,7 @@ def _leave_unread(environ: dict[str, Any], length: int | None) -> None:
 
 def _status(endpoint: Endpoint, event: Event, unreadable: str | None) -> Status:
     if unreadable:
-        return Status.DEAD
+        return Status.QUARANTINED
     return Status.IGNORED if endpoint.ignores(event) else Status.PENDING
 
 
@@ -268,6 +284,14 @@ def _announce(
     if unreadable:
         log.error("%s quarantined %s: %s", endpoint.name, event.id, unreadable)
         event_dead.announce(app, event=event, error=unreadable, exception=None)
+    elif not event.type:
+        keys = ", ".join(sorted(event.payload)[:MOST_KEYS]) or "none"
+        endpoint.state.runtime.part(OnceLog, OnceLog).warning(
+            "%s recorded an object of unknown shape, whose keys are %s: its type is"
+            " empty. This is logged once for each shape.",
+            endpoint.name,
+            shown(keys),
+        )
 
 
 def _answer(status: int, **content: object) -> Response:

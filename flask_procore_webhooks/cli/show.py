@@ -12,7 +12,7 @@ from flask.cli import with_appcontext
 from ..endpoint import Endpoint
 from ..inbox.operations import journal_of
 from ..inbox.queries import find
-from ..inbox.queries import receipts_of
+from ..inbox.queries import jobs_of
 from ._options import as_json as as_json_option
 from ._options import command
 from ._options import endpoints_named
@@ -56,7 +56,7 @@ def show(event_id: str, body: bool, endpoint: str | None, as_json: bool) -> None
 
 def _with_receipts(endpoint: Endpoint, row: Mapping[str, Any]) -> dict[str, Any]:
     shown = {name: row[name] for name in row if name not in ("lease", "body")}
-    shown["receipts"] = [dict(each) for each in receipts_of(endpoint.store, row["id"])]
+    shown["receipts"] = [dict(each) for each in jobs_of(endpoint.store, row["id"])]
     shown["journal"] = journal_of(endpoint.store, row["id"])
     return {**shown, "body": row["body"]}
 

@@ -41,6 +41,7 @@ KEYS = (
     "RETRY_CAP",
     "LEASE",
     "TIMEOUT",
+    "MAX_AGE",
     "THREADS",
     "RETENTION",
     "IGNORE_USER_IDS",
@@ -65,12 +66,14 @@ class Settings:
     tolerance: float = 300.0
     max_bytes: int = 1024 * 1024
     dispatch: str = "background"
-    max_attempts: int = 12
+    #: So many that the waits take 24 hours if each is as short as it can be.
+    max_attempts: int = 57
     #: Seconds.
     retry_base: float = 10.0
     retry_cap: float = 3600.0
     lease: float = 300.0
     timeout: float = 3600.0
+    max_age: float = 7 * 24 * 3600.0
     #: Of ``background``, in each process.
     threads: int = 4
     #: Seconds.
@@ -95,6 +98,7 @@ def read_settings(
     own_database: bool = True,
     check_uri: Callable[[str], object] = str,
     problems: Iterable[str] = (),
+    further: Callable[[Settings], Iterable[str]] = lambda settings: (),
 ) -> Settings:
     """Read every key of ``prefix`` from ``config``, once.
 
@@ -103,6 +107,7 @@ def read_settings(
     :param check_uri: raises ``ValueError`` for an invalid database URL, with a text
         that quotes nothing of it.
     :param problems: of the registration, reported together with those of the keys.
+    :param further: returns further problems, for the settings that were read.
     :raises ConfigError: naming every key that is malformed or misspelt. Without any
         secret the settings are valid, and :attr:`Settings.has_secret` is false.
     """
@@ -123,6 +128,7 @@ def read_settings(
         retry_cap=reader.number("RETRY_CAP", Settings.retry_cap),
         lease=reader.number("LEASE", Settings.lease, least=1),
         timeout=reader.number("TIMEOUT", Settings.timeout),
+        max_age=reader.number("MAX_AGE", Settings.max_age),
         threads=reader.integer("THREADS", Settings.threads),
         retention=reader.number("RETENTION", Settings.retention, least=HALF_DAY),
         ignore_user_ids=reader.ids("IGNORE_USER_IDS"),
@@ -138,6 +144,7 @@ def read_settings(
     )
     reader.check_database(settings, own_database)
     reader.problems.extend(spelling_problems(config, prefix, KEYS))
+    reader.problems.extend(further(settings))
     if reader.problems:
         raise ConfigError(reader.problems)
     return settings

@@ -18,11 +18,12 @@ from ..storage.store import Store
 from ..storage.tables import lock_in_order
 from .claims import Claim
 from .claims import claimable
-from .claims import NO_RECEIPTS
+from .claims import CLAIMED
+from .claims import new_claim
+from .claims import NO_JOBS
 from .claims import running_values
-from .claims import unsettled_claims
-from .jobs import async_commit
-from .jobs import seen_receipts
+from .completion import async_commit
+from .jobs import jobs_of
 from .status import Status
 
 
@@ -38,7 +39,7 @@ def claim_due(store: Store, limit: int, seconds: float) -> list[Claim]:
     due = claimable(store, now)
     # Claimed by a try whose answer was lost; each with its unsettled claims.
     rows: dict[int, int] = {}
-    query = select(c.id, c.status, c.claims).where(c.endpoint == store.endpoint, due)
+    query = select(c.id, c.claims).where(c.endpoint == store.endpoint, due)
     if skips_locked := store.traits().skips_locked:
         query = query.with_for_update(skip_locked=True)
     query = query.order_by(c.due_at).limit(limit)
@@ -56,7 +57,7 @@ def claim_due(store: Store, limit: int, seconds: float) -> list[Claim]:
         # Where rows were not locked, two claims may have found the same rows, and this
         # update decides.
         change = update(c.id.table).where(c.id.in_(list(rows)), due)
-        change = change.values(running_values(store, lease, ends, found[0]))
+        change = change.values(running_values(store, lease, ends))
         connection.execute(async_commit(store, change))
         return _claimed(store, connection, rows, lease, ends)
 
@@ -76,21 +77,11 @@ def _claimed(
     """
     c, order = store.columns, list(rows)
     # After the update, because another run may have ended since the query.
-    receipts = seen_receipts(store, connection, order)
-    found = select(c.id, c.event_id, c.attempts, c.body)
+    jobs = jobs_of(store, connection, order)
+    found = select(*[c[name] for name in CLAIMED])
     taken = connection.execute(found.where(c.id.in_(order), c.lease == lease))
     claims = [
-        Claim(
-            row.id,
-            lease,
-            row.event_id,
-            row.attempts + 1,
-            ends,
-            row.body or b"",
-            receipts.get(row.id, NO_RECEIPTS).finished,
-            receipts.get(row.id, NO_RECEIPTS).abandoned,
-            rows[row.id],
-        )
+        new_claim(row, lease, ends, jobs.get(row.id, NO_JOBS), rows[row.id])
         for row in taken
     ]
     return sorted(claims, key=lambda claim: order.index(claim.row_id))
@@ -141,7 +132,7 @@ def _batch(found: Iterable[Any]) -> dict[int, int]:
     A suspect is claimed alone: it may have crashed its worker, and the others would be
     suspects after its next crash.
     """
-    rows = {row.id: unsettled_claims(row) for row in found}
+    rows = {row.id: row.claims for row in found}
     first = next(iter(rows), 0)
     if rows.get(first):
         return {first: rows[first]}

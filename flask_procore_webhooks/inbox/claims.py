@@ -6,8 +6,9 @@ The database decides every change: by an update that is guarded by what was read
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from collections.abc import Mapping
-from collections.abc import Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
 from datetime import datetime
@@ -22,18 +23,22 @@ from sqlalchemy import select
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
+from ..errors import InboxUnavailable
 from ..storage.store import Store
-from .jobs import finish
-from .jobs import Receipt
-from .jobs import receipt_values
-from .jobs import run_statements
-from .jobs import seen_receipts
-from .jobs import SeenReceipts
+from .completion import end_values
+from .completion import finish
+from .completion import run_statements
+from .jobs import Job
+from .jobs import jobs_of
+from .jobs import write_jobs
 from .record import LONGEST_ERROR
 from .status import FINISHED
+from .status import PARKED
 from .status import Status
 
-NO_RECEIPTS = SeenReceipts()
+NO_JOBS: Mapping[str, Job] = {}
+#: The columns of the event that a claim holds.
+CLAIMED = ("id", "event_id", "body", "origin", "received_at")
 
 
 @dataclass(frozen=True)
@@ -42,16 +47,15 @@ class Claim:
 
     row_id: int
     lease: str
-    event_id: str
-    #: The number of this attempt, from 1; it is counted when it ends.
-    attempt: int
     #: When the lease ends, unless it is renewed; as it is stored.
     ends: datetime
+    event_id: str
     body: bytes = field(repr=False)
-    #: The subscribers that had receipts when the event was claimed.
-    finished: Set[str] = frozenset()
-    #: The versions of the receipts of abandoned calls at that time, by subscriber.
-    abandoned: Mapping[str, int] = field(default_factory=dict)
+    origin: str
+    #: As it is stored.
+    received_at: datetime
+    #: The jobs that had rows when the event was claimed, by subscriber.
+    jobs: Mapping[str, Job] = field(default_factory=dict)
     #: Earlier claims in a row that ended without an outcome. The event is a suspect
     #: then: it may have killed its processes.
     unsettled: int = 0
@@ -65,12 +69,16 @@ class Settlement:
 
     status: Status
     error: str | None = None
-    #: Seconds to the next run, for ``PENDING``.
-    wait: float = 0.0
+    #: When the event is due again, for ``PENDING``; as it is stored.
+    due_at: datetime | None = None
+    #: The jobs that are written together with the status.
+    jobs: Sequence[Job] = ()
     #: Committed together with the status, even if the lease has passed on.
-    receipt: Receipt | None = None
-    #: Whether the attempt counts.
-    is_counted: bool = True
+    finished: Job | None = None
+
+
+class NotHeld(InboxUnavailable):
+    """The claim is no longer held; the transaction is rolled back."""
 
 
 def claim(
@@ -78,32 +86,31 @@ def claim(
     row_id: int,
     seconds: float,
     *,
-    ignore_backoff: bool = False,
+    hurry: bool = False,
     ahead: float = 0.0,
     durable: bool = False,
 ) -> Claim | None:
     """Claim an event for ``seconds`` and count the claim.
 
-    :param ignore_backoff: also while it waits for its next attempt.
+    :param hurry: also while it waits.
     :param ahead: also if that is due within so many seconds.
     :param durable: its outcome will wait for the disk.
     :return: ``None`` when it is finished, not due, or another run holds it.
     """
     c, now = store.columns, store.db_now()
     lease, ends = secrets.token_hex(16), now + timedelta(seconds=seconds)
-    free = claimable(store, now, ignore_backoff, ahead)
+    free = claimable(store, now, hurry, ahead)
     # Claimed by a try whose answer was lost.
     mine = c.lease == lease
-    query = select(
-        c.event_id, c.attempts, c.claims, c.status, c.due_at, c.lease, c.body
-    ).where(c.id == row_id, or_(free, mine))
+    columns = [c[name] for name in (*CLAIMED, "claims", "due_at", "lease")]
+    query = select(*columns).where(c.id == row_id, or_(free, mine))
 
     def work(connection: Connection) -> Claim | None:
         row = connection.execute(query).one_or_none()
         if row is None:
             return None
-        receipts = seen_receipts(store, connection, [row_id]).get(row_id, NO_RECEIPTS)
-        unsettled, attempts = unsettled_claims(row), row.attempts
+        jobs = jobs_of(store, connection, [row_id]).get(row_id, NO_JOBS)
+        unsettled = row.claims
         if row.lease == lease:
             unsettled -= 1
         else:
@@ -111,38 +118,30 @@ def claim(
             # since the query, its due time differs.
             change = update(c.id.table).where(c.id == row_id, free)
             change = change.where(c.due_at == row.due_at, c.claims == row.claims)
-            taken = change.values(running_values(store, lease, ends, row))
+            taken = change.values(running_values(store, lease, ends))
             if connection.execute(taken).rowcount == 0:
                 return None
-            attempts -= is_counted_early(row)
-        return Claim(
-            row_id,
-            lease,
-            row.event_id,
-            attempts + 1,
-            ends,
-            row.body or b"",
-            receipts.finished,
-            receipts.abandoned,
-            unsettled,
-            durable,
-        )
+        return new_claim(row, lease, ends, jobs, unsettled, durable=durable)
 
     return store.run(work)
 
 
-def count_attempt(store: Store, claim: Claim, *, counted: bool = True) -> bool:
-    """Count the attempt of a suspect before it ends, or take that back.
+def new_claim(
+    row: Any,
+    lease: str,
+    ends: datetime,
+    jobs: Mapping[str, Job],
+    unsettled: int,
+    *,
+    durable: bool = False,
+) -> Claim:
+    """The claim of an event.
 
-    :return: ``False``, with the event unchanged, when the lease has passed on.
+    :param row: has the columns ``CLAIMED``.
     """
-    values = {
-        "row": claim.row_id,
-        "token": claim.lease,
-        "attempts": claim.attempt if counted else claim.attempt - 1,
-    }
-    settle = run_statements(store).settle
-    return store.run(lambda each: each.execute(settle, values).rowcount > 0)
+    id, event_id, body, origin, received_at = row[: len(CLAIMED)]
+    event = (event_id, body or b"", origin, received_at)
+    return Claim(id, lease, ends, *event, jobs, unsettled, durable)
 
 
 def settle(store: Store, claim: Claim, end: Settlement) -> bool:
@@ -156,44 +155,131 @@ def settle(store: Store, claim: Claim, end: Settlement) -> bool:
         "row": claim.row_id,
         "token": claim.lease,
         "status": end.status.value,
-        "attempts": claim.attempt if end.is_counted else claim.attempt - 1,
         "claims": 0,
         "error": store.text(end.error, LONGEST_ERROR) if end.error else None,
         "lease": None,
-        "due_at": None if is_finished else now + timedelta(seconds=end.wait),
+        "due_at": None if is_finished else end.due_at or now,
+        "parked_at": now if end.status in PARKED else None,
         "finished_at": now if is_finished else None,
     }
-    return _settle(store, claim, values, end.receipt)
+    if end.jobs:
+        return _settle_jobs(store, claim, values, end)
+    return _settle(store, claim, values, end.finished)
+
+
+def write_held(
+    store: Store,
+    claim: Claim,
+    jobs: Sequence[Job],
+    changes: Callable[[], Mapping[str, Any]],
+    *,
+    lock_wait: int | None = None,
+) -> None:
+    """Write jobs of a running event.
+
+    :param changes: returns the values of the event to change.
+    :param lock_wait: milliseconds that PostgreSQL waits for a lock.
+    :raises NotHeld: the lease has passed on, or a job has ended since; nothing has
+        changed.
+    :raises sqlalchemy.exc.IntegrityError: a job without a row has one.
+    """
+    held = run_statements(store).held
+    mine = {"row": claim.row_id, "token": claim.lease}
+
+    def work(connection: Connection) -> None:
+        if lock_wait is not None and store.dialect_name == "postgresql":
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_wait}")
+        # The event first: whoever changes its jobs without its lease locks it too.
+        change = mine | dict(changes())
+        if not connection.execute(held, change).rowcount:
+            raise NotHeld("the lease has passed on")
+        if not write_jobs(connection, store, claim.row_id, jobs):
+            raise NotHeld("a job has ended since")
+
+    store.run(work, begin=True)
+
+
+def take_back(store: Store, claim: Claim, job: Job) -> None:
+    """Take the early count of a suspect's attempt back: others run beside it now.
+
+    The version stays, so that the completion of the call fits.
+    """
+    j = store.database.tables.job.c
+    change = update(j.event.table).where(
+        j.event == claim.row_id,
+        j.subscriber == job.subscriber,
+        j.version == job.version,
+    )
+    change = change.values(attempts=j.attempts - 1)
+    store.run(lambda connection: connection.execute(change))
+
+
+def is_held(store: Store, claim: Claim) -> bool:
+    c = store.columns
+    held = select(c.id).where(c.id == claim.row_id, c.lease == claim.lease)
+    return bool(store.rows(held))
 
 
 def claimable(
-    store: Store, now: datetime, ignore_backoff: bool = False, ahead: float = 0.0
+    store: Store, now: datetime, hurry: bool = False, ahead: float = 0.0
 ) -> ColumnElement[bool]:
     """The condition for events that may be claimed.
 
-    :param ignore_backoff: also events that wait for their next attempt.
+    :param hurry: also events that wait.
     :param ahead: also events that wait for at most so many seconds.
     """
     c = store.columns
     due, waits = c.due_at <= now, c.status == Status.PENDING.value
-    if ignore_backoff:
+    if hurry:
         return or_(due, waits)
     if ahead:
         return or_(due, and_(waits, c.due_at <= now + timedelta(seconds=ahead)))
     return due
 
 
+def running_values(store: Store, lease: str, ends: datetime) -> dict[str, Any]:
+    """The values of claimed rows."""
+    return {
+        "status": Status.RUNNING.value,
+        "due_at": ends,
+        "lease": lease,
+        "claims": store.columns.claims + 1,
+    }
+
+
+def _settle_jobs(
+    store: Store, claim: Claim, values: dict[str, Any], end: Settlement
+) -> bool:
+    jobs = [*end.jobs, end.finished] if end.finished else end.jobs
+    tries = 0
+
+    def changes() -> Mapping[str, Any]:
+        nonlocal tries
+        tries += 1
+        return values
+
+    try:
+        write_held(store, claim, jobs, changes)
+    except (IntegrityError, NotHeld):
+        if tries > 1 and _was_settled(store, values):
+            return True
+        if end.finished is not None:
+            finish(store, claim.row_id, end.finished, durable=claim.durable)
+        return False
+    return True
+
+
 def _settle(
-    store: Store, claim: Claim, values: dict[str, Any], receipt: Receipt | None
+    store: Store, claim: Claim, values: dict[str, Any], finished: Job | None
 ) -> bool:
     statements, tries = run_statements(store), 0
     settle = change = statements.held if claim.durable else statements.settle
     write: Any = None
     written: dict[str, Any] = {}
-    if receipt is not None:
-        written = receipt_values(store, claim.row_id, receipt)
-        write = statements.completion if receipt.version else statements.receipt
-        if statements.finish is not None and not receipt.version and not claim.durable:
+    if finished is not None:
+        written = end_values(store, claim.row_id, finished)
+        write = statements.completion if finished.version else statements.insertion
+        if statements.finish is not None and not finished.version and not claim.durable:
             write, change = None, statements.finish
 
     def work(connection: Connection) -> bool:
@@ -206,10 +292,10 @@ def _settle(
     try:
         is_settled = store.run(work, begin=write is not None)
     except IntegrityError:
-        if receipt is None:
+        if finished is None:
             raise
-        # The receipt may exist, and then only the outcome is missing.
-        finish(store, claim.row_id, receipt, durable=claim.durable)
+        # The row may exist, and then only the outcome is missing.
+        finish(store, claim.row_id, finished, durable=claim.durable)
         write, change, written = None, settle, {}
         is_settled = store.run(work)
     return is_settled or tries > 1 and _was_settled(store, values)
@@ -218,36 +304,6 @@ def _settle(
 def _was_settled(store: Store, values: dict[str, Any]) -> bool:
     """Whether a try whose answer was lost has settled the event."""
     c = store.columns
-    names = ("status", "attempts", "lease", "due_at", "finished_at")
+    names = ("status", "lease", "due_at", "finished_at")
     same = [c[name] == values[name] for name in names]
     return bool(store.rows(select(c.id).where(c.id == values["row"], *same)))
-
-
-def running_values(
-    store: Store, lease: str, ends: datetime, first: Any
-) -> dict[str, Any]:
-    """The values of claimed rows.
-
-    :param first: of the rows; without others if its attempt was counted early.
-    """
-    c = store.columns
-    values = {
-        "status": Status.RUNNING.value,
-        "due_at": ends,
-        "lease": lease,
-        "claims": c.claims + 1,
-    }
-    return values | {"attempts": c.attempts - 1} if is_counted_early(first) else values
-
-
-def unsettled_claims(row: Any) -> int:
-    claims: int = row.claims
-    return claims or int(is_counted_early(row))
-
-
-def is_counted_early(row: Any) -> bool:
-    """Whether an earlier version of the package has claimed the row.
-
-    It counted the attempt when it began, and no claims.
-    """
-    return bool(row.status == Status.RUNNING.value and not row.claims)

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import closing
 from contextlib import nullcontext
 from contextlib import suppress
@@ -14,21 +15,20 @@ from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy import event
-from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.exc import ResourceClosedError
 
-from ..errors import InboxUnavailable
 from ..runtime import start_thread
 from ..storage.engines import is_in_memory
 from ..storage.store import Store
 from .claims import Claim
-from .jobs import Receipt
-from .jobs import receipt_kind
-from .jobs import receipt_values
-from .jobs import run_statements
+from .claims import is_held
+from .claims import NotHeld
+from .claims import write_held
+from .jobs import Job
+from .jobs import state_of
 from .record import LONGEST_ERROR
-from .status import ReceiptKind
+from .status import JobState
 
 #: Milliseconds that PostgreSQL waits for a lock of an abandoned call.
 LOCK_WAIT = 10_000
@@ -52,55 +52,34 @@ _FIND_THREAD = (
 )
 
 
-class _NotHeld(InboxUnavailable):
-    """The claim is no longer held; the transaction is rolled back."""
-
-
 def abandon(
-    store: Store, claim: Claim, subscriber: str, error: str, seconds: float
-) -> ReceiptKind | None:
+    store: Store, claim: Claim, job: Job, others: Iterable[Job], seconds: float
+) -> JobState | None:
     """Record that a call exceeded its time limit: its completion will be rejected.
 
     The lease is renewed too: it may have ended if the call had locked a SQLite file.
 
-    :param error: the text to show while the rest of the event runs.
+    :param job: of the call, as it is after the attempt that has failed.
+    :param others: of the same event without rows.
     :param seconds: of the lease, from now.
-    :return: ``ABANDONED``; the kind of the receipt if the subscriber has finished;
-        ``None``, with nothing changed, when the lease has passed on.
+    :return: the state of the job: that of ``job``, or another one if the subscriber has
+        finished; ``None``, with nothing changed, when the lease has passed on.
     """
-    version = claim.abandoned.get(subscriber, 0)
-    receipt = Receipt(subscriber, ReceiptKind.ABANDONED, version)
-    values = receipt_values(store, claim.row_id, receipt)
-    held: dict[str, Any] = {"row": claim.row_id, "token": claim.lease}
-    held["error"] = store.text(error, LONGEST_ERROR)
-    statements = run_statements(store)
+    error = job.failure.text if job.failure else None
+    text = store.text(error, LONGEST_ERROR)
 
-    def work(connection: Connection) -> None:
-        held["due_at"] = store.db_now() + timedelta(seconds=seconds)
-        if store.dialect_name == "postgresql":
-            # The call may hold its uncommitted receipt.
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {LOCK_WAIT}")
-        if not version:
-            connection.execute(statements.receipt, {**values, "version": 1})
-        elif not connection.execute(statements.completion, values).rowcount:
-            raise _NotHeld("the receipt has changed")
-        if not connection.execute(statements.held, held).rowcount:
-            raise _NotHeld("the lease has passed on")
+    def changes() -> dict[str, Any]:
+        return {"error": text, "due_at": store.db_now() + timedelta(seconds=seconds)}
 
     try:
-        store.run(work, begin=True)
-    except (IntegrityError, _NotHeld):
-        kind = receipt_kind(store, claim.row_id, subscriber)
-        # Held, the receipt is of a try whose answer was lost; else of a later run.
-        is_passed_on = kind is ReceiptKind.ABANDONED and not _is_held(store, claim)
-        return None if is_passed_on else kind
-    return ReceiptKind.ABANDONED
-
-
-def _is_held(store: Store, claim: Claim) -> bool:
-    c = store.columns
-    held = select(c.id).where(c.id == claim.row_id, c.lease == claim.lease)
-    return bool(store.rows(held))
+        # The call may hold its uncommitted row.
+        write_held(store, claim, [job, *others], changes, lock_wait=LOCK_WAIT)
+    except (IntegrityError, NotHeld):
+        state = state_of(store, claim.row_id, job.subscriber)
+        # Held, the row is of a try whose answer was lost; else of a later run.
+        is_passed_on = state in (None, job.state) and not is_held(store, claim)
+        return None if is_passed_on else state
+    return job.state
 
 
 def cut(connection: Connection) -> None:

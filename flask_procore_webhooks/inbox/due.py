@@ -53,14 +53,14 @@ def due_events(
     stores: Collection[Store],
     limit: int = 100,
     *,
-    ignore_backoff: bool = False,
+    hurry: bool = False,
     ahead: float = 0.0,
     since: float = 0.0,
 ) -> list[tuple[str, int]]:
     """Endpoints and row ids of the events that may be claimed now, longest due first.
 
     :param stores: of endpoints that share a database.
-    :param ignore_backoff: also events that wait for their next attempt.
+    :param hurry: also events that wait.
     :param ahead: also events that wait for at most so many seconds.
     :param since: only events that have been due for so many seconds.
     """
@@ -68,7 +68,7 @@ def due_events(
     c, now = store.columns, store.db_now()
     names = [each.endpoint for each in stores]
     query = select(c.endpoint, c.id).where(
-        c.endpoint.in_(names), claimable(store, now, ignore_backoff, ahead)
+        c.endpoint.in_(names), claimable(store, now, hurry, ahead)
     )
     if since:
         query = query.where(c.due_at <= now - timedelta(seconds=since))
@@ -105,6 +105,24 @@ def pause_of(store: Store) -> Pause | None:
         if row.action == PAUSE:
             return Pause(row.actor, row.at)
     return None
+
+
+def paused_seconds(store: Store, since: datetime) -> float:
+    """For how many seconds the endpoint has been paused since then, as it is stored."""
+    j = store.database.tables.journal.c
+    query = select(j.action, j.at).where(
+        j.endpoint == store.endpoint, j.action.in_((PAUSE, RESUME))
+    )
+    total, began = timedelta(), None
+    for row in store.rows(query.order_by(j.id)):
+        if row.action == RESUME and began is not None:
+            total += max(row.at - max(began, since), timedelta())
+            began = None
+        elif row.action == PAUSE and began is None:
+            began = row.at
+    if began is not None:
+        total += store.db_now() - max(began, since)
+    return total.total_seconds()
 
 
 def seconds_to_work(stores: Sequence[Store]) -> dict[str, float | None]:

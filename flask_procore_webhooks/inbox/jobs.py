@@ -1,244 +1,237 @@
-"""The work of each subscriber for an event: receipts, and what supersedes it."""
+"""Jobs: one subscriber's work for one event, with its own state and due time.
+
+A job has no row before its first attempt ends or is put off. Pending rows are written
+for all subscribers of an event together, so that an event with one has all of them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from dataclasses import field
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_
-from sqlalchemy import bindparam
-from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
-from sqlalchemy import exists
+from sqlalchemy import delete
 from sqlalchemy import insert
-from sqlalchemy import literal_column
-from sqlalchemy import or_
 from sqlalchemy import select
 from sqlalchemy import update
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
 
-from ..event import Event
+from ..log import error_text
 from ..storage.store import Store
-from ..storage.store import to_db_time
-from ..subscribers import ANY
-from ..subscribers import Subscriber
-from .record import TEXTS
-from .status import ReceiptKind
-from .status import Status
+from .record import LONGEST_ERROR
+from .status import JobState
+from .status import Wait
 
-#: On PostgreSQL, the commit of a statement that returns this does not wait for the
-#: disk. A crash of the database server may lose the last fraction of a second of such
-#: commits, in order: the event runs again when its lease ends, and its receipts decide
-#: about repetitions. Measured with subscribers that write nothing: 1.4 to 2.3 times as
-#: many runs in five of six rounds. It is set for the transaction, so that the
-#: connection comes back to the pool unchanged.
-ASYNC_COMMIT: ColumnElement[str] = literal_column(
-    "set_config('synchronous_commit', 'off', true)"
-)
-#: An event with one of these will run.
-_UNFINISHED = (Status.PENDING.value, Status.RUNNING.value)
+#: The subscriber of a row that an upgrade wrote: it stands for every subscriber of the
+#: event without a row.
+EVERY_OTHER = ""
+#: Characters of the class of an error, and of a traceback, whose beginning is cut.
+LONGEST_CLASS, LONGEST_TRACEBACK = 190, 20_000
 
 
 @dataclass(frozen=True)
-class Receipt:
-    """The record that a subscriber finished an event; it does not run for it again."""
+class Failure:
+    """Why an attempt has failed."""
+
+    #: ``"requests.exceptions.Timeout"``; of an attempt without an exception, a word.
+    error_class: str
+    message: str
+    traceback: str | None = None
+    #: What the subscriber raised; ``None`` if it was abandoned or interrupted.
+    exception: BaseException | None = None
+
+    @property
+    def text(self) -> str:
+        """One text, as in the last line of a traceback."""
+        return error_text(self.exception) if self.exception else self.message
+
+
+@dataclass(frozen=True)
+class Job:
+    """The work of one subscriber for one event."""
 
     subscriber: str
-    kind: ReceiptKind = ReceiptKind.DONE
-    #: The version of the receipt of an abandoned call, as the claim saw it; 0 without
-    #: a receipt.
+    state: JobState = JobState.PENDING
+    #: The version of its row; 0 without one.
     version: int = 0
+    #: Attempts that have ended since receipt or replay; of a suspect, begun.
+    attempts: int = 0
+    due_at: datetime | None = None
+    waits_for: Wait | None = Wait.NOTHING
+    key: str | None = None
+    first_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    #: The failure of an attempt in this run.
+    failure: Failure | None = None
+    #: Whether the attempt that runs now is in ``attempts`` already.
+    is_begun: bool = False
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt that is running or comes next, from 1."""
+        return self.attempts + (not self.is_begun)
+
+    @property
+    def is_pending(self) -> bool:
+        return self.state is JobState.PENDING
+
+    def ended(
+        self, state: JobState, now: datetime, began: datetime | None = None
+    ) -> Job:
+        """The job when it is finished.
+
+        :param began: when its attempt began; ``None`` if it was not called.
+        """
+        return replace(
+            self,
+            state=state,
+            attempts=self.attempts if began is None else self.attempt,
+            due_at=None,
+            waits_for=None,
+            key=None,
+            started_at=began or self.started_at,
+            finished_at=now,
+            is_begun=False,
+        )
+
+    def put_off(
+        self,
+        due_at: datetime,
+        waits_for: Wait,
+        *,
+        since: datetime | None = None,
+        key: str | None = None,
+    ) -> Job:
+        """The job when it waits.
+
+        :param since: when its wait or, of a failed attempt, its call began.
+        """
+        return replace(
+            self,
+            due_at=due_at,
+            waits_for=waits_for,
+            key=key,
+            started_at=since or self.started_at,
+            is_begun=False,
+        )
 
 
-@dataclass(frozen=True)
-class SeenReceipts:
-    """The receipts of an event as a claim saw them."""
-
-    #: The subscribers that have finished.
-    finished: set[str] = field(default_factory=set)
-    #: The versions of the receipts of abandoned calls, by subscriber.
-    abandoned: dict[str, int] = field(default_factory=dict)
-
-
-def receipts(store: Store, row_id: int) -> dict[str, datetime]:
-    """Return when each subscriber finished the event, by its name."""
-    c = store.database.tables.receipt.c
-    found = select(c.subscriber, c.finished_at).where(
-        c.event == row_id, is_finished(store)
-    )
-    return {row.subscriber: row.finished_at for row in store.rows(found)}
-
-
-def receipt_kind(store: Store, row_id: int, subscriber: str) -> ReceiptKind | None:
-    """The kind of a subscriber's receipt for the event, ``None`` without one."""
-    c = store.database.tables.receipt.c
-    found = store.rows(
-        select(c.ending).where(c.event == row_id, c.subscriber == subscriber)
-    )
-    return ReceiptKind(found[0].ending) if found else None
-
-
-def is_finished(store: Store) -> ColumnElement[bool]:
-    """The condition for receipts of subscribers that have finished."""
-    return store.database.tables.receipt.c.ending != ReceiptKind.ABANDONED.value
-
-
-def seen_receipts(
+def jobs_of(
     store: Store, connection: Connection, rows: Iterable[int]
-) -> dict[int, SeenReceipts]:
-    """Return the receipts of each of ``rows`` that has some."""
-    c = store.database.tables.receipt.c
-    seen: dict[int, SeenReceipts] = {}
-    for event, name, ending, version in connection.execute(
-        select(c.event, c.subscriber, c.ending, c.version).where(c.event.in_(rows))
+) -> dict[int, dict[str, Job]]:
+    """Return the jobs of each of ``rows`` that has some, by subscriber."""
+    c = store.database.tables.job.c
+    found: dict[int, dict[str, Job]] = {}
+    for row in connection.execute(
+        select(
+            c.event,
+            c.subscriber,
+            c.state,
+            c.version,
+            c.attempts,
+            c.due_at,
+            c.waits_for,
+            c.key,
+            c.first_at,
+            c.started_at,
+            c.finished_at,
+        ).where(c.event.in_(rows))
     ):
-        of_event = seen.setdefault(event, SeenReceipts())
-        if ending == ReceiptKind.ABANDONED.value:
-            of_event.abandoned[name] = version
-        else:
-            of_event.finished.add(name)
-    return seen
+        event, name, state, version, attempts, due_at, waits_for, *rest = row
+        waits_for = Wait(waits_for) if waits_for else None
+        found.setdefault(event, {})[name] = Job(
+            name, JobState(state), version, attempts, due_at, waits_for, *rest
+        )
+    return found
 
 
-def async_commit(store: Store, change: Any) -> Any:
-    """Return ``change`` with ``ASYNC_COMMIT`` on PostgreSQL, else unchanged."""
-    is_postgresql = store.dialect_name == "postgresql"
-    return change.returning(ASYNC_COMMIT) if is_postgresql else change
+def state_of(store: Store, row_id: int, subscriber: str) -> JobState | None:
+    """The state of a subscriber's job for the event, ``None`` without a row."""
+    c = store.database.tables.job.c
+    found = store.rows(
+        select(c.state).where(c.event == row_id, c.subscriber == subscriber)
+    )
+    return JobState(found[0].state) if found else None
 
 
-class RunStatements:
-    """The statements that every run executes, built once for each database.
+def are_complete(jobs: Collection[Job]) -> bool:
+    """Whether these rows of an event are those of all its subscribers.
 
-    Without that, a run takes 1.5 times as long (subscribers that write nothing).
-    Parameters: ``row`` and ``token`` of the claim; ``name``, ``how`` and ``at`` of a
-    receipt; ``seen``, the version of the receipt that ``completion`` replaces; for
-    ``held`` and ``settle``, the columns to change.
+    A run that was killed may have left rows of finished jobs only, and has not begun
+    the others.
     """
-
-    def __init__(self, store: Store) -> None:
-        tables, c = store.database.tables, store.columns
-        receipt = {"event": "row", "subscriber": "name"}
-        receipt |= {"ending": "how", "finished_at": "at"}
-        values: dict[str, Any] = {
-            column: bindparam(name) for column, name in receipt.items()
-        }
-        self.held = update(tables.event).where(
-            c.id == bindparam("row"), c.lease == bindparam("token")
-        )
-        self.settle = async_commit(store, self.held)
-        self.receipt = insert(tables.receipt).values(values)
-        self.async_receipt = async_commit(store, self.receipt)
-        c = tables.receipt.c
-        #: Changes no row if the version has risen: the run has outlived its lease or
-        #: its timeout.
-        self.completion = (
-            update(tables.receipt)
-            .where(c.event == bindparam("row"), c.subscriber == bindparam("name"))
-            .where(c.version == bindparam("seen"))
-            .values(
-                ending=bindparam("how"),
-                finished_at=bindparam("at"),
-                version=c.version + 1,
-            )
-        )
-        #: Settles and writes a receipt: one statement instead of four round trips.
-        self.finish: Any = None
-        if store.dialect_name == "postgresql":
-            from sqlalchemy.dialects import postgresql
-
-            written = postgresql.insert(tables.receipt).values(values)
-            written = written.on_conflict_do_nothing()
-            self.finish = self.settle.add_cte(written.cte("written"))
+    return any(job.is_pending or job.version > 1 for job in jobs)
 
 
-def run_statements(store: Store) -> RunStatements:
-    """The statements of the store's database."""
-    parts = store.database.parts
-    found: RunStatements | None = parts.get(RunStatements)
-    return found or parts.setdefault(RunStatements, RunStatements(store))
-
-
-def finish_in_session(
-    store: Store, row_id: int, receipt: Receipt, session: Session
+def write_jobs(
+    connection: Connection, store: Store, row_id: int, jobs: Iterable[Job]
 ) -> bool:
-    """Add the receipt to the session's transaction; the caller commits.
+    """Write jobs in the transaction of a change of their event, which is held.
 
-    :return: ``False`` if the receipt of that version is gone.
-    :raises sqlalchemy.exc.IntegrityError: the claim saw no receipt, and there is one.
+    A placeholder of an upgrade is deleted.
+
+    :return: ``False`` if one has another version than its row.
+    :raises sqlalchemy.exc.IntegrityError: a job without a row has one.
     """
-    statements, values = run_statements(store), receipt_values(store, row_id, receipt)
-    if not receipt.version:
-        session.execute(statements.receipt, values)
-        return True
-    changed: Any = session.execute(statements.completion, values)
-    return bool(changed.rowcount)
+    table = store.database.tables.job
+    new = []
+    for job in jobs:
+        if job.subscriber == EVERY_OTHER:
+            placeholder = table.c.event == row_id, table.c.subscriber == EVERY_OTHER
+            connection.execute(delete(table).where(*placeholder))
+            continue
+        values = _row_values(store, job)
+        if not job.version:
+            mine = {"event": row_id, "subscriber": job.subscriber, "version": 1}
+            mine |= {"endpoint": store.endpoint, **_failure_values(store, job.failure)}
+            new.append(values | mine)
+            continue
+        if job.failure is not None:
+            values |= _failure_values(store, job.failure)
+        change = update(table).where(
+            table.c.event == row_id,
+            table.c.subscriber == job.subscriber,
+            table.c.version == job.version,
+        )
+        change = change.values(**values, version=job.version + 1)
+        if not connection.execute(change).rowcount:
+            return False
+    if new:
+        connection.execute(insert(table), new)
+    return True
 
 
-def finish(
-    store: Store, row_id: int, receipt: Receipt, *, durable: bool = False
-) -> None:
-    """Commit the receipt by itself; a receipt of a later run stays as it is.
-
-    :param durable: the commit waits for the disk.
-    """
-    statements, values = run_statements(store), receipt_values(store, row_id, receipt)
-    statement = statements.receipt if durable else statements.async_receipt
-    if receipt.version:
-        statement = statements.completion
-
-    try:
-        store.run(lambda connection: connection.execute(statement, values))
-    except IntegrityError:
-        if receipt_kind(store, row_id, receipt.subscriber) is None:
-            raise
+def written(job: Job) -> Job:
+    """The job after its row was written."""
+    return replace(job, version=job.version + 1, failure=None)
 
 
-def receipt_values(store: Store, row_id: int, receipt: Receipt) -> dict[str, Any]:
-    """Return the parameters of a receipt, for :class:`RunStatements`."""
-    values = {
-        "row": row_id,
-        "name": receipt.subscriber,
-        "how": receipt.kind.value,
-        "at": store.db_now(),
+def _row_values(store: Store, job: Job) -> dict[str, Any]:
+    return {
+        "state": job.state.value,
+        "attempts": job.attempts,
+        "due_at": job.due_at or store.db_now() if job.is_pending else None,
+        "waits_for": job.waits_for.value if job.waits_for else None,
+        "key": job.key,
+        "first_at": job.first_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "dead_at": job.finished_at if job.state is JobState.DEAD else None,
     }
-    return values | {"seen": receipt.version} if receipt.version else values
 
 
-def has_newer(store: Store, row_id: int, event: Event, subscriber: Subscriber) -> bool:
-    """Whether a newer event of the same resource supersedes this one.
-
-    An event is superseded if a newer event of the resource is pending or running, or
-    has a receipt for this subscriber. Events with and without a timestamp are not
-    compared, because that order is not transitive.
-    """
-    c = store.columns
-    resource_id = store.text(event.resource_id, TEXTS["resource_id"])
-    if resource_id is None or resource_id != event.resource_id:
-        # It is not stored whole, so another resource may look the same.
-        return False
-    when = to_db_time(event.timestamp) if event.timestamp else None
-    later = and_(c.event_at == when, c.id > row_id)
-    if when:
-        later = or_(c.event_at > when, later)
-    receipt = store.database.tables.receipt.c
-    has_receipt = and_(
-        receipt.event == c.id,
-        receipt.subscriber == subscriber.name,
-        is_finished(store),
-    )
-    newer = select(c.id).where(
-        c.endpoint == store.endpoint,
-        c.resource_id == resource_id,
-        c.resource_type == store.text(event.resource_type, TEXTS["resource_type"]),
-        c.id != row_id,
-        later,
-        or_(c.status.in_(_UNFINISHED), exists().where(has_receipt)),
-    )
-    # The subscriber does not run for another reason, so that event does not count.
-    if subscriber.reason != ANY:
-        newer = newer.where(c.reason == store.text(event.reason, TEXTS["reason"]))
-    return bool(store.rows(newer.limit(1)))
+def _failure_values(store: Store, failure: Failure | None) -> Mapping[str, Any]:
+    if failure is None:
+        return dict.fromkeys(("error_class", "error", "traceback"))
+    # The end of a traceback says more than its beginning.
+    tail = (failure.traceback or "")[-LONGEST_TRACEBACK:]
+    return {
+        "error_class": store.text(failure.error_class, LONGEST_CLASS),
+        "error": store.text(failure.message, LONGEST_ERROR),
+        "traceback": store.text(tail, LONGEST_TRACEBACK) or None,
+    }

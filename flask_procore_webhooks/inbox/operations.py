@@ -23,6 +23,7 @@ from sqlalchemy import delete
 from sqlalchemy import exists
 from sqlalchemy import func
 from sqlalchemy import insert
+from sqlalchemy import or_
 from sqlalchemy import select
 from sqlalchemy import Update
 from sqlalchemy import update
@@ -160,7 +161,7 @@ def replay(
 def _replay(
     store: Store, rows: list[int], actor: str, rerun_all: bool, connection: Connection
 ) -> int:
-    c, receipt = store.columns, store.database.tables.receipt
+    c, j = store.columns, store.database.tables.job.c
     mine = c.id.in_(rows), c.endpoint == store.endpoint
     lock_in_order(connection, c.id.table, *mine)
     finished = c.status.in_([status.value for status in FINISHED])
@@ -168,21 +169,16 @@ def _replay(
     found = list(connection.execute(query.order_by(c.id)))
     if not found:
         return 0
-    due = [row.id for row in found]
-    connection.execute(
-        update(c.id.table)
-        .where(c.id.in_(due))
-        .values(
-            status=Status.PENDING.value,
-            attempts=0,
-            due_at=store.db_now(),
-            finished_at=None,
-            lease=None,
-        )
-    )
-    dead = Status.DEAD.value
-    forgotten = [row.id for row in found if rerun_all or row.status != dead]
-    connection.execute(delete(receipt).where(receipt.c.event.in_(forgotten)))
+    due, now = [row.id for row in found], store.db_now()
+    values = {"status": "pending", "due_at": now, "parked_at": None}
+    change = update(c.id.table).where(c.id.in_(due))
+    connection.execute(change.values(**values, finished_at=None, lease=None))
+    dead = [row.id for row in found if row.status == "dead" and not rerun_all]
+    again = or_(j.event.not_in(dead), j.state == "dead")
+    job = update(j.event.table).where(j.event.in_(due), again)
+    values = {"state": "pending", "version": j.version + 1, "attempts": 0}
+    values |= {"due_at": now, "waits_for": "nothing", "first_at": None}
+    connection.execute(job.values(**values, finished_at=None, dead_at=None))
     entries = [_entry(store, REPLAY, actor, row) for row in due]
     connection.execute(insert(store.database.tables.journal), entries)
     return len(due)
@@ -216,7 +212,7 @@ def prune_rows(store: Store, before: datetime, *, dead: bool) -> Iterator[int]:
         where = _within(c.id, window), old
         count = _execute(store, delete(tables.event).where(*where), *where)
         # By existing rows, so that the next prune completes an interrupted one.
-        for other in (tables.receipt, tables.journal):
+        for other in (tables.job, tables.journal):
             orphaned = ~exists().where(c.id == other.c.event)
             orphans = _within(other.c.event, window), orphaned
             _execute(store, delete(other).where(*orphans), *orphans)

@@ -32,7 +32,6 @@ from ..senders.payload import PLAIN_ID
 from ..storage.state import schema_number
 from ..storage.store import Store
 from ..storage.store import to_db_time
-from .jobs import is_finished
 from .record import new_row
 from .record import TEXTS
 from .status import Status
@@ -119,16 +118,11 @@ def find(store: Store, event_id: str) -> Mapping[str, Any] | None:
     return dict(rows[0]._mapping) if rows else None
 
 
-def receipts_of(store: Store, row_id: int) -> list[Mapping[str, Any]]:
-    """``subscriber``, ``ending`` and ``finished_at``, in the order of finishing.
-
-    Of the subscribers that have finished; see :attr:`ReceiptKind.ABANDONED`.
-    """
-    r = store.database.tables.receipt.c
-    query = select(r.subscriber, r.ending, r.finished_at).where(
-        r.event == row_id, is_finished(store)
-    )
-    return [row._mapping for row in store.rows(query.order_by(r.finished_at))]
+def jobs_of(store: Store, row_id: int) -> list[Mapping[str, Any]]:
+    """The jobs of an event, in the order of finishing."""
+    j = store.database.tables.job.c
+    query = select(*j).where(j.event == row_id).order_by(j.finished_at, j.subscriber)
+    return [row._mapping for row in store.rows(query)]
 
 
 def counts(store: Store) -> dict[tuple[str, str], int]:
@@ -150,7 +144,6 @@ def totals(store: Store) -> Mapping[str, Any]:
     query = select(
         func.coalesce(func.sum(c.repeats), 0).label("repeats"),
         func.coalesce(func.sum(c.conflicts), 0).label("conflicts"),
-        func.coalesce(func.sum(c.attempts), 0).label("attempts"),
         func.min(due).label("oldest_due"),
     ).where(c.endpoint == store.endpoint)
     return dict(store.rows(query)[0]._mapping)
@@ -231,8 +224,6 @@ def _trial_row(store: Store, table: Table) -> dict[str, Any]:
     if table is tables.event:
         event = Event(name, "check", body=b"{}")
         return dict(new_row(store, event, Status.PENDING, None))
-    if table is tables.receipt:
-        return {"event": 0, "subscriber": name, "ending": "done", "finished_at": now}
     if table is tables.job:
         job = {"event": 0, "subscriber": name, "endpoint": store.endpoint}
         return {**job, "state": "done", "version": 1, "attempts": 1}

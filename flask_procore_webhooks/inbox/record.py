@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from sqlalchemy import and_
 from sqlalchemy import case
 from sqlalchemy import Connection
+from sqlalchemy import func
 from sqlalchemy import select
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
@@ -27,8 +29,10 @@ from .group_commit import GroupCommit
 from .inserts import InsertNew
 from .inserts import InsertOne
 from .status import FINISHED
+from .status import JobState
 from .status import PARKED
 from .status import Status
+from .status import Wait
 
 #: Bytes of bodies in one statement: drivers hold them several times over.
 LARGEST_STATEMENT = 4 * 2**20
@@ -47,6 +51,9 @@ TEXTS = {
     "application_id": 80,
 }
 LONGEST_ERROR = 4000
+#: Statuses of events that a repeat makes pending.
+REVIVED = (Status.DEAD, Status.UNMATCHED)
+_REVIVED = [status.value for status in REVIVED]
 
 Row = dict[str, Any]
 KEY_OF = itemgetter("endpoint", "event_id")
@@ -74,8 +81,8 @@ def record(
 ) -> RecordResult:
     """Commit ``event``, or count a repeat if it was recorded before.
 
-    A repeat with ``PENDING`` makes a dead event pending again. Safe to repeat: the
-    first body stays.
+    A repeat with ``PENDING`` makes a dead or unmatched event pending again. Safe to
+    repeat: the first body stays.
 
     :raises InboxUnavailable: nothing was recorded, or the answer was lost.
     """
@@ -95,8 +102,14 @@ def record(
             raise store.unavailable(late) from None
         if row_id != ALREADY_RECORDED:
             return RecordResult(row_id, status, is_new=True)
-        if repeated := store.run(partial(_repeat, store, row), until=until):
-            return repeated
+        repeated = store.run(partial(_repeat, store, row), until=until)
+        if repeated is None:
+            continue
+        if status is Status.PENDING and repeated.status in REVIVED:
+            revive = partial(_revive, store, row, repeated.row_id)
+            store.run(revive, begin=True, until=until)
+            return replace(repeated, status=Status.PENDING)
+        return repeated
     raise store.unavailable(LookupError("neither inserted nor found"))
 
 
@@ -188,7 +201,6 @@ def new_row(store: Store, event: Event, status: Status, error: str | None) -> Ro
         "origin": "delivery",
         "traceparent": None,
         "status": status.value,
-        "attempts": 0,
         "claims": 0,
         "due_at": None if is_finished else now,
         "parked_at": now if status in PARKED else None,
@@ -212,18 +224,15 @@ def _repeat(store: Store, row: Row, connection: Connection) -> RecordResult | No
     """Count the repeat of a recorded event; ``None`` if the event was pruned."""
     c = store.columns
     differs = and_(c.body.is_not(None), c.body != row["body"])
-    changes = [
-        (c.repeats, c.repeats + 1),
-        (c.conflicts, c.conflicts + case((differs, 1), else_=0)),
-    ]
-    if row["status"] == Status.PENDING.value:
-        changes += _revival(store, row)
+    changes = {
+        "repeats": c.repeats + 1,
+        "conflicts": c.conflicts + case((differs, 1), else_=0),
+    }
     # Changed by its row id: by its key, MariaDB may use another index while the
     # table is small, and lock every row that it reads.
     mine = and_(c.endpoint == row["endpoint"], c.event_id == row["event_id"])
     same_row = c.id == connection.scalar(select(c.id).where(mine))
-    # MariaDB assigns from left to right: a tested column is changed last.
-    connection.execute(update(c.id.table).where(same_row).ordered_values(*changes))
+    connection.execute(update(c.id.table).where(same_row).values(changes))
     query = select(c.id, c.status, differs.label("conflict")).where(same_row)
     found = connection.execute(query).one_or_none()
     if found is None:
@@ -236,15 +245,31 @@ def _repeat(store: Store, row: Row, connection: Connection) -> RecordResult | No
     )
 
 
-def _revival(store: Store, row: Row) -> list[tuple[Any, Any]]:
-    """The changes that make a dead event pending again."""
-    c = store.columns
-    dead = c.status == Status.DEAD.value
-    pruned = and_(dead, c.body.is_(None))
-    return [
-        (c.body, case((pruned, row["body"]), else_=c.body)),
-        (c.attempts, case((dead, 0), else_=c.attempts)),
-        (c.due_at, case((dead, row["received_at"]), else_=c.due_at)),
-        (c.finished_at, case((dead, None), else_=c.finished_at)),
-        (c.status, case((dead, Status.PENDING.value), else_=c.status)),
-    ]
+def _revive(store: Store, row: Row, row_id: int, connection: Connection) -> None:
+    """Make a dead or unmatched event pending, and its dead jobs with all attempts."""
+    c, j = store.columns, store.database.tables.job.c
+    parked = c.id == row_id, c.status.in_(_REVIVED)
+    values = {
+        "body": func.coalesce(c.body, row["body"]),
+        "status": Status.PENDING.value,
+        "due_at": row["received_at"],
+        "parked_at": None,
+        "finished_at": None,
+        "claims": 0,
+    }
+    # Guarded by the status: no run has the event.
+    change = update(c.id.table).where(*parked).values(values)
+    if not connection.execute(change).rowcount:
+        return  # it has become pending meanwhile
+    dead = j.event == row_id, j.state == JobState.DEAD.value
+    job = {
+        "state": JobState.PENDING.value,
+        "version": j.version + 1,
+        "attempts": 0,
+        "due_at": row["received_at"],
+        "waits_for": Wait.NOTHING.value,
+        "first_at": None,
+        "finished_at": None,
+        "dead_at": None,
+    }
+    connection.execute(update(j.event.table).where(*dead).values(job))

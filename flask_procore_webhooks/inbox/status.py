@@ -1,4 +1,4 @@
-"""Status of an event, and the kinds of receipts."""
+"""Status of an event, state of a job, and what a pending job waits for."""
 
 from __future__ import annotations
 
@@ -71,20 +71,5 @@ class Wait(str, enum.Enum):
     KEY = "key"
     #: A process that has its subscriber.
     ABSENT = "absent"
-
-    __str__ = str.__str__
-
-
-class ReceiptKind(str, enum.Enum):
-    """How a subscriber finished an event, as its receipt says."""
-
-    DONE = "done"
-    #: The subscriber raised :class:`~flask_procore_webhooks.Discard`.
-    DISCARDED = "discarded"
-    #: A newer event of the same resource makes its work unnecessary.
-    SUPERSEDED = "superseded"
-    #: It has not finished: a call exceeded its time limit, and its completion would be
-    #: rejected because the receipt's version has changed.
-    ABANDONED = "abandoned"
 
     __str__ = str.__str__

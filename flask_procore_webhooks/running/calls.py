@@ -24,12 +24,16 @@ from sqlalchemy.orm import Session
 from ..endpoint import Endpoint
 from ..errors import Discard
 from ..errors import InboxUnavailable
+from ..errors import RetryLater
 from ..event import Event
-from ..inbox import jobs
 from ..inbox.claims import Claim
+from ..inbox.completion import finish_in_session
 from ..inbox.cut import cut
-from ..inbox.jobs import Receipt
-from ..inbox.status import ReceiptKind
+from ..inbox.jobs import Failure
+from ..inbox.jobs import Job
+from ..inbox.jobs import state_of
+from ..inbox.keys import HeldKey
+from ..inbox.status import JobState
 from ..log import hide_parameters
 from ..log import log
 from ..storage.engines import is_in_memory
@@ -37,9 +41,9 @@ from ..subscribers import run_to_end
 from ..subscribers import Subscriber
 from ..subscribers import to_end
 from .failures import describe
-from .failures import Failure
 from .failures import failure_of
 from .failures import is_failure
+from .failures import retry_text
 from .sessions import end_session
 from .sessions import session_scope
 from .sessions import used_session
@@ -70,11 +74,16 @@ class Call:
         claim: Claim,
         subscriber: Subscriber,
         event: Event,
+        job: Job,
         take_over: Callable[[Call], None],
     ) -> None:
         self.endpoint = endpoint
         self.claim = claim
         self.subscriber = subscriber
+        #: As it is before the call.
+        self.job = job
+        #: What it holds until it ends.
+        self.key: HeldKey | None = None
         self.event = event
         self.take_over = take_over
         #: By the monotonic clock, like :attr:`deadline`.
@@ -83,8 +92,10 @@ class Call:
         self.limit = subscriber.timeout or endpoint.settings.timeout
         # A durable claim is that of a request, whose thread belongs to the server.
         self.deadline = inf if claim.durable else self.started + self.limit
-        #: The record that the subscriber has finished.
-        self.receipt: Receipt | None = None
+        #: When it began, as it is stored.
+        self.began = endpoint.store.db_now()
+        #: The job, if the subscriber has finished.
+        self.ended: Job | None = None
         self.is_committed = False
         #: What the subscriber raised, or the host before it was called.
         self.error: BaseException | None = None
@@ -92,12 +103,14 @@ class Call:
         self.late_error: BaseException | None = None
         self.is_abandoned = False
         self._has_ended = False
+        #: Whether it commits now, with the end of its job.
+        self._commits = False
         #: On which sessions of the call work.
         self.connections: list[Connection] = []
         self._lock = threading.Lock()
 
     def perform(self) -> None:
-        """Call the subscriber. Afterwards ``receipt`` or ``error`` is its outcome.
+        """Call the subscriber. Afterwards ``ended`` or ``error`` is its outcome.
 
         :raises CallAbandoned: another thread has taken over.
         """
@@ -109,21 +122,14 @@ class Call:
             if self.is_abandoned:
                 raise CallAbandoned
 
-    def new_receipt(self, kind: ReceiptKind = ReceiptKind.DONE) -> Receipt:
-        name = self.subscriber.name
-        return Receipt(name, kind, self.claim.abandoned.get(name, 0))
-
-    def is_superseded(self) -> bool:
-        """Whether a newer event of the same resource is in the inbox."""
-        event, row_id = self.event, self.claim.row_id
-        return event.resource_id is not None and jobs.has_newer(
-            self.endpoint.store, row_id, event, self.subscriber
-        )
+    def finished(self, state: JobState = JobState.DONE) -> Job:
+        """The job as it is when the subscriber has finished."""
+        return self.job.ended(state, self.endpoint.store.db_now(), self.began)
 
     def failure(self) -> Failure | None:
-        """Why a call without a receipt has failed; afterwards, its error is logged.
+        """Why a call that has not finished has failed; afterwards, it is logged.
 
-        ``None`` if the subscriber has discarded the event: then there is a receipt.
+        ``None`` if the subscriber has postponed or discarded the event.
 
         :raises BaseException: the error, if it is a request to stop.
         """
@@ -132,16 +138,15 @@ class Call:
             return None
         if isinstance(error, Discard):
             log.info("%s discarded %s: %s", name, event, error)
-            self.receipt = self.new_receipt(ReceiptKind.DISCARDED)
+            self.ended = self.finished(JobState.DISCARDED)
+            return None
+        if isinstance(error, RetryLater):
+            log.info("%s postponed %s: %s", name, event, retry_text(error))
             return None
         if not is_failure(error, self.endpoint.dispatch):
             raise error
-        failure = failure_of(name, error)
-        if failure.exception is None:
-            log.info("%s postponed %s: %s", name, event, error)
-        else:
-            log.error("%s failed for %s", name, event, exc_info=error)
-        return failure
+        log.error("%s failed for %s", name, event, exc_info=error)
+        return failure_of(error)
 
     def abandon(self, hand_over: Callable[[], object]) -> bool:
         """Give the call up; ``False`` if it has ended.
@@ -175,7 +180,7 @@ class Call:
                 try:
                     self._call()
                 except BaseException as error:
-                    if self.receipt is None:
+                    if self.ended is None:
                         self.error = error
                     raise
         except BaseException as error:
@@ -183,7 +188,7 @@ class Call:
 
     def _sort(self, error: BaseException) -> None:
         """Keep an error that has left the app context in its place."""
-        if self.receipt is None and self.error is None:
+        if self.ended is None and self.error is None:
             # The subscriber was not called.
             self.error = error
         if error is self.error or self.is_abandoned:
@@ -201,7 +206,7 @@ class Call:
         app, source = self.endpoint.app, self.endpoint.store.session
         if source is None:
             run_to_end(app, self.subscriber(app, self.event))
-            self.receipt = self.new_receipt()
+            self.ended = self.finished()
             return
         with session_scope(source) as session:
 
@@ -220,18 +225,19 @@ class Call:
                 self._commit(used_session(session, source))
 
     def _commit(self, session: Session | None) -> None:
-        """Commit the subscriber's writes with its receipt."""
+        """Commit the subscriber's writes with the end of its job."""
         if self.is_abandoned:
             raise CallAbandoned
-        receipt = self.new_receipt()
+        ended = self.finished()
         if session is None:
-            self.receipt = receipt
+            self.ended = ended
             return
+        self._commits = True
         session.flush()
         store, row_id = self.endpoint.store, self.claim.row_id
         refusal: Exception = Outlived("its writes are rolled back")
         try:
-            is_written = jobs.finish_in_session(store, row_id, receipt, session)
+            is_written = finish_in_session(store, row_id, ended, self.key, session)
         except IntegrityError as error:
             is_written, refusal = False, error
         if not is_written:
@@ -239,31 +245,30 @@ class Call:
         try:
             session.commit()
         except BaseException:
-            # Hooks of the host also run after the commit; the receipt decides.
+            # Hooks of the host also run after the commit; the row decides.
             if self._has_finished(session):
-                self.receipt, self.is_committed = receipt, True
+                self.ended, self.is_committed = ended, True
             raise
-        self.receipt, self.is_committed = receipt, True
+        self.ended, self.is_committed = ended, True
 
     def _reject(self, session: Session, refusal: Exception) -> None:
-        """Roll back: the receipt is not the one that the claim saw."""
+        """Roll back: the row of the job is not the one that the claim saw."""
         if not self._has_finished(session):
             raise refusal
         # Another run has finished it since the lease of this one ended. The writes of
         # that run stand, and these are rolled back.
         log.warning("%s had finished %s", self.subscriber.name, describe(self.event))
-        self.receipt, self.is_committed = self.new_receipt(), True
+        self.ended, self.is_committed = self.finished(), True
 
     def _has_finished(self, session: Session) -> bool:
-        """Whether the inbox has the receipt; the session is rolled back first."""
+        """Whether the job is done; the session is rolled back first."""
         with suppress(Exception):
             session.rollback()
         store, name = self.endpoint.store, self.subscriber.name
         try:
-            kind = jobs.receipt_kind(store, self.claim.row_id, name)
+            return state_of(store, self.claim.row_id, name) is JobState.DONE
         except InboxUnavailable:
             return False
-        return kind is not None and kind is not ReceiptKind.ABANDONED
 
 
 def current_call() -> Call | None:

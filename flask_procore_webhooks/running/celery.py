@@ -119,7 +119,7 @@ def _register_tasks() -> None:
 
 
 def run(endpoint: str, row_id: int) -> None:
-    """Run one event if it is due, and publish its next attempt."""
+    """Run one event if it is due, and publish when its next job is due."""
     found = [each for each in _endpoints(RUN) if each.name == endpoint]
     if not found and has_app_context():
         log.error(NO_ENDPOINT, row_id, endpoint)
@@ -156,7 +156,10 @@ def _run(endpoint: Endpoint, row_id: int) -> None:
     if is_paused(endpoint.store):
         return
     _note_seen(endpoint.store)
-    if process(endpoint, row_id) is RunOutcome.RETRY:
+    woken: list[int] = []
+    outcome = process(endpoint, row_id, woken=woken)
+    publish(endpoint, woken)
+    if outcome in (RunOutcome.RETRY, RunOutcome.POSTPONED):
         wait = seconds_to(endpoint.store, row_id)
         if wait is not None and wait <= LONGEST_COUNTDOWN:
             _publisher_of(endpoint).send(endpoint, row_id, wait + CLOCK_TOLERANCE)

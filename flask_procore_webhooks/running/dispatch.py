@@ -49,14 +49,14 @@ def notify_others(endpoint: Endpoint, mode: str, rows: Collection[int]) -> None:
 def run_inline(endpoint: Endpoint, recorded: RecordResult) -> None:
     """Run the event in this request; return when it is finished.
 
-    In this mode the sender repeats a failed run, so a 2xx is allowed only once the
-    event is finished.
+    In this mode the sender repeats a failed run, so a 2xx is allowed only if no job has
+    failed. Postponed jobs wait for a worker.
 
-    :raises SubscribersFailed: it is due again; the sender's next delivery resumes it.
+    :raises SubscribersFailed: a job has failed; the sender's next delivery resumes it.
     :raises EventBusy: another request is running it.
     """
     start = time.monotonic()
-    outcome = process(endpoint, recorded.row_id, ignore_backoff=True)
+    outcome = process(endpoint, recorded.row_id, hurry=True)
     _warn_if_slow(endpoint, recorded, time.monotonic() - start)
     if outcome is RunOutcome.RETRY:
         raise SubscribersFailed("a subscriber failed")
@@ -67,36 +67,34 @@ def run_inline(endpoint: Endpoint, recorded: RecordResult) -> None:
         )
 
 
-def drain(
-    endpoints: Iterable[Endpoint], *, ignore_backoff: bool = False, ahead: float = 0.0
-) -> int:
-    """Run every event of the endpoints that is due now, each once.
+def drain(endpoints: Iterable[Endpoint], *, ahead: float = 0.0) -> int:
+    """Run every event of the endpoints that is due now.
 
-    :param ignore_backoff: also events that wait for their next attempt.
-    :param ahead: also events that wait for at most so many seconds.
+    An event runs once, and again when the end of another one makes it due.
+
+    :param ahead: also events that are due within so many seconds.
     :return: how many events were run.
     """
     groups = by_database(endpoints)
-    return sum([_drain_database(group, ignore_backoff, ahead) for group in groups])
+    return sum([_drain_database(group, ahead) for group in groups])
 
 
-def _drain_database(group: list[Endpoint], ignore_backoff: bool, ahead: float) -> int:
+def _drain_database(group: list[Endpoint], ahead: float) -> int:
     by_name = {endpoint.name: endpoint for endpoint in group}
     stores = [endpoint.store for endpoint in group]
     seen: set[int] = set()
     ran = 0
     while True:
         # Events that failed may be due again, and before events not seen yet.
-        limit = len(seen) + 100
-        found = due_events(stores, limit, ignore_backoff=ignore_backoff, ahead=ahead)
+        found = due_events(stores, len(seen) + 100, ahead=ahead)
         unseen = [(name, row_id) for name, row_id in found if row_id not in seen]
         if not unseen:
             return ran
         for name, row_id in unseen:
             seen.add(row_id)
-            outcome = process(
-                by_name[name], row_id, ignore_backoff=ignore_backoff, ahead=ahead
-            )
+            woken: list[int] = []
+            outcome = process(by_name[name], row_id, ahead=ahead, woken=woken)
+            seen.difference_update(woken)
             ran += outcome is not RunOutcome.NOT_CLAIMED
 
 

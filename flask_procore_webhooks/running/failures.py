@@ -1,4 +1,4 @@
-"""Failures: outcomes of runs, texts in log and inbox, and when a run is repeated."""
+"""Failures: outcomes of runs, texts in log and inbox, and waits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import enum
 import random
 from asyncio import CancelledError
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
+from datetime import timedelta
 from threading import current_thread
 from threading import main_thread
 
@@ -18,9 +18,10 @@ from ..event import Event
 from ..inbox import claims
 from ..inbox.claims import Claim
 from ..inbox.claims import Settlement
+from ..inbox.jobs import Failure
 from ..inbox.status import Status
 from ..log import error_text
-from ..log import hide_parameters
+from ..log import traceback_text
 
 #: Seconds; no wait is longer, so that every database can store when it ends.
 LONGEST_WAIT = 366 * 24 * 3600.0
@@ -32,22 +33,15 @@ class RunOutcome(enum.Enum):
     """How a call of :func:`process` ended."""
 
     DONE = "done"
-    #: Failed, and due again later.
+    #: A job has failed and is due again later.
     RETRY = "retry"
+    #: No job has failed, and one waits for its time, its key or its process.
+    POSTPONED = "postponed"
     DEAD = "dead"
+    #: No subscriber wants the event, or it is unreadable.
+    PARKED = "parked"
     #: Not claimed: finished, not due yet, or running elsewhere.
     NOT_CLAIMED = "not claimed"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why one subscriber has not finished."""
-
-    text: str
-    #: Seconds that the subscriber asked for, or ``None`` for the backoff.
-    wait: float | None = None
-    #: What the subscriber raised; ``None`` after a :class:`RetryLater`.
-    exception: BaseException | None = None
 
 
 def is_failure(error: BaseException, dispatch: str) -> bool:
@@ -61,16 +55,14 @@ def is_failure(error: BaseException, dispatch: str) -> bool:
     return current_thread() is not main_thread() and dispatch != "inline"
 
 
-def failure_of(subscriber: str, error: BaseException) -> Failure:
-    """The failure of a subscriber that has raised ``error``."""
-    if isinstance(error, RetryLater):
-        return Failure(f"{subscriber}: {retry_text(error)}", error.after)
-    hide_parameters(error)
-    return Failure(f"{subscriber}: {error_text(error)}", exception=error)
+def failure_of(error: BaseException) -> Failure:
+    """The failure of an attempt that has raised ``error``."""
+    text = traceback_text(error)
+    return Failure(_class_name(type(error)), _message(error), text, error)
 
 
 def last_exception(failures: Iterable[Failure]) -> BaseException | None:
-    """What a subscriber raised last; ``None`` if all of them asked for another run."""
+    """What a subscriber raised last, if one has raised."""
     raised = [each.exception for each in failures if each.exception is not None]
     return raised[-1] if raised else None
 
@@ -95,34 +87,54 @@ def describe(event: Event) -> str:
     return f"{kind} {event.id} of {event.endpoint!r}"
 
 
-def wait_after(attempt: int, asked: float | None, settings: Settings) -> float:
-    """Seconds until the next attempt.
+def later_wait(later: RetryLater, waited: float, settings: Settings) -> float:
+    """Seconds until a postponed job is due.
 
-    :param attempt: the number of the attempt that failed, from 1.
-    :param asked: seconds that ``RetryLater`` asks for; ``None`` for the backoff.
+    :param waited: seconds since it was first postponed. A subscriber that names no time
+        is called again when that has about doubled.
     """
-    if asked is not None:
+    if later.after is not None:
         # A subclass of RetryLater may hold any number.
-        return min(max(0.0, float(asked)), LONGEST_WAIT)
-    return backoff(attempt, settings)
+        return min(max(0.0, float(later.after)), LONGEST_WAIT)
+    doubled = max(settings.retry_base, waited)
+    return random.uniform(0.5, 1.0) * min(settings.retry_cap, doubled, LONGEST_WAIT)
 
 
 def backoff(attempt: int, settings: Settings) -> float:
-    """Full jitter: a random part of a limit that doubles with each attempt.
+    """A random wait between half and the whole of :func:`longest_backoff`.
 
+    At least half, so that the time until an event is dead has a lower limit.
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
+    longest = longest_backoff(attempt, settings)
+    return random.uniform(longest / 2, longest)
+
+
+def longest_backoff(attempt: int, settings: Settings) -> float:
+    """``RETRY_BASE`` seconds, doubled with each attempt, up to ``RETRY_CAP``."""
     doubled = settings.retry_base * 2.0 ** min(attempt - 1, 64)
-    return random.uniform(0.0, min(settings.retry_cap, doubled, LONGEST_WAIT))
+    return min(settings.retry_cap, doubled, LONGEST_WAIT)
 
 
-def interrupt(endpoint: Endpoint, claim: Claim, *, is_counted: bool = False) -> None:
+def interrupt(endpoint: Endpoint, claim: Claim) -> None:
     """End a run without an outcome; the event is due again after the backoff.
 
-    :param is_counted: whether it was an attempt: a subscriber has raised, for example,
-        ``SystemExit``.
     :raises InboxUnavailable: the event is due when its lease ends.
     """
-    wait = backoff(claim.attempt, endpoint.settings)
-    end = Settlement(Status.PENDING, INTERRUPTED, wait, is_counted=is_counted)
-    claims.settle(endpoint.store, claim, end)
+    store, attempts = endpoint.store, [job.attempt for job in claim.jobs.values()]
+    wait = timedelta(seconds=backoff(max(attempts, default=1), endpoint.settings))
+    end = Settlement(Status.PENDING, INTERRUPTED, store.db_now() + wait)
+    claims.settle(store, claim, end)
+
+
+def _class_name(kind: type[BaseException]) -> str:
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error).strip()
+    except Exception:  # the text of an exception may fail
+        return error_text(error)

@@ -17,7 +17,8 @@ from typing import Any
 
 from ..errors import InboxUnavailable
 from ..inbox.claims import Claim
-from ..inbox.claims import count_attempt
+from ..inbox.claims import take_back
+from ..inbox.jobs import Job
 from ..log import log
 from ..storage.store import Store
 from .calls import Call
@@ -45,6 +46,8 @@ class Turn:
     is_alone: bool = False
     #: Until when other runs wait for it.
     until: float = 0.0
+    #: The job of a suspect whose attempt was counted before its call.
+    begun: Job | None = None
 
 
 class Gate:
@@ -71,7 +74,8 @@ class Gate:
         while suspect := self._pass(turn, longest, deadline):
             # The lock is free: the database may be slow.
             try:
-                count_attempt(suspect.store, suspect.claim, counted=False)
+                if suspect.begun is not None:
+                    take_back(suspect.store, suspect.claim, suspect.begun)
             except InboxUnavailable as unavailable:
                 log.warning("An attempt counts before its end: %s", unavailable)
 

@@ -22,7 +22,7 @@ from sqlalchemy import func
 from sqlalchemy import select
 from sqlalchemy import URL
 
-from ..inbox.jobs import ASYNC_COMMIT
+from ..inbox.completion import ASYNC_COMMIT
 from ..log import log
 from ..storage.database import Database
 from ..storage.store import Store

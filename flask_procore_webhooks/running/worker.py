@@ -165,7 +165,7 @@ class Worker:
         :raises InboxUnavailable: some are held until the next call or their lease ends.
         """
         for endpoint in self.endpoints:
-            self._release(endpoint, has_ended=False)
+            self._release(endpoint)
 
     @property
     def _is_ending(self) -> bool:
@@ -210,16 +210,12 @@ class Worker:
         runs = self.crew.runs(self)
         note_seen(group[0].store, self.crew.mode, names, runs, longest)
 
-    def _release(self, endpoint: Endpoint, *, has_ended: bool = True) -> None:
-        """Release the claims of the endpoint.
-
-        :param has_ended: whether its run has ended, without a stored outcome; else it
-            goes on in its thread while the worker is stopped, and is no attempt.
-        """
+    def _release(self, endpoint: Endpoint) -> None:
+        """Release the claims of the endpoint."""
         if held := self._held.get(endpoint.name):
             held.close()
             for claim in held.started():
-                interrupt(endpoint, claim, is_counted=has_ended)
+                interrupt(endpoint, claim)
             release(endpoint.store, held.queued())
             self._held.pop(endpoint.name, None)
 

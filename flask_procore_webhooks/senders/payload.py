@@ -65,10 +65,25 @@ def event_key(sent_id: str | None, timestamp: str, body: bytes) -> str:
     and the body, so that a repeated delivery has the same key.
     """
     if sent_id is None:
-        return _digest(timestamp.encode("utf-8", "replace") + b"." + body)
+        return digest(timestamp.encode("utf-8", "replace") + b"." + body)
     if PLAIN_ID.fullmatch(sent_id) and not sent_id.startswith("sha256:"):
         return sent_id
-    return _digest(sent_id.encode("utf-8", "surrogatepass"))
+    return digest(sent_id.encode("utf-8", "surrogatepass"))
+
+
+def digest(content: bytes) -> str:
+    """Return ``sha256:`` and the hex digest: a key in place of the content."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def normalize_reason(reason: str) -> str:
+    """Return a reason in lower case; ``created`` becomes ``create``, and so on.
+
+    Formats of one sender differ in the spelling: Procore writes ``update`` and
+    ``CREATED``, gateways ``resource.updated``.
+    """
+    lower = reason.lower()
+    return SHORT_REASONS.get(lower, lower)
 
 
 def read_event(
@@ -76,15 +91,17 @@ def read_event(
 ) -> Event:
     """Read an authentic ``body`` of ``source``.
 
+    If the object wraps an event, the fields are those of the inner object; ``payload``
+    is the whole object. An object of unknown shape has an empty type and is its data.
+
     :param timestamp: the timestamp header as sent, part of the key without an id.
     :param endpoint: the name of the receiving endpoint.
     :raises BadPayload: the body is not a JSON object.
     """
     payload = parse(body)
-    for shape in source.shapes:
-        if not shape.marks.isdisjoint(payload):
-            break  # otherwise, it is the last shape
-    fields = _read_fields(payload, shape)
+    fields = _read_fields(*source.find_event(payload))
+    if not fields["type"]:
+        fields["data"] = payload
     fields["id"] = event_key(fields["id"], timestamp, body)
     return Event(
         **fields, payload=payload, body=body, source=source.name, endpoint=endpoint
@@ -126,20 +143,21 @@ def to_datetime(value: object) -> datetime | None:
 
 def _read_fields(payload: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
     """Return the fields of the event that the sender decides."""
-    data = payload if shape.data is None else payload.get(shape.data)
+    data = payload.get(shape.data)
+    holder = payload if shape.is_flat else data
     fields = _read_type(payload, shape)
-    fields["data"] = data
+    fields["data"] = payload if data is None and shape.is_flat else data
     if shape.timestamp is not None:
         fields["timestamp"] = to_datetime(payload.get(shape.timestamp))
     fields["id"] = None
     for name in shape.id:
         fields["id"] = fields["id"] or text_id(payload.get(name))
-    if shape.has_ids and isinstance(data, dict):
+    if shape.has_ids and isinstance(holder, dict):
         for name in ID_NAMES:
-            fields[name] = text_id(data.get(name))
+            fields[name] = text_id(holder.get(name))
     if shape.application is not None:
-        holder, name = shape.application
-        inner = payload.get(holder)
+        key, name = shape.application
+        inner = payload.get(key)
         if isinstance(inner, dict):
             fields["application_id"] = text_id(inner.get(name))
     if shape.version is not None:
@@ -154,14 +172,12 @@ def _read_type(payload: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
         resource_type, dot, reason = type.rpartition(".")
         if not dot:
             resource_type, reason = type, ""
+        reason = normalize_reason(reason)
     else:
         resource_key, reason_key = shape.resource
         resource_type = _text(payload.get(resource_key)) or ""
-        reason = (_text(payload.get(reason_key)) or "").lower()
+        reason = normalize_reason(_text(payload.get(reason_key)) or "")
         type = ".".join(filter(None, (resource_type, reason)))
-    reason = reason.lower()
-    if shape.shortens_reasons:
-        reason = SHORT_REASONS.get(reason, reason)
     return {
         "type": type,
         "resource_type": resource_type or None,
@@ -183,10 +199,6 @@ def _from_iso(text: str) -> datetime | None:
     offset = f"{hours}:{minutes}" if hours else "+00:00"
     when = datetime.fromisoformat(f"{date}T{time}.{micro}{offset}")
     return when.astimezone(timezone.utc)
-
-
-def _digest(content: bytes) -> str:
-    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def _without_content(error: ValueError) -> str:

@@ -9,6 +9,7 @@ from .source import Source
 V4 = Shape(
     marks=frozenset({"resource_type", "reason"}),
     resource=("resource_type", "reason"),
+    is_flat=True,
     version="payload_version",
     default_version="v4.0",
 )
@@ -18,12 +19,13 @@ V2 = Shape(
     marks=frozenset({"resource_name", "event_type"}),
     id=("ulid", "id"),
     resource=("resource_name", "event_type"),
+    is_flat=True,
     application=("metadata", "source_application_id"),
     version="api_version",
 )
 
 #: The signed envelope: ``{id, type, data, created}``.
-ENVELOPE = Shape(timestamp="created", data="data", shortens_reasons=True)
+ENVELOPE = Shape(marks=frozenset({"type", "data"}), timestamp="created")
 
 #: Procore sends an ``Authorization`` value and signs nothing; gateways and relays in
 #: front of the app sign with these headers.

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+#: Keys under which relays, and Procore's list of deliveries, hold a whole event.
+WRAPPERS = ("payload", "event")
 
 
 @dataclass(frozen=True)
@@ -13,25 +18,30 @@ class Shape:
     dotted ``type`` that holds both.
     """
 
-    #: Keys that identify the shape; the last shape of a source needs none.
-    marks: frozenset[str] = frozenset()
+    #: Keys that identify the shape.
+    marks: frozenset[str]
     #: Keys of the event's id; the first usable value is taken.
     id: tuple[str, ...] = ("id",)
     #: Keys of resource type and reason; ``None`` where ``type`` holds both.
     resource: tuple[str, str] | None = None
     #: Key of the time when it happened, if one is sent.
     timestamp: str | None = "timestamp"
-    #: Key of the part that describes the resource; ``None`` for the whole payload.
-    data: str | None = None
-    #: Whether that part holds the ids of resource, company, project and user.
+    #: Key of the part that describes the resource.
+    data: str = "data"
+    #: Whether the payload itself describes the resource: it holds the ids, and it is
+    #: the data if there is no such part.
+    is_flat: bool = False
+    #: Whether there are ids of resource, company, project and user.
     has_ids: bool = True
     #: Keys of the application's id: the object that holds it, and the key in that.
     application: tuple[str, str] | None = None
     #: Key of the payload version, and the version where none is sent.
     version: str | None = None
     default_version: str | None = None
-    #: Whether a reason ``created`` is stored as ``create``, and so on.
-    shortens_reasons: bool = False
+
+    def fits(self, payload: Mapping[str, Any]) -> bool:
+        """Whether the payload has a value for each of the marks."""
+        return all(payload.get(mark) not in (None, "") for mark in self.marks)
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,24 @@ class Source:
     signature_prefix: str
     #: Seconds that the sender waits for an answer.
     timeout: float
-    #: The first shape with one of its marks in the payload, else the last one, is the
-    #: payload's shape.
+    #: The first shape that fits is the payload's shape; else the first with one of its
+    #: marks in the payload; else the last one.
     shapes: tuple[Shape, ...]
+
+    def find_event(self, payload: Mapping[str, Any]) -> tuple[Mapping[str, Any], Shape]:
+        """Return the object that is the event, and its shape.
+
+        That is the payload, or an event inside of wrappers: objects that fit no shape
+        and have an object that does under one of :data:`WRAPPERS`.
+        """
+        outer: Any = payload
+        while isinstance(outer, dict):
+            if shape := self._fitting(outer):
+                return outer, shape
+            inner = [outer[key] for key in WRAPPERS if isinstance(outer.get(key), dict)]
+            outer = next(filter(self._fitting, inner), inner[0] if inner else None)
+        marked = (s for s in self.shapes if not s.marks.isdisjoint(payload))
+        return payload, next(marked, self.shapes[-1])
+
+    def _fitting(self, payload: Mapping[str, Any]) -> Shape | None:
+        return next((shape for shape in self.shapes if shape.fits(payload)), None)

@@ -26,6 +26,7 @@ from sqlalchemy import event
 from sqlalchemy import MetaData
 from sqlalchemy import URL
 from sqlalchemy.orm import Session
+from sqlalchemy.orm import sessionmaker
 
 from ..runtime import keep
 from ..runtime import Runtime
@@ -223,6 +224,23 @@ def own_mount(
     return Mount(
         define_tables(metadata), mount_key, find_engine, creates_tables=creates_tables
     )
+
+
+def argument_problems(
+    db: FlaskSQLAlchemy | None, metadata: MetaData | None, session: SessionSource | None
+) -> list[str]:
+    """The problems of a blueprint's arguments that do not fit together."""
+    problems = []
+    if db is not None and (metadata is not None or session is not None):
+        problems.append("Pass either db= or metadata= and session=, not both.")
+    if session is not None and metadata is None:
+        problems.append("Pass metadata= with session=: the tables are defined on it.")
+    if isinstance(session, (Session, sessionmaker)):
+        problems.append(
+            "session= is a single session, or makes a new session at each call; pass a"
+            " scoped_session, or a callable that returns the session in use."
+        )
+    return problems
 
 
 def context_of(app: Flask) -> AbstractContextManager[object]:

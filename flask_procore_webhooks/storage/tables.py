@@ -18,7 +18,6 @@ from sqlalchemy import Index
 from sqlalchemy import Integer
 from sqlalchemy import MetaData
 from sqlalchemy import select
-from sqlalchemy import String
 from sqlalchemy import Table
 from sqlalchemy import Text
 from sqlalchemy import UniqueConstraint
@@ -32,7 +31,6 @@ from .columns import RowId
 from .columns import Time
 
 EVENT_TABLE = "procore_webhook_event"
-RECEIPT_TABLE = "procore_webhook_receipt"
 JOB_TABLE = "procore_webhook_job"
 KEY_TABLE = "procore_webhook_key"
 TALLY_TABLE = "procore_webhook_tally"
@@ -48,7 +46,6 @@ _TABLE_OPTIONS: dict[str, Any] = {f"{name}_charset": "utf8mb4" for name in MYSQL
 
 class Tables(NamedTuple):
     event: Table
-    receipt: Table
     job: Table
     key: Table
     journal: Table
@@ -62,7 +59,6 @@ def define_tables(metadata: MetaData) -> Tables:
     if tables is None:
         tables = metadata.info[_INFO_KEY] = Tables(
             _event_table(metadata),
-            _receipt_table(metadata),
             _job_table(metadata),
             _key_table(metadata),
             _journal_table(metadata),
@@ -123,7 +119,6 @@ def _event_table(metadata: MetaData) -> Table:
         # W3C Trace Context of the delivery.
         Column("traceparent", Exact(55)),
         Column("status", Exact(16), nullable=False),
-        Column("attempts", Integer, nullable=False),
         # Claims since the last one that was settled or given back.
         Column("claims", Integer, nullable=False, server_default="0"),
         # When the event may be claimed: the least due time of its pending jobs, or the
@@ -146,22 +141,6 @@ def _event_table(metadata: MetaData) -> Table:
         Index(f"ix_{EVENT_TABLE}_resource", "resource_id", "event_at"),
         # A reused row id would find the jobs of the first event that had it.
         sqlite_autoincrement=True,
-        **_TABLE_OPTIONS,
-    )
-
-
-def _receipt_table(metadata: MetaData) -> Table:
-    # No foreign key: its check would lock the event's row until the subscriber's
-    # transaction ends, and the inbox updates that row on its own connection.
-    return Table(
-        RECEIPT_TABLE,
-        metadata,
-        Column("event", RowId(), primary_key=True, autoincrement=False),
-        Column("subscriber", Exact(190), primary_key=True),
-        Column("ending", String(16), nullable=False),
-        # It only rises: a run that was abandoned has an older one.
-        Column("version", Integer, nullable=False, server_default="0"),
-        Column("finished_at", Time(), nullable=False),
         **_TABLE_OPTIONS,
     )
 

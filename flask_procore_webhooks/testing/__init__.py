@@ -75,18 +75,16 @@ def deliver(
     return apart(list(endpoints(target.app).values()), post)
 
 
-def drain(app: Flask, *, advance: float = 0.0, early: bool = False) -> int:
-    """Run every recorded event that is due, each once; return how many were run.
+def drain(app: Flask, *, advance: float = 0.0) -> int:
+    """Run every recorded event that is due; return how many were run.
 
-    It runs like :func:`deliver` in contexts of its own.
+    An event runs once, and again when the end of another one makes it due. It runs like
+    :func:`deliver` in contexts of its own.
 
-    :param advance: seconds; also the events that will be due within them.
-    :param early: also every event that waits for its next attempt.
+    :param advance: seconds; also the jobs that will be due within them.
     """
-
     mounted = list(endpoints(app).values())
-    run = partial(dispatch.drain, mounted, ignore_backoff=early, ahead=advance)
-    return apart(mounted, run)
+    return apart(mounted, partial(dispatch.drain, mounted, ahead=advance))
 
 
 class Deliveries:
@@ -115,9 +113,9 @@ class Deliveries:
             headers=headers,
         )
 
-    def drain(self, *, advance: float = 0.0, early: bool = False) -> int:
+    def drain(self, *, advance: float = 0.0) -> int:
         """Run every recorded event that is due; see :func:`drain`."""
-        return drain(self.app, advance=advance, early=early)
+        return drain(self.app, advance=advance)
 
     def events(self, endpoint: str | None = None) -> list[Mapping[str, Any]]:
         """The newest 100 rows of the inbox, newest first, without bodies."""

@@ -74,9 +74,24 @@ def statuses(store: Store) -> dict[str, str]:
     return {id: str(row["status"]) for id, row in by_id(store).items()}
 
 
+def jobs(store: Store, id: str = "evt_1") -> dict[str, dict[str, Any]]:
+    """The jobs of one event, by subscriber."""
+    found = queries.jobs_of(store, row(store, id)["id"])
+    return {str(each["subscriber"]): dict(each) for each in found}
+
+
+def states(store: Store, id: str = "evt_1") -> dict[str, str]:
+    """The state of each job of one event, by subscriber."""
+    return {name: str(job["state"]) for name, job in jobs(store, id).items()}
+
+
 def attempts(store: Store) -> dict[str, int]:
-    """The attempts of each event, by event id."""
-    return {id: row["attempts"] for id, row in by_id(store).items()}
+    """The attempts of each event, of the job that has most, by event id."""
+    found = {id: jobs(store, id).values() for id in by_id(store)}
+    return {
+        id: max((job["attempts"] for job in each), default=0)
+        for id, each in found.items()
+    }
 
 
 def counted(store: Store) -> Counter[str]:

@@ -27,8 +27,8 @@ PUBLIC = """
 
 #: Modules and folders of the package; each imports only from earlier ones.
 LAYERS = """
-    log errors event runtime serving config senders subscribers signals storage inbox
-    endpoint running refusals views testing cli blueprint __main__
+    log errors event runtime serving config senders options subscribers signals storage
+    inbox endpoint running refusals views testing cli blueprint __main__
 """.split()
 
 #: The modules in each folder; each imports only from earlier ones.

@@ -1,0 +1,273 @@
+"""Jobs: performs the due jobs of one claimed event, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from datetime import timedelta
+
+from sqlalchemy.exc import IntegrityError
+
+from ..endpoint import Endpoint
+from ..errors import InboxUnavailable
+from ..errors import RetryLater
+from ..event import Event
+from ..inbox.claims import Claim
+from ..inbox.claims import NotHeld
+from ..inbox.claims import write_held
+from ..inbox.completion import finish
+from ..inbox.cut import abandon
+from ..inbox.due import paused_seconds
+from ..inbox.jobs import Failure
+from ..inbox.jobs import Job
+from ..inbox.keys import end_key
+from ..inbox.keys import free_key
+from ..inbox.keys import held_key
+from ..inbox.keys import HeldKey
+from ..inbox.newer import is_over
+from ..inbox.newer import wake
+from ..inbox.status import Wait
+from ..subscribers import Subscriber
+from . import failures
+from .calls import Call
+from .failures import RunOutcome
+from .gate import Turn
+from .leases import HeldClaims
+from .outcomes import settle
+from .plan import failed
+from .plan import new_plan
+from .plan import Plan
+from .plan import postponed
+from .schedule import decide
+
+INTERRUPTED = Failure("Interrupted", failures.INTERRUPTED)
+WITHOUT_OUTCOME = Failure("Interrupted", "every attempt ended without an outcome")
+
+
+class Jobs:
+    """The jobs of one claimed event in one run."""
+
+    def __init__(self, endpoint: Endpoint, claim: Claim) -> None:
+        self.endpoint = endpoint
+        self.claim = claim
+        self.store = endpoint.store
+        self.plan = Plan()
+        #: Whether jobs run that wait for their next attempt.
+        self.hurry = False
+        #: Jobs run that are due within this time.
+        self.ahead = timedelta()
+        #: Rows of events that the end of a job has made due.
+        self.woken: list[int] = []
+        #: Keys for whose end other jobs may wait.
+        self._ended: list[HeldKey] = []
+        #: Keys that jobs of this event wait for, each with the event.
+        self._awaited: list[tuple[HeldKey, Event]] = []
+        #: The call that runs now, or has raised a request to stop.
+        self._call: Call | None = None
+
+    def make_plan(self, event: Event) -> bool:
+        """Read which jobs are due; ``False`` if the claim was lost."""
+        now = self._now()
+        self.plan = new_plan(self.endpoint, self.claim, event, now, hurry=self.hurry)
+        replaced = self.plan.replaced
+        if replaced is None:
+            return True
+        new = self.plan.without_rows(replaced.subscriber)
+        is_held = self._write([replaced, *new])
+        self.plan.jobs.pop(replaced.subscriber, None)
+        return is_held
+
+    def decide(
+        self, subscriber: Subscriber, event: Event, take_over: Callable[[Call], None]
+    ) -> Call | None:
+        """Return the call to make; ``None`` if the job ends or waits without one."""
+        claim, job = self.claim, self.plan.jobs[subscriber.name]
+        is_inline = self.endpoint.dispatch == "inline"
+        if job.attempts >= self.endpoint.settings.max_attempts:
+            if claim.unsettled or is_inline:
+                self._fail(job, WITHOUT_OUTCOME, job.started_at, wait=None)
+                return None
+        event = replace(event, attempt=job.attempt)
+        call = Call(self.endpoint, claim, subscriber, event, job, take_over)
+        try:
+            call.key = held_key(subscriber, event, claim.row_id, claim.lease)
+            decided = decide(self.store, call, self._now())
+        except InboxUnavailable:
+            raise
+        except Exception as error:  # of when= or key=
+            call.error = error
+            self.conclude(call, is_last=False)
+            return None
+        if decided is None:
+            self._call = call
+            return call
+        self.plan.change(decided)
+        if call.key is not None:
+            if decided.waits_for in (Wait.NEWER, Wait.KEY):
+                self._awaited.append((call.key, event))
+            elif not decided.is_pending:
+                self._ended.append(call.key)
+        return None
+
+    def begin(self, call: Call, turn: Turn) -> bool:
+        """Count the attempt of a suspect before the call, which may kill this process.
+
+        :return: ``False`` if the claim was lost.
+        """
+        job, now = call.job, self.store.db_now()
+        counted = replace(job, attempts=job.attempt)
+        begun = counted.put_off(now, Wait.NOTHING, since=now)
+        if not self._write([begun, *self.plan.without_rows(job.subscriber)]):
+            return False
+        turn.begun = call.job = replace(self.plan.jobs[job.subscriber], is_begun=True)
+        return True
+
+    def conclude(self, call: Call, *, is_last: bool) -> None:
+        """Take the outcome of a call into the plan.
+
+        :param is_last: the job is written together with the outcome of the run.
+        :raises BaseException: a request to stop.
+        """
+        late, failure = call.late_error, None
+        if call.ended is None:
+            failure = call.failure()
+        if call.ended is not None:
+            self._finish(call, call.ended, is_last=is_last and late is None)
+        elif failure is not None:
+            self._fail(call.job, failure, call.began, key=call.key)
+        elif isinstance(call.error, RetryLater):
+            self._postpone(call, call.error)
+        self._call = None
+        if late is not None and not failures.is_failure(late, self.endpoint.dispatch):
+            raise late
+
+    def abandon(self, call: Call, failure: Failure, held: HeldClaims) -> bool:
+        """Reject what a call that exceeded its time limit still writes.
+
+        :return: ``False`` if the claim was lost.
+        """
+        name, row_id = call.subscriber.name, self.claim.row_id
+        if call.ended is not None:
+            if not call.is_committed:
+                # The subscriber has finished; the host hangs when its context ends.
+                finish(self.store, row_id, call.ended, call.key)
+            self.plan.jobs[name] = call.ended
+            held.renew()
+            return True
+        wait = self._wait(call.job)
+        job = failed(call.job, failure, self.store.db_now(), call.began, wait)
+        others = self.plan.without_rows(name)
+        state = abandon(self.store, self.claim, job, others, held.seconds)
+        if state is job.state:
+            self.plan.note_written([job, *others])
+            self.plan.failures[name] = failure
+            self._free(call.key, job)
+        elif state is not None:
+            self.plan.jobs[name] = call.finished(state)
+            held.renew()
+        return state is not None
+
+    def interrupt(self) -> None:
+        """End the run after a request to stop; the job that was called has failed."""
+        call = self._call
+        if call is not None and call.ended is None:
+            wait = self._wait(call.job)
+            if wait is None and self.endpoint.dispatch == "inline":
+                # The sender was not answered, and its next delivery gives it up.
+                wait = 0.0
+            self._fail(call.job, INTERRUPTED, call.began, key=call.key, wait=wait)
+        for job in self.plan.without_rows(""):
+            if job.subscriber not in self.plan.changed:
+                self.plan.change(job)
+        self.settle()
+
+    def settle(self) -> RunOutcome:
+        """End the run, and make jobs due that have waited for those of this event."""
+        outcome, store = settle(self.endpoint, self.claim, self.plan), self.store
+        # The other job may have ended before this one was written as waiting.
+        awaited = [key for key, event in self._awaited if is_over(store, key, event)]
+        for key in self._ended + awaited:
+            self.woken += wake(store, key)
+        return outcome
+
+    def _finish(self, call: Call, ended: Job, *, is_last: bool) -> None:
+        claim, durable = self.claim, call.subscriber.durable
+        if call.is_committed:
+            pass
+        elif is_last and call.key is None and not durable:
+            self.plan.finished = ended  # in one commit with the outcome
+        else:
+            durable = durable or claim.durable
+            finish(self.store, claim.row_id, ended, call.key, durable=durable)
+        self.plan.jobs[ended.subscriber] = ended
+        self.plan.changed.discard(ended.subscriber)
+        if call.key is not None:
+            self._ended.append(call.key)
+
+    def _fail(
+        self,
+        job: Job,
+        failure: Failure,
+        began: datetime | None,
+        *,
+        key: HeldKey | None = None,
+        wait: float | None = -1.0,
+    ) -> None:
+        now = self.store.db_now()
+        if wait is not None and wait < 0:
+            wait = self._wait(job)
+        after = failed(job, failure, now, began or now, wait)
+        self.plan.failures[job.subscriber] = failure
+        self.plan.change(after)
+        self._free(key, after)
+
+    def _postpone(self, call: Call, later: RetryLater) -> None:
+        """Postpone the job; it is dead if it has been postponed for ``MAX_AGE``."""
+        job, settings, now = call.job, self.endpoint.settings, self.store.db_now()
+        waited = (now - (job.first_at or now)).total_seconds()
+        if waited >= settings.max_age and job.first_at is not None:
+            waited -= paused_seconds(self.store, job.first_at)
+        if waited >= settings.max_age:
+            text = f"postponed for longer than MAX_AGE ({settings.max_age:g} s)"
+            asked = failures.retry_text(later)
+            failure = Failure("RetryLater", f"{text}: {asked}")
+            self._fail(job, failure, call.began, key=call.key, wait=None)
+            return
+        wait = failures.later_wait(later, waited, settings)
+        after = postponed(job, now, call.began, wait, settings)
+        self.plan.change(after)
+        self._free(call.key, after)
+
+    def _free(self, key: HeldKey | None, job: Job) -> None:
+        """Free the key of a job that has failed or waits."""
+        if key is None:
+            return
+        if not job.is_pending:
+            self.store.run(lambda each: end_key(each, self.store, key, job))
+        elif key.subscriber.one_at_a_time:
+            free_key(self.store, key)
+        else:
+            return
+        self._ended.append(key)
+
+    def _wait(self, job: Job) -> float | None:
+        """Seconds until the next attempt; ``None`` after the last one."""
+        settings = self.endpoint.settings
+        if job.attempt >= settings.max_attempts:
+            return None
+        return failures.backoff(job.attempt, settings)
+
+    def _write(self, jobs: Sequence[Job]) -> bool:
+        """Write jobs now; ``False`` if the claim was lost."""
+        same = {"lease": self.claim.lease}
+        try:
+            write_held(self.store, self.claim, jobs, lambda: same)
+        except (IntegrityError, NotHeld):
+            return False
+        self.plan.note_written(jobs)
+        return True
+
+    def _now(self) -> datetime:
+        return self.store.db_now() + self.ahead

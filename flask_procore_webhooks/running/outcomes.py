@@ -1,0 +1,132 @@
+"""Outcomes: settle an event after its run, log and announce what has happened."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timezone
+
+from .. import signals
+from ..endpoint import Endpoint
+from ..event import Event
+from ..inbox import claims
+from ..inbox.claims import Claim
+from ..inbox.claims import Settlement
+from ..inbox.jobs import Job
+from ..inbox.status import JobState
+from ..inbox.status import Status
+from ..inbox.status import Wait
+from ..log import log
+from .failures import attempt_text
+from .failures import describe
+from .failures import last_exception
+from .failures import RunOutcome
+from .plan import Plan
+
+#: Types of unmatched events that a process logs once each.
+MOST_TYPES = 1000
+_LOGGED_TYPES = "procore_webhooks_unmatched"
+
+
+def read_claimed(endpoint: Endpoint, claim: Claim) -> tuple[Event, str | None]:
+    """Return the event of a claim, and why its body is unreadable if so."""
+    event, unreadable = endpoint.read(claim.body)
+    received_at = claim.received_at.replace(tzinfo=timezone.utc)
+    event = replace(
+        event, id=claim.event_id, origin=claim.origin, received_at=received_at
+    )
+    return event, unreadable
+
+
+def settle(endpoint: Endpoint, claim: Claim, plan: Plan) -> RunOutcome:
+    """Write what the run has changed, and the status of the event."""
+    jobs = plan.jobs.values()
+    pending = [job for job in jobs if job.is_pending]
+    changed = [plan.jobs[name] for name in sorted(plan.changed)]
+    finished = plan.finished
+    if finished is None and len(changed) == 1 and not changed[0].is_pending:
+        if changed[0].failure is None and changed[0].state is not JobState.DEAD:
+            finished = changed.pop()
+    status = Status.DONE
+    if pending:
+        status = Status.PENDING
+    elif any(job.state is JobState.DEAD for job in jobs):
+        status = Status.DEAD
+    elif not jobs:
+        status = Status.UNMATCHED
+    now = endpoint.store.db_now()
+    due_at = min((job.due_at or now for job in pending), default=None)
+    failures = plan.failures.items()
+    error = "\n".join(f"{name}: {each.text}" for name, each in failures)
+    end = Settlement(status, error or None, due_at, changed, finished)
+    if not claims.settle(endpoint.store, claim, end):
+        return RunOutcome.NOT_CLAIMED
+    return _announce(endpoint, claim, plan, status)
+
+
+def quarantine(endpoint: Endpoint, claim: Claim, error: str) -> RunOutcome:
+    """End the run of an event whose body is unreadable."""
+    end = Settlement(Status.QUARANTINED, error)
+    is_settled = claims.settle(endpoint.store, claim, end)
+    return RunOutcome.PARKED if is_settled else RunOutcome.NOT_CLAIMED
+
+
+def _announce(
+    endpoint: Endpoint, claim: Claim, plan: Plan, status: Status
+) -> RunOutcome:
+    if status is Status.DONE:
+        _send(endpoint, claim, signals.event_processed)
+        return RunOutcome.DONE
+    if status is Status.UNMATCHED:
+        _log_unmatched(endpoint, claim)
+        return RunOutcome.PARKED
+    failures = plan.failures
+    error = "\n".join(f"{name}: {each.text}" for name, each in failures.items())
+    exception = last_exception(failures.values())
+    for name in failures:
+        _log_failure(endpoint, claim, plan.jobs[name], failures[name].text)
+    fields = {"error": error, "exception": exception}
+    if status is Status.DEAD:
+        _send(endpoint, claim, signals.event_dead, **fields)
+        return RunOutcome.DEAD
+    if failures:
+        _send(endpoint, claim, signals.event_failed, **fields)
+    waits = {job.waits_for for job in plan.jobs.values()}
+    return RunOutcome.RETRY if Wait.RETRY in waits else RunOutcome.POSTPONED
+
+
+def _log_failure(endpoint: Endpoint, claim: Claim, job: Job, text: str) -> None:
+    event = describe(read_claimed(endpoint, claim)[0])
+    if job.due_at is None:
+        log.error("Gave up on %s: %s: %s", event, job.subscriber, text)
+        return
+    most = endpoint.settings.max_attempts
+    when = attempt_text(job.attempts, most, job.due_at)
+    log.warning("%s: %s: %s", event, job.subscriber, when)
+
+
+def _log_unmatched(endpoint: Endpoint, claim: Claim) -> None:
+    """Log the type once, of an event that no subscriber wants."""
+    event = read_claimed(endpoint, claim)[0]
+    logged: set[tuple[str, str]] = endpoint.state.runtime.part(_LOGGED_TYPES, set)
+    if (endpoint.name, event.type) in logged or len(logged) >= MOST_TYPES:
+        return
+    logged.add((endpoint.name, event.type))
+    log.warning(
+        "%s: no subscriber matches %r; such events are recorded as unmatched, and can"
+        " be replayed: replay --status unmatched --type %r",
+        endpoint.name,
+        event.type,
+        event.type,
+    )
+
+
+def _send(
+    endpoint: Endpoint,
+    claim: Claim,
+    signal: signals.LifecycleSignal,
+    **fields: object,
+) -> None:
+    if signal.receivers:
+        # Read again: a subscriber may have changed the payload of its event.
+        event = read_claimed(endpoint, claim)[0]
+        signal.announce(endpoint.app, event=event, **fields)

@@ -1,0 +1,171 @@
+"""Plan: the jobs of a claimed event, those that are due, and what a run changes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from dataclasses import field
+from dataclasses import replace
+from datetime import datetime
+from datetime import timedelta
+from operator import attrgetter
+
+from ..config import Settings
+from ..endpoint import Endpoint
+from ..event import Event
+from ..inbox.claims import Claim
+from ..inbox.jobs import are_complete
+from ..inbox.jobs import EVERY_OTHER
+from ..inbox.jobs import Failure
+from ..inbox.jobs import Job
+from ..inbox.jobs import written
+from ..inbox.status import JobState
+from ..inbox.status import Wait
+from ..log import log
+from ..subscribers import Subscriber
+
+#: Seconds, half of them at least, until a job is tried again whose subscriber is in
+#: another process.
+ABSENT = 60.0
+#: Waits that a job has for others of its key.
+FOR_OTHERS = (Wait.NEWER, Wait.KEY)
+#: Waits that a repeated delivery ends with ``DISPATCH = "inline"``.
+HURRIED = (Wait.RETRY, Wait.NOTHING)
+
+_KNOWN_ABSENT = "procore_webhooks_absent"
+
+
+@dataclass
+class Plan:
+    """The jobs of a claimed event in one run."""
+
+    #: By subscriber.
+    jobs: dict[str, Job] = field(default_factory=dict)
+    #: Whose jobs are due, in the order of calls.
+    due: list[Subscriber] = field(default_factory=list)
+    #: The names of jobs that differ from their rows.
+    changed: set[str] = field(default_factory=set)
+    #: Of this run's attempts, by subscriber.
+    failures: dict[str, Failure] = field(default_factory=dict)
+    #: Of the last subscriber, to be committed together with the outcome.
+    finished: Job | None = None
+    #: The row of an upgrade that the jobs replace.
+    replaced: Job | None = None
+
+    def change(self, job: Job) -> None:
+        """Take the job as it is to be written."""
+        self.jobs[job.subscriber] = job
+        self.changed.add(job.subscriber)
+
+    def without_rows(self, but: str) -> list[Job]:
+        """The jobs that have no row, without that of the subscriber ``but``."""
+        jobs = self.jobs.items()
+        return [job for name, job in jobs if not job.version and name != but]
+
+    def note_written(self, jobs: Iterable[Job]) -> None:
+        """Take jobs whose rows have been written."""
+        for job in jobs:
+            self.jobs[job.subscriber] = written(job)
+            self.changed.discard(job.subscriber)
+
+
+def new_plan(
+    endpoint: Endpoint, claim: Claim, event: Event, now: datetime, *, hurry: bool
+) -> Plan:
+    """Plan a run.
+
+    :param now: jobs that are due by then are due.
+    :param hurry: also jobs that wait for their next attempt.
+    """
+    found = {each.name: each for each in endpoint.subscribers_for(event)}
+    if not claim.jobs:
+        return Plan({name: Job(name) for name in found}, [*found.values()])
+    made = Plan(dict(claim.jobs))
+    spread = made.replaced = made.jobs.pop(EVERY_OTHER, None)
+    if spread or not are_complete(made.jobs.values()):
+        for name in found:
+            new = Job(name) if spread is None else _spread(spread, name)
+            made.jobs.setdefault(name, new)
+    for name, job in list(made.jobs.items()):
+        if not job.is_pending:
+            continue
+        if name not in found:
+            made.change(_without_subscriber(endpoint, job, now))
+            continue
+        made.jobs[name] = _resumed(job, now)
+        is_hurried = hurry and job.waits_for in HURRIED
+        if job.due_at is None or job.due_at <= now or is_hurried:
+            made.due.append(found[name])
+    made.due.sort(key=attrgetter("order"))
+    if claim.unsettled:
+        # The one that kills its process is called last.
+        made.due.sort(key=lambda each: made.jobs[each.name].attempts)
+    return made
+
+
+def failed(
+    job: Job, failure: Failure, now: datetime, began: datetime, wait: float | None
+) -> Job:
+    """The job after an attempt that has failed.
+
+    :param wait: seconds until the next attempt; ``None`` after the last one.
+    """
+    counted = replace(job, attempts=job.attempt, is_begun=True, failure=failure)
+    if wait is None:
+        return counted.ended(JobState.DEAD, now, began)
+    due_at = now + timedelta(seconds=wait)
+    return counted.put_off(due_at, Wait.RETRY, since=began)
+
+
+def postponed(
+    job: Job, now: datetime, began: datetime, wait: float, settings: Settings
+) -> Job:
+    """The job after its subscriber has postponed it; its attempts stay.
+
+    It is called once more when ``MAX_AGE`` is over.
+    """
+    first_at = job.first_at or now
+    last = first_at + timedelta(seconds=settings.max_age)
+    due_at = now + timedelta(seconds=wait)
+    if now < last:
+        due_at = min(due_at, last)
+    attempts = job.attempts - job.is_begun
+    later = replace(job, attempts=attempts, first_at=first_at)
+    return later.put_off(due_at, Wait.LATER, since=began)
+
+
+def _spread(placeholder: Job, name: str) -> Job:
+    """The job of a subscriber that an upgrade could not name."""
+    return replace(placeholder, subscriber=name, version=0)
+
+
+def _without_subscriber(endpoint: Endpoint, job: Job, now: datetime) -> Job:
+    """The job when its subscriber no longer matches, or is not in this process."""
+    if endpoint.knows(job.subscriber):
+        return job.ended(JobState.SUPPRESSED, now)
+    waits = job.waits_for is Wait.ABSENT and job.started_at is not None
+    since = job.started_at if waits and job.started_at else now
+    if (now - since).total_seconds() > endpoint.settings.max_age:
+        text = "no process has had this subscriber for MAX_AGE"
+        dead = replace(job, failure=Failure("Absent", text))
+        return dead.ended(JobState.DEAD, now)
+    known: set[str] = endpoint.state.runtime.part(_KNOWN_ABSENT, set)
+    if job.subscriber not in known:
+        known.add(job.subscriber)
+        log.error(
+            "%s: this process has no subscriber %r, and its jobs wait for one that has;"
+            " if it was renamed or removed, end them with discard --subscriber",
+            endpoint.name,
+            job.subscriber,
+        )
+    wait = timedelta(seconds=ABSENT * random.uniform(0.5, 1.0))
+    return job.put_off(now + wait, Wait.ABSENT, since=since)
+
+
+def _resumed(job: Job, now: datetime) -> Job:
+    """The job without the time for which it waited for others of its key."""
+    if job.waits_for not in FOR_OTHERS or not job.first_at or not job.started_at:
+        return job
+    waited = max(now - job.started_at, timedelta())
+    return replace(job, first_at=job.first_at + waited)

@@ -1,0 +1,109 @@
+"""Schedule: whether a due job is called, ends without a call, or waits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from datetime import timedelta
+
+from ..event import Event
+from ..inbox.claims import Claim
+from ..inbox.jobs import Job
+from ..inbox.keys import HeldKey
+from ..inbox.keys import insert_key
+from ..inbox.keys import key_state
+from ..inbox.keys import KeyState
+from ..inbox.keys import note_waiting
+from ..inbox.keys import take
+from ..inbox.newer import newer_events
+from ..inbox.status import JobState
+from ..inbox.status import Wait
+from ..log import log
+from ..storage.store import Store
+from .calls import Call
+
+#: Seconds for which Procore sends further events of one change. With ``lag``, the jobs
+#: of the events that follow a run within them wait for their end.
+BURST = timedelta(seconds=8)
+
+
+def decide(store: Store, call: Call, now: datetime) -> Job | None:
+    """Return the job if it ends or waits without a call; ``None`` if it is called.
+
+    Afterwards the key is held, if the job is called and its subscriber has
+    ``one_at_a_time``.
+
+    :param now: jobs that are due by then are due.
+    """
+    subscriber, event, job, key = call.subscriber, call.event, call.job, call.key
+    if not subscriber.wants(event):
+        return job.ended(JobState.SUPPRESSED, now)
+    if subscriber.after:
+        due_at = call.claim.received_at + timedelta(seconds=subscriber.after)
+        if now < due_at:
+            return job.put_off(due_at, Wait.AFTER)
+    if key is None:
+        return None
+    if subscriber.latest_only:
+        decided = _decide_latest(store, call.claim, job, event, key, now)
+        if decided is not None:
+            log.info("%s: %s for %s", subscriber.name, _what(decided), event.id)
+            return decided
+    if subscriber.one_at_a_time:
+        ends = take(store, key)
+        if ends is not None:
+            return job.put_off(ends, Wait.KEY, since=now, key=key.value)
+    return None
+
+
+def _decide_latest(
+    store: Store, claim: Claim, job: Job, event: Event, key: HeldKey, now: datetime
+) -> Job | None:
+    subscriber, state = key.subscriber, key_state(store, key)
+    if state.supersedes(key) or _has_fetched(state, key):
+        return job.ended(JobState.SUPERSEDED, now)
+    longest = timedelta(seconds=subscriber.settle_max or 0)
+    first_at = min(state.first_at or claim.received_at, claim.received_at)
+    bound, settled = first_at + longest, _settles_at(claim, state, key)
+    put_off: Job | None = None
+    if now < bound:
+        if settled is not None and now < settled:
+            put_off = job.put_off(min(settled, bound), Wait.SETTLE)
+        elif newer_events(store, key, event).exists:
+            put_off = job.put_off(bound, Wait.NEWER)
+    elif not job.version and newer_events(store, key, event).is_ready:
+        # After an outage, the newest of many runs first.
+        put_off = job.put_off(now + longest, Wait.NEWER)
+    if put_off is not None:
+        note_waiting(store, key, state, claim.received_at)
+        return replace(put_off, key=key.value, started_at=now)
+    if not state.is_stored:
+        insert_key(store, key)
+    return None
+
+
+def _has_fetched(state: KeyState, key: HeldKey) -> bool:
+    """Whether a finished run began so late that it has read the change (``lag``)."""
+    lag, began_at = key.subscriber.lag, state.began_at
+    if lag is None or began_at is None or key.event_at is None:
+        return False
+    return began_at > key.event_at + timedelta(seconds=lag)
+
+
+def _settles_at(claim: Claim, state: KeyState, key: HeldKey) -> datetime | None:
+    """When a job of the key is due if no newer event comes; ``None`` for now."""
+    subscriber = key.subscriber
+    if subscriber.settle:
+        return claim.received_at + timedelta(seconds=subscriber.settle)
+    if subscriber.lag is None or key.event_at is None or state.began_at is None:
+        return None
+    end = state.began_at + BURST
+    if claim.received_at > end:
+        return None
+    return max(end, key.event_at + timedelta(seconds=subscriber.lag))
+
+
+def _what(job: Job) -> str:
+    if job.state is JobState.SUPERSEDED:
+        return "a newer event supersedes the work"
+    return f"the work waits until {job.due_at:%H:%M:%S} UTC"
