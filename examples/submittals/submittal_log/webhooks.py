@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from datetime import timedelta
 from datetime import timezone
 
 from flask_procore_webhooks import Discard
@@ -71,7 +72,7 @@ def sync(event: Event) -> None:
 
 def wait_for_create(event: Event) -> None:
     """Wait while the submittal may not be readable yet; after that, it is deleted."""
-    age = datetime.now(timezone.utc) - event.received_at
-    if age.total_seconds() < SUBMITTALS_GONE:
+    oldest = datetime.now(timezone.utc) - timedelta(seconds=SUBMITTALS_GONE)
+    if event.received_at and event.received_at > oldest:
         raise RetryLater(after=SUBMITTALS_PAUSE)
     raise Discard("deleted at Procore")
