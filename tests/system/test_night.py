@@ -28,11 +28,14 @@ from support.values import SECRET
 from support.waiting import wait_until
 
 APP = """
+import time
 from pathlib import Path
 
 from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.inbox import seen
 
+seen.SEEN_EVERY = 0.5  # of the notes that stats reads
 webhooks = ProcoreWebhooks()
 app = Flask(__name__)
 app.config.from_prefixed_env()
@@ -59,6 +62,8 @@ def index(event):
     number = int(event.resource_id)
     if is_down("erp") and number % 4 == 1:
         raise LookupError(f"document {number} is not in the ERP")
+    while Path(app.root_path, "search is slow").exists():
+        time.sleep(0.02)
 
 
 @webhooks.on("RFIs", name="mail")
@@ -108,6 +113,10 @@ class Operator:
         assert ran.returncode == exit_code, f"{line}\n{ran.stdout}{ran.stderr}"
         return ran.stdout
 
+    def watch(self, batch: str, exit_code: int = 0) -> str:
+        """Wait for the end of the batch; return the report."""
+        return self.flask(f"progress {batch} --watch --timeout 60", exit_code)
+
     def json(self, line: str, exit_code: int = 0) -> Any:
         return json.loads(self.flask(f"{line} --json", exit_code))
 
@@ -135,7 +144,8 @@ class Operator:
             return dict(connection.execute(look).fetchall())
 
     def worker(self) -> AbstractContextManager[Process]:
-        command = ["-m", "flask", "procore-webhooks", "worker", "--poll", "0.1"]
+        command = ["-m", "flask", "procore-webhooks", "worker"]
+        command += ["--concurrency", "2", "--poll", "0.1"]
         return running([sys.executable, *command], folder=self.folder, env=self.env)
 
 
@@ -178,74 +188,85 @@ def what_happened(operator: Operator) -> None:
     assert refused["message"] == "erp-#.example.com refused port #"
     assert refused["types"] == ["RFIs.update", "Submittals.update"]
     assert refused["first_seen"] < refused["last_seen"]
-    table = operator.flask("errors")
-    for each in incidents:
-        assert each["message"] in table
+    shown = operator.flask("errors")
+    assert all(each["message"] in shown for each in incidents)
+    assert "5 of 5 groups, 675 jobs" in shown
 
-    listing = operator.flask("list --status dead --died-since -8h")
-    assert "20 of 500" in listing
-    rows = operator.json("list --status dead --died-since -8h --limit 1000")
-    assert len(rows) == BAD
-
+    shown = operator.flask("list --status dead --died-since -8h")
+    assert "20 of 500, newest first" in shown
+    assert "erp: TimeoutError: no answer within 30.499 s" in shown
     shown = operator.flask("show night-3 --traceback")
-    assert "erp-3.example.com refused port 8443" in shown
+    assert re.search(r"^job +erp dead, attempts: 1$", shown, re.MULTILINE)
+    assert re.search(r"^job +search done, attempts: 1$", shown, re.MULTILINE)
     assert "Traceback (most recent call last)" in shown
+    assert "ConnectionError: erp-3.example.com refused port 8443" in shown
 
 
 def try_one(operator: Operator) -> None:
-    """The ERP is back: one event is enough to see it."""
+    """The ERP answers again: one event shows whether that is enough."""
     operator.is_down("erp").unlink()
-    operator.flask("replay night-3")
-    wait_until(lambda: operator.json("show night-3")["status"] == "done")
-    assert operator.counts() == {"done": GOOD + 1, "dead": BAD - 1}
+    shown = operator.flask("replay night-3")
+    assert "1 job of 1 subscriber; 1 finished already: left out" in shown
+    assert "all 1 accounted for: 1 done" in operator.watch(batch_in(shown))
+    shown = operator.flask("show night-3")
+    assert re.search(r"^status +done$", shown, re.MULTILINE)
+    former = "before: erp, dead, attempts: 1: ConnectionError: erp-3.example.com"
+    assert f"replay by {ME}" in shown and former in shown
 
 
 def replay_one_incident(operator: Operator) -> None:
     """A preview, a rate, a batch, and a report that accounts for each job."""
     chosen = "replay --subscriber erp --error ConnectionError --died-since -8h"
-    left = DEAD["erp", "ConnectionError"] - 1
-    assert f"{left} events" in operator.flask(f"{chosen} --dry-run")
-    assert operator.json("errors")[0]["count"] == DEAD["erp", "TimeoutError"]
-    batch = batch_in(operator.flask(f"{chosen} --yes --rate 200/s"))
-    report = operator.flask(f"progress {batch}")
-    assert f"all {left} accounted for" in report
-    classes = {each["error_class"] for each in operator.json("errors")}
-    assert classes == {name for _, name in DEAD} - {"ConnectionError"}
+    preview = "166 events, 166 jobs of 1 subscriber"
+    assert preview in operator.flask(f"{chosen} --dry-run")
+    assert operator.counts()["dead"] == BAD - 1
+    shown = operator.flask(f"{chosen} --yes --rate 200/s")
+    assert f"replayed {preview}" in shown
+    assert "all 166 accounted for: 166 done" in operator.watch(batch_in(shown))
+    left = {each["error_class"] for each in operator.json("errors")}
+    assert left == {name for _, name in DEAD} - {"ConnectionError"}
 
 
 def replay_the_rest(operator: Operator) -> None:
     """The mail server is still down: its jobs fail again, and the report says so."""
-    batch = batch_in(operator.flask("replay --died-since -8h --yes"))
-    mails = DEAD["mail", "PermissionError"]
-    assert f"{mails} failed again" in operator.flask(f"progress {batch}", exit_code=2)
+    shown = operator.flask("replay --died-since -8h --yes")
+    assert "391 events, 508 jobs of 3 subscribers" in shown
+    report = operator.watch(batch_in(shown), exit_code=2)
+    assert "all 508 accounted for: 458 done, 50 dead again" in report
     assert [each["subscriber"] for each in operator.json("errors")] == ["mail"]
 
     operator.is_down("mail").unlink()
-    batch = batch_in(operator.flask("replay --subscriber mail --yes"))
-    assert f"all {mails} accounted for" in operator.flask(f"progress {batch}")
+    shown = operator.flask("replay --subscriber mail --yes")
+    assert "all 50 accounted for: 50 done" in operator.watch(batch_in(shown))
     assert operator.json("errors") == []
     assert operator.counts() == {"done": GOOD + BAD}
-    replays = operator.json("journal")
-    assert [entry["action"] for entry in replays] == ["replay"] * 4
-    assert all(entry["expected"] == entry["actual"] for entry in replays)
-    assert all(entry["actor"] == ME for entry in replays)
+    entries = operator.json("journal")
+    assert {(each["action"], each["actor"]) for each in entries} == {("replay", ME)}
+    counts = [(each["expected"], each["actual"]) for each in entries]
+    assert counts == [(50, 50), (508, 508), (166, 166), (1, 1)]
 
 
 def is_somebody_working(operator: Operator, worker: Process) -> None:
     """The processes seen, the longest run, the pause, and what waits for its end."""
+    slow = operator.folder / "search is slow"
+    slow.touch()
+    operator.deliver(1001, 1002)
+    wait_until(lambda: operator.counts().get("running"))
+    wait_until(lambda: "longest run: search" in operator.flask("stats"))
+    operator.flask("stats --fail-if 'longest>0'", exit_code=2)
+    slow.unlink()
+
     operator.flask("pause")
-    operator.deliver(1000, 1001)
-    (stats,) = operator.json("stats").values()
-    assert [process["pid"] for process in stats["processes"]] == [worker.pid]
-    assert stats["longest_run"]
-    assert stats["paused_by"] == ME
-    (waiting,) = operator.json("list --status pending")
-    assert waiting["event_id"] == "night-1000"
+    operator.deliver(1002, 1003)
+    shown = operator.flask("stats")
+    assert f":{worker.pid}, 2 threads" in shown
+    assert f"no event runs until resume (by {ME} since" in shown
+    assert "night-1002" in operator.flask("list --status pending")
     operator.flask("stats --fail-if 'oldest>0'", exit_code=2)
     operator.flask("resume")
-    wait_until(lambda: operator.counts() == {"done": GOOD + BAD + 1})
+    wait_until(lambda: operator.counts() == {"done": GOOD + BAD + 2})
 
 
 def batch_in(output: str) -> str:
-    (batch,) = re.findall(r"batch (\w+)", output)
+    (batch,) = re.findall(r"^Batch (\w+)", output, re.MULTILINE)
     return str(batch)
