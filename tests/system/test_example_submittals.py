@@ -233,6 +233,8 @@ def test_sweep_reads_what_differs_once(office: Office) -> None:
     assert office.table() != office.at_procore()
 
     assert office.example.run("flask sweep") == "3001: 3 differ\n"
+    # A delivery wakes the app's threads before their next poll.
+    office.deliver(payload("Submittals.update", format="v4", project_id="7"))
     office.settled()
     reads = {each: office.reads(each) for each in (*before, created)}
     assert reads[changed][before[changed] :] == [200]
