@@ -126,4 +126,7 @@ def send(type: str, project: str, id: str) -> None:
     event = payload(type, format="v4", resource_id=id, project_id=project)
     body = json.dumps(event).encode()
     headers = {"Content-Type": "application/json", **sign(body, SECRET)}
-    urlopen(Request(HOOK, body, headers), timeout=5).close()
+    try:
+        urlopen(Request(HOOK, body, headers), timeout=5).close()
+    except OSError as error:  # Procore would repeat it for 12 hours.
+        app.logger.warning("%s of %s is lost: %s", type, id, error)

@@ -11,6 +11,7 @@ from contextlib import closing
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -232,7 +233,9 @@ def test_sweep_reads_what_differs_once(office: Office) -> None:
     wait_until(lambda: created in office.at_procore(), pause=0.5)
     assert office.table() != office.at_procore()
 
+    lists = office.procore.output().count("?page=1&per_page=100 ")
     assert office.example.run("flask sweep") == "3001: 3 differ\n"
+    assert office.procore.output().count("?page=1&per_page=100 ") == lists + 1
     # A delivery wakes the app's threads before their next poll.
     office.deliver(payload("Submittals.update", format="v4", project_id="7"))
     office.settled()
@@ -242,6 +245,27 @@ def test_sweep_reads_what_differs_once(office: Office) -> None:
     assert reads[created] == [200]
     assert len(reads[same]) == before[same]
     assert office.example.run("flask sweep") == "3001: 0 differ\n"
+
+
+def test_sweep_reads_page_after_page(office: Office) -> None:
+    script = (
+        "import submittal_log as app, submittal_log.procore as procore; procore.PAGE = 2;"
+        "app.create_app().app_context().push();"
+        "print(*(each['id'] for each in procore.list_submittals('3001')))"
+    )
+    found = office.example.run(f'python -c "{script}"').split()
+    assert len(found) > 2 and found == sorted(office.at_procore())
+
+
+def test_sweep_ends_while_procore_is_busy(office: Office) -> None:
+    example, port = office.example, free_port()
+    limits = {"PROCORE_LIMIT": "1", "PROCORE_WINDOW": "60"}
+    busy = replace(example, env=example.env | limits)
+    with busy.serve("procore_api", port) as procore:
+        assert http("GET", f"{procore.url}{PATH}") == "200 []\n"
+        ran = example.shell(f"PROCORE_API={procore.url} flask sweep")
+    assert ran.returncode == 1
+    assert re.fullmatch(r"Error: Procore is busy: retry after \d\d s\.\n", ran.stderr)
 
 
 def titles(answer: str) -> dict[str, str]:
