@@ -249,8 +249,8 @@ def test_sweep_reads_what_differs_once(office: Office) -> None:
 
 def test_sweep_reads_page_after_page(office: Office) -> None:
     script = (
-        "import submittal_log as app, submittal_log.procore as procore; procore.PAGE = 2;"
-        "app.create_app().app_context().push();"
+        "from submittal_log import create_app, procore; procore.PAGE = 2;"
+        "create_app().app_context().push();"
         "print(*(each['id'] for each in procore.list_submittals('3001')))"
     )
     found = office.example.run(f'python -c "{script}"').split()
