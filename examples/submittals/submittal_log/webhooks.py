@@ -53,7 +53,8 @@ def sync(event: Event) -> None:
     if not (event.project_id and event.resource_id):
         raise Discard("the event names no submittal")
     current = fetch_submittal(event.project_id, event.resource_id)
-    submittal = db.session.get(Submittal, event.resource_id)
+    # Locked after the read of the API; SQLite has no row locks and ignores it.
+    submittal = db.session.get(Submittal, event.resource_id, with_for_update=True)
     if current is None:
         if submittal is not None:
             db.session.delete(submittal)
