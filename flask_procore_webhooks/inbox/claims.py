@@ -28,6 +28,7 @@ from ..storage.store import Store
 from .completion import end_values
 from .completion import finish
 from .completion import run_statements
+from .completion import SETTLED
 from .jobs import Job
 from .jobs import jobs_of
 from .jobs import write_jobs
@@ -162,6 +163,8 @@ def settle(store: Store, claim: Claim, end: Settlement) -> bool:
         "parked_at": now if end.status in PARKED else None,
         "finished_at": now if is_finished else None,
     }
+    if end.error is None and end.status in (Status.PENDING, Status.DEAD):
+        del values["error"]  # that of an earlier run stays
     if end.jobs:
         return _settle_jobs(store, claim, values, end)
     return _settle(store, claim, values, end.finished)
@@ -171,7 +174,7 @@ def write_held(
     store: Store,
     claim: Claim,
     jobs: Sequence[Job],
-    changes: Callable[[], Mapping[str, Any]],
+    changes: Callable[[], Mapping[str, Any]] = dict,
     *,
     lock_wait: int | None = None,
 ) -> None:
@@ -190,7 +193,7 @@ def write_held(
         if lock_wait is not None and store.dialect_name == "postgresql":
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_wait}")
         # The event first: whoever changes its jobs without its lease locks it too.
-        change = mine | dict(changes())
+        change = {**mine, "lease": claim.lease, **changes()}
         if not connection.execute(held, change).rowcount:
             raise NotHeld("the lease has passed on")
         if not write_jobs(connection, store, claim.row_id, jobs):
@@ -273,21 +276,25 @@ def _settle(
     store: Store, claim: Claim, values: dict[str, Any], finished: Job | None
 ) -> bool:
     statements, tries = run_statements(store), 0
+    mine = {name: values[name] for name in ("row", "token")}
     settle = change = statements.held if claim.durable else statements.settle
     write: Any = None
     written: dict[str, Any] = {}
     if finished is not None:
         written = end_values(store, claim.row_id, finished)
         write = statements.completion if finished.version else statements.insertion
-        if statements.finish is not None and not finished.version and not claim.durable:
+        is_new = not finished.version and not claim.durable
+        if statements.finish is not None and is_new and "error" in values:
             write, change = None, statements.finish
+            written |= {f"to_{name}": values[name] for name in SETTLED}
 
     def work(connection: Connection) -> bool:
         nonlocal tries
         tries += 1
         if write is not None:
             connection.execute(write, written)
-        return connection.execute(change, values | written).rowcount > 0
+        given = values if change is not statements.finish else mine | written
+        return connection.execute(change, given).rowcount > 0
 
     try:
         is_settled = store.run(work, begin=write is not None)
@@ -296,7 +303,7 @@ def _settle(
             raise
         # The row may exist, and then only the outcome is missing.
         finish(store, claim.row_id, finished, durable=claim.durable)
-        write, change, written = None, settle, {}
+        write, change = None, settle
         is_settled = store.run(work)
     return is_settled or tries > 1 and _was_settled(store, values)
 

@@ -29,6 +29,17 @@ ASYNC_COMMIT: ColumnElement[str] = literal_column(
     "set_config('synchronous_commit', 'off', true)"
 )
 
+#: The columns of the event that a settlement changes.
+SETTLED = (
+    "status",
+    "claims",
+    "error",
+    "lease",
+    "due_at",
+    "parked_at",
+    "finished_at",
+)
+
 
 def async_commit(store: Store, change: Any) -> Any:
     """Return ``change`` with ``ASYNC_COMMIT`` on PostgreSQL, else unchanged."""
@@ -61,12 +72,11 @@ class RunStatements:
         new = {
             "event": bindparam("row"),
             "subscriber": bindparam("name"),
-            "endpoint": store.endpoint,
+            "endpoint": bindparam("owner"),
             "version": 1,
         }
-        new |= {name: ended[name] for name in ("state", "attempts")}
-        new |= {name: ended[name] for name in ("started_at", "finished_at")}
-        new["endpoint"] = bindparam("endpoint")
+        for name in ("state", "attempts", "started_at", "finished_at"):
+            new[name] = ended[name]
         self.held = update(tables.event).where(
             c.id == bindparam("row"), c.lease == bindparam("token")
         )
@@ -82,14 +92,20 @@ class RunStatements:
             .where(j.version == bindparam("seen"))
             .values(**ended, version=j.version + 1)
         )
-        #: Settles and inserts a job: one statement instead of four round trips.
+        #: Settles and inserts a job: one statement instead of four round trips. Its
+        #: parameters for the event begin with ``to_``, because both tables have some of
+        #: the columns.
         self.finish: Any = None
         if store.dialect_name == "postgresql":
             from sqlalchemy.dialects import postgresql
 
             written = postgresql.insert(tables.job).values(new)
             written = written.on_conflict_do_nothing()
-            self.finish = self.settle.add_cte(written.cte("written"))
+            settled: dict[str, Any] = {
+                name: bindparam(f"to_{name}") for name in SETTLED
+            }
+            settle = async_commit(store, self.held.values(settled))
+            self.finish = settle.add_cte(written.cte("written"))
 
 
 def run_statements(store: Store) -> RunStatements:
@@ -104,14 +120,14 @@ def end_values(store: Store, row_id: int, job: Job) -> dict[str, Any]:
     values = {
         "row": row_id,
         "name": job.subscriber,
-        "endpoint": store.endpoint,
+        "owner": store.endpoint,
         "how": job.state.value,
         "tried": job.attempts,
         "began": job.started_at,
         "at": job.finished_at,
     }
     if job.version:
-        del values["endpoint"]
+        del values["owner"]
         values["seen"] = job.version
     return values
 

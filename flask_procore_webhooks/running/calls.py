@@ -22,14 +22,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ..endpoint import Endpoint
-from ..errors import Discard
 from ..errors import InboxUnavailable
-from ..errors import RetryLater
 from ..event import Event
 from ..inbox.claims import Claim
 from ..inbox.completion import finish_in_session
 from ..inbox.cut import cut
-from ..inbox.jobs import Failure
 from ..inbox.jobs import Job
 from ..inbox.jobs import state_of
 from ..inbox.keys import HeldKey
@@ -41,12 +38,16 @@ from ..subscribers import run_to_end
 from ..subscribers import Subscriber
 from ..subscribers import to_end
 from .failures import describe
-from .failures import failure_of
-from .failures import is_failure
-from .failures import retry_text
 from .sessions import end_session
 from .sessions import session_scope
 from .sessions import used_session
+
+COMMITS = (
+    "%s commits in the session of the app: what it has written by then is written again"
+    " when it fails later or its process is killed. Leave the commit to the package:"
+    " it commits the writes together with the end of the job"
+)
+_WARNED = "procore_webhooks_commits"
 
 _current: ContextVar[Call | None] = ContextVar("procore_webhooks_call", default=None)
 
@@ -104,7 +105,9 @@ class Call:
         self.is_abandoned = False
         self._has_ended = False
         #: Whether it commits now, with the end of its job.
-        self._commits = False
+        self.commits = False
+        #: The session that it is given.
+        self.session: Session | None = None
         #: On which sessions of the call work.
         self.connections: list[Connection] = []
         self._lock = threading.Lock()
@@ -125,28 +128,6 @@ class Call:
     def finished(self, state: JobState = JobState.DONE) -> Job:
         """The job as it is when the subscriber has finished."""
         return self.job.ended(state, self.endpoint.store.db_now(), self.began)
-
-    def failure(self) -> Failure | None:
-        """Why a call that has not finished has failed; afterwards, it is logged.
-
-        ``None`` if the subscriber has postponed or discarded the event.
-
-        :raises BaseException: the error, if it is a request to stop.
-        """
-        name, event, error = self.subscriber.name, describe(self.event), self.error
-        if error is None:
-            return None
-        if isinstance(error, Discard):
-            log.info("%s discarded %s: %s", name, event, error)
-            self.ended = self.finished(JobState.DISCARDED)
-            return None
-        if isinstance(error, RetryLater):
-            log.info("%s postponed %s: %s", name, event, retry_text(error))
-            return None
-        if not is_failure(error, self.endpoint.dispatch):
-            raise error
-        log.error("%s failed for %s", name, event, exc_info=error)
-        return failure_of(error)
 
     def abandon(self, hand_over: Callable[[], object]) -> bool:
         """Give the call up; ``False`` if it has ended.
@@ -209,6 +190,7 @@ class Call:
             self.ended = self.finished()
             return
         with session_scope(source) as session:
+            self.session = session
 
             async def finish(work: Awaitable[object]) -> None:
                 # In the thread of an event loop, which may have its own session.
@@ -232,7 +214,7 @@ class Call:
         if session is None:
             self.ended = ended
             return
-        self._commits = True
+        self.commits = True
         session.flush()
         store, row_id = self.endpoint.store, self.claim.row_id
         refusal: Exception = Outlived("its writes are rolled back")
@@ -289,3 +271,15 @@ def _note_begin(session: Session, transaction: Any, connection: Connection) -> N
         if not is_in_memory(connection.engine.url):
             connection.invalidate()
         raise CallAbandoned
+
+
+@sqlalchemy_event.listens_for(Session, "after_commit")
+def _warn_of_commit(session: Session) -> None:
+    """Log once that a subscriber commits what is committed with its job otherwise."""
+    call = _current.get()
+    if call is None or call.commits or session is not call.session:
+        return
+    warned: set[str] = call.endpoint.state.runtime.part(_WARNED, set)
+    if call.connections and call.subscriber.name not in warned:
+        warned.add(call.subscriber.name)
+        log.warning(COMMITS, call.subscriber.name)

@@ -11,6 +11,7 @@ from datetime import timedelta
 from sqlalchemy.exc import IntegrityError
 
 from ..endpoint import Endpoint
+from ..errors import Discard
 from ..errors import InboxUnavailable
 from ..errors import RetryLater
 from ..event import Event
@@ -28,7 +29,9 @@ from ..inbox.keys import held_key
 from ..inbox.keys import HeldKey
 from ..inbox.newer import is_over
 from ..inbox.newer import wake
+from ..inbox.status import JobState
 from ..inbox.status import Wait
+from ..log import log
 from ..subscribers import Subscriber
 from . import failures
 from .calls import Call
@@ -130,15 +133,22 @@ class Jobs:
         :param is_last: the job is written together with the outcome of the run.
         :raises BaseException: a request to stop.
         """
-        late, failure = call.late_error, None
-        if call.ended is None:
-            failure = call.failure()
-        if call.ended is not None:
-            self._finish(call, call.ended, is_last=is_last and late is None)
-        elif failure is not None:
+        error, late, ended = call.error, call.late_error, call.ended
+        name, event = call.subscriber.name, failures.describe(call.event)
+        if isinstance(error, Discard):
+            log.info("%s discarded %s: %s", name, event, error)
+            ended = call.finished(JobState.DISCARDED)
+        if ended is not None:
+            self._finish(call, ended, is_last=is_last and late is None)
+        elif isinstance(error, RetryLater):
+            log.info("%s postponed %s: %s", name, event, failures.retry_text(error))
+            self._postpone(call, error)
+        elif error is not None:
+            if not failures.is_failure(error, self.endpoint.dispatch):
+                raise error
+            log.error("%s failed for %s", name, event, exc_info=error)
+            failure = failures.failure_of(error)
             self._fail(call.job, failure, call.began, key=call.key)
-        elif isinstance(call.error, RetryLater):
-            self._postpone(call, call.error)
         self._call = None
         if late is not None and not failures.is_failure(late, self.endpoint.dispatch):
             raise late
@@ -261,9 +271,8 @@ class Jobs:
 
     def _write(self, jobs: Sequence[Job]) -> bool:
         """Write jobs now; ``False`` if the claim was lost."""
-        same = {"lease": self.claim.lease}
         try:
-            write_held(self.store, self.claim, jobs, lambda: same)
+            write_held(self.store, self.claim, jobs)
         except (IntegrityError, NotHeld):
             return False
         self.plan.note_written(jobs)

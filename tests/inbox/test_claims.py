@@ -5,22 +5,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
-from support.inboxes import attempts
 from support.inboxes import by_id
 from support.inboxes import claim_all
 from support.inboxes import claim_one
+from support.inboxes import done
+from support.inboxes import due_in
 from support.inboxes import due_rows
 from support.inboxes import event
 from support.inboxes import ids_of
+from support.inboxes import jobs
 from support.inboxes import numbered
 from support.inboxes import record
 from support.inboxes import row
+from support.inboxes import states
 from support.outages import relay_to
 from support.sites import at_once
 from support.values import Clock
@@ -31,14 +35,17 @@ from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox import completion
 from flask_procore_webhooks.inbox import cut
-from flask_procore_webhooks.inbox import jobs
 from flask_procore_webhooks.inbox.claims import Claim
+from flask_procore_webhooks.inbox.claims import NotHeld
 from flask_procore_webhooks.inbox.claims import Settlement
-from flask_procore_webhooks.inbox.jobs import Receipt
+from flask_procore_webhooks.inbox.jobs import Failure
+from flask_procore_webhooks.inbox.jobs import Job
 from flask_procore_webhooks.inbox.record import record as record_event
-from flask_procore_webhooks.inbox.status import ReceiptKind
+from flask_procore_webhooks.inbox.status import JobState
 from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.inbox.status import Wait
 from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.storage.store import to_db_time
 
@@ -52,17 +59,17 @@ def test_claim_is_exclusive_until_its_lease_expires(store: Store, clock: Clock) 
     row_id = record_event(store, event(body=b"[7]")).row_id
     first = claim_one(store, row_id, 60)
 
-    assert (first.event_id, first.attempt, first.body) == ("evt_1", 1, b"[7]")
+    assert (first.event_id, first.jobs, first.body) == ("evt_1", {}, b"[7]")
     assert claims.claim(store, row_id, 60) is None
-    assert claims.claim(store, row_id, 60, ignore_backoff=True) is None
-    assert due_rows(store) == due_rows(store, ignore_backoff=True) == []
+    assert claims.claim(store, row_id, 60, hurry=True) is None
+    assert due_rows(store) == due_rows(store, hurry=True) == []
 
     clock.forward(59.9)
     assert claims.claim(store, row_id, 60) is None
     clock.forward(0.2)
     assert due_rows(store) == [row_id]
     second = claim_one(store, row_id, 60)
-    assert (second.attempt, second.unsettled) == (1, 1)
+    assert second.unsettled == 1
     assert second.lease != first.lease
 
 
@@ -92,24 +99,24 @@ def test_claim_with_an_expired_unclaimed_lease_can_be_settled(
     assert claims.settle(store, claim, Settlement(Status.DONE))
 
 
-def test_pending_event_is_claimed_before_its_time_only_with_early(
+def test_pending_event_is_claimed_before_its_time_only_if_hurried(
     store: Store, clock: Clock
 ) -> None:
     row_id = record_event(store, event()).row_id
     claims.settle(
         store,
         claim_one(store, row_id),
-        Settlement(Status.PENDING, error="failed", wait=600),
+        Settlement(Status.PENDING, "failed", due_in(store, 600)),
     )
 
     kept = row(store)
     assert (kept["status"], kept["error"], kept["lease"]) == ("pending", "failed", None)
     assert kept["due_at"] == to_db_time(clock.time + timedelta(seconds=600))
     assert claims.claim(store, row_id, 60) is None
-    assert (due_rows(store), due_rows(store, ignore_backoff=True)) == ([], [row_id])
+    assert (due_rows(store), due_rows(store, hurry=True)) == ([], [row_id])
     clock.forward(600)
     assert due_rows(store) == [row_id]
-    assert claim_one(store, row_id).attempt == 2
+    assert claim_one(store, row_id).unsettled == 0
 
 
 def test_events_are_due_in_the_order_of_their_times(store: Store, clock: Clock) -> None:
@@ -118,7 +125,7 @@ def test_events_are_due_in_the_order_of_their_times(store: Store, clock: Clock) 
         rows.append(record_event(store, event(f"evt_{number}")).row_id)
         clock.forward(0.001)
     waits = claim_one(store, rows[0])
-    claims.settle(store, waits, Settlement(Status.PENDING, wait=1))
+    claims.settle(store, waits, Settlement(Status.PENDING, due_at=due_in(store, 1)))
     claims.settle(store, claim_one(store, rows[1]), Settlement(Status.DONE))
     claim_one(store, rows[2])
 
@@ -146,7 +153,9 @@ def test_batch_excludes_waiting_running_and_finished_events(
 ) -> None:
     record(store, *numbered(6))
     failed, running, *finished = batches.claim_due(store, 5, 60)
-    claims.settle(store, failed, Settlement(Status.PENDING, error="failed", wait=30))
+    claims.settle(
+        store, failed, Settlement(Status.PENDING, "failed", due_in(store, 30))
+    )
     for claim, status in zip(
         finished, (Status.DONE, Status.DEAD, Status.IGNORED), strict=True
     ):
@@ -165,7 +174,7 @@ def test_event_with_an_expired_lease_is_claimed_alone(
     record(store, "evt_1", "evt_2", "evt_3")
     first, _ = batches.claim_due(store, 2, 60)
     assert claims.settle(
-        store, first, Settlement(Status.PENDING, error="failed", wait=30)
+        store, first, Settlement(Status.PENDING, "failed", due_in(store, 30))
     )
     clock.forward(61)
 
@@ -190,52 +199,76 @@ def test_batch_is_of_one_endpoint(app: Flask, store: Store) -> None:
 def test_claims_without_an_outcome_are_counted(store: Store, clock: Clock) -> None:
     record(store, "evt_1", "evt_2")
     first, second = batches.claim_due(store, 2, 60)
-    assert (first.attempt, first.unsettled) == (1, 0)
-    assert {row["attempts"] for row in by_id(store).values()} == {0}
+    assert first.unsettled == 0
     assert {row["claims"] for row in by_id(store).values()} == {1}
     assert {row["status"] for row in by_id(store).values()} == {"running"}
 
     clock.forward(61)
     again = [*batches.claim_due(store, 2, 60), *batches.claim_due(store, 2, 60)]
-    assert {each.event_id: each.attempt for each in again} == {"evt_1": 1, "evt_2": 1}
     assert [each.unsettled for each in again] == [1, 1]
 
     # A released claim was none; a settled one ends the count.
     batches.release(store, again[:1])
     claims.settle(store, again[1], Settlement(Status.PENDING, "failed"))
     kept, failed = (by_id(store)[each.event_id] for each in again)
-    assert (kept["attempts"], kept["claims"]) == (0, 1)
-    assert (failed["attempts"], failed["claims"]) == (1, 0)
+    assert (kept["claims"], failed["claims"]) == (1, 0)
 
 
-def test_attempt_of_a_suspect_counts_before_its_end(store: Store, clock: Clock) -> None:
-    record(store, "evt_1")
-    (lost,) = batches.claim_due(store, 1, 60)
+def test_jobs_of_a_running_event_are_written_by_its_holder(
+    store: Store, clock: Clock
+) -> None:
+    """Only the run with the lease of the event changes its jobs (rule 3)."""
+    row_id = record_event(store, event()).row_id
+    lost = claim_one(store, row_id)
     clock.forward(61)
-    (held,) = batches.claim_due(store, 1, 60)
+    held = claim_one(store, row_id)
+    begun = Job("a:b", attempts=1, is_begun=True)
+    rest = Job("c:d")
 
-    assert not claims.count_attempt(store, lost)
-    assert claims.count_attempt(store, held)
-    assert row(store)["attempts"] == 1
-    assert claims.count_attempt(store, held, counted=False)
-    assert row(store)["attempts"] == 0
-    assert claims.count_attempt(store, held)
-    assert claims.settle(store, held, Settlement(Status.PENDING, is_counted=False))
-    assert (row(store)["attempts"], row(store)["claims"]) == (0, 0)
+    with pytest.raises(NotHeld):
+        claims.write_held(store, lost, [begun])
+    assert jobs(store) == {}
+    claims.write_held(store, held, [begun, rest])
+    found = jobs(store)
+    assert {each["version"] for each in found.values()} == {1}
+    assert (found["a:b"]["attempts"], found["c:d"]["attempts"]) == (1, 0)
+    # Its version has risen since.
+    again = replace(begun, version=1)
+    claims.write_held(store, held, [again])
+    with pytest.raises(NotHeld):
+        claims.write_held(store, held, [again])
+    assert jobs(store)["a:b"]["version"] == 2
 
 
-def test_receipts_come_with_the_claim(store: Store, clock: Clock) -> None:
+def test_early_count_is_taken_back_without_a_new_version(store: Store) -> None:
+    claim = claim_one(store, record_event(store, event()).row_id)
+    begun = Job("a:b", attempts=3, is_begun=True)
+    claims.write_held(store, claim, [begun])
+    claims.take_back(store, claim, replace(begun, version=1))
+    claims.take_back(store, claim, replace(begun, version=7))
+
+    job = jobs(store)["a:b"]
+    assert (job["attempts"], job["version"]) == (2, 1)
+
+
+def test_jobs_come_with_the_claim(store: Store, clock: Clock) -> None:
     record(store, "evt_1", "evt_2", "evt_3")
     first, second, third = batches.claim_due(store, 3, 60)
     for claim, name in ((first, "a:b"), (first, "c:d"), (third, "a:b")):
-        jobs.finish(store, claim.row_id, Receipt(name))
+        completion.finish(store, claim.row_id, done(store, name))
 
     batches.release(store, [first, second, third])
     found = {
-        claim.event_id: claim.finished for claim in batches.claim_due(store, 3, 60)
+        claim.event_id: {name: job.state for name, job in claim.jobs.items()}
+        for claim in batches.claim_due(store, 3, 60)
     }
 
-    assert found == {"evt_1": {"a:b", "c:d"}, "evt_2": set(), "evt_3": {"a:b"}}
+    done_ = JobState.DONE
+    assert found == {
+        "evt_1": {"a:b": done_, "c:d": done_},
+        "evt_2": {},
+        "evt_3": {"a:b": done_},
+    }
 
 
 # Concurrent claims
@@ -411,26 +444,6 @@ def test_claim_is_tried_again_on_a_new_connection(store: Store, failing: int) ->
     assert ids_of(batches.claim_due(store, 2, 60)) == ["evt_1", "evt_2"]
     assert len(seen) > failing + 1
     assert {row["claims"] for row in by_id(store).values()} == {1}
-    assert attempts(store) == {"evt_1": 0, "evt_2": 0}
-
-
-@pytest.mark.parametrize("alone", [True, False], ids=["claim", "claim_due"])
-def test_claim_of_an_earlier_version_has_used_no_attempt(
-    store: Store, alone: bool
-) -> None:
-    """It counted an attempt when it began, and no claims."""
-    row_id = record_event(store, event()).row_id
-    c = store.columns
-    old = {"status": "running", "attempts": 12, "lease": "a" * 32}
-    store.run(lambda each: each.execute(sa.update(c.id.table).values(old)))
-    if alone:
-        claim = claim_one(store, row_id)
-    else:
-        (claim,) = batches.claim_due(store, 9, 60)
-    assert (claim.attempt, claim.unsettled) == (12, 1)
-    assert (row(store)["attempts"], row(store)["claims"]) == (11, 1)
-    batches.release(store, [claim])
-    assert claim_one(store, row_id).attempt == 12
 
 
 # Changes by the claim's holder
@@ -453,43 +466,66 @@ class LostAnswer:
 
 @pytest.mark.parametrize("durable", [False, True])
 @pytest.mark.parametrize("status", [Status.DONE, Status.PENDING, Status.DEAD])
-@pytest.mark.parametrize("receipt", [None, Receipt("a:b"), Receipt("a:b", version=1)])
+@pytest.mark.parametrize("version", [None, 0, 1])
+@pytest.mark.parametrize("others", [0, 2])
 def test_settlement_whose_answer_is_lost_is_made(
-    store: Store, status: Status, receipt: Receipt | None, durable: bool
+    store: Store, status: Status, version: int | None, durable: bool, others: int
 ) -> None:
     row_id = record_event(store, event()).row_id
     claim = claim_one(store, row_id, durable=durable)
-    if receipt and receipt.version:
-        cut.abandon(store, claim, receipt.subscriber, "no answer", 60)
-    has_statement = receipt is None or (
-        store.dialect_name == "postgresql" and not durable and not receipt.version
+    if version:
+        claims.write_held(store, claim, [Job("a:b")])
+    finished = None if version is None else done(store, "a:b", version)
+    rest = [Job(f"other{number}") for number in range(others)]
+    has_statement = not others and (
+        finished is None
+        or (store.dialect_name == "postgresql" and not durable and not version)
     )
     texts = ("WITH", "UPDATE") if has_statement else ("COMMIT",)
     lost = LostAnswer(store, *texts)
-    end = Settlement(status, error="failed", wait=60, receipt=receipt)
+    due_at = due_in(store, 60)
+    end = Settlement(status, "failed", due_at, jobs=rest, finished=finished)
     assert claims.settle(store, claim, end)
     assert lost.made and row(store)["status"] == status
-    assert list(jobs.receipts(store, row_id)) == (
-        [receipt.subscriber] if receipt else []
-    )
+    pending = dict.fromkeys([each.subscriber for each in rest], "pending")
+    assert states(store) == pending | ({"a:b": "done"} if finished else {})
     assert not claims.settle(store, claim, Settlement(Status.IGNORED))
+
+
+def test_settlement_without_a_lease_keeps_what_is_finished(
+    store: Store, clock: Clock
+) -> None:
+    """A subscriber that wrote nothing has finished, whoever holds the event now."""
+    row_id = record_event(store, event()).row_id
+    lost = claim_one(store, row_id)
+    clock.forward(61)
+    assert claim_one(store, row_id)
+    end = Settlement(Status.PENDING, jobs=[Job("c:d")], finished=done(store, "a:b"))
+    assert not claims.settle(store, lost, end)
+    assert states(store) == {"a:b": "done"}
+
+
+# Abandoned calls
 
 
 def test_abandonment_whose_answer_is_lost_is_made(store: Store) -> None:
     row_id = record_event(store, event()).row_id
-    claim = claim_one(store, row_id)
+    claim, rest = claim_one(store, row_id), Job("c:d")
     lost = LostAnswer(store, "COMMIT")
-    kind = cut.abandon(store, claim, "a:b", "no answer", 60)
-    assert (kind, len(lost.made)) == (ReceiptKind.ABANDONED, 1)
+    state = cut.abandon(store, claim, timed_out(store), [rest], 60)
+    assert (state, len(lost.made)) == (JobState.PENDING, 1)
     assert claims.settle(store, claim, Settlement(Status.PENDING))
 
     again = claim_one(store, row_id)
-    assert again.abandoned == {"a:b": 1}
+    assert {name: job.version for name, job in again.jobs.items()} == {
+        "a:b": 1,
+        "c:d": 1,
+    }
     LostAnswer(store, "COMMIT")
-    kind = cut.abandon(store, again, "a:b", "no answer", 60)
-    assert kind is ReceiptKind.ABANDONED
+    state = cut.abandon(store, again, timed_out(store, 1), [], 60)
+    assert state is JobState.PENDING
     assert claims.settle(store, again, Settlement(Status.PENDING))
-    assert claim_one(store, row_id).abandoned == {"a:b": 2}
+    assert claim_one(store, row_id).jobs["a:b"].version == 2
 
 
 def test_abandonment_of_a_later_run_is_not_ours(store: Store, clock: Clock) -> None:
@@ -497,8 +533,24 @@ def test_abandonment_of_a_later_run_is_not_ours(store: Store, clock: Clock) -> N
     first = claim_one(store, row_id)
     clock.forward(61)
     second = claim_one(store, row_id)
-    assert cut.abandon(store, second, "a:b", "no answer", 60) is ReceiptKind.ABANDONED
-    assert cut.abandon(store, first, "a:b", "no answer", 60) is None
+    state = cut.abandon(store, second, timed_out(store), [], 60)
+    assert state is JobState.PENDING
+    assert cut.abandon(store, first, timed_out(store), [], 60) is None
+
+
+def test_abandonment_leaves_a_finished_job_as_it_is(store: Store) -> None:
+    claim = claim_one(store, record_event(store, event()).row_id)
+    completion.finish(store, claim.row_id, done(store, "a:b"))
+    rest = Job("c:d")
+    state = cut.abandon(store, claim, timed_out(store), [rest], 60)
+    assert (state, states(store)) == (JobState.DONE, {"a:b": "done"})
+
+
+def timed_out(store: Store, version: int = 0) -> Job:
+    """A job whose call was given up."""
+    failure = Failure("Timeout", "no answer")
+    job = Job("a:b", version=version, attempts=1, failure=failure)
+    return job.put_off(due_in(store, 10), Wait.RETRY)
 
 
 @pytest.fixture
@@ -531,7 +583,7 @@ def test_settled_claim_holds_no_lease(store: Store, clock: Clock) -> None:
     record(store, "evt_1")
     (claim,) = batches.claim_due(store, 1, 60)
     assert claims.settle(
-        store, claim, Settlement(Status.PENDING, error="failed", wait=30)
+        store, claim, Settlement(Status.PENDING, "failed", due_in(store, 30))
     )
     before = by_id(store)
 
@@ -569,7 +621,7 @@ def test_released_event_is_as_before_its_claim(store: Store) -> None:
         assert {**found[id], "due_at": None} == {**before[id], "due_at": None}
     assert found["evt_3"]["status"] == "running"
     again = batches.claim_due(store, 9, 600)
-    assert {each.event_id: each.attempt for each in again} == {"evt_1": 1, "evt_2": 1}
+    assert sorted(ids_of(again)) == ["evt_1", "evt_2"]
 
 
 def test_empty_changes_send_no_statement(

@@ -6,6 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterable
+from datetime import datetime
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,7 +21,9 @@ from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Claim
 from flask_procore_webhooks.inbox.due import due_events
+from flask_procore_webhooks.inbox.jobs import Job
 from flask_procore_webhooks.inbox.record import record as record_event
+from flask_procore_webhooks.inbox.status import JobState
 from flask_procore_webhooks.senders.samples import payload
 from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.storage.store import Store
@@ -92,6 +96,20 @@ def attempts(store: Store) -> dict[str, int]:
         id: max((job["attempts"] for job in each), default=0)
         for id, each in found.items()
     }
+
+
+def due_in(store: Store, seconds: float) -> datetime:
+    """The time in so many seconds, as it is stored."""
+    return store.db_now() + timedelta(seconds=seconds)
+
+
+def done(store: Store, name: str, version: int = 0) -> Job:
+    """A job that has been done now, at its first attempt.
+
+    :param version: of its row; 0 without one.
+    """
+    now = store.db_now()
+    return Job(name, version=version).ended(JobState.DONE, now, now)
 
 
 def counted(store: Store) -> Counter[str]:
