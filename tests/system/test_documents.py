@@ -11,6 +11,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from datetime import datetime
+from datetime import timedelta
+from datetime import timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -560,6 +563,58 @@ def test_a_busy_api_is_asked_again_when_it_says(host: Any) -> None:
         names["fetch_rfi"]("3001", "7")
 
 
+def test_a_submittal_is_stored_awaited_or_removed(host: Flask) -> None:
+    names = run_blocks("docs/recipes.md", host)
+    db, Submittal = names["db"], names["Submittal"]
+    found: dict[str, Any] = {"title": "Door", "updated_at": "2026-11-26T12:00:00Z"}
+    older = {"title": "old", "updated_at": "2026-11-26T11:00:00Z"}
+
+    def sync(
+        current: dict[str, Any] | None, reason: str = "update", age: int = 0
+    ) -> Any:
+        names["fetch_submittal"] = lambda *ids: current
+        received = datetime.now(timezone.utc) - timedelta(seconds=age)
+        event = Event(
+            "evt_1",
+            f"Submittals.{reason}",
+            resource_id="7",
+            reason=reason,
+            received_at=received,
+        )
+        with host.app_context():
+            names["sync_submittal"](event)
+            db.session.commit()
+            return db.session.get(Submittal, "7")
+
+    with host.app_context():
+        db.create_all()
+    with pytest.raises(flask_procore_webhooks.RetryLater, match="5 s"):
+        sync(None)
+    assert sync(found).title == sync(older).title == "Door"
+    assert sync(None) is None
+    assert sync(None, "delete") is None
+    with pytest.raises(flask_procore_webhooks.Discard, match="deleted"):
+        sync(None, age=31)
+
+
+def test_a_sweep_enqueues_what_differs(host: Flask) -> None:
+    names = run_blocks("docs/recipes.md", host)
+    db, Submittal = names["db"], names["Submittal"]
+    rows = [("1", "same"), ("2", "old"), ("3", "gone")]
+    theirs = [("1", "same"), ("2", "new"), ("4", "created")]
+    names["list_submittals"] = lambda project: [
+        {"id": id, "updated_at": at} for id, at in theirs
+    ]
+    with host.app_context():
+        db.create_all()
+        for id, at in rows:
+            db.session.add(Submittal(id=id, title="", updated_at=at))
+        db.session.commit()
+    assert host.test_cli_runner().invoke(args=["sweep"]).exception is None
+    enqueued = testing.Deliveries(host).events()
+    assert {row["resource_id"] for row in enqueued} == {"2", "3", "4"}
+
+
 # Shared
 
 
@@ -614,6 +669,11 @@ def run_blocks(page: str, app: Flask) -> dict[str, Any]:
         subject: Mapped[str | None]
         updated_at: Mapped[str]
 
+    class Submittal(db.Model):  # type: ignore[name-defined,misc]
+        id: Mapped[str] = mapped_column(primary_key=True)
+        title: Mapped[str]
+        updated_at: Mapped[str]
+
     db.init_app(app)
     names = {
         "app": app,
@@ -622,6 +682,7 @@ def run_blocks(page: str, app: Flask) -> dict[str, Any]:
         "limiter": Limiter(),
         "ProcoreWebhooks": ProcoreWebhooks,
         "Rfi": Rfi,
+        "Submittal": Submittal,
         "webhooks": ProcoreWebhooks(),
     }
     for block in blocks(page, "python"):

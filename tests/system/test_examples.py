@@ -6,15 +6,10 @@ import ast
 import base64
 import itertools
 import json
-import os
 import re
 import runpy
-import shlex
-import shutil
 import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -22,8 +17,6 @@ from collections.abc import Mapping
 from contextlib import closing
 from contextlib import contextmanager
 from dataclasses import dataclass
-from dataclasses import field
-from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -32,86 +25,23 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from support.brokers import own_broker
+from support.examples import answers_in
+from support.examples import copy_of
+from support.examples import Example
+from support.examples import EXAMPLES
+from support.examples import http
 from support.servers import serve
 from support.servers import Server
 from support.waiting import wait_until
 
 from flask_procore_webhooks.testing import payload
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 PATH = "/webhooks/procore"
 RECEIVED = '200 {"received": true}'
 DUPLICATE = '200 {"received": true, "duplicate": true}'
 QUARANTINED = '200 {"received": true, "quarantined": true}'
 NOT_SIGNED = '401 {"error": "Invalid signature"}'
 NOT_AUTHORIZED = '401 {"error": "Invalid authorization"}'
-
-
-@dataclass
-class Example:
-    """A copy of an example, so that the original stays unchanged."""
-
-    folder: Path
-    env: dict[str, str] = field(default_factory=dict)
-
-    def shell(self, script: str) -> subprocess.CompletedProcess[str]:
-        """Run ``script`` in the example's folder, with this Python's commands."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return subprocess.run(
-            ["bash", "-ec", script],
-            cwd=self.folder,
-            env={**os.environ, **self.env, "PATH": path},
-            capture_output=True,
-            text=True,
-        )
-
-    def run(self, script: str) -> str:
-        ran = self.shell(script)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran.stdout
-
-    def trigger(self, arguments: str, url: str) -> list[str]:
-        """Deliver with the real command; return the status and body of each answer."""
-        ran = self.shell(f"flask procore-webhooks trigger {arguments} --url {url}")
-        answers = answers_in(ran.stdout)
-        assert answers, ran.stderr
-        assert ran.returncode == any(not one.startswith("200") for one in answers)
-        return answers
-
-    def read_exports(self) -> None:
-        """Add the README's exports to the environment."""
-        for line in self.told():
-            command, *words = shlex.split(line)
-            if command == "export":
-                self.env |= dict(word.split("=", 1) for word in words)
-
-    def follow(self, server: Server) -> str:
-        """Run the README's commands against ``server``."""
-        commands = (
-            "flask procore-webhooks ",
-            "flask prudra-webhooks ",
-            "curl ",
-            "sleep ",
-        )
-        lines = [line for line in self.told() if line.startswith(commands)]
-        return self.run("\n".join(lines).replace(":8000", f":{server.port}"))
-
-    def told(self) -> list[str]:
-        """The shell commands of the README."""
-        text = (self.folder / "README.md").read_text()
-        blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-        return "".join(blocks).splitlines()
-
-
-def answers_in(output: str) -> list[str]:
-    found = re.findall(r"^(\d{3})  \d+ ms  (.*)$", output, re.MULTILINE)
-    return [" ".join(answer) for answer in found]
-
-
-def copy_of(name: str, folder: Path) -> Example:
-    kept_out = shutil.ignore_patterns("__pycache__", "instance")
-    copy = shutil.copytree(EXAMPLES / name, folder / name, ignore=kept_out)
-    return Example(copy)
 
 
 @pytest.fixture
@@ -121,7 +51,10 @@ def example(tmp_path: Path) -> Callable[[str], Example]:
 
 def test_no_example_is_left_untested_or_unlisted() -> None:
     folders = {each.name for each in EXAMPLES.iterdir() if each.is_dir()}
-    tested = re.findall(r'(?:example|copy_of)\("(\w+)"', Path(__file__).read_text())
+    tests = [
+        file.read_text() for file in Path(__file__).parent.glob("test_example*.py")
+    ]
+    tested = re.findall(r'(?:example|copy_of)\("(\w+)"', "".join(tests))
     listed = re.findall(r"\]\((\w+)\)", (EXAMPLES / "README.md").read_text())
     assert folders == set(tested) == set(listed)
 
@@ -652,20 +585,6 @@ def test_audit_of_many_machines_finds_lost_and_doubled_effects(
 
 
 # Shared
-
-
-def http(
-    method: str,
-    url: str,
-    body: bytes | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> str:
-    """Return status and body of the answer."""
-    host, _, path = url.removeprefix("http://").partition("/")
-    with closing(HTTPConnection(host, timeout=10)) as connection:
-        connection.request(method, f"/{path}", body, dict(headers or {}))
-        response = connection.getresponse()
-        return f"{response.status} {response.read().decode()}"
 
 
 def port_in(account: str) -> int:
