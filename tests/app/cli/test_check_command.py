@@ -240,7 +240,8 @@ def test_check_json_is_complete(host: Flask) -> None:
         "source": "procore",
         "path": "/webhooks/procore",
         "tables": "missing: procore_webhook_event, procore_webhook_job,"
-        " procore_webhook_key, procore_webhook_journal, procore_webhook_tally, procore_webhook_state",
+        " procore_webhook_key, procore_webhook_journal, procore_webhook_tally,"
+        " procore_webhook_state",
         "subscribers": [],
         "errors": [
             "The inbox cannot be used: missing tables: procore_webhook_event,"
