@@ -117,7 +117,10 @@ async def sync_async(event: Event) -> None:
     raise RetryLater(after=600)
 
 
-@webhooks.on("RFIs", latest_only=True)
+@webhooks.on("Budgets", latest_only=True, settle=90, settle_max=600, key="project")
+@webhooks.on("Tasks", one_at_a_time=True, key=lambda event: event.user_id)
+@webhooks.on("Drawings", after=60, when=lambda event: event.project_id == "3001")
+@webhooks.on("RFIs", latest_only=True, lag=2, durable=True)
 def fetch_latest(event: Event) -> str:
     return event.id
 
@@ -228,6 +231,9 @@ def refused() -> None:
     ProcoreWebhooks("x", db)  # type: ignore[call-arg]
     webhooks.on(1)  # type: ignore[arg-type]
     webhooks.on("RFIs", latest_only="yes")  # type: ignore[arg-type]
+    webhooks.on("RFIs", key=7)  # type: ignore[arg-type]
+    webhooks.on("RFIs", when=True)  # type: ignore[arg-type]
+    webhooks.on("RFIs", settles=3)  # type: ignore[call-arg]
     webhooks.on("RFIs", "update", True)  # type: ignore[call-arg, arg-type]
     webhooks.on("RFIs")("not a function")  # type: ignore[type-var]
     sync_rfi("not an event")  # type: ignore[arg-type]
