@@ -111,7 +111,7 @@ def test_events_of_older_tables_run_replay_and_repeat_after_the_upgrade(
     site.send(id="evt_new")
     assert site.work() == 3, "pending, running and new"
     run(site.app, "replay", "evt_dead")
-    run(site.app, "replay", "evt_done")
+    run(site.app, "replay", "evt_done", "--anew")
     assert site.work() == 2
     assert sorted(site.statuses()) == ["done"] * 5 + ["ignored"]
     assert len(site.calls) == 10
