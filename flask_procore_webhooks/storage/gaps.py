@@ -12,6 +12,7 @@ from sqlalchemy import Index
 from sqlalchemy import inspect
 from sqlalchemy import Table
 
+from ..errors import InboxUnavailable
 from .tables import Tables
 
 #: The receipts of schemas 1 and 2. Their table is dropped last: as long as it is
@@ -109,6 +110,16 @@ def find_leftovers(bind: Engine | Connection, tables: Tables) -> list[str]:
         if OLD_ATTEMPTS in column_names(bind, event):
             found.append(f"column {event.name}.{OLD_ATTEMPTS}")
     return found
+
+
+def refuse_leftovers(connection: Connection, tables: Tables) -> None:
+    """Fail as long as rows of older tables are to be carried over.
+
+    :raises InboxUnavailable: the error says what to do.
+    """
+    if find_leftovers(connection, tables):
+        advice = find_gaps(connection, tables).advice
+        raise InboxUnavailable(f"the inbox cannot be used: {advice}")
 
 
 def column_names(bind: Engine | Connection, table: Table) -> set[str]:
