@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from typing import TypeVar
 from weakref import ref
@@ -81,6 +82,12 @@ class Subscriber(Options):
             # Before any rollback, which would write to a connection of the parent.
             if os.getpid() != pid:
                 end_forked_child()
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether its due jobs are called without a further look."""
+        has_key = self.latest_only or self.one_at_a_time
+        return not has_key and self.after is None and self.when is None
 
     def matches(self, event: Event) -> bool:
         """Whether type and reason of the event fit the pattern."""

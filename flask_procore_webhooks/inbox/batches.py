@@ -16,13 +16,13 @@ from sqlalchemy import update
 
 from ..storage.store import Store
 from ..storage.tables import lock_in_order
-from .claims import Claim
 from .claims import claimable
-from .claims import CLAIMED
-from .claims import new_claim
-from .claims import NO_JOBS
 from .claims import running_values
 from .completion import async_commit
+from .held import Claim
+from .held import CLAIMED
+from .held import new_claim
+from .held import NO_JOBS
 from .jobs import jobs_of
 from .status import Status
 

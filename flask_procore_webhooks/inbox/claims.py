@@ -6,11 +6,9 @@ The database decides every change: by an update that is guarded by what was read
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
-from dataclasses import field
 from datetime import datetime
 from datetime import timedelta
 from typing import Any
@@ -23,45 +21,23 @@ from sqlalchemy import select
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
-from ..errors import InboxUnavailable
 from ..storage.store import Store
 from .completion import end_values
 from .completion import finish
 from .completion import run_statements
 from .completion import SETTLED
+from .held import Claim
+from .held import CLAIMED
+from .held import new_claim
+from .held import NO_JOBS
+from .held import NotHeld
+from .held import write_held
 from .jobs import Job
 from .jobs import jobs_of
-from .jobs import write_jobs
 from .record import LONGEST_ERROR
 from .status import FINISHED
 from .status import PARKED
 from .status import Status
-
-NO_JOBS: Mapping[str, Job] = {}
-#: The columns of the event that a claim holds.
-CLAIMED = ("id", "event_id", "body", "origin", "received_at")
-
-
-@dataclass(frozen=True)
-class Claim:
-    """The right to run one event until the lease ends."""
-
-    row_id: int
-    lease: str
-    #: When the lease ends, unless it is renewed; as it is stored.
-    ends: datetime
-    event_id: str
-    body: bytes = field(repr=False)
-    origin: str
-    #: As it is stored.
-    received_at: datetime
-    #: The jobs that had rows when the event was claimed, by subscriber.
-    jobs: Mapping[str, Job] = field(default_factory=dict)
-    #: Earlier claims in a row that ended without an outcome. The event is a suspect
-    #: then: it may have killed its processes.
-    unsettled: int = 0
-    #: Whether the outcome waits for the disk: the sender is answered by it.
-    durable: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,10 +52,6 @@ class Settlement:
     jobs: Sequence[Job] = ()
     #: Committed together with the status, even if the lease has passed on.
     finished: Job | None = None
-
-
-class NotHeld(InboxUnavailable):
-    """The claim is no longer held; the transaction is rolled back."""
 
 
 def claim(
@@ -103,7 +75,7 @@ def claim(
     free = claimable(store, now, hurry, ahead)
     # Claimed by a try whose answer was lost.
     mine = c.lease == lease
-    columns = [c[name] for name in (*CLAIMED, "claims", "due_at", "lease")]
+    columns = map(c.__getitem__, (*CLAIMED, "claims", "due_at", "lease"))
     query = select(*columns).where(c.id == row_id, or_(free, mine))
 
     def work(connection: Connection) -> Claim | None:
@@ -125,24 +97,6 @@ def claim(
         return new_claim(row, lease, ends, jobs, unsettled, durable=durable)
 
     return store.run(work)
-
-
-def new_claim(
-    row: Any,
-    lease: str,
-    ends: datetime,
-    jobs: Mapping[str, Job],
-    unsettled: int,
-    *,
-    durable: bool = False,
-) -> Claim:
-    """The claim of an event.
-
-    :param row: has the columns ``CLAIMED``.
-    """
-    id, event_id, body, origin, received_at = row[: len(CLAIMED)]
-    event = (event_id, body or b"", origin, received_at)
-    return Claim(id, lease, ends, *event, jobs, unsettled, durable)
 
 
 def settle(store: Store, claim: Claim, end: Settlement) -> bool:
@@ -168,59 +122,6 @@ def settle(store: Store, claim: Claim, end: Settlement) -> bool:
     if end.jobs:
         return _settle_jobs(store, claim, values, end)
     return _settle(store, claim, values, end.finished)
-
-
-def write_held(
-    store: Store,
-    claim: Claim,
-    jobs: Sequence[Job],
-    changes: Callable[[], Mapping[str, Any]] = dict,
-    *,
-    lock_wait: int | None = None,
-) -> None:
-    """Write jobs of a running event.
-
-    :param changes: returns the values of the event to change.
-    :param lock_wait: milliseconds that PostgreSQL waits for a lock.
-    :raises NotHeld: the lease has passed on, or a job has ended since; nothing has
-        changed.
-    :raises sqlalchemy.exc.IntegrityError: a job without a row has one.
-    """
-    held = run_statements(store).held
-    mine = {"row": claim.row_id, "token": claim.lease}
-
-    def work(connection: Connection) -> None:
-        if lock_wait is not None and store.dialect_name == "postgresql":
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_wait}")
-        # The event first: whoever changes its jobs without its lease locks it too.
-        change = {**mine, "lease": claim.lease, **changes()}
-        if not connection.execute(held, change).rowcount:
-            raise NotHeld("the lease has passed on")
-        if not write_jobs(connection, store, claim.row_id, jobs):
-            raise NotHeld("a job has ended since")
-
-    store.run(work, begin=True)
-
-
-def take_back(store: Store, claim: Claim, job: Job) -> None:
-    """Take the early count of a suspect's attempt back: others run beside it now.
-
-    The version stays, so that the completion of the call fits.
-    """
-    j = store.database.tables.job.c
-    change = update(j.event.table).where(
-        j.event == claim.row_id,
-        j.subscriber == job.subscriber,
-        j.version == job.version,
-    )
-    change = change.values(attempts=j.attempts - 1)
-    store.run(lambda connection: connection.execute(change))
-
-
-def is_held(store: Store, claim: Claim) -> bool:
-    c = store.columns
-    held = select(c.id).where(c.id == claim.row_id, c.lease == claim.lease)
-    return bool(store.rows(held))
 
 
 def claimable(

@@ -21,10 +21,10 @@ from sqlalchemy.exc import ResourceClosedError
 from ..runtime import start_thread
 from ..storage.engines import is_in_memory
 from ..storage.store import Store
-from .claims import Claim
-from .claims import is_held
-from .claims import NotHeld
-from .claims import write_held
+from .held import Claim
+from .held import is_held
+from .held import NotHeld
+from .held import write_held
 from .jobs import Job
 from .jobs import state_of
 from .record import LONGEST_ERROR

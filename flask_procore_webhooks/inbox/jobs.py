@@ -90,7 +90,7 @@ class Job:
         return replace(
             self,
             state=state,
-            attempts=self.attempts if began is None else self.attempt,
+            attempts=self.attempts + (began is not None and not self.is_begun),
             due_at=None,
             waits_for=None,
             key=None,

@@ -18,7 +18,7 @@ from sqlalchemy import update
 from ..event import Event
 from ..storage.store import Store
 from ..storage.tables import lock_in_order
-from ..subscribers import Subscriber
+from ..subscribers import ANY
 from .keys import HeldKey
 from .keys import is_free
 from .keys import key_state
@@ -121,10 +121,13 @@ def _newer_of_resource(store: Store, key: HeldKey, event: Event) -> Newer:
         c.status.in_(_UNFINISHED),
         _newer_than(c, key),
     )
+    # As they are stored: cut, and escaped where the database has to.
+    wanted = store.text(event.resource_type, TEXTS["resource_type"]) or ""
+    reason = store.text(key.subscriber.pattern[1], TEXTS["reason"]) or ANY
     found = {
         row.id: row
         for row in store.rows(query.order_by(c.id.desc()).limit(MOST_NEWER))
-        if _is_same(row, event, key.subscriber)
+        if _is_same(row, wanted.casefold(), reason)
     }
     if not found:
         return NONE_NEWER
@@ -140,11 +143,10 @@ def _newer_of_resource(store: Store, key: HeldKey, event: Event) -> Newer:
     return Newer(bool(found), any(_is_ready(found.values(), store.db_now())))
 
 
-def _is_same(row: Any, event: Event, subscriber: Subscriber) -> bool:
-    """Whether the row is an event of the same resource that the subscriber wants."""
-    names = (row.resource_type or "", event.resource_type or "")
-    other = Event("", "", row.resource_type, row.reason)
-    return names[0].casefold() == names[1].casefold() and subscriber.matches(other)
+def _is_same(row: Any, resource_type: str, reason: str) -> bool:
+    """Whether the row is an event of the resource that the subscriber wants."""
+    found = (row.resource_type or "").casefold()
+    return found == resource_type and reason in (ANY, (row.reason or "").casefold())
 
 
 def _is_ready(rows: Iterable[Any], now: datetime) -> Iterator[bool]:

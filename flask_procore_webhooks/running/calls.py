@@ -24,9 +24,9 @@ from sqlalchemy.orm import Session
 from ..endpoint import Endpoint
 from ..errors import InboxUnavailable
 from ..event import Event
-from ..inbox.claims import Claim
 from ..inbox.completion import finish_in_session
 from ..inbox.cut import cut
+from ..inbox.held import Claim
 from ..inbox.jobs import Job
 from ..inbox.jobs import state_of
 from ..inbox.keys import HeldKey
@@ -34,6 +34,7 @@ from ..inbox.status import JobState
 from ..log import hide_parameters
 from ..log import log
 from ..storage.engines import is_in_memory
+from ..storage.store import Store
 from ..subscribers import run_to_end
 from ..subscribers import Subscriber
 from ..subscribers import to_end
@@ -72,6 +73,7 @@ class Call:
     def __init__(
         self,
         endpoint: Endpoint,
+        store: Store,
         claim: Claim,
         subscriber: Subscriber,
         event: Event,
@@ -79,6 +81,7 @@ class Call:
         take_over: Callable[[Call], None],
     ) -> None:
         self.endpoint = endpoint
+        self.store = store
         self.claim = claim
         self.subscriber = subscriber
         #: As it is before the call.
@@ -94,7 +97,7 @@ class Call:
         # A durable claim is that of a request, whose thread belongs to the server.
         self.deadline = inf if claim.durable else self.started + self.limit
         #: When it began, as it is stored.
-        self.began = endpoint.store.db_now()
+        self.began = self.store.db_now()
         #: The job, if the subscriber has finished.
         self.ended: Job | None = None
         self.is_committed = False
@@ -127,7 +130,7 @@ class Call:
 
     def finished(self, state: JobState = JobState.DONE) -> Job:
         """The job as it is when the subscriber has finished."""
-        return self.job.ended(state, self.endpoint.store.db_now(), self.began)
+        return self.job.ended(state, self.store.db_now(), self.began)
 
     def abandon(self, hand_over: Callable[[], object]) -> bool:
         """Give the call up; ``False`` if it has ended.
@@ -184,7 +187,7 @@ class Call:
         )
 
     def _call(self) -> None:
-        app, source = self.endpoint.app, self.endpoint.store.session
+        app, source = self.endpoint.app, self.store.session
         if source is None:
             run_to_end(app, self.subscriber(app, self.event))
             self.ended = self.finished()
@@ -216,10 +219,10 @@ class Call:
             return
         self.commits = True
         session.flush()
-        store, row_id = self.endpoint.store, self.claim.row_id
+        row_id = self.claim.row_id
         refusal: Exception = Outlived("its writes are rolled back")
         try:
-            is_written = finish_in_session(store, row_id, ended, self.key, session)
+            is_written = finish_in_session(self.store, row_id, ended, self.key, session)
         except IntegrityError as error:
             is_written, refusal = False, error
         if not is_written:
@@ -246,9 +249,9 @@ class Call:
         """Whether the job is done; the session is rolled back first."""
         with suppress(Exception):
             session.rollback()
-        store, name = self.endpoint.store, self.subscriber.name
+        name = self.subscriber.name
         try:
-            return state_of(store, self.claim.row_id, name) is JobState.DONE
+            return state_of(self.store, self.claim.row_id, name) is JobState.DONE
         except InboxUnavailable:
             return False
 

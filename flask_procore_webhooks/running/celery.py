@@ -35,7 +35,7 @@ from ..errors import InboxUnavailable
 from ..inbox.due import due_events
 from ..inbox.due import is_paused
 from ..inbox.due import seconds_to
-from ..inbox.operations import note_seen
+from ..inbox.seen import note_seen
 from ..log import log
 from ..storage.store import Store
 from .failures import RunOutcome

@@ -16,8 +16,8 @@ from ..endpoint import Endpoint
 from ..errors import RetryLater
 from ..event import Event
 from ..inbox import claims
-from ..inbox.claims import Claim
 from ..inbox.claims import Settlement
+from ..inbox.held import Claim
 from ..inbox.jobs import Failure
 from ..inbox.status import Status
 from ..log import error_text

@@ -16,8 +16,8 @@ from math import inf
 from typing import Any
 
 from ..errors import InboxUnavailable
-from ..inbox.claims import Claim
-from ..inbox.claims import take_back
+from ..inbox.held import Claim
+from ..inbox.held import take_back
 from ..inbox.jobs import Job
 from ..log import log
 from ..storage.store import Store

@@ -15,12 +15,12 @@ from ..errors import Discard
 from ..errors import InboxUnavailable
 from ..errors import RetryLater
 from ..event import Event
-from ..inbox.claims import Claim
-from ..inbox.claims import NotHeld
-from ..inbox.claims import write_held
 from ..inbox.completion import finish
 from ..inbox.cut import abandon
 from ..inbox.due import paused_seconds
+from ..inbox.held import Claim
+from ..inbox.held import NotHeld
+from ..inbox.held import write_held
 from ..inbox.jobs import Failure
 from ..inbox.jobs import Job
 from ..inbox.keys import end_key
@@ -32,6 +32,7 @@ from ..inbox.newer import wake
 from ..inbox.status import JobState
 from ..inbox.status import Wait
 from ..log import log
+from ..storage.store import Store
 from ..subscribers import Subscriber
 from . import failures
 from .calls import Call
@@ -52,10 +53,10 @@ WITHOUT_OUTCOME = Failure("Interrupted", "every attempt ended without an outcome
 class Jobs:
     """The jobs of one claimed event in one run."""
 
-    def __init__(self, endpoint: Endpoint, claim: Claim) -> None:
+    def __init__(self, endpoint: Endpoint, store: Store, claim: Claim) -> None:
         self.endpoint = endpoint
         self.claim = claim
-        self.store = endpoint.store
+        self.store = store
         self.plan = Plan()
         #: Whether jobs run that wait for their next attempt.
         self.hurry = False
@@ -72,7 +73,7 @@ class Jobs:
 
     def make_plan(self, event: Event) -> bool:
         """Read which jobs are due; ``False`` if the claim was lost."""
-        now = self._now()
+        now = self.store.db_now() + self.ahead
         self.plan = new_plan(self.endpoint, self.claim, event, now, hurry=self.hurry)
         replaced = self.plan.replaced
         if replaced is None:
@@ -87,13 +88,16 @@ class Jobs:
     ) -> Call | None:
         """Return the call to make; ``None`` if the job ends or waits without one."""
         claim, job = self.claim, self.plan.jobs[subscriber.name]
-        is_inline = self.endpoint.dispatch == "inline"
         if job.attempts >= self.endpoint.settings.max_attempts:
-            if claim.unsettled or is_inline:
-                self._fail(job, WITHOUT_OUTCOME, job.started_at, wait=None)
+            if claim.unsettled or self.endpoint.dispatch == "inline":
+                begun = replace(job, is_begun=True)
+                self._fail(begun, WITHOUT_OUTCOME, job.started_at, wait=None)
                 return None
-        event = replace(event, attempt=job.attempt)
-        call = Call(self.endpoint, claim, subscriber, event, job, take_over)
+        event = replace(event, attempt=job.attempts + 1)
+        call = Call(self.endpoint, self.store, claim, subscriber, event, job, take_over)
+        if subscriber.is_plain:
+            self._call = call
+            return call
         try:
             call.key = held_key(subscriber, event, claim.row_id, claim.lease)
             decided = decide(self.store, call, self._now())
@@ -133,22 +137,22 @@ class Jobs:
         :param is_last: the job is written together with the outcome of the run.
         :raises BaseException: a request to stop.
         """
-        error, late, ended = call.error, call.late_error, call.ended
-        name, event = call.subscriber.name, failures.describe(call.event)
-        if isinstance(error, Discard):
-            log.info("%s discarded %s: %s", name, event, error)
-            ended = call.finished(JobState.DISCARDED)
+        late, ended = call.late_error, call.ended
+        if call.error is not None:
+            ended = self._take_error(call, call.error)
         if ended is not None:
-            self._finish(call, ended, is_last=is_last and late is None)
-        elif isinstance(error, RetryLater):
-            log.info("%s postponed %s: %s", name, event, failures.retry_text(error))
-            self._postpone(call, error)
-        elif error is not None:
-            if not failures.is_failure(error, self.endpoint.dispatch):
-                raise error
-            log.error("%s failed for %s", name, event, exc_info=error)
-            failure = failures.failure_of(error)
-            self._fail(call.job, failure, call.began, key=call.key)
+            claim, durable = self.claim, call.subscriber.durable
+            if call.is_committed:
+                pass
+            elif is_last and late is None and call.key is None and not durable:
+                self.plan.finished = ended  # in one commit with the outcome
+            else:
+                durable = durable or claim.durable
+                finish(self.store, claim.row_id, ended, call.key, durable=durable)
+            self.plan.jobs[ended.subscriber] = ended
+            self.plan.changed.discard(ended.subscriber)
+            if call.key is not None:
+                self._ended.append(call.key)
         self._call = None
         if late is not None and not failures.is_failure(late, self.endpoint.dispatch):
             raise late
@@ -195,26 +199,32 @@ class Jobs:
 
     def settle(self) -> RunOutcome:
         """End the run, and make jobs due that have waited for those of this event."""
-        outcome, store = settle(self.endpoint, self.claim, self.plan), self.store
+        store = self.store
+        outcome = settle(self.endpoint, store, self.claim, self.plan)
+        if not (self._ended or self._awaited):
+            return outcome
         # The other job may have ended before this one was written as waiting.
         awaited = [key for key, event in self._awaited if is_over(store, key, event)]
         for key in self._ended + awaited:
             self.woken += wake(store, key)
         return outcome
 
-    def _finish(self, call: Call, ended: Job, *, is_last: bool) -> None:
-        claim, durable = self.claim, call.subscriber.durable
-        if call.is_committed:
-            pass
-        elif is_last and call.key is None and not durable:
-            self.plan.finished = ended  # in one commit with the outcome
-        else:
-            durable = durable or claim.durable
-            finish(self.store, claim.row_id, ended, call.key, durable=durable)
-        self.plan.jobs[ended.subscriber] = ended
-        self.plan.changed.discard(ended.subscriber)
-        if call.key is not None:
-            self._ended.append(call.key)
+    def _take_error(self, call: Call, error: BaseException) -> Job | None:
+        """Take what the subscriber raised; return the job if it is discarded."""
+        name, event = call.subscriber.name, failures.describe(call.event)
+        if isinstance(error, Discard):
+            log.info("%s discarded %s: %s", name, event, error)
+            return call.finished(JobState.DISCARDED)
+        if isinstance(error, RetryLater):
+            log.info("%s postponed %s: %s", name, event, failures.retry_text(error))
+            self._postpone(call, error)
+            return None
+        if not failures.is_failure(error, self.endpoint.dispatch):
+            raise error
+        log.error("%s failed for %s", name, event, exc_info=error)
+        failure = failures.failure_of(error)
+        self._fail(call.job, failure, call.began, key=call.key)
+        return None
 
     def _fail(
         self,

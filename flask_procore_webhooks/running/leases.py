@@ -20,7 +20,7 @@ from typing import Any
 
 from ..errors import InboxUnavailable
 from ..inbox import batches
-from ..inbox.claims import Claim
+from ..inbox.held import Claim
 from ..log import log
 from ..runtime import Alarms
 from ..runtime import start_thread

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timezone
+from operator import attrgetter
 
 from .. import signals
 from ..endpoint import Endpoint
 from ..event import Event
 from ..inbox import claims
-from ..inbox.claims import Claim
 from ..inbox.claims import Settlement
+from ..inbox.held import Claim
 from ..inbox.jobs import Job
 from ..inbox.status import JobState
 from ..inbox.status import Status
 from ..inbox.status import Wait
 from ..log import log
+from ..storage.store import Store
 from .failures import attempt_text
 from .failures import describe
 from .failures import last_exception
@@ -37,28 +39,20 @@ def read_claimed(endpoint: Endpoint, claim: Claim) -> tuple[Event, str | None]:
     return event, unreadable
 
 
-def settle(endpoint: Endpoint, claim: Claim, plan: Plan) -> RunOutcome:
+def settle(endpoint: Endpoint, store: Store, claim: Claim, plan: Plan) -> RunOutcome:
     """Write what the run has changed, and the status of the event."""
-    jobs = plan.jobs.values()
-    pending = [job for job in jobs if job.is_pending]
-    changed = [plan.jobs[name] for name in sorted(plan.changed)]
     finished = plan.finished
+    changed = [plan.jobs[name] for name in sorted(plan.changed)]
     if finished is None and len(changed) == 1 and not changed[0].is_pending:
         if changed[0].failure is None and changed[0].state is not JobState.DEAD:
             finished = changed.pop()
-    status = Status.DONE
-    if pending:
-        status = Status.PENDING
-    elif any(job.state is JobState.DEAD for job in jobs):
-        status = Status.DEAD
-    elif not jobs:
-        status = Status.UNMATCHED
-    now = endpoint.store.db_now()
-    due_at = min((job.due_at or now for job in pending), default=None)
-    failures = plan.failures.items()
-    error = "\n".join(f"{name}: {each.text}" for name, each in failures)
-    end = Settlement(status, error or None, due_at, changed, finished)
-    if not claims.settle(endpoint.store, claim, end):
+    status, due_at = _status(plan), None
+    if status is Status.PENDING:
+        now, jobs = store.db_now(), plan.jobs.values()
+        due_at = min(job.due_at or now for job in jobs if job.is_pending)
+    error = plan.error if plan.failures else None
+    end = Settlement(status, error, due_at, changed, finished)
+    if not claims.settle(store, claim, end):
         return RunOutcome.NOT_CLAIMED
     return _announce(endpoint, claim, plan, status)
 
@@ -68,6 +62,15 @@ def quarantine(endpoint: Endpoint, claim: Claim, error: str) -> RunOutcome:
     end = Settlement(Status.QUARANTINED, error)
     is_settled = claims.settle(endpoint.store, claim, end)
     return RunOutcome.PARKED if is_settled else RunOutcome.NOT_CLAIMED
+
+
+def _status(plan: Plan) -> Status:
+    states = set(map(attrgetter("state"), plan.jobs.values()))
+    if not states:
+        return Status.UNMATCHED
+    if JobState.PENDING in states:
+        return Status.PENDING
+    return Status.DEAD if JobState.DEAD in states else Status.DONE
 
 
 def _announce(
@@ -80,11 +83,10 @@ def _announce(
         _log_unmatched(endpoint, claim)
         return RunOutcome.PARKED
     failures = plan.failures
-    error = "\n".join(f"{name}: {each.text}" for name, each in failures.items())
     exception = last_exception(failures.values())
     for name in failures:
         _log_failure(endpoint, claim, plan.jobs[name], failures[name].text)
-    fields = {"error": error, "exception": exception}
+    fields = {"error": plan.error, "exception": exception}
     if status is Status.DEAD:
         _send(endpoint, claim, signals.event_dead, **fields)
         return RunOutcome.DEAD

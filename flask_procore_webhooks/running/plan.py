@@ -14,7 +14,7 @@ from operator import attrgetter
 from ..config import Settings
 from ..endpoint import Endpoint
 from ..event import Event
-from ..inbox.claims import Claim
+from ..inbox.held import Claim
 from ..inbox.jobs import are_complete
 from ..inbox.jobs import EVERY_OTHER
 from ..inbox.jobs import Failure
@@ -53,15 +53,21 @@ class Plan:
     #: The row of an upgrade that the jobs replace.
     replaced: Job | None = None
 
+    @property
+    def error(self) -> str:
+        """The texts of the failures, each with its subscriber."""
+        failures = self.failures.items()
+        return "\n".join(f"{name}: {each.text}" for name, each in failures)
+
     def change(self, job: Job) -> None:
         """Take the job as it is to be written."""
         self.jobs[job.subscriber] = job
         self.changed.add(job.subscriber)
 
     def without_rows(self, but: str) -> list[Job]:
-        """The jobs that have no row, without that of the subscriber ``but``."""
-        jobs = self.jobs.items()
-        return [job for name, job in jobs if not job.version and name != but]
+        """The pending jobs that have no row, without that of the subscriber ``but``."""
+        jobs = [job for job in self.jobs.values() if job.is_pending]
+        return [job for job in jobs if not job.version and job.subscriber != but]
 
     def note_written(self, jobs: Iterable[Job]) -> None:
         """Take jobs whose rows have been written."""
@@ -78,9 +84,10 @@ def new_plan(
     :param now: jobs that are due by then are due.
     :param hurry: also jobs that wait for their next attempt.
     """
-    found = {each.name: each for each in endpoint.subscribers_for(event)}
+    due = endpoint.subscribers_for(event)
     if not claim.jobs:
-        return Plan({name: Job(name) for name in found}, [*found.values()])
+        return Plan({each.name: Job(each.name) for each in due}, due)
+    found = {each.name: each for each in due}
     made = Plan(dict(claim.jobs))
     spread = made.replaced = made.jobs.pop(EVERY_OTHER, None)
     if spread or not are_complete(made.jobs.values()):

@@ -14,7 +14,7 @@ from ..endpoint import Endpoint
 from ..errors import InboxUnavailable
 from ..event import Event
 from ..inbox import claims
-from ..inbox.claims import Claim
+from ..inbox.held import Claim
 from ..inbox.jobs import Failure
 from ..log import log
 from . import failures
@@ -80,7 +80,7 @@ def new_run(endpoint: Endpoint, claim: Claim, held: HeldClaims) -> Run:
     """A run that has its turn among those of the process."""
     runtime = endpoint.state.runtime
     gate: Gate = runtime.parts.get(Gate) or runtime.part(Gate, Gate)
-    turn = Turn(endpoint.store, claim)
+    turn = Turn(held.store, claim)
     gate.turns.add(turn)
     return Run(endpoint, claim, held, gate, turn)
 
@@ -99,8 +99,8 @@ class Run:
         self.held = held
         self.gate = gate
         self.turn = turn
-        self.store = endpoint.store
-        self.jobs = Jobs(endpoint, claim)
+        self.store = turn.store
+        self.jobs = Jobs(endpoint, self.store, claim)
         #: For its turn: what ends then was no attempt.
         self._is_waiting = False
 

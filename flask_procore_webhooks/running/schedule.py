@@ -7,7 +7,7 @@ from datetime import datetime
 from datetime import timedelta
 
 from ..event import Event
-from ..inbox.claims import Claim
+from ..inbox.held import Claim
 from ..inbox.jobs import Job
 from ..inbox.keys import HeldKey
 from ..inbox.keys import insert_key
@@ -64,6 +64,9 @@ def _decide_latest(
         return job.ended(JobState.SUPERSEDED, now)
     longest = timedelta(seconds=subscriber.settle_max or 0)
     first_at = min(state.first_at or claim.received_at, claim.received_at)
+    if state.began_at is not None:
+        # That call has served what was received before it.
+        first_at = max(first_at, state.began_at)
     bound, settled = first_at + longest, _settles_at(claim, state, key)
     put_off: Job | None = None
     if now < bound:

@@ -132,8 +132,13 @@ def text_id(value: object) -> str | None:
 def to_datetime(value: object) -> datetime | None:
     """Return an aware UTC time from ISO 8601 text or Unix seconds, else ``None``."""
     try:
-        if isinstance(value, str):
-            return _from_iso(value)
+        # Python 3.10 reads neither "Z" nor fractions of other than 3 or 6 digits.
+        if isinstance(value, str) and (match := ISO_8601.fullmatch(value.strip())):
+            date, time, fraction, hours, minutes = match.groups()
+            micro = (fraction or "")[:6].ljust(6, "0")
+            offset = f"{hours}:{minutes}" if hours else "+00:00"
+            when = datetime.fromisoformat(f"{date}T{time}.{micro}{offset}")
+            return when.astimezone(timezone.utc)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return datetime.fromtimestamp(value, timezone.utc)
     except (ValueError, OverflowError, OSError):
@@ -161,8 +166,9 @@ def _read_fields(payload: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
         if isinstance(inner, dict):
             fields["application_id"] = text_id(inner.get(name))
     if shape.version is not None:
-        sent = _text(payload.get(shape.version))
-        fields["payload_version"] = sent or shape.default_version
+        sent, default = payload.get(shape.version), shape.default_version
+        is_text = isinstance(sent, str) and sent.strip()
+        fields["payload_version"] = sent if is_text else default
     return fields
 
 
@@ -187,18 +193,6 @@ def _read_type(payload: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value.strip() else None
-
-
-def _from_iso(text: str) -> datetime | None:
-    # Python 3.10 reads neither "Z" nor fractions of other than 3 or 6 digits.
-    match = ISO_8601.fullmatch(text.strip())
-    if match is None:
-        return None
-    date, time, fraction, hours, minutes = match.groups()
-    micro = (fraction or "")[:6].ljust(6, "0")
-    offset = f"{hours}:{minutes}" if hours else "+00:00"
-    when = datetime.fromisoformat(f"{date}T{time}.{micro}{offset}")
-    return when.astimezone(timezone.utc)
 
 
 def _without_content(error: ValueError) -> str:

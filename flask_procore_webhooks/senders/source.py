@@ -39,9 +39,12 @@ class Shape:
     version: str | None = None
     default_version: str | None = None
 
-    def fits(self, payload: Mapping[str, Any]) -> bool:
-        """Whether the payload has a value for each of the marks."""
-        return all(payload.get(mark) not in (None, "") for mark in self.marks)
+
+#: An event that the app has recorded itself, at any source. The last of a source's
+#: shapes, so that deliveries are not compared with it.
+ENQUEUED = Shape(
+    marks=frozenset({"enqueued"}), resource=("enqueued", "reason"), is_flat=True
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ class Source:
     signature_prefix: str
     #: Seconds that the sender waits for an answer.
     timeout: float
-    #: The first shape that fits is the payload's shape; else the first with one of its
-    #: marks in the payload; else the last one.
+    #: The first shape that fits, with a value for each of its marks, is the payload's
+    #: shape; else the first with one of its marks in the payload; else the last one.
     shapes: tuple[Shape, ...]
 
     def find_event(self, payload: Mapping[str, Any]) -> tuple[Mapping[str, Any], Shape]:
@@ -65,14 +68,14 @@ class Source:
         That is the payload, or an event inside of wrappers: objects that fit no shape
         and have an object that does under one of :data:`WRAPPERS`.
         """
-        outer: Any = payload
-        while isinstance(outer, dict):
-            if shape := self._fitting(outer):
-                return outer, shape
-            inner = [outer[key] for key in WRAPPERS if isinstance(outer.get(key), dict)]
-            outer = next(filter(self._fitting, inner), inner[0] if inner else None)
+        found: list[Mapping[str, Any]] = [payload]
+        while found:
+            for event in found:
+                for shape in self.shapes:
+                    values = [*map(event.get, shape.marks)]
+                    if None not in values and "" not in values:
+                        return event, shape
+            outer = found[0]
+            found = [outer[key] for key in WRAPPERS if isinstance(outer.get(key), dict)]
         marked = (s for s in self.shapes if not s.marks.isdisjoint(payload))
         return payload, next(marked, self.shapes[-1])
-
-    def _fitting(self, payload: Mapping[str, Any]) -> Shape | None:
-        return next((shape for shape in self.shapes if shape.fits(payload)), None)

@@ -105,7 +105,7 @@ class Database:
         #: Set while a delivery of a test takes part in the transaction of the test:
         #: gives a connection whose statements are savepoints of it.
         self.joined: Callable[[], AbstractContextManager[Connection]] | None = None
-        self._runtime = runtime
+        self.runtime = runtime
         self._found: Engine | None = None
 
     @property
@@ -145,7 +145,7 @@ class Database:
     def find_engine(self) -> Engine:
         """Return the engine without connecting. Safe to repeat and to race."""
         if self._found is None:
-            self._found = self.mount.find_engine(self._runtime)
+            self._found = self.mount.find_engine(self.runtime)
         return self._found
 
     def upgrade(self) -> Changes:

@@ -60,6 +60,10 @@ LIFECYCLE = (
         ("resource.updated", "signed", ["event", "updated"]),
         ("resource.deleted", "signed", ["event", "deleted"]),
         ("RFIs.CREATE", "v4", ["event", "created"]),
+        ("Document Upload.CREATED", "v4", ["event", "created"]),
+        ("Document Upload.Deleted", "v2", ["event", "deleted"]),
+        ("Document Upload.Updated", "signed", ["event", "updated"]),
+        ("Document Upload.COMPLETED", "v4", ["event"]),
         ("RFIs.approve", "v4", ["event"]),
         ("payment.received", "signed", ["event"]),
         ("ping", "signed", ["event"]),
@@ -396,7 +400,7 @@ def test_unreadable_body_sends_recorded_and_dead(app: Flask, watch: Watch) -> No
     _, fields, row = watch.seen[1]
     assert fields["error"] == "the JSON is not an object"
     assert fields["event"].body == b"[1, 2]"
-    assert row and (row["status"], row["error"]) == ("dead", fields["error"])
+    assert row and (row["status"], row["error"]) == ("quarantined", fields["error"])
 
 
 def test_ignored_event_sends_only_recorded(

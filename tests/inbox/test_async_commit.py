@@ -11,15 +11,16 @@ import sqlalchemy as sa
 from flask import Flask
 from support.hosts import Host
 from support.hosts import run_host
+from support.inboxes import done
+from support.inboxes import states
 
 from flask_procore_webhooks import Event
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import due
-from flask_procore_webhooks.inbox import jobs
-from flask_procore_webhooks.inbox.claims import Claim
 from flask_procore_webhooks.inbox.claims import Settlement
-from flask_procore_webhooks.inbox.jobs import Receipt
+from flask_procore_webhooks.inbox.completion import finish
+from flask_procore_webhooks.inbox.held import Claim
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.running.worker import Worker
@@ -68,18 +69,19 @@ def test_only_repeatable_statements_commit_asynchronously(host: Host) -> None:
 
     # The claim and the outcome.
     assert len(asynchronous) == (2 if host.engine.dialect.name == "postgresql" else 0)
-    assert host.receipts() == ["writer"]
-    assert [text for text in theirs if "INSERT INTO procore_webhook_receipt" in text]
+    assert states(host.endpoint.store, host.row()["event_id"]) == {"writer": "done"}
+    assert [text for text in theirs if "INSERT INTO procore_webhook_job" in text]
     assert not [text for text in theirs if SETTING in text]
 
 
 def test_synchronous_commit_applies_to_the_next_transaction(host: Host) -> None:
     if host.engine.dialect.name != "postgresql":
         pytest.skip("it has no such setting")
-    store = host.endpoint.store
-    claim = claimed(host)
-    jobs.finish(store, claim.row_id, Receipt("a:b"))
-    assert claims.settle(store, claim, Settlement(Status.DONE, receipt=Receipt("c:d")))
+    store, claim = host.endpoint.store, claimed(host)
+    finish(store, claim.row_id, done(store, "a:b"))
+    assert claims.settle(
+        store, claim, Settlement(Status.DONE, finished=done(store, "c:d"))
+    )
     ((setting,),) = store.rows(sa.text("SHOW synchronous_commit"))
     assert setting == "on"
 
@@ -100,30 +102,34 @@ def test_unused_session_is_not_committed(host: Host) -> None:
     theirs = statements(host.engine)
     host.deliver(payload("RFIs.create", id="reads"))
     Worker([host.endpoint], poll=1).run_due()
-    assert (host.row()["status"], host.receipts()) == ("done", ["writer"])
-    assert not [text for text in theirs if "procore_webhook_receipt" in text]
+    assert host.row()["status"] == "done"
+    assert states(host.endpoint.store, host.row()["event_id"]) == {"writer": "done"}
+    assert not [text for text in theirs if "procore_webhook_job" in text]
     assert commits == []
 
     host.deliver(payload("RFIs.create", id="writes"))
     Worker([host.endpoint], poll=1).run_due()
-    assert (host.row()["status"], host.receipts()) == ("done", ["writer"])
-    assert [text for text in theirs if "procore_webhook_receipt" in text]
+    assert host.row()["status"] == "done"
+    assert states(host.endpoint.store, host.row()["event_id"]) == {"writer": "done"}
+    assert [text for text in theirs if "procore_webhook_job" in text]
     assert commits == ["hook"]
 
 
-def test_existing_receipt_does_not_block_the_outcome(host: Host) -> None:
+def test_existing_row_of_a_job_does_not_block_the_outcome(host: Host) -> None:
     store, claim = host.endpoint.store, claimed(host)
-    jobs.finish(store, claim.row_id, Receipt("a:b"))
-    assert claims.settle(store, claim, Settlement(Status.DONE, receipt=Receipt("a:b")))
+    finish(store, claim.row_id, done(store, "a:b"))
+    assert claims.settle(
+        store, claim, Settlement(Status.DONE, finished=done(store, "a:b"))
+    )
     assert due.status_of(store, claim.row_id) == Status.DONE
-    assert list(jobs.receipts(store, claim.row_id)) == ["a:b"]
+    assert states(store) == {"a:b": "done"}
 
 
-def test_receipt_is_kept_after_the_lease_was_lost(host: Host) -> None:
+def test_finished_job_is_kept_after_the_lease_was_lost(host: Host) -> None:
     store, claim = host.endpoint.store, claimed(host)
     batches.release(store, [claim])
     assert not claims.settle(
-        store, claim, Settlement(Status.DONE, receipt=Receipt("a:b"))
+        store, claim, Settlement(Status.DONE, finished=done(store, "a:b"))
     )
     assert due.status_of(store, claim.row_id) == Status.PENDING
-    assert list(jobs.receipts(store, claim.row_id)) == ["a:b"]
+    assert states(store) == {"a:b": "done"}

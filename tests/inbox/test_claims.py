@@ -37,9 +37,11 @@ from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import completion
 from flask_procore_webhooks.inbox import cut
-from flask_procore_webhooks.inbox.claims import Claim
-from flask_procore_webhooks.inbox.claims import NotHeld
 from flask_procore_webhooks.inbox.claims import Settlement
+from flask_procore_webhooks.inbox.held import Claim
+from flask_procore_webhooks.inbox.held import NotHeld
+from flask_procore_webhooks.inbox.held import take_back
+from flask_procore_webhooks.inbox.held import write_held
 from flask_procore_webhooks.inbox.jobs import Failure
 from flask_procore_webhooks.inbox.jobs import Job
 from flask_procore_webhooks.inbox.record import record as record_event
@@ -221,31 +223,31 @@ def test_jobs_of_a_running_event_are_written_by_its_holder(
     row_id = record_event(store, event()).row_id
     lost = claim_one(store, row_id)
     clock.forward(61)
-    held = claim_one(store, row_id)
+    mine = claim_one(store, row_id)
     begun = Job("a:b", attempts=1, is_begun=True)
     rest = Job("c:d")
 
     with pytest.raises(NotHeld):
-        claims.write_held(store, lost, [begun])
+        write_held(store, lost, [begun])
     assert jobs(store) == {}
-    claims.write_held(store, held, [begun, rest])
+    write_held(store, mine, [begun, rest])
     found = jobs(store)
     assert {each["version"] for each in found.values()} == {1}
     assert (found["a:b"]["attempts"], found["c:d"]["attempts"]) == (1, 0)
     # Its version has risen since.
     again = replace(begun, version=1)
-    claims.write_held(store, held, [again])
+    write_held(store, mine, [again])
     with pytest.raises(NotHeld):
-        claims.write_held(store, held, [again])
+        write_held(store, mine, [again])
     assert jobs(store)["a:b"]["version"] == 2
 
 
 def test_early_count_is_taken_back_without_a_new_version(store: Store) -> None:
     claim = claim_one(store, record_event(store, event()).row_id)
     begun = Job("a:b", attempts=3, is_begun=True)
-    claims.write_held(store, claim, [begun])
-    claims.take_back(store, claim, replace(begun, version=1))
-    claims.take_back(store, claim, replace(begun, version=7))
+    write_held(store, claim, [begun])
+    take_back(store, claim, replace(begun, version=1))
+    take_back(store, claim, replace(begun, version=7))
 
     job = jobs(store)["a:b"]
     assert (job["attempts"], job["version"]) == (2, 1)
@@ -474,7 +476,7 @@ def test_settlement_whose_answer_is_lost_is_made(
     row_id = record_event(store, event()).row_id
     claim = claim_one(store, row_id, durable=durable)
     if version:
-        claims.write_held(store, claim, [Job("a:b")])
+        write_held(store, claim, [Job("a:b")])
     finished = None if version is None else done(store, "a:b", version)
     rest = [Job(f"other{number}") for number in range(others)]
     has_statement = not others and (

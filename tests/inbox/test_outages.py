@@ -153,8 +153,9 @@ def test_missing_tables_are_answered_503_and_named_in_the_log(
         sent = payload("RFIs.update")
         assert _refused_for_now(host.deliver(sent))
         assert (
-            "missing tables: procore_webhook_event, procore_webhook_receipt,"
-            " procore_webhook_journal, procore_webhook_state; create them with your"
+            "missing tables: procore_webhook_event, procore_webhook_job,"
+            " procore_webhook_key, procore_webhook_journal, procore_webhook_tally,"
+            " procore_webhook_state; create them with your"
             " migrations (flask db migrate, flask db upgrade) or, if you have none,"
             " with the command init-db"
         ) in caplog.text
@@ -164,7 +165,7 @@ def test_missing_tables_are_answered_503_and_named_in_the_log(
         host.note_table.metadata.drop_all(host.engine)
 
 
-def test_missing_receipt_table_is_named_in_the_log(
+def test_missing_job_table_is_named_in_the_log(
     app: Flask,
     endpoint: Endpoint,
     webhooks: ProcoreWebhooks,
@@ -172,10 +173,10 @@ def test_missing_receipt_table_is_named_in_the_log(
 ) -> None:
     webhooks.on()(lambda event: None)
     endpoint.store.database.create_tables()
-    endpoint.store.database.tables.receipt.drop(endpoint.store.database.engine)
+    endpoint.store.database.tables.job.drop(endpoint.store.database.engine)
 
     assert _refused_for_now(deliver(app.test_client(), payload("RFIs.update")))
-    assert "missing tables: procore_webhook_receipt;" in caplog.text
+    assert "missing tables: procore_webhook_job;" in caplog.text
 
 
 @pytest.mark.parametrize("connections", [1, 4])

@@ -15,9 +15,12 @@ import sqlalchemy as sa
 from flask import Flask
 from support.inboxes import claim_one
 from support.inboxes import dispose
+from support.inboxes import done
 from support.inboxes import due_rows
 from support.inboxes import event
+from support.inboxes import jobs
 from support.inboxes import row
+from support.inboxes import states
 from support.services import MARIADB
 from support.services import own_database
 from support.services import POSTGRESQL
@@ -28,10 +31,12 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox import claims
-from flask_procore_webhooks.inbox import jobs
 from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Settlement
+from flask_procore_webhooks.inbox.jobs import Failure
+from flask_procore_webhooks.inbox.jobs import Job
 from flask_procore_webhooks.inbox.record import record as record_event
+from flask_procore_webhooks.inbox.status import JobState
 from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.storage.store import Store
@@ -57,9 +62,7 @@ def test_event_is_recorded_once_and_its_repeats_are_counted(store: Store) -> Non
     assert {each.row_id for each in [first, *again, other, last]} == {first.row_id}
     kept = row(store)
     assert (kept["repeats"], kept["conflicts"], kept["body"]) == (5, 1, b"{}")
-    assert queries.counts(store) == {("pending", "RFIs.update"): 1}
-    totals = queries.totals(store)
-    assert (totals["repeats"], totals["conflicts"], totals["attempts"]) == (5, 1, 0)
+    assert queries.count_events(store) == 1
 
 
 @pytest.mark.parametrize("body", [b"", b"{} ", b"\0", b"{}" * 50_000])
@@ -171,14 +174,14 @@ def test_events_of_two_endpoints_are_kept_apart(
     assert row(one)["id"] != row(two)["id"]
     assert [each["endpoint"] for each in queries.newest(one)] == ["one"]
     assert queries.find(two, str(row(one)["id"])) is None
-    assert due_rows(one, ignore_backoff=True) == []
+    assert due_rows(one, hurry=True) == []
     record_event(one, event("evt_2"))
-    assert due_rows(two, ignore_backoff=True) == []
+    assert due_rows(two, hurry=True) == []
     dispose(app)
 
 
 def test_row_ids_are_not_reused(store: Store) -> None:
-    """A leftover receipt must not be attributed to a new event."""
+    """A leftover job must not be attributed to a new event."""
     table = store.columns.id.table
     given = []
     for _ in range(3):
@@ -192,30 +195,45 @@ def test_row_ids_are_not_reused(store: Store) -> None:
 # Dead, quarantined, ignored
 
 
-def test_redelivery_revives_a_dead_event_with_new_attempts(
+def test_redelivery_revives_the_dead_jobs_of_an_event(
     store: Store, clock: Clock
 ) -> None:
+    """They have all attempts before them; what is finished stays."""
     row_id = record_event(store, event()).row_id
-    for _ in range(3):
-        claim = claim_one(store, row_id, ignore_backoff=True)
-        claims.settle(store, claim, Settlement(Status.PENDING, error="failed", wait=60))
-    claims.settle(
-        store,
-        claim_one(store, row_id, ignore_backoff=True),
-        Settlement(Status.DEAD, error="gave up"),
-    )
-    assert row(store)["attempts"] == 4
-    assert claims.claim(store, row_id, 60, ignore_backoff=True) is None
+    now, failure = store.db_now(), Failure("ValueError", "broken")
+    dead = Job("a:b", attempts=4, first_at=now, failure=failure)
+    ended = [dead.ended(JobState.DEAD, now, now), done(store, "c:d")]
+    ended.append(Job("e:f").ended(JobState.SUPPRESSED, now))
+    end = Settlement(Status.DEAD, "gave up", jobs=ended)
+    assert claims.settle(store, claim_one(store, row_id), end)
+    assert row(store)["parked_at"] is not None
+    assert claims.claim(store, row_id, 60, hurry=True) is None
 
     clock.forward(3600)
     assert record_event(store, event()).status is Status.PENDING
 
     revived = row(store)
-    assert (revived["status"], revived["attempts"]) == ("pending", 0)
-    assert (revived["repeats"], revived["finished_at"]) == (1, None)
+    assert (revived["status"], revived["repeats"]) == ("pending", 1)
+    assert (revived["finished_at"], revived["parked_at"]) == (None, None)
     assert revived["due_at"] == to_db_time(clock.time)
     assert due_rows(store) == [row_id]
-    assert claim_one(store, row_id).attempt == 1
+    found = claim_one(store, row_id).jobs
+    assert (found["a:b"].state, found["a:b"].version) == (JobState.PENDING, 2)
+    assert (found["a:b"].attempt, found["a:b"].first_at) == (1, None)
+    assert found["c:d"].state is JobState.DONE
+    assert found["e:f"].state is JobState.SUPPRESSED
+    # The former error is still to be read.
+    assert jobs(store)["a:b"]["error"] == "broken"
+
+
+def test_redelivery_makes_an_unmatched_event_pending(store: Store) -> None:
+    row_id = record_event(store, event()).row_id
+    claims.settle(store, claim_one(store, row_id), Settlement(Status.UNMATCHED))
+    assert row(store)["parked_at"] is not None
+
+    assert record_event(store, event()).status is Status.PENDING
+    assert row(store)["parked_at"] is None
+    assert due_rows(store) == [row_id]
 
 
 @pytest.mark.parametrize("status", [Status.DONE, Status.IGNORED])
@@ -226,7 +244,7 @@ def test_redelivery_revives_only_dead_events(store: Store, status: Status) -> No
 
     assert record_event(store, event()).status is status
     assert row(store) == {**before, "repeats": 1}
-    assert claims.claim(store, row_id, 60, ignore_backoff=True) is None
+    assert claims.claim(store, row_id, 60, hurry=True) is None
 
 
 @pytest.mark.parametrize("status", [Status.DEAD, Status.IGNORED])
@@ -264,7 +282,8 @@ def test_unreadable_event_stays_quarantined(
         {"received": True, "quarantined": True}
     ] * 3
     (kept,) = queries.newest(endpoint.store)
-    assert (kept["status"], kept["repeats"], kept["due_at"]) == ("dead", 2, None)
+    assert (kept["status"], kept["repeats"]) == ("quarantined", 2)
+    assert kept["due_at"] is None and kept["parked_at"] is not None
     assert row(endpoint.store, kept["event_id"])["body"] == b"\xff{"
     assert ran == []
 
@@ -301,7 +320,7 @@ def test_ignored_event_is_recorded_as_ignored(
 
     assert ran == ["theirs"]
     kept = row(endpoint.store, "ours")
-    assert (kept["status"], kept["attempts"], kept["repeats"]) == ("ignored", 0, 1)
+    assert (kept["status"], kept["repeats"]) == ("ignored", 1)
     assert kept["finished_at"] and kept["due_at"] is None
     dispose(app)
 
@@ -383,7 +402,12 @@ def test_text_outside_the_database_encoding_is_escaped(
     assert found["type"].endswith(r" \U0001f600.update")
     assert found["status"] == "pending"
     assert found["error"].endswith(r" \U0001f600")
-    assert set(jobs.receipts(endpoint.store, found["id"])) == {"first", "last"}
+    assert states(endpoint.store) == {
+        "first": "done",
+        "fails": "pending",
+        "last": "done",
+    }
+    assert jobs(endpoint.store)["fails"]["error"].endswith(r" \U0001f600")
     dispose(app)
 
 

@@ -39,9 +39,11 @@ MakeApp = Callable[..., Flask]
 def test_creating_tables_again_changes_nothing(store: Store) -> None:
     assert sorted(store.database.create_tables()) == [
         "procore_webhook_event",
+        "procore_webhook_job",
         "procore_webhook_journal",
-        "procore_webhook_receipt",
+        "procore_webhook_key",
         "procore_webhook_state",
+        "procore_webhook_tally",
     ]
     record_event(store, event())
     assert store.database.create_tables() == []
@@ -76,7 +78,7 @@ def test_tables_can_be_created_concurrently(
     assert 200 in statuses
     assert again == [200] * len(apps)
     (endpoint,) = endpoints(apps[0]).values()
-    assert row(endpoint.store)["attempts"] == 1
+    assert row(endpoint.store)["status"] == "unmatched"
     for app in apps:
         dispose(app)
 
@@ -132,9 +134,11 @@ def test_defining_the_tables_twice_defines_them_once() -> None:
     assert define_tables(metadata) is define_tables(metadata)
     assert sorted(metadata.tables) == [
         "hooks.procore_webhook_event",
+        "hooks.procore_webhook_job",
         "hooks.procore_webhook_journal",
-        "hooks.procore_webhook_receipt",
+        "hooks.procore_webhook_key",
         "hooks.procore_webhook_state",
+        "hooks.procore_webhook_tally",
     ]
 
 
@@ -153,10 +157,10 @@ def test_constraints_and_the_index_are_in_the_database(store: Store) -> None:
     table = "procore_webhook_event"
     unique = inspector.get_unique_constraints(table)
     indexes = {index["name"]: index for index in inspector.get_indexes(table)}
-    receipt = inspector.get_pk_constraint("procore_webhook_receipt")
+    job = inspector.get_pk_constraint("procore_webhook_job")
 
     assert [each["column_names"] for each in unique] == [["endpoint", "event_id"]]
-    assert receipt["constrained_columns"] == ["event", "subscriber"]
+    assert job["constrained_columns"] == ["event", "subscriber"]
     due = indexes[f"ix_{table}_due"]
     assert due["column_names"] == ["endpoint", "due_at"]
     where = {

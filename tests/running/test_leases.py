@@ -19,7 +19,7 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import queries
-from flask_procore_webhooks.inbox.claims import Claim
+from flask_procore_webhooks.inbox.held import Claim
 from flask_procore_webhooks.running.leases import HeldClaims
 from flask_procore_webhooks.running.leases import LeaseRenewer
 from flask_procore_webhooks.running.leases import renewing

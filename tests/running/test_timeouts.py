@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -23,10 +22,11 @@ from support.hosts import KINDS
 from support.hosts import run_host
 from support.inboxes import all_done
 from support.inboxes import are_done
-from support.inboxes import by_id
+from support.inboxes import attempts
 from support.inboxes import counted
 from support.inboxes import numbered
 from support.inboxes import record
+from support.inboxes import states
 from support.inboxes import statuses
 from support.waiting import PATIENCE
 from support.waiting import wait_until
@@ -35,15 +35,21 @@ from support.workers import SETTINGS
 from flask_procore_webhooks import Event
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
-from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.inbox.cut import abandon
+from flask_procore_webhooks.inbox.held import Claim
+from flask_procore_webhooks.inbox.jobs import Failure
+from flask_procore_webhooks.inbox.jobs import Job
+from flask_procore_webhooks.inbox.status import JobState
 from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.log import log as logger
 from flask_procore_webhooks.running.failures import RunOutcome
 from flask_procore_webhooks.running.leases import LeaseRenewer
 from flask_procore_webhooks.running.leases import longest_call
+from flask_procore_webhooks.running.plan import failed
 from flask_procore_webhooks.running.pool import Pool
 from flask_procore_webhooks.running.pool import WorkerThread
 from flask_procore_webhooks.running.worker import Worker
+from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 
@@ -135,7 +141,7 @@ def test_abandoned_call_is_a_failed_attempt_and_its_late_writes_are_gone(
     with pool_of(host, gate=gate):
         wait_until(all_done(host.store, 1))
         assert gate.begun.is_set() and not gate.go_on.is_set()
-        assert by_id(host.store)["evt_1"]["attempts"] == 2
+        assert host.jobs("evt_1")["hangs"]["attempts"] == 2
         before = host.row("evt_1")
         gate.go_on.set()
         assert gate.returned.wait(PATIENCE)
@@ -146,11 +152,13 @@ def test_abandoned_call_is_a_failed_attempt_and_its_late_writes_are_gone(
     assert before["error"] is None
     text = "hangs: no answer within 1.5 s (timeout) is abandoned for 'RFIs.update'"
     assert text in caplog.text
-    found = queries.receipts_of(host.store, before["id"])
-    assert {row["subscriber"]: row["ending"] for row in found} == {
-        "hangs": "done",
-        "next": "done",
-    }
+    assert states(host.store) == {"hangs": "done", "next": "done"}
+    job = host.jobs("evt_1")["hangs"]
+    # The failure of the last attempt that failed stays.
+    assert (job["error_class"], job["error"]) == (
+        "Timeout",
+        "no answer within 1.5 s (timeout)",
+    )
 
 
 def test_late_call_that_catches_the_error_and_writes_again_changes_nothing(
@@ -286,11 +294,10 @@ def test_subscriber_may_have_a_timeout_of_its_own(
     record(sqlite_host.store, "evt_1")
     with pool_of(sqlite_host, 3, gate):
         wait_until(lambda: statuses(sqlite_host.store) == {"evt_1": "dead"})
-    row = sqlite_host.row("evt_1")
-    assert row["attempts"] == 3
-    assert "short: AssertionError" in row["error"]
-    found = queries.receipts_of(sqlite_host.store, row["id"])
-    assert [each["subscriber"] for each in found] == ["long"]
+    jobs = sqlite_host.jobs("evt_1")
+    assert jobs["short"]["attempts"] == 3
+    assert "short: AssertionError" in sqlite_host.row("evt_1")["error"]
+    assert states(sqlite_host.store) == {"long": "done", "short": "dead"}
 
 
 def test_event_whose_calls_all_hang_is_dead_and_can_be_replayed(
@@ -344,7 +351,8 @@ def test_hang_after_the_commit_repeats_nothing(
     with pool_of(sqlite_host, gate=gate):
         wait_until(all_done(sqlite_host.store, 1))
     assert sqlite_host.notes() == ["written", "next"]
-    assert sqlite_host.row("evt_1")["attempts"] == 1
+    jobs = sqlite_host.jobs("evt_1").values()
+    assert [job["attempts"] for job in jobs] == [1, 1]
 
 
 def test_no_timeout_is_applied_inline(make_app: MakeApp, tmp_path: Path) -> None:
@@ -358,7 +366,7 @@ def test_no_timeout_is_applied_inline(make_app: MakeApp, tmp_path: Path) -> None
             host.note("written")
 
         assert host.deliver().status_code == 200
-        assert (host.notes(), host.row()["attempts"]) == (["written"], 1)
+        assert (host.notes(), host.job()["attempts"]) == (["written"], 1)
 
 
 # Threads
@@ -483,12 +491,17 @@ def test_returned_threads_are_counted_back(sqlite_host: Host, gate: Gate) -> Non
 # Leases
 
 
+def abandoned(store: Store, claim: Claim, subscriber: str) -> JobState | None:
+    """Abandon the first call of a subscriber, as another process does."""
+    now, failure = store.db_now(), Failure("Timeout", "no answer")
+    job = failed(Job(subscriber), failure, now, now, wait=0.0)
+    return abandon(store, claim, job, [], 60)
+
+
 def test_completion_of_a_run_whose_call_was_abandoned_elsewhere_is_rejected(
     host: Host, gate: Gate
 ) -> None:
     """The process was suspended, and another one has abandoned the same call."""
-    from flask_procore_webhooks.inbox.cut import abandon
-    from flask_procore_webhooks.inbox.status import ReceiptKind
     from flask_procore_webhooks.running.run import process
 
     @host.webhooks.on(name="writer", timeout=3600)
@@ -500,14 +513,13 @@ def test_completion_of_a_run_whose_call_was_abandoned_elsewhere_is_rejected(
                 connection.execute(sa.update(c.id.table).values(due_at=c.received_at))
             other = claims.claim(host.store, row_id, 3600)
             assert other and other.unsettled == 1
-            kind = abandon(host.store, other, "writer", "no answer", 60)
-            assert kind is ReceiptKind.ABANDONED
+            assert abandoned(host.store, other, "writer") is JobState.PENDING
         host.note("written")
 
     (row_id,) = record(host.store, "evt_1")
     process(host.endpoint, row_id)
     assert host.notes() == []
-    assert queries.receipts_of(host.store, row_id) == []
+    assert states(host.store) == {"writer": "pending"}
     row = host.row("evt_1")
     assert (row["status"], row["error"]) == ("running", "no answer")
 
@@ -552,22 +564,20 @@ def test_event_of_a_call_that_has_locked_the_file_is_not_claimed_again(
     second.go_on.set()
     first.join(PATIENCE)
     assert (ran, calls) == ([0], [1])
-    row = host.row("evt_1")
-    assert (row["status"], row["attempts"]) == ("done", 1)
+    assert host.row("evt_1")["status"] == "done"
+    assert attempts(host.store) == {"evt_1": 1}
 
 
 def test_abandoned_call_of_a_lost_claim_changes_nothing(sqlite_host: Host) -> None:
-    from flask_procore_webhooks.inbox.cut import abandon
-
     store = sqlite_host.store
     record(store, "evt_1")
     (lost,) = batches.claim_due(store, 1, -1)
     (held,) = batches.claim_due(store, 1, 60)
-    assert abandon(store, lost, "writer", "no answer", 60) is None
-    receipt: Any = store.database.tables.receipt
-    assert store.rows(sa.select(receipt)) == []
-    assert abandon(store, held, "writer", "no answer", 60) is not None
-    assert store.rows(sa.select(receipt.c.version))[0].version == 1
+    assert abandoned(store, lost, "writer") is None
+    assert sqlite_host.jobs("evt_1") == {}
+    assert abandoned(store, held, "writer") is JobState.PENDING
+    job = sqlite_host.job("evt_1")
+    assert (job["version"], job["attempts"]) == (1, 1)
 
 
 class SlowLog(logging.Handler):
@@ -609,7 +619,7 @@ def test_call_that_returns_while_it_is_abandoned_keeps_the_lease_of_the_rest(
     finally:
         logger.removeHandler(handler)
     assert calls == ["hangs 1", "running", "hangs 2"]
-    assert sqlite_host.row("evt_1")["attempts"] == 2
+    assert attempts(sqlite_host.store) == {"evt_1": 2}
 
 
 @pytest.mark.parametrize("renews", [True, False])
@@ -732,8 +742,8 @@ def test_interrupted_wait_of_a_suspect_leaves_no_turn(
         process(sqlite_host.endpoint, row_id)
     found = sqlite_host.endpoint.state.runtime.parts[gates.Gate]
     assert (found.turns, found.suspect) == (set(), None)
-    row = sqlite_host.row("evt_1")
-    assert (row["status"], row["attempts"]) == ("pending", 0)
+    assert sqlite_host.row("evt_1")["status"] == "pending"
+    assert attempts(store) == {"evt_1": 0}
 
 
 def test_thread_that_is_started_while_the_pool_stops_ends_too(

@@ -24,14 +24,16 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import testing
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox import jobs
 from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.storage.store import Store
+from support import inboxes
 from support.values import Clock
 
 #: Flask-SQLAlchemy, with a session per app context; plain SQLAlchemy, with a session
 #: per thread.
 KINDS = ("flask_sqlalchemy", "scoped_session")
+#: States of jobs that a redelivery or a replay may run.
+UNFINISHED = ("pending", "dead")
 
 
 @dataclass
@@ -61,6 +63,10 @@ class Host:
         self.payload = payload or self.payload or testing.payload("RFIs.create")
         return testing.deliver(self.app.test_client(), self.payload)
 
+    def accept(self) -> None:
+        """Subscribe a function that does nothing to every event."""
+        self.webhooks.on(name="accepts")(lambda event: None)
+
     def note(self, text: str) -> None:
         """Write through the session, without a commit, as a subscriber does."""
         self.session.execute(sa.insert(self.note_table).values(text=text))
@@ -76,8 +82,19 @@ class Host:
         assert found is not None
         return dict(found)
 
-    def receipts(self) -> list[str]:
-        return sorted(jobs.receipts(self.endpoint.store, self.row()["id"]))
+    def jobs(self, event_id: str | None = None) -> dict[str, dict[str, Any]]:
+        """The jobs of an event, by subscriber."""
+        return inboxes.jobs(self.store, event_id or self.payload["id"])
+
+    def job(self, event_id: str | None = None) -> dict[str, Any]:
+        """The only job of an event."""
+        (job,) = self.jobs(event_id).values()
+        return job
+
+    def finished(self) -> list[str]:
+        """The subscribers whose jobs are finished and not dead, ordered by name."""
+        states = inboxes.states(self.store, self.payload["id"]).items()
+        return sorted(name for name, state in states if state not in UNFINISHED)
 
 
 def do_not_sync(engine: sa.Engine) -> None:
@@ -185,15 +202,16 @@ def _scoped_session(app: Flask, url: str) -> Parts:
     return metadata, session, lambda: engine, webhooks
 
 
-def check_answers(statuses: list[list[int]], row: Any, endpoint: Endpoint) -> None:
+def check_answers(statuses: list[list[int]], store: Store, event_id: str) -> None:
     """Assert that every copy was accepted in the end, with one run."""
     given = {status for each in statuses for status in each}
     assert all(each[-1] == 200 for each in statuses)
-    if endpoint.store.database.url.get_backend_name() == "sqlite" and 500 in given:
+    if store.database.url.get_backend_name() == "sqlite" and 500 in given:
         # On a slow machine a run may time out at the file's write lock.
         return
     assert given <= {200, 503}
-    assert row["attempts"] == 1
+    (job,) = inboxes.jobs(store, event_id).values()
+    assert job["attempts"] == 1
 
 
 def deliver_at(host: Host, sent: dict[str, Any], clock: Clock) -> TestResponse:

@@ -19,8 +19,8 @@ from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import queries
-from flask_procore_webhooks.inbox.claims import Claim
 from flask_procore_webhooks.inbox.due import due_events
+from flask_procore_webhooks.inbox.held import Claim
 from flask_procore_webhooks.inbox.jobs import Job
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import JobState

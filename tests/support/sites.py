@@ -99,13 +99,23 @@ class Site:
         rows = queries.newest(self.store, limit=10_000)
         return [row["status"] for row in reversed(rows)]
 
+    def jobs(self, row_id: int) -> dict[str, dict[str, Any]]:
+        """The jobs of an event, by subscriber."""
+        found = queries.jobs_of(self.store, row_id)
+        return {str(each["subscriber"]): dict(each) for each in found}
+
+    def states(self, row_id: int) -> dict[str, str]:
+        """The state of each job of an event, by subscriber."""
+        found = self.jobs(row_id).items()
+        return {name: str(job["state"]) for name, job in found}
+
     def receipts(self, row_id: int) -> dict[str, str]:
         """The endings by subscriber, of finished subscribers."""
-        found = queries.receipts_of(self.store, row_id)
-        return {each["subscriber"]: each["ending"] for each in found}
+        found = queries.jobs_of(self.store, row_id)
+        return {job["subscriber"]: job["state"] for job in found if job["finished_at"]}
 
     def count(self, table: str) -> int:
-        """The number of rows of ``event``, ``receipt`` or ``journal``."""
+        """The number of rows of ``event``, ``job`` or ``journal``."""
         of = getattr(self.store.database.tables, table)
         return int(self.store.rows(sa.select(sa.func.count()).select_from(of))[0][0])
 
@@ -135,7 +145,7 @@ def add_finished(
     age: float = 0,
     name: str = "old",
 ) -> list[int]:
-    """Put ``number`` finished events with receipts into the inbox; return row ids.
+    """Put ``number`` finished events with jobs into the inbox; return row ids.
 
     :param age: seconds since they were finished.
     """
@@ -145,7 +155,9 @@ def add_finished(
         body = f'{{"id": "{name}{index}"}}'.encode()
         event = Event(f"{name}{index}", "RFIs.update", body=body)
         row = new_row(site.store, event, status, None)
-        rows.append({**row, "received_at": when, "finished_at": when})
+        times = {"received_at": when, "finished_at": when}
+        parked = {"parked_at": row["parked_at"] and when}
+        rows.append(row | times | parked)
     names = [row["event_id"] for row in rows]
     c = site.events.c
     with site.store.connection(begin=True) as connection:
@@ -153,15 +165,20 @@ def add_finished(
         mine = sa.and_(c.endpoint == site.endpoint.name, c.event_id.in_(names))
         look = sa.select(c.id).where(mine).order_by(c.id)
         ids = list(connection.scalars(look))
-        receipt = site.store.database.tables.receipt
-        connection.execute(
-            sa.insert(receipt),
-            [
-                {"event": id, "subscriber": "good", "ending": "done"}
-                | {"finished_at": when}
-                for id in ids
-            ],
-        )
+        job = {
+            "endpoint": site.endpoint.name,
+            "subscriber": "good",
+            "version": 1,
+            "attempts": 1,
+            "started_at": when,
+            "finished_at": when,
+        }
+        if status is Status.DEAD:
+            job |= {"state": "dead", "dead_at": when}
+        else:
+            job |= {"state": "done"}
+        table = site.store.database.tables.job
+        connection.execute(sa.insert(table), [job | {"event": id} for id in ids])
     return ids
 
 

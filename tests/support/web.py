@@ -23,7 +23,7 @@ CONTENT_TYPES = (
     "multipart/form-data; boundary=x",
 )
 BODY = b'{"id": "evt_1", "type": "RFIs.create"}'
-TABLES = ("procore_webhook_event", "procore_webhook_receipt")
+TABLES = ("procore_webhook_event", "procore_webhook_job")
 
 
 def recorded(app: Flask, endpoint: str | None = None) -> list[Any]:
