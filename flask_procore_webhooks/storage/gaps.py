@@ -54,7 +54,7 @@ class Gaps(NamedTuple):
 
     @property
     def advice(self) -> str:
-        """What is missing or left over, and the commands that end that."""
+        """What is missing or left over, and the commands that change it."""
         lists = {
             "missing tables": self.table_names,
             "missing columns": self.column_names,
@@ -62,6 +62,10 @@ class Gaps(NamedTuple):
             "left over": self.leftovers,
         }
         parts = [f"{kind}: {', '.join(each)}" for kind, each in lists.items() if each]
+        return f"{'; '.join(parts)}; {self._way}"
+
+    @property
+    def _way(self) -> str:
         verb = "create them"
         if self.are_of_older_tables:
             verb = "the tables are older than the package: upgrade them"
@@ -74,7 +78,7 @@ class Gaps(NamedTuple):
                 "with the command init-db or, if you have migrations, with one that"
                 " calls carry_over (docs/production.md, Upgrade the package)"
             )
-        return f"{'; '.join(parts)}; {verb} {how}"
+        return f"{verb} {how}"
 
 
 def find_gaps(bind: Engine | Connection, tables: Tables) -> Gaps:
