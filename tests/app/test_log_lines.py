@@ -88,7 +88,7 @@ def test_a_dead_event_and_its_attempts_have_a_line_each(
     webhooks.on(name="one")(raising(RuntimeError(FORGED)))
     webhooks.on(name="two")(raising(RuntimeError(FORGED)))
     deliver(app.test_client(), payload("RFIs.update"))
-    drain(app, early=True)
+    drain(app, advance=3600)
     assert [re.sub(r" evt_\w+| \|.*| [-\d]+ [\d:]+", "", line) for line in lines()] == [
         "ERROR: one failed for 'RFIs.update' of 'procore_webhooks'",
         "ERROR: two failed for 'RFIs.update' of 'procore_webhooks'",
