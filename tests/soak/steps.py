@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.storage.tables import EVENT_TABLE
-from flask_procore_webhooks.storage.tables import RECEIPT_TABLE
+from flask_procore_webhooks.storage.tables import JOB_TABLE
 from flask_procore_webhooks.testing import deliver
 
 from .app import create_app
@@ -31,7 +31,7 @@ CLAIM = f"UPDATE {EVENT_TABLE} SET status=.*claims=.*due_at=.*lease="
 CLAIMED = "SELECT .*lease = "
 SETTLE = f"UPDATE {EVENT_TABLE} SET status=.*error="
 EFFECT = "INSERT INTO soak_effect "
-RECEIPT = f"INSERT INTO {RECEIPT_TABLE} "
+JOB = f"INSERT INTO {JOB_TABLE} "
 BEFORE, AFTER = "before_cursor_execute", "after_cursor_execute"
 
 
@@ -47,7 +47,7 @@ class Step:
     #: The number of the matching statement, from 1.
     number: int
     status: str
-    attempts: int
+    #: Effects and finished jobs.
     effects: int
 
 
@@ -56,27 +56,27 @@ def _steps(dispatch: str) -> list[Step]:
     return [
         Step(*each)
         for each in (
-            ("in the first subscriber", dispatch, AFTER, EFFECT, 1, "running", 0, 0),
-            ("in the second subscriber", dispatch, AFTER, EFFECT, 2, "running", 0, 1),
-            ("before the commit", dispatch, AFTER, RECEIPT, 2, "running", 0, 1),
-            ("after the commit", dispatch, BEFORE, EFFECT, 3, "running", 0, 2),
-            ("before settling", dispatch, BEFORE, SETTLE, 1, "running", 0, 3),
-            ("after settling", dispatch, AFTER, SETTLE, 1, "done", 1, 3),
+            ("in the first subscriber", dispatch, AFTER, EFFECT, 1, "running", 0),
+            ("in the second subscriber", dispatch, AFTER, EFFECT, 2, "running", 1),
+            ("before the commit", dispatch, AFTER, JOB, 2, "running", 1),
+            ("after the commit", dispatch, BEFORE, EFFECT, 3, "running", 2),
+            ("before settling", dispatch, BEFORE, SETTLE, 1, "running", 3),
+            ("after settling", dispatch, AFTER, SETTLE, 1, "done", 3),
         )
     ]
 
 
 STEPS = (
-    Step("before the insert", "inline", BEFORE, INSERT, 1, "absent", 0, 0),
-    Step("after the insert", "inline", AFTER, INSERT, 1, "pending", 0, 0),
-    Step("before the claim", "inline", BEFORE, CLAIM, 1, "pending", 0, 0),
-    Step("after the claim", "inline", AFTER, CLAIM, 1, "running", 0, 0),
+    Step("before the insert", "inline", BEFORE, INSERT, 1, "absent", 0),
+    Step("after the insert", "inline", AFTER, INSERT, 1, "pending", 0),
+    Step("before the claim", "inline", BEFORE, CLAIM, 1, "pending", 0),
+    Step("after the claim", "inline", AFTER, CLAIM, 1, "running", 0),
     *_steps("inline"),
-    Step("before the claim", "worker", BEFORE, CLAIM, 1, "pending", 0, 0),
+    Step("before the claim", "worker", BEFORE, CLAIM, 1, "pending", 0),
     # On some databases the claim is a transaction, which the kill rolls back.
-    Step("in the claim", "worker", AFTER, CLAIM, 1, "any", 0, 0),
-    Step("at the end of the claim", "worker", AFTER, CLAIMED, 1, "any", 0, 0),
-    Step("after the claim", "worker", BEFORE, EFFECT, 1, "running", 0, 0),
+    Step("in the claim", "worker", AFTER, CLAIM, 1, "any", 0),
+    Step("at the end of the claim", "worker", AFTER, CLAIMED, 1, "any", 0),
+    Step("after the claim", "worker", BEFORE, EFFECT, 1, "running", 0),
     *_steps("worker"),
 )
 

@@ -245,7 +245,7 @@ def test_operators_replay_pause_and_prune(site: Site) -> None:
     bodies = operations.prune_bodies(site.store, site.clock(), dead=False)
     assert sum(bodies) == 8
     assert sum(operations.prune_rows(site.store, site.clock(), dead=False)) == 8
-    assert site.count("event") == site.count("receipt") == 0
+    assert site.count("event") == site.count("job") == 0
 
 
 def test_lease_is_renewed_and_ends(site: Site) -> None:
