@@ -516,7 +516,7 @@ def test_authentic_unreadable_body_is_quarantined(app: Flask, content: str) -> N
     answer = deliver(app.test_client(), body)
     assert answer.json == {"received": True, "quarantined": True}
     (row,) = recorded(app)
-    assert row["status"] == "dead"
+    assert row["status"] == "quarantined"
     assert body_of(app, row["event_id"]) == body
 
 

@@ -82,6 +82,7 @@ def test_payload_reaches_a_subscriber_and_the_inbox_as_the_same_event(
         read(name),
         id=event.id,
         attempt=1,
+        received_at=event.received_at,
         source=blueprint.source.name,
         endpoint=blueprint.name,
     )
@@ -94,6 +95,7 @@ def test_payload_reaches_a_subscriber_and_the_inbox_as_the_same_event(
     assert [getattr(row, c) for c in columns] == [getattr(event, c) for c in columns]
     at = event.timestamp and event.timestamp.replace(tzinfo=None)
     assert row.event_at == at
+    assert event.received_at == row.received_at.replace(tzinfo=timezone.utc)
 
 
 def test_event_is_frozen(endpoint: Endpoint) -> None:
@@ -171,7 +173,7 @@ def test_first_and_the_last_times_are_recorded_on_every_database(
 
 
 @pytest.mark.parametrize("case", QUARANTINED)
-def test_body_without_json_object_is_dead_and_kept_unchanged(
+def test_body_without_json_object_is_quarantined_and_kept_unchanged(
     case: str, endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
     ran: list[Event] = []
@@ -183,7 +185,7 @@ def test_body_without_json_object_is_dead_and_kept_unchanged(
         assert answer.status_code == 200
         assert answer.json == {"received": True, "quarantined": True}
     assert ran == []
-    assert {row.status for row in rows(endpoint.store)} == {"dead"}
+    assert {row.status for row in rows(endpoint.store)} == {"quarantined"}
     row = rows(endpoint.store)[0]
     assert row.body == body
     assert reason in row.error
@@ -200,7 +202,7 @@ def test_body_without_json_object_is_kept_on_every_database(
     for row, (body, reason) in zip(
         rows(on_database.store), QUARANTINED.values(), strict=True
     ):
-        assert (row.status, row.body) == ("dead", body)
+        assert (row.status, row.body) == ("quarantined", body)
         assert reason in row.error
 
 
@@ -219,7 +221,7 @@ def test_json_of_any_depth_is_answered_200(
         assert answer.json == readable
     found = rows(endpoint.store)
     assert {(row.status, row.error) for row in found if row.event_id not in ran} == {
-        ("dead", "the JSON is nested too deeply")
+        ("quarantined", "the JSON is nested too deeply")
     }
     assert [row.event_id for row in found if row.status == "done"] == ran
     assert ran == ["95", "96", "97", "98", "99", "100"]
