@@ -92,7 +92,7 @@ def _announce(
     endpoint: Endpoint, claim: Claim, plan: Plan, status: Status
 ) -> RunOutcome:
     if status is Status.DONE:
-        _send(endpoint, claim, signals.event_processed)
+        _send(endpoint, claim, plan, signals.event_processed)
         return RunOutcome.DONE
     if status is Status.UNMATCHED:
         _log_unmatched(endpoint, claim)
@@ -103,10 +103,10 @@ def _announce(
         _log_failure(endpoint, claim, plan.jobs[name], failures[name].text)
     fields = {"error": plan.error, "exception": exception}
     if status is Status.DEAD:
-        _send(endpoint, claim, signals.event_dead, **fields)
+        _send(endpoint, claim, plan, signals.event_dead, **fields)
         return RunOutcome.DEAD
     if failures:
-        _send(endpoint, claim, signals.event_failed, **fields)
+        _send(endpoint, claim, plan, signals.event_failed, **fields)
     waits = {job.waits_for for job in plan.jobs.values()}
     return RunOutcome.RETRY if Wait.RETRY in waits else RunOutcome.POSTPONED
 
@@ -140,10 +140,14 @@ def _log_unmatched(endpoint: Endpoint, claim: Claim) -> None:
 def _send(
     endpoint: Endpoint,
     claim: Claim,
+    plan: Plan,
     signal: signals.LifecycleSignal,
     **fields: object,
 ) -> None:
     if signal.receivers:
         # Read again: a subscriber may have changed the payload of its event.
         event = read_claimed(endpoint, claim)[0]
+        # Of the job that has most.
+        attempts = max(job.attempts for job in plan.jobs.values())
+        event = replace(event, attempt=attempts)
         signal.announce(endpoint.app, event=event, **fields)

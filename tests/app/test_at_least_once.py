@@ -85,11 +85,12 @@ def test_each_endpoint_and_each_app_warns(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_warning_if_effects_and_receipts_share_a_commit(
+def test_no_warning_if_effects_and_jobs_share_a_commit(
     make_app: MakeApp, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     url = f"sqlite:///{tmp_path / 'host.db'}"
     with run_host(with_page(make_app()), kind, url) as host:
+        host.accept()
         assert get(host.app) == 200
         assert host.deliver().status_code == 200
     assert not caplog.messages

@@ -88,16 +88,20 @@ def test_a_dead_event_and_its_attempts_have_a_line_each(
     webhooks.on(name="one")(raising(RuntimeError(FORGED)))
     webhooks.on(name="two")(raising(RuntimeError(FORGED)))
     deliver(app.test_client(), payload("RFIs.update"))
-    drain(app, early=True)
+    drain(app, advance=3600)
     assert [re.sub(r" evt_\w+| \|.*| [-\d]+ [\d:]+", "", line) for line in lines()] == [
         "ERROR: one failed for 'RFIs.update' of 'procore_webhooks'",
         "ERROR: two failed for 'RFIs.update' of 'procore_webhooks'",
-        "WARNING: 'RFIs.update' of 'procore_webhooks': attempt 1 of 2, again at UTC",
+        "WARNING: 'RFIs.update' of 'procore_webhooks': one: attempt 1 of 2, again at"
+        " UTC",
+        "WARNING: 'RFIs.update' of 'procore_webhooks': two: attempt 1 of 2, again at"
+        " UTC",
         "WARNING: procore_webhooks answered 500: a subscriber failed",
         "ERROR: one failed for 'RFIs.update' of 'procore_webhooks'",
         "ERROR: two failed for 'RFIs.update' of 'procore_webhooks'",
         "ERROR: Gave up on 'RFIs.update' of 'procore_webhooks': one: RuntimeError:"
-        r" broken\nERROR forged\r\x1b[1A\u2028ERROR forged\u202e\ntwo: RuntimeError:"
+        r" broken\nERROR forged\r\x1b[1A\u2028ERROR forged\u202e",
+        "ERROR: Gave up on 'RFIs.update' of 'procore_webhooks': two: RuntimeError:"
         r" broken\nERROR forged\r\x1b[1A\u2028ERROR forged\u202e",
     ]
 
@@ -117,7 +121,11 @@ def test_a_discard_or_postponement_cannot_forge_a_line(
     assert r"broken\nERROR forged" in lines()[0]
 
 
-def test_a_receiver_cannot_forge_a_line(app: Flask, lines: Any) -> None:
+def test_a_receiver_cannot_forge_a_line(
+    app: Flask, webhooks: ProcoreWebhooks, lines: Any
+) -> None:
+    webhooks.on(name="accepts")(lambda event: None)
+
     class Receiver:
         def __call__(self, app: Flask, **fields: object) -> None:
             raise forging_cause()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from datetime import datetime
 from datetime import timedelta
+from datetime import timezone
 
 import pytest
 from flask import Flask
@@ -85,6 +86,7 @@ def test_payload_reaches_a_subscriber_and_the_inbox_as_the_same_event(
         read(name),
         id=event.id,
         attempt=1,
+        received_at=event.received_at,
         source=blueprint.source.name,
         endpoint=blueprint.name,
     )
@@ -97,6 +99,7 @@ def test_payload_reaches_a_subscriber_and_the_inbox_as_the_same_event(
     assert [getattr(row, c) for c in columns] == [getattr(event, c) for c in columns]
     at = event.timestamp and event.timestamp.replace(tzinfo=None)
     assert row.event_at == at
+    assert event.received_at == row.received_at.replace(tzinfo=timezone.utc)
 
 
 @pytest.mark.parametrize("key", ["payload", "event"])

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from support.inboxes import states
 
 from flask_procore_webhooks import ConfigError
 from flask_procore_webhooks import Event
@@ -21,7 +22,6 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import resource_created
 from flask_procore_webhooks import resource_event
 from flask_procore_webhooks.endpoint import Endpoint
-from flask_procore_webhooks.inbox import jobs
 from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import Deliveries
@@ -47,9 +47,9 @@ def send(app: Flask) -> Callable[..., int]:
     return send
 
 
-def receipts(endpoint: Endpoint) -> list[str]:
+def names_of_jobs(endpoint: Endpoint) -> list[str]:
     (row,) = queries.newest(endpoint.store)
-    return sorted(jobs.receipts(endpoint.store, row["id"]))
+    return sorted(states(endpoint.store, row["event_id"]))
 
 
 # Patterns
@@ -184,7 +184,7 @@ def test_name_is_module_and_qualname(
     send()
 
     here = f"{__name__}:test_name_is_module_and_qualname.<locals>"
-    assert receipts(endpoint) == [
+    assert names_of_jobs(endpoint) == [
         f"{here}.Service",
         f"{here}.Service.method",
         f"{here}.decorated",
@@ -192,7 +192,7 @@ def test_name_is_module_and_qualname(
     ]
 
 
-def test_explicit_name_is_stored_in_receipts(
+def test_explicit_name_is_stored_with_its_jobs(
     webhooks: ProcoreWebhooks, send: Callable[..., int], endpoint: Endpoint
 ) -> None:
     @webhooks.on(name="rfi-sync")
@@ -201,7 +201,7 @@ def test_explicit_name_is_stored_in_receipts(
     resource_event.connect(lambda app, event: None, name="audit")
     send()
 
-    assert receipts(endpoint) == ["audit", "rfi-sync"]
+    assert names_of_jobs(endpoint) == ["audit", "rfi-sync"]
 
 
 def test_name_up_to_the_column_size_is_stored_whole(
@@ -211,7 +211,7 @@ def test_name_up_to_the_column_size_is_stored_whole(
     webhooks.on(name=name)(lambda event: None)
     send()
 
-    assert receipts(endpoint) == [name]
+    assert names_of_jobs(endpoint) == [name]
 
 
 def test_names_are_case_sensitive(
@@ -221,7 +221,7 @@ def test_names_are_case_sensitive(
     webhooks.on(name="Sync")(lambda event: None)
     send()
 
-    assert receipts(endpoint) == ["Sync", "sync"]
+    assert names_of_jobs(endpoint) == ["Sync", "sync"]
 
 
 def _on(webhooks: ProcoreWebhooks, function: Any, name: str) -> None:
@@ -478,12 +478,12 @@ def test_subscriber_may_subscribe_others_while_it_runs(
 
     @webhooks.on()
     def subscriber(event: Event) -> None:
-        calls.append("early")
+        calls.append("first")
         webhooks.on()(late)
         resource_event.connect(late)
 
     assert [send(), send()] == [200, 200]
-    assert calls == ["early", "early", "late"]
+    assert calls == ["first", "first", "late"]
 
 
 def test_event_is_hashable(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from contextvars import copy_context
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -291,9 +292,9 @@ def test_retry_runs_when_it_is_due_without_a_new_delivery(
     @webhooks.on()
     def fails_twice(event: Event) -> None:
         times.append(time.monotonic())
-        if event.attempt == 1:
+        if len(times) == 1:
             raise RetryLater(after=0.7)
-        if event.attempt == 2:
+        if event.attempt == 1:
             raise ValueError("the tracker is down")
 
     assert send(app, "evt_1") == 200
@@ -350,7 +351,8 @@ def _paused(endpoint: Endpoint) -> None:
 def _due_later(endpoint: Endpoint) -> None:
     record(endpoint.store, "evt_1")
     (claim,) = batches.claim_due(endpoint.store, 1, 60)
-    claims.settle(endpoint.store, claim, Settlement(Status.PENDING, wait=3600))
+    later = endpoint.store.db_now() + timedelta(hours=1)
+    claims.settle(endpoint.store, claim, Settlement(Status.PENDING, due_at=later))
 
 
 def _run_by_another(endpoint: Endpoint) -> None:
@@ -694,7 +696,7 @@ def test_thread_continues_after_a_database_outage(
     @webhooks.on()
     def postpones(event: Event) -> None:
         ran.append(event.attempt)
-        if event.attempt == 1:
+        if len(ran) == 1:
             raise RetryLater(after=1)
 
     (endpoint,) = endpoints(relayed_app).values()
@@ -705,7 +707,7 @@ def test_thread_continues_after_a_database_outage(
     relay.mend()
     wait_until(lambda: are_done(endpoint.store, "evt_1"))
 
-    assert ran == [1, 2]
+    assert ran == [1, 1]
     assert "the inbox cannot be used" in caplog.text
     for secret in (*_secrets_of(relayed_app), "Traceback"):
         assert secret not in caplog.text
@@ -727,7 +729,7 @@ def test_outcome_of_a_run_during_an_outage_is_stored_later(
     @webhooks.on()
     def cuts(event: Event) -> None:
         ran.append(event.attempt)
-        if event.attempt == 1:
+        if len(ran) == 1:
             relay.cut()
 
     (endpoint,) = endpoints(relayed_app).values()
@@ -735,7 +737,8 @@ def test_outcome_of_a_run_during_an_outage_is_stored_later(
     wait_until(lambda: "Polling again in" in caplog.text)
     relay.mend()
     wait_until(lambda: are_done(endpoint.store, "evt_1"))
-    assert ran == [1, 2]
+    # The end of the first attempt was not stored.
+    assert ran == [1, 1]
 
 
 @pytest.mark.slow

@@ -111,6 +111,6 @@ def test_a_child_of_a_subscriber_ends_before_it_touches_the_database(
     assert effects == 3
     engine = sa.create_engine(database_url)
     with engine.connect() as connection:
-        look = sa.text("SELECT status, attempts FROM procore_webhook_event")
+        look = sa.text("SELECT state, attempts FROM procore_webhook_job")
         assert [tuple(row) for row in connection.execute(look)] == [("done", 1)] * 3
     engine.dispose()

@@ -45,7 +45,6 @@ from flask_procore_webhooks.operations.pauses import pause
 from flask_procore_webhooks.operations.pauses import resume
 from flask_procore_webhooks.operations.prune import Old
 from flask_procore_webhooks.operations.prune import prune_bodies
-from flask_procore_webhooks.operations.prune import prune_rows
 from flask_procore_webhooks.running.notify import listening
 from flask_procore_webhooks.running.notify import NO_LISTENING
 from flask_procore_webhooks.running.worker import Worker
@@ -250,7 +249,7 @@ def test_operators_replay_pause_and_prune(site: Site) -> None:
     bodies = prune_bodies(site.store, Old(site.clock()))
     assert sum(bodies) == 8
     assert sum(prune_rows(site.store, Old(site.clock()))) == 8
-    assert site.count("event") == site.count("receipt") == 0
+    assert site.count("event") == site.count("job") == 0
 
 
 def test_lease_is_renewed_and_ends(site: Site) -> None:

@@ -75,7 +75,7 @@ PROJECT = {
             payload = procore_webhooks.payload("RFIs.update", resource_id=7, poison=1)
             assert procore_webhooks.deliver(payload).status_code == 500
             assert updates() == {}
-            assert procore_webhooks.drain(early=True) == 1
+            assert procore_webhooks.drain(advance=60) == 1
             assert updates() == {7: 1}
             assert procore_webhooks.events()[0]["status"] == "done"
 

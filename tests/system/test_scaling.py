@@ -83,7 +83,7 @@ def test_settings_are_taken(operator: Operator, site: Site) -> None:
     look = "SELECT relname, reloptions FROM pg_class WHERE reloptions IS NOT NULL"
     options = {name: set(found) for name, found in operator.rows(look)}
     expected = {"autovacuum_vacuum_scale_factor=0.02", "autovacuum_vacuum_cost_delay=0"}
-    for table in (EVENTS, "procore_webhook_receipt"):
+    for table in (EVENTS, "procore_webhook_job"):
         assert expected <= options[table]
     check_the_whole_way(site)
 
@@ -183,4 +183,4 @@ def check_the_whole_way(site: Site) -> None:
     total = site.count("event")
     assert sum(prune_bodies(site.store, Old(site.clock()))) == total
     assert sum(prune_rows(site.store, Old(site.clock()))) == total
-    assert site.count("event") == site.count("receipt") == 0
+    assert site.count("event") == site.count("job") == 0

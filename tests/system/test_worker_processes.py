@@ -20,6 +20,7 @@ from support.inboxes import attempts
 from support.inboxes import counted
 from support.inboxes import numbered
 from support.inboxes import record
+from support.inboxes import states
 from support.outages import relay_to
 from support.processes import environment
 from support.processes import Process
@@ -30,7 +31,6 @@ from support.waiting import wait_until
 from support.workers import SETTINGS
 
 from flask_procore_webhooks import Event
-from flask_procore_webhooks.inbox import jobs
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.storage.store import Store
 
@@ -406,13 +406,13 @@ def writer(event):
 
 @pytest.mark.serial
 @pytest.mark.slow
-@pytest.mark.parametrize("early", [False, True], ids=["writes late", "writes early"])
+@pytest.mark.parametrize("first", [False, True], ids=["writes late", "writes first"])
 def test_stalled_worker_has_no_effect_after_it_continues(
-    shop: Shop, early: bool
+    shop: Shop, first: bool
 ) -> None:
-    if early and shop.host.engine.dialect.name == "sqlite":
+    if first and shop.host.engine.dialect.name == "sqlite":
         pytest.skip("its lock keeps everybody else from running anything")
-    shop.open(STALLS.replace("WRITES_FIRST", str(early)), PROCORE_WEBHOOK_LEASE=1)
+    shop.open(STALLS.replace("WRITES_FIRST", str(first)), PROCORE_WEBHOOK_LEASE=1)
     record(shop.host.store, "evt_1")
     stalled = shop.worker("--poll", "0.1")
     wait_until(lambda: shop.is_running("evt_1"))
@@ -427,7 +427,7 @@ def test_stalled_worker_has_no_effect_after_it_continues(
     assert stalled.exit_code() == 0, stalled.output()
     assert shop.host.notes() == ["run 2"]
     assert shop.host.row("evt_1") == before
-    assert [*jobs.receipts(shop.host.endpoint.store, before["id"])] == ["writer"]
+    assert states(shop.host.store) == {"writer": "done"}
     # A claim that ended without an outcome is no attempt.
     assert [call[1] for call in shop.calls()] == ["1", "1"]
 
@@ -493,7 +493,7 @@ def writer(event):
     # The other events of its batch lose no attempt.
     assert {*found.values()} == {1}
     error = shop.host.row("evt_020")["error"]
-    assert error == "every attempt ended without an outcome"
+    assert error.endswith(": every attempt ended without an outcome")
     assert sorted(shop.host.notes()) == sorted(found)
 
 
