@@ -45,6 +45,7 @@ from flask_procore_webhooks.operations.pauses import pause
 from flask_procore_webhooks.operations.pauses import resume
 from flask_procore_webhooks.operations.prune import Old
 from flask_procore_webhooks.operations.prune import prune_bodies
+from flask_procore_webhooks.operations.prune import prune_rows
 from flask_procore_webhooks.running.notify import listening
 from flask_procore_webhooks.running.notify import NO_LISTENING
 from flask_procore_webhooks.running.worker import Worker
