@@ -12,10 +12,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from flask_procore_webhooks.schema.tables import define_tables
+from flask_procore_webhooks.schema.tables import Tables
 from flask_procore_webhooks.senders.samples import payload
 from flask_procore_webhooks.senders.samples import to_bytes
-from flask_procore_webhooks.storage.tables import define_tables
-from flask_procore_webhooks.storage.tables import Tables
 
 ENDPOINT = "procore_webhooks"
 SUBSCRIBER = "benchmarks:nothing"

@@ -17,9 +17,9 @@ from pathlib import Path
 import sqlalchemy as sa
 from flask import Flask
 
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.running.worker import Worker
 
 from .candidates import ours
 from .databases import Databases

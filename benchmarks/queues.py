@@ -156,7 +156,7 @@ class OurCelery(OurWorker):
     dispatch = "celery"
 
     def fill(self) -> None:
-        from flask_procore_webhooks.running.celery import publish
+        from flask_procore_webhooks.dispatching.celery import publish
 
         self.clear()
         super().fill()

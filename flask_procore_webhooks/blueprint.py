@@ -18,7 +18,12 @@ from .cli import prints_json
 from .cli import WebhooksGroup
 from .config import read_settings
 from .config import Settings
+from .config.options import Key
 from .config.values import without_secret
+from .dispatching.background import prepare_process
+from .dispatching.background import start_when_serving
+from .dispatching.background import warn_threads_disabled
+from .dispatching.celery import register_tasks
 from .endpoint import app_state
 from .endpoint import AppState
 from .endpoint import check_name
@@ -30,11 +35,7 @@ from .errors import DeliveryError
 from .event import Event
 from .inbox_access import InboxAccess
 from .log import log
-from .options import Key
-from .running.background import prepare_process
-from .running.background import start_when_serving
-from .running.background import warn_threads_disabled
-from .running.celery import register_tasks
+from .schema.tables import define_tables
 from .senders.procore import PROCORE
 from .senders.prudra import PRUDRA
 from .senders.source import Source
@@ -46,7 +47,6 @@ from .storage.database import own_mount
 from .storage.database import session_mount
 from .storage.database import SessionSource
 from .storage.engines import checked_url
-from .storage.tables import define_tables
 from .subscribers import after_problems
 from .subscribers import ANY
 from .subscribers import F

@@ -18,21 +18,21 @@ from flask import has_app_context
 from sqlalchemy import event as listeners
 from sqlalchemy.orm import Session
 
+from .dispatching.background import background_of
+from .dispatching.dispatch import notify_others
 from .endpoint import Endpoint
 from .endpoint import endpoints
 from .event import Event
-from .inbox import tally
 from .inbox.enqueued import EnqueueResult
 from .inbox.enqueued import insert_event
 from .inbox.enqueued import insert_in_session
 from .inbox.enqueued import ORIGIN
-from .inbox.filters import Filter
-from .inbox.queries import last_delivery
-from .inbox.queries import newest
 from .inbox.status import Status
 from .log import log
-from .running.background import background_of
-from .running.dispatch import notify_others
+from .operations.filters import Filter
+from .operations.queries import last_delivery
+from .operations.queries import newest
+from .storage import tally
 from .subscribers import Subscribers
 
 #: The outcome in the tally.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection
 from sqlalchemy import MetaData
 
-from .storage.tables import define_tables
+from .schema.tables import define_tables
 from .storage.upgrade import Upgrade
 
 

@@ -22,8 +22,8 @@ from .errors import EventBusy
 from .errors import InboxUnavailable
 from .errors import NoSecret
 from .errors import PayloadTooLarge
-from .inbox import tally
 from .log import log
+from .storage import tally
 from .storage.store import Store
 
 #: Seconds between two lines of one cause.

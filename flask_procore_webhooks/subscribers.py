@@ -26,13 +26,13 @@ from weakref import WeakKeyDictionary
 from flask import Flask
 
 from .config import Settings
+from .config.options import is_generator_function
+from .config.options import layers
+from .config.options import Options
+from .config.options import read_options
+from .config.options import signature_problem
 from .errors import ConfigError
 from .event import Event
-from .options import is_generator_function
-from .options import layers
-from .options import Options
-from .options import read_options
-from .options import signature_problem
 from .runtime import end_forked_child
 from .senders.payload import normalize_reason
 from .senders.payload import SHORT_REASONS

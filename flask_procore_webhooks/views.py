@@ -17,6 +17,10 @@ from flask import Response
 from werkzeug.wsgi import LimitedStream
 
 from .config.values import shown
+from .dispatching.background import prepare_process
+from .dispatching.background import PROBE
+from .dispatching.background import warn_unannounced
+from .dispatching.dispatch import dispatch
 from .endpoint import app_state
 from .endpoint import AppState
 from .endpoint import Endpoint
@@ -27,7 +31,6 @@ from .errors import InboxUnavailable
 from .errors import NoSecret
 from .errors import PayloadTooLarge
 from .event import Event
-from .inbox import tally
 from .inbox.record import record
 from .inbox.record import RecordResult
 from .inbox.status import Status
@@ -39,10 +42,6 @@ from .refusals import leave_unread
 from .refusals import RefusalLog
 from .refusals import unknown_end
 from .refusals import with_hint
-from .running.background import prepare_process
-from .running.background import PROBE
-from .running.background import warn_unannounced
-from .running.dispatch import dispatch
 from .senders.signature import check_digest
 from .senders.signature import check_headers
 from .senders.signature import CLOCK
@@ -50,6 +49,7 @@ from .signals import delivery_rejected
 from .signals import event_dead
 from .signals import event_recorded
 from .signals import event_repeated
+from .storage import tally
 from .storage.store import Store
 
 #: The key in the WSGI environment of what :func:`_take` returned or raised, until the

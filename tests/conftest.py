@@ -25,9 +25,9 @@ from support.values import SECRET
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import signals
 from flask_procore_webhooks import subscribers
+from flask_procore_webhooks.dispatching.background import stop_all
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.running.background import stop_all
 from flask_procore_webhooks.storage.store import Store
 
 # On a busy machine, both generating and running an example may take long.

@@ -16,9 +16,9 @@ from werkzeug.routing import Rule
 from werkzeug.sansio.utils import host_is_trusted
 
 from ..config.values import without_scheme
+from ..dispatching.background import PROBE
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
-from ..running.background import PROBE
 from ._findings import Finding
 from ._findings import warning
 

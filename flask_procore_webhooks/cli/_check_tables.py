@@ -8,13 +8,13 @@ from sqlalchemy.exc import IntegrityError
 
 from ..endpoint import Endpoint
 from ..errors import InboxUnavailable
-from ..storage.gaps import Gaps
-from ..storage.mismatches import mismatches
+from ..schema.gaps import Gaps
+from ..schema.mismatches import mismatches
+from ..schema.tables import SCHEMA
 from ..storage.probes import largest_packet
 from ..storage.probes import read_only
 from ..storage.probes import stored_schema
 from ..storage.probes import try_writes
-from ..storage.tables import SCHEMA
 from ._findings import Finding
 from ._findings import warning
 

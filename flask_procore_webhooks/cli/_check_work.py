@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+from ..dispatching.celery import problems
 from ..endpoint import Endpoint
 from ..event import Event
 from ..inbox.due import pause_of
@@ -18,7 +19,6 @@ from ..operations.numbers import recorded_types
 from ..operations.numbers import seconds_due
 from ..operations.numbers import Types
 from ..operations.numbers import unmatched_types
-from ..running.celery import problems
 from ..subscribers import ANY
 from ..subscribers import Subscriber
 from ._findings import Finding

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import click
 
-from ..inbox.queries import MOST_COUNTED
+from ..operations.queries import MOST_COUNTED
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,

@@ -16,8 +16,8 @@ from flask.cli import with_appcontext
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
 from ..errors import ProcoreWebhooksError
-from ..inbox.filters import Filter
 from ..inbox.status import Status
+from ..operations.filters import Filter
 from ._output import SILENCE
 from ._output import silence
 from ._values import date

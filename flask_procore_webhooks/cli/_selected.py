@@ -11,12 +11,12 @@ from typing import Any
 import click
 
 from ..endpoint import Endpoint
-from ..inbox.filters import EVERY_EVENT
-from ..inbox.filters import Filter
-from ..inbox.queries import find
 from ..operations.changes import preview
 from ..operations.changes import Summary
+from ..operations.filters import EVERY_EVENT
+from ..operations.filters import Filter
 from ..operations.journal import batch_of
+from ..operations.queries import find
 from ..operations.selection import Operation
 from ..operations.selection import operation_of
 from ._options import endpoints_named

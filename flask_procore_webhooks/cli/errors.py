@@ -8,10 +8,10 @@ from typing import Any
 import click
 from flask.cli import with_appcontext
 
-from ..inbox.filters import Filter
-from ..inbox.queries import Incident
-from ..inbox.queries import incidents
-from ..inbox.queries import MOST_GROUPED
+from ..operations.filters import Filter
+from ..operations.queries import Incident
+from ..operations.queries import incidents
+from ..operations.queries import MOST_GROUPED
 from ._options import as_json as as_json_option
 from ._options import command
 from ._options import endpoints_named

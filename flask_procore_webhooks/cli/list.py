@@ -9,10 +9,10 @@ import click
 from flask.cli import with_appcontext
 
 from ..endpoint import Endpoint
-from ..inbox.filters import Filter
-from ..inbox.queries import count_events
-from ..inbox.queries import MOST_COUNTED
-from ..inbox.queries import newest
+from ..operations.filters import Filter
+from ..operations.queries import count_events
+from ..operations.queries import MOST_COUNTED
+from ..operations.queries import newest
 from ._options import as_json as as_json_option
 from ._options import command
 from ._options import endpoints_named

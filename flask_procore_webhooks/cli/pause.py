@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 from flask.cli import with_appcontext
 
+from ..dispatching.dispatch import notify_others
 from ..endpoint import Endpoint
 from ..operations.pauses import pause
 from ..operations.pauses import resume
-from ..running.dispatch import notify_others
 from ._actor import actor
 from ._options import all_events
 from ._options import command

@@ -12,8 +12,8 @@ from flask.cli import with_appcontext
 
 from ..config import HALF_DAY
 from ..endpoint import Endpoint
-from ..inbox.filters import EVERY_EVENT
-from ..inbox.filters import Filter
+from ..operations.filters import EVERY_EVENT
+from ..operations.filters import Filter
 from ..operations.journal import new_batch
 from ..operations.journal import note
 from ..operations.journal import PRUNE

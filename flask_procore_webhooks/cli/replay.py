@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 from flask.cli import with_appcontext
 
+from ..dispatching.dispatch import notify_others
 from ..inbox.due import is_paused
 from ..operations.journal import REPLAY
-from ..running.dispatch import notify_others
 from ..running.run import process
 from ._changes import change
 from ._changes import changing

@@ -13,10 +13,10 @@ import click
 from flask.cli import with_appcontext
 
 from ..endpoint import Endpoint
-from ..inbox.queries import find
-from ..inbox.queries import jobs_of
 from ..inbox.status import Wait
 from ..operations.journal import journal_of
+from ..operations.queries import find
+from ..operations.queries import jobs_of
 from ._options import as_json as as_json_option
 from ._options import command
 from ._options import endpoints_named

@@ -9,13 +9,13 @@ import sys
 import click
 from flask.cli import with_appcontext
 
+from ..dispatching.notify import listening
+from ..dispatching.pool import Pool
 from ..endpoint import Endpoint
 from ..errors import InboxUnavailable
 from ..inbox.due import is_paused
-from ..inbox.tally import flush_all
-from ..running.notify import listening
-from ..running.pool import Pool
 from ..storage.engines import is_in_memory
+from ..storage.tally import flush_all
 from ._options import command
 from ._options import endpoints_named
 from ._options import one_endpoint

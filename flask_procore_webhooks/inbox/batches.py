@@ -14,8 +14,8 @@ from sqlalchemy import Connection
 from sqlalchemy import select
 from sqlalchemy import update
 
+from ..schema.tables import lock_in_order
 from ..storage.store import Store
-from ..storage.tables import lock_in_order
 from .claims import claimable
 from .claims import running_values
 from .completion import async_commit

@@ -17,8 +17,8 @@ from sqlalchemy import select
 from sqlalchemy import update
 
 from ..event import Event
+from ..schema.tables import lock_in_order
 from ..storage.store import Store
-from ..storage.tables import lock_in_order
 from ..subscribers import ANY
 from .keys import HeldKey
 from .keys import is_free

@@ -20,8 +20,8 @@ from sqlalchemy import func
 from sqlalchemy import insert
 from sqlalchemy import select
 
+from ..schema.tables import lock_in_order
 from ..storage.store import Store
-from ..storage.tables import lock_in_order
 from .journal import actor_text
 from .journal import batch_of
 from .journal import DISCARD

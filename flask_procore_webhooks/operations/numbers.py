@@ -17,12 +17,12 @@ from sqlalchemy import func
 from sqlalchemy import Select
 from sqlalchemy import select
 
-from ..inbox.queries import count_rows
-from ..inbox.queries import MOST_COUNTED
 from ..inbox.status import JobState
 from ..inbox.status import PARKED
 from ..inbox.status import Status
 from ..storage.store import Store
+from .queries import count_rows
+from .queries import MOST_COUNTED
 
 #: Windows of the tally, with their seconds.
 WINDOWS = {"minute": 60, "hour": 3600, "day": 86400}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ..inbox.due import PAUSE as STATE
-from ..inbox.seen import put_state
 from ..storage.store import Store
 from .journal import actor_text
 from .journal import note
 from .journal import PAUSE
 from .journal import RESUME
+from .seen import put_state
 
 #: Characters of the reason that are kept.
 LONGEST_REASON = 500

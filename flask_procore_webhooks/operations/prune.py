@@ -19,18 +19,18 @@ from sqlalchemy import select
 from sqlalchemy import Update
 from sqlalchemy import update
 
-from ..inbox.filters import EVERY_EVENT
-from ..inbox.filters import Filter
-from ..inbox.seen import put_state
-from ..inbox.seen import SEEN
-from ..inbox.seen import SEEN_KEPT
-from ..inbox.seen import states
 from ..inbox.status import FINISHED
 from ..inbox.status import Status
-from ..storage.state import WHOLE_INBOX
+from ..schema.state import WHOLE_INBOX
+from ..schema.tables import lock_in_order
 from ..storage.store import Store
 from ..storage.store import to_db_time
-from ..storage.tables import lock_in_order
+from .filters import EVERY_EVENT
+from .filters import Filter
+from .seen import put_state
+from .seen import SEEN
+from .seen import SEEN_KEPT
+from .seen import states
 from .selection import PART
 
 #: The row of an event is kept this many times as long as its body, so that a late copy

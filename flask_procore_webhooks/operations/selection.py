@@ -21,10 +21,10 @@ from sqlalchemy import Connection
 from sqlalchemy import or_
 from sqlalchemy import select
 
-from ..inbox.filters import EVERY_EVENT
-from ..inbox.filters import Filter
 from ..inbox.status import Status
 from ..storage.store import Store
+from .filters import EVERY_EVENT
+from .filters import Filter
 from .journal import DISCARD
 
 #: Events that one transaction changes.

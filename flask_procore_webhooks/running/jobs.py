@@ -32,9 +32,9 @@ from ..inbox.others import wake
 from ..inbox.others import wake_event
 from ..inbox.status import JobState
 from ..inbox.status import Wait
-from ..inbox.tally import count
 from ..log import log
 from ..storage.store import Store
+from ..storage.tally import count
 from ..subscribers import Subscriber
 from . import failures
 from .calls import Call

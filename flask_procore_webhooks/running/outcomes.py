@@ -16,9 +16,9 @@ from ..inbox.jobs import Job
 from ..inbox.status import JobState
 from ..inbox.status import Status
 from ..inbox.status import Wait
-from ..inbox.tally import count
 from ..log import log
 from ..storage.store import Store
+from ..storage.tally import count
 from .failures import attempt_text
 from .failures import describe
 from .failures import last_exception

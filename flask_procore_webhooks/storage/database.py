@@ -30,6 +30,10 @@ from sqlalchemy.orm import sessionmaker
 
 from ..runtime import keep
 from ..runtime import Runtime
+from ..schema.gaps import find_gaps
+from ..schema.gaps import Gaps
+from ..schema.tables import define_tables
+from ..schema.tables import Tables
 from .engines import checked_url
 from .engines import create_private_file
 from .engines import HostEngine
@@ -37,13 +41,9 @@ from .engines import is_in_memory
 from .engines import is_sqlite_file
 from .engines import own_engine
 from .engines import tune_sqlite
-from .gaps import find_gaps
-from .gaps import Gaps
 from .servers import fault_of
 from .servers import safe_message
 from .servers import Traits
-from .tables import define_tables
-from .tables import Tables
 from .upgrade import Changes
 from .upgrade import is_current
 from .upgrade import upgrade

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from sqlalchemy import Table
 from sqlalchemy import update
 
-from .state import schema_number
+from ..schema.state import schema_number
 from .store import Store
 
 #: Text of a row that :func:`try_writes` inserts begins with this where it has room.

@@ -18,19 +18,19 @@ from sqlalchemy import Executable
 from sqlalchemy.exc import IntegrityError
 
 from ..errors import InboxUnavailable
+from ..schema.gaps import refuse_leftovers
+from ..schema.tables import truncate_text
 from .database import Database
 from .database import SessionSource
 from .engines import connect_beside
 from .engines import HostEngine
 from .engines import is_in_memory
 from .engines import SQLITE_WAIT
-from .gaps import refuse_leftovers
 from .servers import fault_of
 from .servers import find_traits
 from .servers import SERVER_TIME
 from .servers import ServerClock
 from .servers import Traits
-from .tables import truncate_text
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from sqlalchemy import and_
 from sqlalchemy import ColumnElement
 from sqlalchemy import func
 
-from .columns import MYSQL
+from ..schema.columns import MYSQL
 from .store import Store
 
 

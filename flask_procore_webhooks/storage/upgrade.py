@@ -29,23 +29,23 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateColumn
 
 from ..errors import InboxUnavailable
-from . import carry_over
-from .gaps import column_names
-from .gaps import find_gaps
-from .gaps import find_leftovers
-from .gaps import Gaps
-from .gaps import OLD_ATTEMPTS
-from .gaps import OLD_RECEIPTS
-from .gaps import schema_of
-from .mismatches import columns_to_collate
+from ..schema import carry_over
+from ..schema.gaps import column_names
+from ..schema.gaps import find_gaps
+from ..schema.gaps import find_leftovers
+from ..schema.gaps import Gaps
+from ..schema.gaps import OLD_ATTEMPTS
+from ..schema.gaps import OLD_RECEIPTS
+from ..schema.gaps import schema_of
+from ..schema.mismatches import columns_to_collate
+from ..schema.state import put_value
+from ..schema.state import SCHEMA_NAME
+from ..schema.state import schema_number
+from ..schema.state import WHOLE_INBOX
+from ..schema.tables import SCHEMA
+from ..schema.tables import Tables
 from .servers import Fault
 from .servers import fault_of
-from .state import put_value
-from .state import SCHEMA_NAME
-from .state import schema_number
-from .state import WHOLE_INBOX
-from .tables import SCHEMA
-from .tables import Tables
 
 #: Seconds in which a statement is tried again that waits for a lock of another process.
 PATIENCE = 4.0

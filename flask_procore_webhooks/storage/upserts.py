@@ -11,7 +11,7 @@ from sqlalchemy import insert
 from sqlalchemy import Table
 from sqlalchemy import update
 
-from .columns import MYSQL
+from ..schema.columns import MYSQL
 
 Rows = Sequence[dict[str, Any]]
 

@@ -19,10 +19,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from ..dispatching import dispatch
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
-from ..inbox.queries import newest
-from ..running import dispatch
+from ..operations.queries import newest
 from ..senders.procore import PROCORE
 from ..senders.prudra import PRUDRA
 from ..senders.samples import payload

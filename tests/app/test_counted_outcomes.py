@@ -16,7 +16,7 @@ from support.web import post
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox import tally
+from flask_procore_webhooks.storage import tally
 from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload

@@ -19,9 +19,9 @@ from flask_procore_webhooks import Event
 from flask_procore_webhooks import event_recorded
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import RetryLater
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.log import log
-from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import drain
 from flask_procore_webhooks.testing import payload

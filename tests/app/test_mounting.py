@@ -37,7 +37,7 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks import resource_event
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox.queries import find
+from flask_procore_webhooks.operations.queries import find
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 from flask_procore_webhooks.testing import sign

@@ -31,7 +31,7 @@ from support.values import Clock
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.operations import queries
 from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.testing import payload
 

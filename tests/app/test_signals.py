@@ -27,10 +27,10 @@ from flask_procore_webhooks import resource_deleted
 from flask_procore_webhooks import resource_event
 from flask_procore_webhooks import resource_updated
 from flask_procore_webhooks import RetryLater
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox import queries
-from flask_procore_webhooks.running.worker import Worker
+from flask_procore_webhooks.operations import queries
 from flask_procore_webhooks.signals import delivery_rejected
 from flask_procore_webhooks.signals import LifecycleSignal
 from flask_procore_webhooks.testing import deliver

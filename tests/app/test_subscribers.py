@@ -22,7 +22,7 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import resource_created
 from flask_procore_webhooks import resource_event
 from flask_procore_webhooks.endpoint import Endpoint
-from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.operations import queries
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import Deliveries
 from flask_procore_webhooks.testing import payload

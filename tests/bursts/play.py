@@ -22,7 +22,7 @@ from support.processes import environment as process_environment
 from support.processes import running
 from support.waiting import wait_until
 
-from flask_procore_webhooks.storage.tables import EVENT_TABLE
+from flask_procore_webhooks.schema.tables import EVENT_TABLE
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 

@@ -15,6 +15,7 @@ from support.inboxes import done
 from support.inboxes import states
 
 from flask_procore_webhooks import Event
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import due
@@ -23,7 +24,6 @@ from flask_procore_webhooks.inbox.completion import finish
 from flask_procore_webhooks.inbox.held import Claim
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import Status
-from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import payload
 
 SETTING = "synchronous_commit"

@@ -16,12 +16,12 @@ from support.waiting import in_threads
 
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.migrations import carry_over
-from flask_procore_webhooks.storage import carry_over as statements
-from flask_procore_webhooks.storage.gaps import find_gaps
-from flask_procore_webhooks.storage.gaps import find_leftovers
-from flask_procore_webhooks.storage.gaps import Gaps
-from flask_procore_webhooks.storage.mismatches import mismatches
-from flask_procore_webhooks.storage.tables import define_tables
+from flask_procore_webhooks.schema import carry_over as statements
+from flask_procore_webhooks.schema.gaps import find_gaps
+from flask_procore_webhooks.schema.gaps import find_leftovers
+from flask_procore_webhooks.schema.gaps import Gaps
+from flask_procore_webhooks.schema.mismatches import mismatches
+from flask_procore_webhooks.schema.tables import define_tables
 from flask_procore_webhooks.storage.upgrade import upgrade
 
 TABLES = define_tables(sa.MetaData())

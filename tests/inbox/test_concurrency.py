@@ -26,8 +26,8 @@ from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.inbox import jobs
-from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.record import record as record_event
+from flask_procore_webhooks.operations import queries
 from flask_procore_webhooks.running.failures import RunOutcome
 from flask_procore_webhooks.running.run import process
 from flask_procore_webhooks.testing import payload

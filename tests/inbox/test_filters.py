@@ -11,7 +11,7 @@ from support.jobs import add_event
 from support.jobs import failed
 from support.values import Clock
 
-from flask_procore_webhooks.inbox.filters import Filter
+from flask_procore_webhooks.operations.filters import Filter
 from flask_procore_webhooks.storage.store import Store
 
 

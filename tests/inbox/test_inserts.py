@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from flask_procore_webhooks.inbox import inserts
 from flask_procore_webhooks.inbox.inserts import InsertNew
 from flask_procore_webhooks.inbox.inserts import InsertOne
-from flask_procore_webhooks.storage.tables import define_tables
+from flask_procore_webhooks.schema.tables import define_tables
 
 ROW: dict[str, Any] = {
     "endpoint": "procore_webhooks",

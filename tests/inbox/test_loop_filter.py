@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 from support.sites import open_site
 
-from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.operations import queries
 from flask_procore_webhooks.operations.changes import replay
 from flask_procore_webhooks.testing import payload
 

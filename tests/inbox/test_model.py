@@ -42,6 +42,7 @@ from flask_procore_webhooks import Discard
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import RetryLater
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
@@ -54,7 +55,6 @@ from flask_procore_webhooks.operations import prune
 from flask_procore_webhooks.running.leases import renewing
 from flask_procore_webhooks.running.run import process
 from flask_procore_webhooks.running.run import run_claimed
-from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.testing import deliver

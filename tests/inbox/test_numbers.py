@@ -17,11 +17,11 @@ from support.jobs import copy_event
 from support.jobs import failed
 from support.jobs import new_job
 
-from flask_procore_webhooks.inbox.filters import Filter
-from flask_procore_webhooks.inbox.queries import count_events
-from flask_procore_webhooks.inbox.queries import incidents
-from flask_procore_webhooks.inbox.queries import newest
 from flask_procore_webhooks.operations import numbers
+from flask_procore_webhooks.operations.filters import Filter
+from flask_procore_webhooks.operations.queries import count_events
+from flask_procore_webhooks.operations.queries import incidents
+from flask_procore_webhooks.operations.queries import newest
 from flask_procore_webhooks.storage.store import Store
 
 #: So many that an index is cheaper for the planner than the table.

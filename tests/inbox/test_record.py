@@ -28,17 +28,17 @@ from support.values import Clock
 
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox import claims
-from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Settlement
 from flask_procore_webhooks.inbox.jobs import Failure
 from flask_procore_webhooks.inbox.jobs import Job
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import JobState
 from flask_procore_webhooks.inbox.status import Status
-from flask_procore_webhooks.running.worker import Worker
+from flask_procore_webhooks.operations import queries
 from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.storage.store import to_db_time
 from flask_procore_webhooks.testing import deliver

@@ -22,11 +22,11 @@ from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.event import Event
 from flask_procore_webhooks.inbox import group_commit
-from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.record import LARGEST_STATEMENT
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.record import Recorder
 from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.operations import queries
 from flask_procore_webhooks.senders.samples import payload
 from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.storage.servers import Traits

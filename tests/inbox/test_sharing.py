@@ -18,6 +18,7 @@ from support.waiting import wait_until
 
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import due
@@ -26,7 +27,6 @@ from flask_procore_webhooks.operations.pauses import pause
 from flask_procore_webhooks.operations.pauses import resume
 from flask_procore_webhooks.running.leases import LeaseRenewer
 from flask_procore_webhooks.running.leases import renewing
-from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 

@@ -20,10 +20,10 @@ from support.inboxes import row
 
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox.record import record as record_event
-from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload

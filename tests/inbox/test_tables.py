@@ -28,8 +28,8 @@ from support.waiting import in_threads
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox.record import record as record_event
+from flask_procore_webhooks.schema.tables import define_tables
 from flask_procore_webhooks.storage.store import Store
-from flask_procore_webhooks.storage.tables import define_tables
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 

@@ -32,7 +32,7 @@ from support.waiting import wait_until
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
-from flask_procore_webhooks.inbox import tally
+from flask_procore_webhooks.storage import tally
 from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.storage.upserts import update_or_insert
 
@@ -142,7 +142,7 @@ import json, sys
 from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox import tally
+from flask_procore_webhooks.storage import tally
 from support.values import Clock
 
 url, at, outcomes = json.loads(sys.stdin.readline())
@@ -344,7 +344,7 @@ import os, secrets, sys
 from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox import tally
+from flask_procore_webhooks.storage import tally
 
 url, forks = sys.argv[1:]
 secret = secrets.token_hex()

@@ -19,11 +19,11 @@ from support.sites import open_site
 from support.sites import Site
 
 from flask_procore_webhooks import Event
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.operations.changes import discard
 from flask_procore_webhooks.operations.changes import replay
 from flask_procore_webhooks.operations.journal import journal_of
-from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import payload
 
 MakeApp = Callable[..., Flask]

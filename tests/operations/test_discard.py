@@ -13,11 +13,11 @@ from support.jobs import states_of
 from support.jobs import take_lease
 from support.sites import Site
 
-from flask_procore_webhooks.inbox.filters import Filter
 from flask_procore_webhooks.operations.changes import discard
 from flask_procore_webhooks.operations.changes import perform
 from flask_procore_webhooks.operations.changes import preview
 from flask_procore_webhooks.operations.changes import Summary
+from flask_procore_webhooks.operations.filters import Filter
 from flask_procore_webhooks.operations.journal import DISCARD
 from flask_procore_webhooks.operations.journal import journal_of
 from flask_procore_webhooks.operations.selection import Operation

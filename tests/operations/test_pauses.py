@@ -13,6 +13,7 @@ from support.sites import Site
 
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox.due import is_paused
 from flask_procore_webhooks.inbox.due import pause_of
@@ -24,7 +25,6 @@ from flask_procore_webhooks.operations.journal import entries
 from flask_procore_webhooks.operations.journal import journal_of
 from flask_procore_webhooks.operations.pauses import pause
 from flask_procore_webhooks.operations.pauses import resume
-from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.storage.store import to_db_time
 
 ME = "me@here"

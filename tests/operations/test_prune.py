@@ -19,13 +19,11 @@ from support.sites import at_once
 from support.sites import Site
 
 from flask_procore_webhooks.inbox import claims
-from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Settlement
-from flask_procore_webhooks.inbox.filters import Filter
-from flask_procore_webhooks.inbox.seen import put_state
-from flask_procore_webhooks.inbox.seen import states
 from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.operations import queries
 from flask_procore_webhooks.operations.changes import replay
+from flask_procore_webhooks.operations.filters import Filter
 from flask_procore_webhooks.operations.journal import entries
 from flask_procore_webhooks.operations.journal import journal_of
 from flask_procore_webhooks.operations.pauses import pause
@@ -37,8 +35,10 @@ from flask_procore_webhooks.operations.prune import prune_bodies
 from flask_procore_webhooks.operations.prune import prune_history
 from flask_procore_webhooks.operations.prune import prune_rows
 from flask_procore_webhooks.operations.prune import prune_seen
+from flask_procore_webhooks.operations.seen import put_state
+from flask_procore_webhooks.operations.seen import states
 from flask_procore_webhooks.operations.selection import PART
-from flask_procore_webhooks.storage.state import WHOLE_INBOX
+from flask_procore_webhooks.schema.state import WHOLE_INBOX
 from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.testing import payload
 

@@ -20,11 +20,11 @@ from support.sites import open_site
 from support.sites import Site
 
 from flask_procore_webhooks.inbox import claims
-from flask_procore_webhooks.inbox.filters import Filter
 from flask_procore_webhooks.operations.changes import perform
 from flask_procore_webhooks.operations.changes import preview
 from flask_procore_webhooks.operations.changes import replay
 from flask_procore_webhooks.operations.changes import Summary
+from flask_procore_webhooks.operations.filters import Filter
 from flask_procore_webhooks.operations.journal import batch_of
 from flask_procore_webhooks.operations.journal import journal_of
 from flask_procore_webhooks.operations.journal import note

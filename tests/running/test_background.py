@@ -34,19 +34,19 @@ from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks import RetryLater
+from flask_procore_webhooks.dispatching.background import stop_all
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import due
-from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Settlement
 from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.operations import queries
 from flask_procore_webhooks.operations.pauses import pause
 from flask_procore_webhooks.operations.pauses import resume
-from flask_procore_webhooks.running.background import stop_all
-from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 
@@ -419,7 +419,9 @@ def test_event_without_notification_is_found_by_polling(
 def test_stopped_worker_releases_queued_claims(
     endpoint: Endpoint, webhooks: ProcoreWebhooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flask_procore_webhooks.running.worker.BATCH_SECONDS", PATIENCE)
+    monkeypatch.setattr(
+        "flask_procore_webhooks.dispatching.worker.BATCH_SECONDS", PATIENCE
+    )
     begun, go_on = threading.Event(), threading.Event()
     ran = []
 

@@ -23,8 +23,8 @@ from support.hosts import KINDS
 from support.hosts import run_host
 
 from flask_procore_webhooks import Event
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.inbox.due import seconds_to_work
-from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 

@@ -32,13 +32,13 @@ from flask_procore_webhooks import Event
 from flask_procore_webhooks import event_dead
 from flask_procore_webhooks import event_failed
 from flask_procore_webhooks import RetryLater
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox.completion import finish
 from flask_procore_webhooks.inbox.jobs import Job
 from flask_procore_webhooks.inbox.status import JobState
 from flask_procore_webhooks.running.failures import RunOutcome
 from flask_procore_webhooks.running.run import process
-from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import payload
 
 MakeApp = Callable[..., Flask]

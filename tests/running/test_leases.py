@@ -18,8 +18,8 @@ from support.waiting import wait_until
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox import batches
-from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.held import Claim
+from flask_procore_webhooks.operations import queries
 from flask_procore_webhooks.running.leases import HeldClaims
 from flask_procore_webhooks.running.leases import LeaseRenewer
 from flask_procore_webhooks.running.leases import renewing

@@ -25,11 +25,11 @@ from support.workers import CountingWorker
 from support.workers import running
 
 from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.dispatching import notify
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox import due
 from flask_procore_webhooks.inbox.status import Status
-from flask_procore_webhooks.running import notify
 from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.testing import sign
 

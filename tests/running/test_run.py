@@ -37,6 +37,7 @@ from flask_procore_webhooks import event_recorded
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import resource_created
 from flask_procore_webhooks import RetryLater
+from flask_procore_webhooks.dispatching.dispatch import drain
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox import claims
@@ -46,7 +47,6 @@ from flask_procore_webhooks.inbox.jobs import Job
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import JobState
 from flask_procore_webhooks.inbox.status import Wait
-from flask_procore_webhooks.running.dispatch import drain
 from flask_procore_webhooks.running.failures import RunOutcome
 from flask_procore_webhooks.running.run import process
 from flask_procore_webhooks.senders.samples import to_bytes

@@ -33,6 +33,9 @@ from support.waiting import wait_until
 from support.workers import SETTINGS
 
 from flask_procore_webhooks import Event
+from flask_procore_webhooks.dispatching.pool import Pool
+from flask_procore_webhooks.dispatching.pool import WorkerThread
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox.cut import abandon
@@ -46,9 +49,6 @@ from flask_procore_webhooks.running.failures import RunOutcome
 from flask_procore_webhooks.running.leases import LeaseRenewer
 from flask_procore_webhooks.running.leases import longest_call
 from flask_procore_webhooks.running.plan import failed
-from flask_procore_webhooks.running.pool import Pool
-from flask_procore_webhooks.running.pool import WorkerThread
-from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload

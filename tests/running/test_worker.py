@@ -38,19 +38,19 @@ from flask_procore_webhooks import event_dead
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks import RetryLater
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import due
-from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Settlement
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.operations import queries
 from flask_procore_webhooks.operations.changes import replay
 from flask_procore_webhooks.operations.pauses import pause
 from flask_procore_webhooks.operations.pauses import resume
-from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.storage.store import Store
 
 MakeApp = Callable[..., Flask]
@@ -182,7 +182,9 @@ def test_stop_at_the_end_of_a_sleep_is_not_missed(sqlite_host: Host) -> None:
 def test_stopped_worker_releases_queued_events(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flask_procore_webhooks.running.worker.BATCH_SECONDS", PATIENCE)
+    monkeypatch.setattr(
+        "flask_procore_webhooks.dispatching.worker.BATCH_SECONDS", PATIENCE
+    )
     begun, go_on = threading.Event(), threading.Event()
     slow = False
 
@@ -578,7 +580,7 @@ def test_error_at_one_endpoint_does_not_delay_another_of_its_database(
 def test_pause_is_noticed_between_the_batches_of_two_endpoints(
     make_app: MakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flask_procore_webhooks.running.worker.BATCH_SECONDS", 1e-9)
+    monkeypatch.setattr("flask_procore_webhooks.dispatching.worker.BATCH_SECONDS", 1e-9)
     app = sharing_app(make_app, tmp_path)
     ran: list[str] = []
     procore, prudra = ProcoreWebhooks(), PrudraWebhooks()

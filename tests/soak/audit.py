@@ -10,8 +10,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from flask_procore_webhooks.storage.tables import EVENT_TABLE
-from flask_procore_webhooks.storage.tables import JOB_TABLE
+from flask_procore_webhooks.schema.tables import EVENT_TABLE
+from flask_procore_webhooks.schema.tables import JOB_TABLE
 
 from .app import create_app
 from .app import db

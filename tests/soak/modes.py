@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from flask_procore_webhooks.running.background import POLL
+from flask_procore_webhooks.dispatching.background import POLL
 
 from .app import FICKLE_ATTEMPTS
 from .app import LEASE

@@ -17,10 +17,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.running.worker import Worker
-from flask_procore_webhooks.storage.tables import EVENT_TABLE
-from flask_procore_webhooks.storage.tables import JOB_TABLE
+from flask_procore_webhooks.schema.tables import EVENT_TABLE
+from flask_procore_webhooks.schema.tables import JOB_TABLE
 from flask_procore_webhooks.testing import deliver
 
 from .app import create_app

@@ -20,8 +20,8 @@ from typing import Any
 
 from flask import Flask
 
+from flask_procore_webhooks.dispatching.celery import Publisher
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.running.celery import Publisher
 from support.processes import Process
 from support.processes import running
 from support.services import missing

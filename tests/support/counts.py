@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from datetime import timezone
 
-from flask_procore_webhooks.inbox import tally
+from flask_procore_webhooks.storage import tally
 from flask_procore_webhooks.storage.store import Store
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)

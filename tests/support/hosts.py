@@ -24,7 +24,7 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import testing
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.operations import queries
 from flask_procore_webhooks.storage.store import Store
 from support import inboxes
 from support.values import Clock

@@ -18,12 +18,12 @@ from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
-from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.due import due_events
 from flask_procore_webhooks.inbox.held import Claim
 from flask_procore_webhooks.inbox.jobs import Job
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import JobState
+from flask_procore_webhooks.operations import queries
 from flask_procore_webhooks.senders.samples import payload
 from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.storage.store import Store

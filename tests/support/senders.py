@@ -37,14 +37,14 @@ from datetime import timedelta
 
 from flask import Flask
 
+from flask_procore_webhooks.dispatching.background import POLL
+from flask_procore_webhooks.dispatching.worker import LONGEST_OUTAGE_WAIT
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox.due import seconds_to_work
-from flask_procore_webhooks.running.background import POLL
 from flask_procore_webhooks.running.leases import LeaseRenewer
 from flask_procore_webhooks.running.leases import RENEWALS
-from flask_procore_webhooks.running.worker import LONGEST_OUTAGE_WAIT
-from flask_procore_webhooks.running.worker import Worker
 from support.values import Clock
 
 HOUR = 3600.0

@@ -20,12 +20,12 @@ from werkzeug.test import TestResponse
 
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.record import new_row
 from flask_procore_webhooks.inbox.status import Status
-from flask_procore_webhooks.running.worker import Worker
+from flask_procore_webhooks.operations import queries
 from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.storage.store import to_db_time
 from flask_procore_webhooks.testing import deliver

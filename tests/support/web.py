@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox.queries import find
+from flask_procore_webhooks.operations.queries import find
 from flask_procore_webhooks.testing import Deliveries
 
 PATH = "/webhooks/procore"

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.endpoint import Endpoint
-from flask_procore_webhooks.running.worker import Worker
 from support.waiting import PATIENCE
 from support.waiting import wait_until
 

@@ -32,8 +32,8 @@ from support.values import SECRET
 from support.waiting import LARGE_BATCHES
 from support.waiting import wait_until
 
+from flask_procore_webhooks.dispatching.background import GRACE
 from flask_procore_webhooks.inbox import batches
-from flask_procore_webhooks.running.background import GRACE
 from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.testing import payload
 from flask_procore_webhooks.testing import sign
@@ -413,7 +413,7 @@ for fork in range(FORKS):
             send(f"evt_{fork}_child")
             wait_until(lambda: are_done(endpoint.store, f"evt_{fork}_child"))
             # As the end of a process does, which a child by fork has to do itself.
-            from flask_procore_webhooks.running.background import stop_all
+            from flask_procore_webhooks.dispatching.background import stop_all
             stop_all()
         except BaseException:
             import traceback

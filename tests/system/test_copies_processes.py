@@ -18,7 +18,7 @@ from support.processes import scripts
 from support.values import Clock
 from support.waiting import wait_until
 
-from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.operations import queries
 from flask_procore_webhooks.testing import payload
 
 MakeApp = Callable[..., Flask]

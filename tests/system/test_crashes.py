@@ -26,9 +26,9 @@ from soak.steps import STEPS
 from support.processes import child
 from support.values import Clock
 
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.endpoint import Endpoint
-from flask_procore_webhooks.inbox import queries
-from flask_procore_webhooks.running.worker import Worker
+from flask_procore_webhooks.operations import queries
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 

@@ -33,7 +33,7 @@ from pathlib import Path
 
 from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.inbox import seen
+from flask_procore_webhooks.operations import seen
 
 seen.SEEN_EVERY = 0.5  # of the notes that stats reads
 webhooks = ProcoreWebhooks()

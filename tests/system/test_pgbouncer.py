@@ -34,21 +34,21 @@ from support.waiting import wait_until
 
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import testing
+from flask_procore_webhooks.dispatching.notify import listening
+from flask_procore_webhooks.dispatching.notify import NO_LISTENING
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
-from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Settlement
 from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.operations import queries
 from flask_procore_webhooks.operations.changes import replay
 from flask_procore_webhooks.operations.pauses import pause
 from flask_procore_webhooks.operations.pauses import resume
 from flask_procore_webhooks.operations.prune import Old
 from flask_procore_webhooks.operations.prune import prune_bodies
 from flask_procore_webhooks.operations.prune import prune_rows
-from flask_procore_webhooks.running.notify import listening
-from flask_procore_webhooks.running.notify import NO_LISTENING
-from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.storage.engines import own_engine
 from flask_procore_webhooks.testing import payload
 

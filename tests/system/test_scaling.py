@@ -17,12 +17,12 @@ from support.sites import at_once
 from support.sites import open_site
 from support.sites import Site
 
-from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.dispatching.worker import Worker
+from flask_procore_webhooks.operations import queries
 from flask_procore_webhooks.operations.changes import replay
 from flask_procore_webhooks.operations.prune import Old
 from flask_procore_webhooks.operations.prune import prune_bodies
 from flask_procore_webhooks.operations.prune import prune_rows
-from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import payload
 
 EVENTS = "procore_webhook_event"

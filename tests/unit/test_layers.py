@@ -27,30 +27,31 @@ PUBLIC = """
 
 #: Modules and folders of the package; each imports only from earlier ones.
 LAYERS = """
-    log errors event runtime serving config senders options subscribers signals storage
-    migrations inbox operations endpoint running inbox_access refusals views testing cli
-    blueprint __main__
+    log errors event runtime serving config senders subscribers signals schema
+    storage migrations inbox operations endpoint running dispatching inbox_access
+    refusals views testing cli blueprint __main__
 """.split()
 
 #: The modules in each folder; each imports only from earlier ones.
 FOLDERS = {
     "senders": "source payload procore prudra differences signature samples",
-    "config": "values",
+    "config": "values options",
+    "schema": "columns tables state gaps mismatches carry_over",
     "storage": """
-        columns masks tables state servers engines gaps mismatches carry_over upgrade
-        database store texts probes upserts
+        masks servers engines upgrade database store texts probes upserts tally
     """,
     "inbox": """
         status group_commit inserts record keys others jobs completion held claims
-        batches cut due filters queries seen tally enqueued
+        batches cut due enqueued
     """,
     "operations": """
-        numbers journal pauses selection plans writes changes progress prune
+        filters queries seen numbers journal pauses selection plans writes changes
+        progress prune
     """,
     "running": """
-        failures sessions calls gate leases plan schedule outcomes jobs run worker pool
-        notify background celery dispatch
+        failures sessions calls gate leases plan schedule outcomes jobs run
     """,
+    "dispatching": "worker pool notify background celery dispatch",
     "testing": "isolation",
     "cli": """
         _http _values _output _conditions _options _actor _report _selected _preview
@@ -66,7 +67,7 @@ COMMANDS = """
 """.split()
 
 #: Modules and folders that import neither Flask nor SQLAlchemy.
-PURE = ("log", "errors", "event", "runtime", "config", "senders", "options")
+PURE = ("log", "errors", "event", "runtime", "config", "senders")
 
 #: Maximum lines of a module and of a function.
 LONGEST_MODULE = 300

@@ -18,7 +18,7 @@ from support.payloads import sha256
 from flask_procore_webhooks import ConfigError
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.options import Options
+from flask_procore_webhooks.config.options import Options
 from flask_procore_webhooks.subscribers import Subscriber
 
 #: Options with which each of the times is allowed.

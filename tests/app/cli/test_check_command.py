@@ -25,8 +25,8 @@ from flask_procore_webhooks import delivery_rejected
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks import resource_created
+from flask_procore_webhooks.dispatching.background import background_of
 from flask_procore_webhooks.endpoint import app_state
-from flask_procore_webhooks.running.background import background_of
 
 MakeApp = Callable[..., Flask]
 

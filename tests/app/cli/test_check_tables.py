@@ -21,8 +21,8 @@ from support.sites import Site
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.storage.tables import define_tables
-from flask_procore_webhooks.storage.tables import SCHEMA
+from flask_procore_webhooks.schema.tables import define_tables
+from flask_procore_webhooks.schema.tables import SCHEMA
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 

@@ -25,9 +25,9 @@ from support.sites import Site
 from support.values import SECRET
 from support.waiting import wait_until
 
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.inbox.record import record
-from flask_procore_webhooks.inbox.seen import note_seen
-from flask_procore_webhooks.running.worker import Worker
+from flask_procore_webhooks.operations.seen import note_seen
 
 MakeApp = Callable[..., Flask]
 
@@ -120,7 +120,7 @@ HANGING_APP = """
 import sys, time
 from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.inbox import seen
+from flask_procore_webhooks.operations import seen
 
 seen.SEEN_EVERY = 0.1  # seconds; a minute is too long for a test
 app = Flask(__name__)

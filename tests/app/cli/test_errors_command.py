@@ -14,8 +14,8 @@ from support.jobs import failed
 from support.sites import Site
 
 from flask_procore_webhooks import Event
-from flask_procore_webhooks.inbox.filters import EVERY_EVENT
-from flask_procore_webhooks.inbox.queries import incidents
+from flask_procore_webhooks.operations.filters import EVERY_EVENT
+from flask_procore_webhooks.operations.queries import incidents
 
 
 def groups_of(app: Flask, *options: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from support.values import Clock
 from support.values import SECRET
 
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.inbox.queries import MOST_COUNTED
+from flask_procore_webhooks.operations.queries import MOST_COUNTED
 from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload

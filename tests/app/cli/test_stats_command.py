@@ -28,11 +28,11 @@ from support.sites import at_once
 from support.sites import DAY
 from support.sites import Site
 
-from flask_procore_webhooks.inbox.queries import MOST_COUNTED
-from flask_procore_webhooks.inbox.seen import note_seen
-from flask_procore_webhooks.inbox.seen import put_state
-from flask_procore_webhooks.inbox.seen import SEEN
-from flask_procore_webhooks.inbox.seen import states
+from flask_procore_webhooks.operations.queries import MOST_COUNTED
+from flask_procore_webhooks.operations.seen import note_seen
+from flask_procore_webhooks.operations.seen import put_state
+from flask_procore_webhooks.operations.seen import SEEN
+from flask_procore_webhooks.operations.seen import states
 
 MakeApp = Callable[..., Flask]
 

@@ -28,16 +28,16 @@ from support.waiting import in_threads
 
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox.record import record
 from flask_procore_webhooks.migrations import carry_over
 from flask_procore_webhooks.operations import pauses
-from flask_procore_webhooks.running.worker import Worker
-from flask_procore_webhooks.storage.gaps import find_gaps
-from flask_procore_webhooks.storage.gaps import Gaps
-from flask_procore_webhooks.storage.tables import define_tables
-from flask_procore_webhooks.storage.tables import SCHEMA
+from flask_procore_webhooks.schema.gaps import find_gaps
+from flask_procore_webhooks.schema.gaps import Gaps
+from flask_procore_webhooks.schema.tables import define_tables
+from flask_procore_webhooks.schema.tables import SCHEMA
 from flask_procore_webhooks.storage.upgrade import upgrade
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload

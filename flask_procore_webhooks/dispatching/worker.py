@@ -18,17 +18,17 @@ from ..inbox.batches import claim_due
 from ..inbox.batches import release
 from ..inbox.due import seconds_to_work
 from ..inbox.held import Claim
-from ..inbox.seen import is_note_due
-from ..inbox.seen import note_seen
 from ..log import log
-from .calls import CallAbandoned
-from .failures import interrupt
-from .failures import RunOutcome
-from .leases import HeldClaims
-from .leases import longest_call
-from .leases import renew_late
-from .leases import renewing
-from .run import run_claimed
+from ..operations.seen import is_note_due
+from ..operations.seen import note_seen
+from ..running.calls import CallAbandoned
+from ..running.failures import interrupt
+from ..running.failures import RunOutcome
+from ..running.leases import HeldClaims
+from ..running.leases import longest_call
+from ..running.leases import renew_late
+from ..running.leases import renewing
+from ..running.run import run_claimed
 
 #: Events in a batch at most, and the seconds after which the rest of it is released: a
 #: claimed event waits for its turn here although another worker may be idle.

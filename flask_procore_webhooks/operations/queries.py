@@ -17,6 +17,7 @@ from sqlalchemy import or_
 from sqlalchemy import Select
 from sqlalchemy import select
 
+from ..inbox.status import JobState
 from ..senders.payload import event_key
 from ..senders.payload import PLAIN_ID
 from ..storage.masks import mask
@@ -24,7 +25,6 @@ from ..storage.masks import READ
 from ..storage.store import Store
 from .filters import EVERY_EVENT
 from .filters import Filter
-from .status import JobState
 
 #: Events are counted up to this number.
 MOST_COUNTED = 10_000

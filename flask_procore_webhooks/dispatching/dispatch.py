@@ -15,11 +15,11 @@ from ..inbox.due import status_of
 from ..inbox.record import RecordResult
 from ..inbox.status import FINISHED
 from ..log import log
+from ..running.failures import RunOutcome
+from ..running.run import process
 from .background import background_of
 from .celery import publish
-from .failures import RunOutcome
 from .notify import notify
-from .run import process
 
 
 def dispatch(endpoint: Endpoint, recorded: RecordResult) -> None:

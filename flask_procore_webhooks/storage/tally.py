@@ -28,12 +28,12 @@ from ..log import log
 from ..runtime import has_threads
 from ..runtime import start_thread
 from ..serving import flask_command
-from ..storage.servers import Fault
-from ..storage.servers import fault_of
-from ..storage.store import Store
-from ..storage.store import to_db_time
-from ..storage.store import TransientError
-from ..storage.upserts import add_counts
+from .servers import Fault
+from .servers import fault_of
+from .store import Store
+from .store import to_db_time
+from .store import TransientError
+from .upserts import add_counts
 
 #: Seconds between two flushes of a process.
 FLUSH_SECONDS = 10.0

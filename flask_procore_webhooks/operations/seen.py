@@ -14,8 +14,8 @@ from typing import Any
 
 from sqlalchemy import select
 
-from ..storage.state import put_value
-from ..storage.state import WHOLE_INBOX
+from ..schema.state import put_value
+from ..schema.state import WHOLE_INBOX
 from ..storage.store import Store
 
 #: Prefix of the names of rows in which processes say that they run events.

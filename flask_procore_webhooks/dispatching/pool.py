@@ -21,9 +21,9 @@ from typing import Any
 from ..endpoint import Endpoint
 from ..errors import InboxUnavailable
 from ..log import log
+from ..running.failures import interrupt
+from ..running.gate import Gate
 from ..runtime import OwnedThread
-from .failures import interrupt
-from .gate import Gate
 from .worker import Crew
 from .worker import Worker
 

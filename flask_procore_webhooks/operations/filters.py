@@ -15,6 +15,10 @@ from sqlalchemy import func
 from sqlalchemy import or_
 from sqlalchemy import select
 
+from ..inbox.record import LONGEST_ERROR
+from ..inbox.record import TEXTS
+from ..inbox.status import PARKED
+from ..inbox.status import Status
 from ..senders.payload import SHORT_REASONS
 from ..storage.masks import is_masked
 from ..storage.masks import pattern_of
@@ -23,10 +27,6 @@ from ..storage.store import to_db_time
 from ..storage.texts import contains
 from ..storage.texts import is_one_of
 from ..storage.texts import is_same
-from .record import LONGEST_ERROR
-from .record import TEXTS
-from .status import PARKED
-from .status import Status
 
 #: Events with one of these have a due time.
 LIVE = (Status.PENDING, Status.RUNNING)

@@ -1,7 +1,7 @@
 """Celery: events as messages to the app's own Celery, and the sweep of lost messages.
 
-The inbox stays the queue: a message only names a row. A doubled message changes
-nothing, because the row can be claimed once; the sweep replaces a lost message.
+The inbox stays the queue: a message names a row. A doubled message changes nothing,
+because the row is claimed once; the sweep replaces a lost message.
 
 So Celery may acknowledge a message before its task begins, which is its default. With
 ``acks_late`` the broker would repeat the message of a killed worker while the lease of
@@ -35,12 +35,12 @@ from ..errors import InboxUnavailable
 from ..inbox.due import due_events
 from ..inbox.due import is_paused
 from ..inbox.due import seconds_to
-from ..inbox.seen import note_seen
-from ..inbox.tally import flush_all
 from ..log import log
+from ..operations.seen import note_seen
+from ..running.failures import RunOutcome
+from ..running.run import process
 from ..storage.store import Store
-from .failures import RunOutcome
-from .run import process
+from ..storage.tally import flush_all
 
 #: The names of the tasks. Messages in queues hold them, so they never change.
 RUN = "flask_procore_webhooks.run"
@@ -116,22 +116,21 @@ def _register_tasks() -> None:
     from celery import shared_task
     from celery.signals import worker_process_shutdown
 
-    # The processes of a worker's pool end without calling exit handlers.
     worker_process_shutdown.connect(lambda **_: flush_all(), weak=False)
     shared_task(run, name=RUN, ignore_result=True)
     shared_task(sweep, name=SWEEP, ignore_result=True)
 
 
 def run(endpoint: str, row_id: int) -> None:
-    """Run one event if it is due, and publish when its next job is due."""
+    """Run one event if it is due, and publish its next run."""
     found = [each for each in _endpoints(RUN) if each.name == endpoint]
     if not found and has_app_context():
         log.error(NO_ENDPOINT, row_id, endpoint)
     try:
         for each in found:
             _run(each, row_id)
-    except InboxUnavailable as unavailable:
-        log.error("Event %s is left to the sweep: %s", row_id, unavailable)
+    except InboxUnavailable as error:
+        log.error("Event %s is left to the sweep: %s", row_id, error)
 
 
 def sweep(overdue: float = OVERDUE, limit: int = LARGEST_SWEEP) -> int:
@@ -170,8 +169,7 @@ def _run(endpoint: Endpoint, row_id: int) -> None:
 
 
 def _note_seen(store: Store) -> None:
-    # Once a minute; a note that fails is no failure of the task.
-    with suppress(Exception):
+    with suppress(Exception):  # it is no failure of the task
         note_seen(store, "celery")
 
 

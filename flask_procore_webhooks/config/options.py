@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import re
 from collections.abc import Callable
@@ -10,11 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .config import MOST
-from .config.values import shown
-from .errors import ConfigError
-from .event import Event
-from .senders.payload import digest
+from ..errors import ConfigError
+from ..event import Event
+from . import MOST
+from .values import shown
 
 #: What counts as the same for a subscriber.
 Key = str | Callable[[Event], str | None]
@@ -214,4 +214,5 @@ def _called(option: str, function: Callable[[Event], object], event: Event) -> o
 def _stored(key: str) -> str:
     if PLAIN_KEY.fullmatch(key) and not key.startswith("sha256:"):
         return key
-    return digest(key.encode("utf-8", "surrogatepass"))
+    content = key.encode("utf-8", "surrogatepass")
+    return "sha256:" + hashlib.sha256(content).hexdigest()

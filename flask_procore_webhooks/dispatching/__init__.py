@@ -1,0 +1,1 @@
+"""Dispatching: who runs events, and when."""

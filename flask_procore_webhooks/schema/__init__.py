@@ -1,0 +1,1 @@
+"""Schema: the tables of the inbox, and their upgrade."""
