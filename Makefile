@@ -5,7 +5,7 @@ BIN = .venv/bin
 # The tests of "make test": on SQLite, without other processes and servers.
 QUICK = not slow and not server and not serial and not soak
 
-.PHONY: demo test check soak bench lint clean
+.PHONY: demo test check soak bursts bench lint clean
 
 demo: .venv/demo
 	$(BIN)/python examples/quickstart/demo.py
@@ -30,6 +30,11 @@ soak: .venv/check
 	cd tests && ../$(BIN)/python -m soak $(SOAK)
 	cd tests && ../$(BIN)/python -m fuzz --seconds 60
 	$(BIN)/python -m pytest -q -m soak
+
+# Play Procore's bursts with each option set of on(), and print a table; about 10 minutes.
+# One scenario, four times as fast: make bursts BURSTS="stale --factor 4"
+bursts: .venv/check
+	cd tests && ../$(BIN)/python -m bursts $(BURSTS)
 
 # Compare the package with alternatives; about 40 minutes and 5 GB of disk. A trial: make
 # bench BENCH=--quick. A part: make bench BENCH="--only process". PostgreSQL, wrk, node and

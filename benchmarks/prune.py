@@ -36,7 +36,7 @@ from .servers import started
 #: Deliveries a second.
 RATE = 50
 AGE = timedelta(days=60)
-COMMAND = "-m flask --app benchmarks.candidates:serve procore-webhooks prune".split()
+COMMAND = "-m flask --app benchmarks.candidates:serve procore-webhooks prune -y".split()
 
 
 def run(

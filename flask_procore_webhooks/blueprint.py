@@ -28,6 +28,7 @@ from .endpoint import route_problems
 from .errors import ConfigError
 from .errors import DeliveryError
 from .event import Event
+from .inbox_access import InboxAccess
 from .log import log
 from .options import Key
 from .running.background import prepare_process
@@ -57,7 +58,7 @@ from .views import refuse
 from .views import take_body
 
 
-class ProcoreWebhooks(Blueprint):
+class ProcoreWebhooks(InboxAccess, Blueprint):
     """A blueprint that receives Procore's deliveries.
 
     Make it once, at import, and register it in any number of apps; it holds nothing of

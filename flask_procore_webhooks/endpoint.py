@@ -69,7 +69,8 @@ class AppState:
         self.prepared_pid = 0
         #: Whether the start of serving is watched for.
         self.is_watched = False
-        self._runtimes = {os.getpid(): Runtime()}
+        self._is_testing = lambda: bool(app.testing)
+        self._runtimes = {os.getpid(): Runtime(None, self._is_testing)}
 
     @property
     def runtime(self) -> Runtime:
@@ -83,7 +84,8 @@ class AppState:
     def _new_runtime(self) -> Runtime:
         *_, parent = self._runtimes.values()
         keep(parent)
-        return self._runtimes.setdefault(os.getpid(), Runtime(parent))
+        runtime = Runtime(parent, self._is_testing)
+        return self._runtimes.setdefault(os.getpid(), runtime)
 
     def leave_parent(self) -> None:
         """Use no connection of the parent process, also none of the host's engine."""

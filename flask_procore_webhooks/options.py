@@ -22,7 +22,7 @@ Key = str | Callable[[Event], str | None]
 NAMED_KEYS = ("resource", "project", "company")
 #: A key that every database stores and compares exactly as it is.
 PLAIN_KEY = re.compile(r"[!-~](?:[ -~]{0,188}[!-~])?")
-#: Seconds that ``lag`` takes at least: two clocks are never closer for sure.
+#: Least seconds of ``lag``: the clocks of two hosts may differ by so much.
 LEAST_LAG = 0.5
 #: The default of ``settle_max``: a multiple of ``settle``, and seconds without it.
 SETTLES, USUAL_SETTLE_MAX = 10, 60.0
@@ -70,7 +70,7 @@ class Options:
         """
         if callable(self.key):
             found = _called("key", self.key, event)
-            if not isinstance(found, (str, type(None))):
+            if found is not None and not isinstance(found, str):
                 kind = type(found).__name__
                 raise TypeError(f"key= returned {kind}; return text, or None")
         elif self.key == "resource":

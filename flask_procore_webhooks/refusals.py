@@ -1,4 +1,4 @@
-"""Refused deliveries: their log lines, and connections with an unread body."""
+"""Refused deliveries: log lines, counts, and connections with an unread body."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from io import BytesIO
 from typing import Any
 
 from .config.values import shown
 from .errors import BadAuthorization
+from .errors import BadSignature
 from .errors import DeliveryError
 from .errors import EventBusy
 from .errors import InboxUnavailable
 from .errors import NoSecret
+from .errors import PayloadTooLarge
+from .inbox import tally
 from .log import log
+from .storage.store import Store
 
 #: Seconds between two lines of one cause.
 INTERVAL = 60.0
@@ -28,6 +34,8 @@ OTHER_CAUSE = "other"
 DIGITS = re.compile(r"\d+")
 #: Bytes of a body that arrive together with the headers.
 SMALL_BODY = 8192
+#: The key in the WSGI environment of the function that leaves an unread body.
+LEAVE = "flask_procore_webhooks.leave"
 #: Seconds to wait for the next bytes of a larger unread body, and for all of them.
 PAUSE, LINGER = 0.05, 0.5
 
@@ -108,6 +116,24 @@ def _calling_package() -> str:
         if package != "__main__" and package not in sys.stdlib_module_names:
             found = package
     return found
+
+
+def count_refusal(store: Store, error: DeliveryError) -> None:
+    """Count the refusal without a statement: it costs the database nothing.
+
+    A delivery that was recorded has been counted before.
+    """
+    if isinstance(error, (NoSecret, InboxUnavailable)):
+        tally.count(store, tally.UNAVAILABLE)
+    elif isinstance(error, (BadSignature, PayloadTooLarge)):
+        tally.count(store, tally.REJECTED)
+
+
+def leave_unread(environ: dict[str, Any], length: int | None) -> None:
+    """Give the host an empty body instead of the unread one, which may never end."""
+    if length != 0:
+        environ[LEAVE] = partial(leave_body, dict(environ), length)
+    environ["wsgi.input"], environ["CONTENT_LENGTH"] = BytesIO(), "0"
 
 
 def leave_body(environ: dict[str, Any], length: int | None) -> None:

@@ -31,10 +31,16 @@ class Runtime:
     locks for gevent, after the import.
 
     :param parent: the runtime of the process that forked this one.
+    :param is_testing: whether the app is in a test now.
     """
 
-    def __init__(self, parent: Runtime | None = None) -> None:
+    def __init__(
+        self,
+        parent: Runtime | None = None,
+        is_testing: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.parent = parent
+        self.is_testing = is_testing
         #: Every part that exists, by its key.
         self.parts: dict[Hashable, Any] = {}
         self._lock = threading.RLock()
@@ -144,6 +150,13 @@ def start_thread(
     thread = OwnedThread(name, work, owner)
     thread.start()
     return thread
+
+
+def has_threads() -> bool:
+    """Whether threads run in this process; under uWSGI only if it is told so."""
+    uwsgi = sys.modules.get("uwsgi")
+    options = getattr(uwsgi, "opt", {})
+    return uwsgi is None or bool({"enable-threads", "threads"} & set(options))
 
 
 def keep(inherited: object) -> None:

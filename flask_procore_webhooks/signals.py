@@ -216,7 +216,8 @@ event_failed = _lifecycle(
 )
 event_dead = _lifecycle(
     "event-dead",
-    "``event``, ``error``, ``exception``: all attempts failed; it can be replayed.",
+    "``event``, ``error``, ``exception``: all attempts of a subscriber failed, or the"
+    " body is not a JSON object.",
 )
 delivery_rejected = _lifecycle(
     "delivery-rejected",

@@ -27,12 +27,15 @@ from .errors import InboxUnavailable
 from .errors import NoSecret
 from .errors import PayloadTooLarge
 from .event import Event
+from .inbox import tally
 from .inbox.record import record
 from .inbox.record import RecordResult
 from .inbox.status import Status
 from .log import log
 from .log import OnceLog
-from .refusals import leave_body
+from .refusals import count_refusal
+from .refusals import LEAVE
+from .refusals import leave_unread
 from .refusals import RefusalLog
 from .refusals import unknown_end
 from .refusals import with_hint
@@ -52,8 +55,6 @@ from .storage.store import Store
 #: The key in the WSGI environment of what :func:`_take` returned or raised, until the
 #: view answers.
 TAKEN = "flask_procore_webhooks.taken"
-#: The key in the WSGI environment of the function that leaves an unread body.
-LEAVE = "flask_procore_webhooks.leave"
 #: Keys of an object of unknown shape in the log, at most.
 MOST_KEYS = 20
 #: Digits of a Content-Length at most.
@@ -86,7 +87,8 @@ def take_body(name: str | None, values: dict[str, Any] | None) -> None:
     first.
     """
     sent: Request = request._get_current_object()  # type: ignore[attr-defined]
-    endpoint = app_state(current_app).endpoints.get(str(sent.blueprint))
+    state: AppState = current_app.extensions[EXTENSION]
+    endpoint = state.endpoints.get(str(sent.blueprint))
     # By name: the host may have wrapped the view, or added routes to the blueprint.
     if endpoint is None or name != f"{endpoint.blueprint}.receive":
         return
@@ -118,6 +120,11 @@ def receive(**_: object) -> Response:
     event, unreadable = endpoint.read(body, timestamp)
     status = _status(endpoint, event, unreadable)
     recorded = record(store, event, status, unreadable)
+    new = "quarantined" if unreadable else "recorded"
+    repeat = "conflict" if recorded.is_conflict else "duplicate"
+    tally.count(store, new if recorded.is_new else repeat)
+    if recorded.is_new and status is Status.IGNORED:
+        tally.count(store, status.value)
     _announce(endpoint, event, recorded, unreadable)
     if unreadable:
         return _answer(200, received=True, quarantined=True)
@@ -134,6 +141,7 @@ def refuse(error: DeliveryError) -> Response:
     if PROBE in request.environ:
         request.environ[PROBE].append(endpoint.name)
         return _answer(error.status, error=error.answer)
+    count_refusal(endpoint.store, error)
     error = with_hint(error, request.environ)
     state.runtime.part(RefusalLog, RefusalLog).write(endpoint.name, error)
     delivery_rejected.announce(
@@ -172,7 +180,7 @@ def _take(sent: Request, endpoint: Endpoint) -> tuple[Endpoint, Store, bytes]:
             signed = check_headers(sent.headers, endpoint.source, settings, now)
         body = _read_body(sent, length, settings.max_bytes)
     except DeliveryError:
-        _leave_unread(environ, length)
+        leave_unread(environ, length)
         raise
     if signed:
         check_digest(signed, body, settings, now)
@@ -258,13 +266,6 @@ def _read(sent: Request, length: int | None, limit: int) -> bytes:
     return whole
 
 
-def _leave_unread(environ: dict[str, Any], length: int | None) -> None:
-    """Give the host an empty body instead of the unread one, which may never end."""
-    if length != 0:
-        environ[LEAVE] = partial(leave_body, dict(environ), length)
-    environ["wsgi.input"], environ["CONTENT_LENGTH"] = BytesIO(), "0"
-
-
 def _status(endpoint: Endpoint, event: Event, unreadable: str | None) -> Status:
     if unreadable:
         return Status.QUARANTINED
@@ -285,12 +286,12 @@ def _announce(
         log.error("%s quarantined %s: %s", endpoint.name, event.id, unreadable)
         event_dead.announce(app, event=event, error=unreadable, exception=None)
     elif not event.type:
-        keys = ", ".join(sorted(event.payload)[:MOST_KEYS]) or "none"
+        keys = ", ".join(map(shown, sorted(event.payload)[:MOST_KEYS]))
         endpoint.state.runtime.part(OnceLog, OnceLog).warning(
-            "%s recorded an object of unknown shape, whose keys are %s: its type is"
-            " empty. This is logged once for each shape.",
+            "%s recorded an object of unknown shape, with an empty type. Its keys: %s."
+            " This is logged once for each shape.",
             endpoint.name,
-            shown(keys),
+            keys or "none",
         )
 
 

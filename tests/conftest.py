@@ -10,6 +10,7 @@ import pytest
 from flask import Flask
 from hypothesis import HealthCheck
 from hypothesis import settings
+from support.counts import stop_tallies
 from support.selection import mark_server_tests
 from support.serial import pytest_runtest_protocol as pytest_runtest_protocol
 from support.serial import pytest_sessionfinish as pytest_sessionfinish
@@ -45,6 +46,7 @@ def _end_threads() -> Iterator[None]:
     """Stop the threads that a test has started to run events."""
     yield
     stop_all()
+    stop_tallies()
 
 
 @pytest.fixture(autouse=True)

@@ -53,7 +53,7 @@ def signed_deliveries(demo: Demo) -> None:
     demo.trigger("resource.created", "--timestamp", "-3600")
     demo.expect(REFUSED, log=["timestamp too old"])
 
-    heading("Authentic, but not JSON: recorded as dead, for you to read")
+    heading("Authentic, but not JSON: recorded as quarantined, for you to read")
     note = demo.folder / "note.txt"
     note.write_text("This is not JSON.")
     demo.trigger("--file", str(note))
@@ -68,11 +68,14 @@ def deliveries_of_procore_itself(demo: Demo) -> None:
 
 def look_into_the_inbox(demo: Demo) -> None:
     heading("The inbox")
-    demo.run("list")
-    rows = [" ".join(line.split()) for line in demo.run("stats").splitlines()]
-    for row in ("dead (unreadable) 1", "done RFIs.update 1", "done resource.created 1"):
-        check(row in rows, f"a row {row}")
-    check("repeats: 1" in rows, "one repeat")
+    demo.run("stats")
+    rows = [line.split() for line in demo.run("list").splitlines()]
+    for status, type in (
+        ("quarantined", "(unreadable)"),
+        ("done", "RFIs.update"),
+        ("done", "resource.created"),
+    ):
+        check(any({status, type} <= {*row} for row in rows), f"{type} is {status}")
     for line in ("resource 4001 was created", "RFI 4001 was updated"):
         check(demo.log.read_text().count(line) == 1, f"once in the whole log: {line}")
 

@@ -18,12 +18,16 @@ COMMANDS = {
     "verify": ("verify", "verify_request"),
     "list": ("list", "list_events"),
     "show": ("show", "show"),
+    "errors": ("errors", "show_errors"),
     "stats": ("stats", "stats"),
     "worker": ("worker", "worker"),
     "replay": ("replay", "replay_events"),
+    "progress": ("progress", "show_progress"),
+    "discard": ("discard", "discard_events"),
     "prune": ("prune", "prune"),
     "pause": ("pause", "pause_events"),
     "resume": ("pause", "resume_events"),
+    "journal": ("journal", "show_journal"),
     "secret": ("secret", "secret"),
 }
 

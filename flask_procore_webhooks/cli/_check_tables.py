@@ -8,13 +8,13 @@ from sqlalchemy.exc import IntegrityError
 
 from ..endpoint import Endpoint
 from ..errors import InboxUnavailable
-from ..inbox.queries import largest_packet
-from ..inbox.queries import read_only
-from ..inbox.queries import stored_schema
-from ..inbox.queries import try_writes
+from ..storage.gaps import Gaps
+from ..storage.mismatches import mismatches
+from ..storage.probes import largest_packet
+from ..storage.probes import read_only
+from ..storage.probes import stored_schema
+from ..storage.probes import try_writes
 from ..storage.tables import SCHEMA
-from ..storage.upgrade import Gaps
-from ..storage.upgrade import mismatches
 from ._findings import Finding
 from ._findings import warning
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 
 from ..endpoint import Endpoint
 from ..event import Event
 from ..inbox.due import pause_of
-from ..inbox.queries import abandoned
-from ..inbox.queries import recorded_types
-from ..inbox.queries import seconds_due
+from ..inbox.status import Wait
+from ..operations.numbers import abandoned
+from ..operations.numbers import pending_jobs
+from ..operations.numbers import recorded_types
+from ..operations.numbers import seconds_due
+from ..operations.numbers import Types
+from ..operations.numbers import unmatched_types
 from ..running.celery import problems
 from ..subscribers import ANY
 from ..subscribers import Subscriber
 from ._findings import Finding
 from ._findings import warning
 from ._output import text
+from ._output import UNREADABLE
 from ._processes import alive
 from ._processes import hanging_runs
 from ._processes import Process
@@ -29,6 +35,10 @@ from ._report import subscriptions
 LONG = 300.0
 #: Newest events that are compared with the subscriptions.
 NEWEST = 1000
+#: From 0 to 1: how similar a resource type is that a pattern may mean.
+SIMILAR = 0.85
+#: Types that a finding names.
+NAMED = 5
 WORKERS = {
     "worker": "start flask procore-webhooks worker",
     "celery": "start Celery's worker and beat",
@@ -36,7 +46,7 @@ WORKERS = {
         "a server that gives no sign when it begins to serve starts the thread at its"
         " first request; call webhooks.start(app) in its start hook"
     ),
-    "inline": "postponed events need a worker: flask procore-webhooks worker",
+    "inline": "start flask procore-webhooks worker",
 }
 
 
@@ -106,25 +116,87 @@ def _hanging(endpoint: Endpoint, found: list[Process]) -> Iterator[Finding]:
         )
 
 
-def unmatched(endpoint: Endpoint) -> Iterator[Finding]:
-    """Patterns without a matching event, and recorded types without a subscriber."""
-    counts = recorded_types(endpoint.store, NEWEST)
-    events = {
-        Event("", type, resource_type, reason): number
-        for (type, resource_type, reason), number in counts.items()
-    }
-    unwanted = {e: n for e, n in events.items() if not endpoint.subscribers_for(e)}
-    if not unwanted:
+def jobs(endpoint: Endpoint) -> Iterator[Finding]:
+    """Pending jobs that no process will run."""
+    pending = pending_jobs(endpoint.store)
+    known = {subscriber.name for subscriber, _ in subscriptions(endpoint)} | {""}
+    absent: Counter[str] = Counter()
+    for (name, _), number in pending.items():
+        absent[name] += number if name not in known else 0
+    for name, number in absent.items():
+        if number:
+            yield warning(
+                f"{number} jobs wait for the subscriber {name}, which this app does not"
+                " have: deploy it again, or end them with flask procore-webhooks"
+                f" discard --subscriber {name}."
+            )
+    if endpoint.dispatch == "inline" and not alive(processes(endpoint)):
+        yield from _inline(endpoint, {wait for _, wait in pending})
+
+
+def _inline(endpoint: Endpoint, waits: set[str]) -> Iterator[Finding]:
+    """Jobs that wait for a worker, because no delivery makes them run."""
+    # A delivery runs what is due, and a repeated one what has failed.
+    if waits - {Wait.NOTHING.value, Wait.RETRY.value}:
+        yield warning(
+            "DISPATCH is 'inline', and postponed jobs wait, which no delivery runs:"
+            f" {WORKERS['inline']}."
+        )
         return
-    listed = ", ".join(f"{event.type} ({n})" for event, n in list(unwanted.items())[:5])
+    later = [
+        subscriber.name
+        for subscriber, _ in subscriptions(endpoint)
+        if subscriber.after or subscriber.settle or subscriber.one_at_a_time
+    ]
+    if later:
+        yield warning(
+            f"DISPATCH is 'inline', and the subscribers {', '.join(later)} have after,"
+            f" settle or one_at_a_time: {WORKERS['inline']}, or drain() in tests."
+        )
+
+
+def unmatched(endpoint: Endpoint) -> Iterator[Finding]:
+    """Types without a subscriber, and patterns without a matching event."""
+    newest = recorded_types(endpoint.store, NEWEST)
+    found = _events(newest | unmatched_types(endpoint.store))
+    unwanted = {e: n for e, n in found.items() if not endpoint.subscribers_for(e)}
+    yield from _wanted_now(endpoint)
+    if unwanted:
+        yield warning(
+            f"These types have no subscriber: {_listed(unwanted)}. Once there is one,"
+            " replay --status unmatched --type TYPE runs their events."
+        )
     for each in endpoint.subscribers:
-        is_any = each.pattern == (ANY, ANY)
-        if not is_any and not any(each.matches(event) for event in events):
+        if each.pattern == (ANY, ANY) or any(each.matches(event) for event in found):
+            continue
+        meant = _suggestion(each, list(unwanted)) or _similar(each, list(found))
+        if unwanted or meant:
             yield warning(
                 f"on({each.resource_type!r}, {each.reason!r}) of {each.name} matched"
-                f" none of the newest {NEWEST} events, and these have no subscriber:"
-                f" {listed}.{_suggestion(each, list(unwanted))}"
+                f" none of the newest {NEWEST} events.{meant}"
             )
+
+
+def _wanted_now(endpoint: Endpoint) -> Iterator[Finding]:
+    """Unmatched events that have a subscriber by now."""
+    found = _events(unmatched_types(endpoint.store))
+    if wanted := {e: n for e, n in found.items() if endpoint.subscribers_for(e)}:
+        yield warning(
+            f"Unmatched events have a subscriber now: {_listed(wanted)}. Run them with"
+            " replay --status unmatched --type TYPE."
+        )
+
+
+def _events(types: Types) -> dict[Event, int]:
+    return {Event("", *names): number for names, number in types.items()}
+
+
+def _listed(events: dict[Event, int]) -> str:
+    """The most frequent types with their numbers."""
+    ranked = sorted(events.items(), key=lambda each: each[1], reverse=True)
+    listed = [f"{event.type or UNREADABLE} ({n})" for event, n in ranked]
+    more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
+    return ", ".join(listed[:NAMED]) + more
 
 
 def _suggestion(subscriber: Subscriber, events: list[Event]) -> str:
@@ -142,4 +214,14 @@ def _suggestion(subscriber: Subscriber, events: list[Event]) -> str:
         if str(nearest).casefold() != resource_type:
             return f" Did you mean {nearest!r}?"
         return f" Did you mean {its_reason!r}?"
+    return ""
+
+
+def _similar(subscriber: Subscriber, events: list[Event]) -> str:
+    """A recorded resource type that is nearly the pattern's, subscribed or not."""
+    resource_type, _ = subscriber.pattern
+    names = {(event.resource_type or "").casefold(): event for event in events}
+    for name in difflib.get_close_matches(resource_type, names, 1, SIMILAR):
+        if name != resource_type:
+            return f" Did you mean {names[name].resource_type!r}?"
     return ""

@@ -16,7 +16,7 @@ from flask.cli import with_appcontext
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
 from ..errors import ProcoreWebhooksError
-from ..inbox.queries import Filter
+from ..inbox.filters import Filter
 from ..inbox.status import Status
 from ._output import SILENCE
 from ._output import silence
@@ -65,23 +65,43 @@ def filters(function: Callable[..., Any]) -> Callable[..., Any]:
     return with_filter
 
 
+def _text(name: str, help: str, field: str | None = None) -> Callable[..., Any]:
+    names = [name] if field is None else [name, field]
+    return click.option(*names, metavar="TEXT", help=help)
+
+
 _FILTERS = (
-    click.option("--status", type=click.Choice([str(status) for status in Status])),
-    click.option("--type", help="Only events of this type, as in RFIs.update."),
-    click.option("--resource-type", metavar="TEXT", help="As in RFIs."),
-    click.option("--reason", metavar="TEXT", help="As in update."),
-    click.option("--resource-id", metavar="TEXT"),
-    click.option("--company-id", metavar="TEXT"),
-    click.option("--project-id", metavar="TEXT"),
+    click.option(
+        "--status",
+        "statuses",
+        multiple=True,
+        type=click.Choice([str(status) for status in Status]),
+        help="Of the event; may be given several times.",
+    ),
+    _text("--type", "As in RFIs.update."),
+    _text("--resource-type", "As in RFIs."),
+    _text("--reason", "As in update."),
+    _text("--subscriber", "With a job of this subscriber."),
+    _text("--error", "With a job whose error holds this text, or a line of errors."),
+    _text("--project", "Of the project with this id.", "project_id"),
+    _text("--company", "Of the company with this id.", "company_id"),
+    _text("--user", "Of the user with this id.", "user_id"),
+    _text("--resource", "Of the resource with this id.", "resource_id"),
     click.option(
         "--since",
         type=date,
         metavar="TIME",
-        help="Received at this time or later: Unix seconds, ISO 8601, or -3600 for an"
-        " hour ago.",
+        help="Received at this time or later: 2026-11-26, 2026-11-26T09:30, or -8h for"
+        " eight hours ago (also -30m, -2d). UTC without a zone.",
     ),
     click.option(
         "--until", type=date, metavar="TIME", help="Received before this time."
+    ),
+    click.option(
+        "--died-since",
+        type=date,
+        metavar="TIME",
+        help="With a job that died at this time or later.",
     ),
 )
 

@@ -111,6 +111,11 @@ def shortened(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def first_line(text: str | None) -> str | None:
+    """The first line that holds anything."""
+    return (text or "").strip().partition("\n")[0].strip() or None
+
+
 def on_one_line(text: str) -> str:
     """Like :func:`printable`, with escaped line breaks."""
     return printable(text).replace("\n", "\\n")

@@ -6,8 +6,8 @@ from typing import Any
 from typing import TypedDict
 
 from ..endpoint import Endpoint
-from ..inbox.operations import SEEN
-from ..inbox.operations import states
+from ..inbox.seen import SEEN
+from ..inbox.seen import states
 
 #: Seconds after which a process that notes itself once a minute is gone.
 GONE = 300.0

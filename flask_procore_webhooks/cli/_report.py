@@ -68,6 +68,7 @@ def _settings(endpoint: Endpoint) -> dict[str, str]:
         "RETRY_CAP": _seconds(settings.retry_cap),
         "LEASE": _seconds(settings.lease),
         "TIMEOUT": _seconds(settings.timeout),
+        "MAX_AGE": _seconds(settings.max_age),
         "THREADS": str(settings.threads),
         "RETENTION": _seconds(settings.retention),
         "IGNORE_USER_IDS": _listed(settings.ignore_user_ids),

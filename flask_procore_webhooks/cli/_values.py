@@ -6,6 +6,7 @@ import json
 import math
 import re
 import time
+from contextlib import suppress
 from datetime import datetime
 from datetime import timezone
 from typing import Any
@@ -18,6 +19,11 @@ from ..config.values import to_bytes
 from ..senders.payload import to_datetime
 from ._http import check_url
 
+#: Seconds of each unit of a relative time.
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+SHORT_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d))?((?:[+-]\d\d:?\d\d|[Zz])?)", re.ASCII
+)
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -61,15 +67,40 @@ def header(value: str) -> tuple[str, str | None]:
 
 
 def unix_time(value: str) -> float:
-    """Unix seconds, ISO 8601, or ``-400`` for 400 seconds ago."""
+    """Unix seconds, ISO 8601, or a time ago: ``-400`` (seconds), ``-30m``, ``-8h``."""
+    is_relative = value[:1] in ("+", "-")
+    number, unit = value, 1
+    if is_relative and value[-1] in UNITS:
+        number, unit = value[:-1], UNITS[value[-1]]
     try:
-        seconds = float(value)
+        seconds = float(number) * unit
     except ValueError:
-        when = to_datetime(value)
+        when = to_datetime(_with_seconds(value.strip()))
         seconds = math.nan if when is None else when.timestamp()
     if not math.isfinite(seconds):
-        raise click.BadParameter(f"{value!r} is not in Unix seconds or ISO 8601.")
-    return seconds + (time.time() if value[0] in "+-" else 0.0)
+        problem = "is not in Unix seconds or ISO 8601, and not a time ago like -8h."
+        raise click.BadParameter(f"{value!r} {problem}")
+    return seconds + (time.time() if is_relative else 0.0)
+
+
+def duration(value: str) -> float:
+    """Seconds, as in ``43200``, ``12h`` or ``3d``."""
+    number, unit = (value[:-1], UNITS[value[-1]]) if value[-1:] in UNITS else (value, 1)
+    with suppress(ValueError):
+        seconds = float(number) * unit
+        if math.isfinite(seconds) and seconds >= 0:
+            return seconds
+    raise click.BadParameter(f"{value!r} is not a time like 43200, 12h or 3d.")
+
+
+def rate(value: str) -> float:
+    """Events a second, as in ``10/s``, ``600/m`` or ``5/h``."""
+    number, _, unit = value.partition("/")
+    with suppress(ValueError, KeyError):
+        events = float(number) / UNITS[unit]
+        if math.isfinite(events) and events > 0:
+            return events
+    raise click.BadParameter(f"{value!r} is not a rate like 10/s, 600/m or 5/h.")
 
 
 def date(value: str) -> datetime:
@@ -79,3 +110,12 @@ def date(value: str) -> datetime:
     except (ValueError, OverflowError, OSError):
         problem = f"{value!r} is not in the years 1 to 9999."
         raise click.BadParameter(problem) from None
+
+
+def _with_seconds(value: str) -> str:
+    """Complete a date, or a time without seconds; other text stays as it is."""
+    found = SHORT_TIME.fullmatch(value)
+    if found is None:
+        return value
+    date, minute, zone = found.groups()
+    return f"{date}T{minute or '00:00'}:00{zone}"

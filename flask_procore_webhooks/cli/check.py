@@ -19,6 +19,7 @@ from ._check_settings import settings
 from ._check_tables import describe_tables
 from ._check_tables import tables
 from ._check_work import celery
+from ._check_work import jobs
 from ._check_work import subscribers
 from ._check_work import unmatched
 from ._check_work import work
@@ -39,7 +40,7 @@ OFFLINE: tuple[Check, ...] = (settings, subscribers, celery, route, platform)
 #: The checks that read the inbox.
 ONLINE: tuple[Check, ...] = (database, file)
 #: The checks that need complete tables.
-WITH_TABLES: tuple[Check, ...] = (work, worker_pools, unmatched)
+WITH_TABLES: tuple[Check, ...] = (work, jobs, worker_pools, unmatched)
 
 
 @command()

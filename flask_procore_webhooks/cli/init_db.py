@@ -17,8 +17,8 @@ from ._options import one_endpoint
 def init_db(endpoint: str | None) -> None:
     """Create the tables that are missing, and upgrade those of an older package.
 
-    Columns and indexes are added, with rows in the tables; nothing is dropped. Safe to
-    repeat.
+    Columns and indexes are added, with rows in the tables. Receipts and attempts of an
+    older package become jobs: stop its processes first. Safe to repeat.
     """
     for each in endpoints_named(endpoint):
         database = each.store.database
@@ -33,4 +33,5 @@ def init_db(endpoint: str | None) -> None:
 def _described(changes: Changes) -> str:
     done = [f"created {', '.join(changes.created)}"] if changes.created else []
     done += [f"added {each}" for each in changes.added]
+    done += changes.others
     return "; ".join(done) or "all tables exist"

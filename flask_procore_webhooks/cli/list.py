@@ -1,4 +1,4 @@
-"""``list``: the newest events in the inbox."""
+"""``list``: the events in the inbox."""
 
 from __future__ import annotations
 
@@ -8,45 +8,85 @@ from typing import Any
 import click
 from flask.cli import with_appcontext
 
-from ..inbox.queries import Filter
+from ..endpoint import Endpoint
+from ..inbox.filters import Filter
+from ..inbox.queries import count_events
+from ..inbox.queries import MOST_COUNTED
 from ..inbox.queries import newest
 from ._options import as_json as as_json_option
 from ._options import command
 from ._options import endpoints_named
 from ._options import filters
 from ._options import one_endpoint
+from ._output import first_line
 from ._output import print_json
 from ._output import print_table
 from ._output import shortened
 from ._output import UNREADABLE
 
-COLUMNS = ("id", "status", "attempts", "repeats", "received_at", "type", "event_id")
+COLUMNS = ("id", "status", "attempts", "due_at", "received_at", "type", "resource_id")
+#: Characters of a type, an id, and the first line of an error.
+WIDTHS = {"type": 40, "resource_id": 20, "event_id": 80, "error": 60}
 
 
 @command("list")
 @filters
+@click.option("--oldest-first", is_flag=True, help="The oldest first.")
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
 @one_endpoint
 @as_json_option
 @with_appcontext
 def list_events(
-    wanted: Filter, limit: int, endpoint: str | None, as_json: bool
+    wanted: Filter, oldest_first: bool, limit: int, endpoint: str | None, as_json: bool
 ) -> None:
-    """List the newest events in the inbox. Times are in UTC."""
+    """List events, the newest first. Times are in UTC.
+
+    "attempts" is the largest number of attempts of one of the event's jobs. "due_at" is
+    when the event is tried next; while it runs, the end of its lease.
+    """
     found = endpoints_named(endpoint)
-    rows = [
-        dict(row) for each in found for row in newest(each.store, wanted, limit=limit)
-    ]
-    rows.sort(key=lambda row: (row["received_at"], row["id"]), reverse=True)
+    rows = _rows(found, wanted, limit, oldest_first)
     if as_json:
-        print_json(rows[:limit])
-    elif rows:
-        columns = COLUMNS if len(found) == 1 else (*COLUMNS, "endpoint")
-        print_table(columns, (_cells(row, columns) for row in rows[:limit]))
-    else:
+        print_json(rows)
+        return
+    if rows:
+        _print_rows(rows, len(found) > 1)
+    numbers = [count_events(each.store, wanted) for each in found]
+    _print_total(len(rows), numbers, oldest_first)
+
+
+def _rows(
+    found: list[Endpoint], wanted: Filter, limit: int, oldest_first: bool
+) -> list[dict[str, Any]]:
+    rows = [
+        dict(row)
+        for each in found
+        for row in newest(each.store, wanted, limit=limit, oldest_first=oldest_first)
+    ]
+    rows.sort(key=lambda row: (row["received_at"], row["id"]), reverse=not oldest_first)
+    return rows[:limit]
+
+
+def _print_rows(rows: list[dict[str, Any]], with_endpoint: bool) -> None:
+    more = ("endpoint", "event_id", "error") if with_endpoint else ("event_id", "error")
+    columns = (*COLUMNS, *more)
+    print_table(columns, ([_cell(row, name) for name in columns] for row in rows))
+
+
+def _cell(row: Mapping[str, Any], name: str) -> object:
+    value = row[name]
+    if name == "type":
+        value = value or UNREADABLE
+    elif name == "error":
+        value = first_line(value)
+    return shortened(value, WIDTHS[name]) if value and name in WIDTHS else value
+
+
+def _print_total(shown: int, numbers: list[int], oldest_first: bool) -> None:
+    total = sum(min(number, MOST_COUNTED) for number in numbers)
+    if not total:
         click.echo("No events.")
-
-
-def _cells(row: Mapping[str, Any], columns: tuple[str, ...]) -> list[Any]:
-    shown = {**row, "type": shortened(row["type"] or UNREADABLE, 40)}
-    return [shown[name] for name in columns]
+        return
+    more = "+" if any(number > MOST_COUNTED for number in numbers) else ""
+    order = "oldest" if oldest_first else "newest"
+    click.echo(f"{shown} of {total:,}{more}, {order} first")

@@ -6,8 +6,8 @@ import click
 from flask.cli import with_appcontext
 
 from ..endpoint import Endpoint
-from ..inbox.operations import pause
-from ..inbox.operations import resume
+from ..operations.pauses import pause
+from ..operations.pauses import resume
 from ..running.dispatch import notify_others
 from ._actor import actor
 from ._options import all_events
@@ -23,13 +23,14 @@ SOON = {
 
 
 @command("pause")
+@click.option("--reason", metavar="TEXT", help="For the journal, check and stats.")
 @all_events
 @one_endpoint
 @with_appcontext
-def pause_events(every: bool, endpoint: str | None) -> None:
+def pause_events(reason: str | None, every: bool, endpoint: str | None) -> None:
     """Pause: events are recorded, and none runs until resume."""
     for each in _pausable(endpoint, every):
-        pause(each.store, actor())
+        pause(each.store, actor(), reason)
         click.echo(f"{each.name}: paused; events are recorded and wait for resume")
 
 

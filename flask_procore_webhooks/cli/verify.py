@@ -40,7 +40,9 @@ from ._values import secret as secret_value
 from ._values import unix_time
 
 #: Fields of an event that the sender did not send, or that are too long to show.
-OURS = ("endpoint", "source", "attempt", "data", "payload", "body")
+OURS = """
+    endpoint source attempt origin received_at data payload body
+""".split()
 
 
 @command("verify")

@@ -12,6 +12,7 @@ from flask.cli import with_appcontext
 from ..endpoint import Endpoint
 from ..errors import InboxUnavailable
 from ..inbox.due import is_paused
+from ..inbox.tally import flush_all
 from ..running.notify import listening
 from ..running.pool import Pool
 from ..storage.engines import is_in_memory
@@ -75,6 +76,8 @@ def worker(
     with pool.ends_on_signals(), listening([] if once else notified, pool.wake_all):
         pool.run(once)
         pool.end(grace)
+    # Some of the ends below are no regular end of the process.
+    flush_all()
     click.echo(f"Ended after {pool.ran} runs.")
     if pool.failure:
         raise pool.failure

@@ -33,8 +33,12 @@ NAMED = {
     "mariadb": _JSON_TABLE,
 }
 
-#: Actions in the journal; the last of them is in force.
-PAUSE, RESUME = "pause", "resume"
+#: The name of an endpoint's pause in the state table. Its value is an object with the
+#: operator in ``by``, or null after a resume.
+PAUSE = "pause"
+#: The action in the journal that ends a pause.
+RESUME = "resume"
+_NULL = "null"
 
 
 class Pause(NamedTuple):
@@ -42,6 +46,8 @@ class Pause(NamedTuple):
 
     actor: str
     since: datetime
+    #: As the operator has given it.
+    reason: str | None = None
 
 
 def status_of(store: Store, row_id: int) -> Status | None:
@@ -92,19 +98,23 @@ def seconds_until(store: Store, due_at: datetime | None) -> float | None:
 
 def is_paused(store: Store) -> bool:
     """Whether the endpoint is paused."""
-    return bool(store.rows(_work_query([store]))[0].action == PAUSE)
+    return pause_of(store) is not None
 
 
 def pause_of(store: Store) -> Pause | None:
     """The endpoint's pause, with its time and the name of the user."""
-    j = store.database.tables.journal.c
-    query = select(j.action, j.actor, j.at).where(
-        j.endpoint == store.endpoint, j.action.in_((PAUSE, RESUME))
-    )
-    for row in store.rows(query.order_by(j.id.desc()).limit(1)):
-        if row.action == PAUSE:
-            return Pause(row.actor, row.at)
+    s = store.database.tables.state.c
+    query = select(s.value, s.at).where(s.endpoint == store.endpoint, s.name == PAUSE)
+    for row in store.rows(query):
+        if _is_pause(row.value):
+            value = json.loads(row.value)
+            return Pause(value["by"], row.at, value.get("reason"))
     return None
+
+
+def _is_pause(value: str | None) -> bool:
+    """Whether the value of the state table is a pause and not a resume."""
+    return value not in (None, _NULL)
 
 
 def paused_seconds(store: Store, since: datetime) -> float:
@@ -139,8 +149,8 @@ def seconds_to_work(stores: Sequence[Store]) -> dict[str, float | None]:
     waits: dict[str, float | None] = {}
     for store in stores:
         row = by_name[store.endpoint]
-        is_waiting = row.action != PAUSE
-        waits[store.endpoint] = seconds_until(store, row.due_at) if is_waiting else None
+        is_idle = _is_pause(row.pause)
+        waits[store.endpoint] = None if is_idle else seconds_until(store, row.due_at)
     return waits
 
 
@@ -154,19 +164,19 @@ def _can_share_a_look(store: Store) -> bool:
 
 
 def _work_query(stores: Sequence[Store]) -> Select[Any]:
-    """Select endpoint, first due time and last action for each store."""
+    """Select endpoint, first due time and pause for each store."""
     store = stores[0]
     # Some databases have no table function, and a single name needs none.
     name: ColumnElement[str] = literal(store.endpoint)
     if len(stores) > 1:
         name = literal_column("named.value")
-    c, j = store.columns, store.database.tables.journal.c
+    c, s = store.columns, store.database.tables.state.c
     due = select(c.due_at).where(c.endpoint == name, c.due_at.is_not(None))
-    action = select(j.action).where(j.endpoint == name, j.action.in_((PAUSE, RESUME)))
+    pause = select(s.value).where(s.endpoint == name, s.name == PAUSE)
     query = select(
         name.label("endpoint"),
         due.order_by(c.due_at).limit(1).scalar_subquery().label("due_at"),
-        action.order_by(j.id.desc()).limit(1).scalar_subquery().label("action"),
+        pause.scalar_subquery().label("pause"),
     )
     if len(stores) == 1:
         return query

@@ -1,106 +1,79 @@
-"""Queries for operators: list, find, count. They change nothing."""
+"""Queries for operators: list, find, group errors. They change nothing."""
 
 from __future__ import annotations
 
-import secrets
-from collections import Counter
-from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from dataclasses import fields
+from dataclasses import field
+from dataclasses import replace
 from datetime import datetime
-from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import and_
-from sqlalchemy import case
+from sqlalchemy import asc
 from sqlalchemy import ColumnElement
-from sqlalchemy import Connection
-from sqlalchemy import delete
+from sqlalchemy import desc
 from sqlalchemy import func
-from sqlalchemy import insert
 from sqlalchemy import or_
+from sqlalchemy import Select
 from sqlalchemy import select
-from sqlalchemy import Table
-from sqlalchemy import update
 
-from ..event import Event
 from ..senders.payload import event_key
 from ..senders.payload import PLAIN_ID
-from ..storage.state import schema_number
+from ..storage.masks import mask
+from ..storage.masks import READ
 from ..storage.store import Store
-from ..storage.store import to_db_time
-from .record import new_row
-from .record import TEXTS
-from .status import Status
+from .filters import EVERY_EVENT
+from .filters import Filter
+from .status import JobState
 
-#: The name of the row that :func:`try_writes` inserts begins with this.
-TRIAL = "check:"
-
-
-@dataclass(frozen=True)
-class Filter:
-    """Selects the events that have every given value."""
-
-    status: str | None = None
-    type: str | None = None
-    resource_type: str | None = None
-    reason: str | None = None
-    resource_id: str | None = None
-    company_id: str | None = None
-    project_id: str | None = None
-    #: Received at this time or later; aware.
-    since: datetime | None = None
-    #: Received before this time; aware.
-    until: datetime | None = None
-
-    def where(self, store: Store) -> ColumnElement[bool]:
-        """The condition for rows of ``store``."""
-        c = store.columns
-        conditions = [c.endpoint == store.endpoint]
-        for each in fields(self)[:-2]:
-            value = getattr(self, each.name)
-            if value is not None:
-                if each.name in TEXTS:
-                    value = store.text(value, TEXTS[each.name])
-                conditions.append(c[each.name] == value)
-        if self.since:
-            conditions.append(c.received_at >= to_db_time(self.since))
-        if self.until:
-            conditions.append(c.received_at < to_db_time(self.until))
-        return and_(*conditions)
-
-
-EVERY_EVENT = Filter()
+#: Events are counted up to this number.
+MOST_COUNTED = 10_000
+#: Dead jobs, and live events, whose errors are grouped.
+MOST_GROUPED = 100_000
 
 
 def newest(
-    store: Store, wanted: Filter = EVERY_EVENT, *, limit: int = 20
+    store: Store,
+    wanted: Filter = EVERY_EVENT,
+    *,
+    limit: int = 20,
+    oldest_first: bool = False,
 ) -> list[Mapping[str, Any]]:
-    """The newest events first, without their bodies."""
-    c = store.columns
-    columns = [column for column in c if column.name not in ("body", "lease")]
-    query = select(*columns).where(wanted.where(store)).order_by(c.id.desc())
-    return [row._mapping for row in store.rows(query.limit(limit))]
+    """The newest events first, without their bodies.
 
-
-def pages(store: Store, wanted: Filter, size: int) -> Iterator[list[int]]:
-    """Row ids of the selected events, oldest first, ``size`` at a time.
-
-    Events that are received meanwhile are left out.
+    ``attempts`` is the largest number of attempts of one of the event's jobs.
     """
+    c, j = store.columns, store.database.tables.job.c
+    hidden = ("body", "lease", "attempts")
+    columns = [column for column in c if column.name not in hidden]
+    order = asc if oldest_first else desc
+    query = select(*columns).where(wanted.where(store)).order_by(order(c.id))
+    # The jobs of these events only, also where a database sorts all events first.
+    page = query.limit(limit).subquery()
+    most = select(func.max(j.attempts)).where(j.event == page.c.id).scalar_subquery()
+    attempts = func.coalesce(most, 0).label("attempts")
+    found = store.rows(select(*page.c, attempts).order_by(order(page.c.id)))
+    return [row._mapping for row in found]
+
+
+def count_events(store: Store, wanted: Filter = EVERY_EVENT) -> int:
+    """How many events are selected; above :data:`MOST_COUNTED`, one more than that."""
+    part = select(store.columns.id).where(wanted.where(store))
+    return count_rows(store, part, MOST_COUNTED)
+
+
+def count_rows(store: Store, query: Select[Any], most: int) -> int:
+    """How many rows ``query`` selects; above ``most``, one more than that."""
+    part = query.limit(most + 1).subquery()
+    return int(store.rows(select(func.count()).select_from(part))[0][0])
+
+
+def last_delivery(store: Store) -> datetime | None:
+    """When the newest delivered event was recorded, UTC without a zone."""
     c = store.columns
-    ((end,),) = store.rows(select(func.max(c.id)))
-    last = 0
-    while end is not None:
-        rest = select(c.id).where(wanted.where(store), c.id > last, c.id <= end)
-        rows = [row.id for row in store.rows(rest.order_by(c.id).limit(size))]
-        if not rows:
-            return
-        yield rows
-        last = rows[-1]
+    mine = c.endpoint == store.endpoint, c.origin == "delivery"
+    query = select(c.received_at).where(*mine).order_by(c.id.desc()).limit(1)
+    return next((row.received_at for row in store.rows(query)), None)
 
 
 def find(store: Store, event_id: str) -> Mapping[str, Any] | None:
@@ -118,150 +91,106 @@ def find(store: Store, event_id: str) -> Mapping[str, Any] | None:
     return dict(rows[0]._mapping) if rows else None
 
 
-def jobs_of(store: Store, row_id: int) -> list[Mapping[str, Any]]:
-    """The jobs of an event, in the order of finishing."""
+def jobs_of(store: Store, row_id: int) -> list[dict[str, Any]]:
+    """The rows of an event's jobs, in the order of their subscribers' names."""
     j = store.database.tables.job.c
-    query = select(*j).where(j.event == row_id).order_by(j.finished_at, j.subscriber)
-    return [row._mapping for row in store.rows(query)]
+    columns = [each for each in j if each.name not in ("event", "endpoint")]
+    query = select(*columns).where(j.event == row_id).order_by(j.subscriber)
+    return [dict(row._mapping) for row in store.rows(query)]
 
 
-def counts(store: Store) -> dict[tuple[str, str], int]:
-    """How many events there are for each status and type."""
-    c = store.columns
-    query = select(c.status, c.type, func.count().label("events"))
-    query = query.where(c.endpoint == store.endpoint).group_by(c.status, c.type)
-    return {(row.status, row.type): row.events for row in store.rows(query)}
+@dataclass
+class Incident:
+    """The failed jobs of one subscriber with one class of error and masked message."""
+
+    endpoint: str
+    subscriber: str
+    error_class: str
+    message: str
+    count: int = 0
+    first_seen: datetime = datetime.max
+    last_seen: datetime = datetime.min
+    types: set[str] = field(default_factory=set)
+    #: The id of the event that failed last.
+    event_id: str = ""
+
+    def add(self, job: Any) -> None:
+        self.count += 1
+        self.types.add(job.type)
+        self.first_seen = min(self.first_seen, job.seen_at)
+        if job.seen_at >= self.last_seen:
+            self.last_seen, self.event_id = job.seen_at, job.event_id
 
 
-def totals(store: Store) -> Mapping[str, Any]:
-    """``repeats``, ``conflicts``, ``attempts``, and ``oldest_due`` as a time.
+def incidents(
+    store: Store, wanted: Filter = EVERY_EVENT, most: int = MOST_GROUPED
+) -> tuple[list[Incident], bool]:
+    """Group the dead jobs, and the pending ones with an error; the most frequent first.
 
-    ``oldest_due`` is of the events that are due now; a wait for the next attempt does
-    not count.
+    :param most: dead jobs that are read at most, the newest, and live events, the
+        first that are due.
+    :return: also whether there are more.
     """
+    groups: dict[tuple[str, str, str], Incident] = {}
+    dead, live = _dead_jobs(store, wanted), _live_events(store, wanted)
+    jobs = store.rows(_with_events(store, wanted, dead, most))
+    for job in jobs + store.rows(_failed(store, wanted, live, most)):
+        key = (job.subscriber, job.error_class or "", mask(job.error))
+        group = groups.setdefault(key, Incident(store.endpoint, *key))
+        group.add(job)
+    found = sorted(groups.values(), key=lambda each: each.last_seen, reverse=True)
+    found.sort(key=lambda each: each.count, reverse=True)
+    return found, any(count_rows(store, each, most) > most for each in (dead, live))
+
+
+def _dead_jobs(store: Store, wanted: Filter) -> Select[Any]:
+    j = store.database.tables.job.c
+    query = select(*_columns(store), j.event, j.dead_at.label("seen_at"))
+    query = query.where(wanted.job_where(store), j.dead_at.is_not(None))
+    return query.order_by(j.dead_at.desc())
+
+
+def _live_events(store: Store, wanted: Filter) -> Select[Any]:
     c = store.columns
-    due = case((c.due_at <= store.db_now(), c.due_at), else_=None)
-    query = select(
-        func.coalesce(func.sum(c.repeats), 0).label("repeats"),
-        func.coalesce(func.sum(c.conflicts), 0).label("conflicts"),
-        func.min(due).label("oldest_due"),
-    ).where(c.endpoint == store.endpoint)
-    return dict(store.rows(query)[0]._mapping)
+    query = select(c.id, c.type, c.event_id, c.received_at)
+    query = query.where(_of_events(wanted).where(store), c.due_at.is_not(None))
+    return query.order_by(c.due_at)
 
 
-def seconds_due(store: Store) -> float | None:
-    """For how many seconds the oldest due event has been due; ``None`` without one."""
-    c, now = store.columns, store.db_now()
-    query = select(c.due_at).where(c.endpoint == store.endpoint, c.due_at <= now)
-    found = store.rows(query.order_by(c.due_at).limit(1))
-    return (now - found[0].due_at).total_seconds() if found else None
-
-
-def abandoned(store: Store, seconds: float) -> int:
-    """How many running events have a lease that ended so many seconds ago."""
-    c = store.columns
-    query = select(func.count()).where(
-        c.endpoint == store.endpoint,
-        c.status == Status.RUNNING.value,
-        c.due_at <= store.db_now() - timedelta(seconds=seconds),
+def _with_events(
+    store: Store, wanted: Filter, dead: Select[Any], most: int
+) -> Select[Any]:
+    """The jobs with type and id of their events."""
+    # Limited within, so that no database begins with the events.
+    job, c = dead.limit(most).subquery(), store.columns
+    query = select(*job.c, c.type, c.event_id).join_from(
+        job, c.id.table, c.id == job.c.event
     )
-    return int(store.rows(query)[0][0])
+    return query.where(_of_events(wanted).where(store))
 
 
-def recorded_types(store: Store, rows: int) -> Counter[tuple[str, str, str]]:
-    """Type, resource type and reason of the newest events, with their numbers.
-
-    :param rows: of all endpoints of the inbox that are read at most.
-    """
-    c = store.columns
-    columns = (c.endpoint, c.type, c.resource_type, c.reason)
-    newest = select(*columns).order_by(c.id.desc()).limit(rows).subquery().c
-    names = (newest.type, newest.resource_type, newest.reason)
-    query = select(*names, func.count().label("events"))
-    query = query.where(newest.endpoint == store.endpoint, newest.type != "")
-    found = store.rows(query.group_by(*names))
-    return Counter(
-        {(r.type, r.resource_type or "", r.reason or ""): r.events for r in found}
+def _failed(store: Store, wanted: Filter, live: Select[Any], most: int) -> Select[Any]:
+    """The pending jobs of the events whose last attempt has failed."""
+    event, j = live.limit(most).subquery(), store.database.tables.job.c
+    seen_at = func.coalesce(j.started_at, event.c.received_at).label("seen_at")
+    query = select(*_columns(store), seen_at, event.c.type, event.c.event_id)
+    query = query.join_from(event, j.event.table, j.event == event.c.id)
+    return query.where(
+        wanted.job_where(store),
+        j.state == JobState.PENDING.value,
+        or_(j.error.is_not(None), j.error_class.is_not(None)),
     )
 
 
-class _RolledBack(BaseException):
-    """Ends a transaction that is to leave nothing."""
+def _columns(store: Store) -> list[ColumnElement[Any]]:
+    j = store.database.tables.job.c
+    return [
+        j.subscriber,
+        j.error_class,
+        func.substr(j.error, 1, READ + 1).label("error"),
+    ]
 
 
-def try_writes(store: Store) -> None:
-    """Insert, update and delete a row in each table, and roll back.
-
-    :raises InboxUnavailable: a statement failed; those of deliveries or runs will, too.
-    """
-    # Before the transaction: they may need a connection of their own.
-    rows = {table: _trial_row(store, table) for table in store.database.tables}
-
-    def work(connection: Connection) -> None:
-        for table, row in rows.items():
-            _try_writes(connection, table, row)
-        raise _RolledBack
-
-    with suppress(_RolledBack):
-        store.run(work, begin=True)
-
-
-def _try_writes(connection: Connection, table: Table, row: dict[str, Any]) -> None:
-    key = connection.execute(insert(table), row).inserted_primary_key or ()
-    columns = zip(table.primary_key, key, strict=True)
-    mine = and_(*(column == value for column, value in columns))
-    connection.execute(update(table).where(mine).values(row))
-    connection.execute(select(*table.primary_key).where(mine))
-    connection.execute(delete(table).where(mine))
-
-
-def _trial_row(store: Store, table: Table) -> dict[str, Any]:
-    tables, name, now = (
-        store.database.tables,
-        TRIAL + secrets.token_hex(8),
-        store.db_now(),
-    )
-    if table is tables.event:
-        event = Event(name, "check", body=b"{}")
-        return dict(new_row(store, event, Status.PENDING, None))
-    if table is tables.job:
-        job = {"event": 0, "subscriber": name, "endpoint": store.endpoint}
-        return {**job, "state": "done", "version": 1, "attempts": 1}
-    if table is tables.key:
-        return {"endpoint": store.endpoint, "subscriber": name, "key": name}
-    if table is tables.tally:
-        minute = now.replace(second=0, microsecond=0)
-        tally = {"endpoint": store.endpoint, "minute": minute}
-        return {**tally, "outcome": name, "count": 1}
-    if table is tables.journal:
-        row: dict[str, Any] = {"endpoint": store.endpoint, "action": "check", "at": now}
-        return {**row, "event": None, "actor": name}
-    return {"endpoint": store.endpoint, "name": name, "value": "null", "at": now}
-
-
-def stored_schema(store: Store) -> int | None:
-    """The schema number in the database; ``None`` if no ``init-db`` has written it."""
-    tables = store.database.tables
-    return store.run(lambda connection: schema_number(connection, tables))
-
-
-def read_only(store: Store) -> str | None:
-    """Why PostgreSQL refuses writes, if it does; other databases name it themselves."""
-    if store.dialect_name != "postgresql":
-        return None
-    if store.run(_scalar("SELECT pg_is_in_recovery()")):
-        return "the server is a standby (pg_is_in_recovery)"
-    is_read_only = store.run(_scalar("SHOW transaction_read_only")) == "on"
-    return "the session is read-only (transaction_read_only)" if is_read_only else None
-
-
-def largest_packet(store: Store) -> int | None:
-    """Bytes of a statement at most, where the server has such a limit."""
-    if store.dialect_name not in ("mysql", "mariadb"):
-        return None
-    shown = store.run(_scalar("SELECT @@max_allowed_packet"))
-    return None if shown is None else int(shown)
-
-
-def _scalar(statement: str) -> Callable[[Connection], Any]:
-    return lambda connection: connection.exec_driver_sql(statement).scalar()
+def _of_events(wanted: Filter) -> Filter:
+    """The part of the filter that is about events and not about their jobs."""
+    return replace(wanted, subscriber=None, error=None, died_since=None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -18,6 +17,7 @@ from ..endpoint import AppState
 from ..endpoint import at_least_once_warnings
 from ..endpoint import Endpoint
 from ..log import log
+from ..runtime import has_threads
 from ..runtime import OwnedThread
 from ..serving import call_when_serving
 from ..serving import is_serving
@@ -143,9 +143,7 @@ def runs_here(endpoint: Endpoint) -> bool:
 
 def warn_threads_disabled() -> None:
     """Log an error where the server is known to run no threads."""
-    uwsgi = sys.modules.get("uwsgi")
-    options = getattr(uwsgi, "opt", {})
-    if uwsgi and not ({"enable-threads", "threads"} & set(options)):
+    if not has_threads():
         log.error(NO_THREADS, "uWSGI without enable-threads")
 
 

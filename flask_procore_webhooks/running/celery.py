@@ -35,7 +35,8 @@ from ..errors import InboxUnavailable
 from ..inbox.due import due_events
 from ..inbox.due import is_paused
 from ..inbox.due import seconds_to
-from ..inbox.operations import note_seen
+from ..inbox.seen import note_seen
+from ..inbox.tally import flush_all
 from ..log import log
 from ..storage.store import Store
 from .failures import RunOutcome
@@ -113,7 +114,10 @@ def register_tasks() -> None:
 @functools.cache
 def _register_tasks() -> None:
     from celery import shared_task
+    from celery.signals import worker_process_shutdown
 
+    # The processes of a worker's pool end without calling exit handlers.
+    worker_process_shutdown.connect(lambda **_: flush_all(), weak=False)
     shared_task(run, name=RUN, ignore_result=True)
     shared_task(sweep, name=SWEEP, ignore_result=True)
 

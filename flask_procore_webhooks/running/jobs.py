@@ -31,6 +31,7 @@ from ..inbox.newer import is_over
 from ..inbox.newer import wake
 from ..inbox.status import JobState
 from ..inbox.status import Wait
+from ..inbox.tally import count
 from ..log import log
 from ..storage.store import Store
 from ..subscribers import Subscriber
@@ -142,13 +143,14 @@ class Jobs:
             ended = self._take_error(call, call.error)
         if ended is not None:
             claim, durable = self.claim, call.subscriber.durable
-            if call.is_committed:
-                pass
-            elif is_last and late is None and call.key is None and not durable:
+            can_wait = is_last and late is None and call.key is None and not durable
+            if can_wait and not call.is_committed:
                 self.plan.finished = ended  # in one commit with the outcome
             else:
-                durable = durable or claim.durable
-                finish(self.store, claim.row_id, ended, call.key, durable=durable)
+                if not call.is_committed:
+                    durable = durable or claim.durable
+                    finish(self.store, claim.row_id, ended, call.key, durable=durable)
+                count(self.store, ended.state.value)
             self.plan.jobs[ended.subscriber] = ended
             self.plan.changed.discard(ended.subscriber)
             if call.key is not None:
@@ -177,6 +179,7 @@ class Jobs:
         if state is job.state:
             self.plan.note_written([job, *others])
             self.plan.failures[name] = failure
+            count(self.store, "failed" if job.is_pending else job.state.value)
             self._free(call.key, job)
         elif state is not None:
             self.plan.jobs[name] = call.finished(state)

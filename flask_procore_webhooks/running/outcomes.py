@@ -16,6 +16,7 @@ from ..inbox.jobs import Job
 from ..inbox.status import JobState
 from ..inbox.status import Status
 from ..inbox.status import Wait
+from ..inbox.tally import count
 from ..log import log
 from ..storage.store import Store
 from .failures import attempt_text
@@ -54,6 +55,10 @@ def settle(endpoint: Endpoint, store: Store, claim: Claim, plan: Plan) -> RunOut
     end = Settlement(status, error, due_at, changed, finished)
     if not claims.settle(store, claim, end):
         return RunOutcome.NOT_CLAIMED
+    if finished is not None:
+        count(store, finished.state.value)
+    if changed or status is Status.UNMATCHED:
+        _count(store, plan, changed, status)
     return _announce(endpoint, claim, plan, status)
 
 
@@ -62,6 +67,16 @@ def quarantine(endpoint: Endpoint, claim: Claim, error: str) -> RunOutcome:
     end = Settlement(Status.QUARANTINED, error)
     is_settled = claims.settle(endpoint.store, claim, end)
     return RunOutcome.PARKED if is_settled else RunOutcome.NOT_CLAIMED
+
+
+def _count(store: Store, plan: Plan, changed: list[Job], status: Status) -> None:
+    """Count what has become of jobs that were not done."""
+    if status is Status.UNMATCHED:
+        count(store, status.value)
+    for job in changed:
+        failed = job.subscriber in plan.failures
+        waits = "failed" if failed else "postponed"
+        count(store, waits if job.is_pending else job.state.value)
 
 
 def _status(plan: Plan) -> Status:

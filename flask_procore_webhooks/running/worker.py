@@ -18,8 +18,8 @@ from ..inbox.batches import claim_due
 from ..inbox.batches import release
 from ..inbox.due import seconds_to_work
 from ..inbox.held import Claim
-from ..inbox.operations import is_note_due
-from ..inbox.operations import note_seen
+from ..inbox.seen import is_note_due
+from ..inbox.seen import note_seen
 from ..log import log
 from .calls import CallAbandoned
 from .failures import interrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .source import ENQUEUED
 from .source import Shape
 from .source import Source
 
@@ -35,5 +36,5 @@ PROCORE = Source(
     timestamp_header="X-Procore-Timestamp",
     signature_prefix="",
     timeout=5.0,
-    shapes=(V4, V2, ENVELOPE),
+    shapes=(V4, V2, ENVELOPE, ENQUEUED),
 )

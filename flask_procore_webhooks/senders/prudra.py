@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .source import ENQUEUED
 from .source import Shape
 from .source import Source
 
@@ -20,5 +21,5 @@ PRUDRA = Source(
     timestamp_header="X-Prudra-Timestamp",
     signature_prefix="sha256=",
     timeout=10.0,
-    shapes=(ENVELOPE,),
+    shapes=(ENVELOPE, ENQUEUED),
 )

@@ -40,6 +40,13 @@ class Shape:
     default_version: str | None = None
 
 
+#: An event that the app has recorded itself, at any source. The last of a source's
+#: shapes, so that deliveries are not compared with it.
+ENQUEUED = Shape(
+    marks=frozenset({"enqueued"}), resource=("enqueued", "reason"), is_flat=True
+)
+
+
 @dataclass(frozen=True)
 class Source:
     """A kind of sender."""

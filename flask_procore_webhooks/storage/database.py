@@ -28,6 +28,7 @@ from sqlalchemy import URL
 from sqlalchemy.orm import Session
 from sqlalchemy.orm import sessionmaker
 
+from ..errors import InboxUnavailable
 from ..runtime import keep
 from ..runtime import Runtime
 from .engines import checked_url
@@ -37,14 +38,15 @@ from .engines import is_in_memory
 from .engines import is_sqlite_file
 from .engines import own_engine
 from .engines import tune_sqlite
+from .gaps import find_gaps
+from .gaps import find_leftovers
+from .gaps import Gaps
 from .servers import fault_of
 from .servers import safe_message
 from .servers import Traits
 from .tables import define_tables
 from .tables import Tables
 from .upgrade import Changes
-from .upgrade import find_gaps
-from .upgrade import Gaps
 from .upgrade import is_current
 from .upgrade import upgrade
 
@@ -94,6 +96,8 @@ class Database:
         self.tables = mount.tables
         #: The engine once the tables are there, see :meth:`open`.
         self.opened: Engine | None = None
+        #: Whether no rows of older tables are left, see :meth:`refuse_leftovers`.
+        self.is_carried_over = False
         #: Known after the first connection.
         self.traits: Traits | None = None
         #: Whether the host's wait for a lock on its SQLite file is shortened for us.
@@ -103,7 +107,7 @@ class Database:
         #: Set while a delivery of a test takes part in the transaction of the test:
         #: gives a connection whose statements are savepoints of it.
         self.joined: Callable[[], AbstractContextManager[Connection]] | None = None
-        self._runtime = runtime
+        self.runtime = runtime
         self._found: Engine | None = None
 
     @property
@@ -121,6 +125,7 @@ class Database:
         engine = self.find_engine()
         if self.mount.creates_tables and not is_current(engine, self.tables):
             self.upgrade()
+        self.is_carried_over |= self.mount.creates_tables
         is_sqlite = engine.dialect.name == "sqlite"
         self.limits_waits = is_sqlite and isinstance(engine, HostEngine)
         self.opened = engine
@@ -142,13 +147,26 @@ class Database:
     def find_engine(self) -> Engine:
         """Return the engine without connecting. Safe to repeat and to race."""
         if self._found is None:
-            self._found = self.mount.find_engine(self._runtime)
+            self._found = self.mount.find_engine(self.runtime)
         return self._found
 
-    def upgrade(self) -> Changes:
-        """Add the tables, columns and indexes that are missing.
+    def refuse_leftovers(self, connection: Connection) -> None:
+        """Fail as long as rows of older tables are to be carried over.
 
-        Nothing is dropped. Safe to repeat and to race.
+        Events that run meanwhile would run for subscribers that have finished them.
+        Asks once in each process.
+
+        :raises InboxUnavailable: the error says what to do.
+        """
+        if find_leftovers(connection, self.tables):
+            advice = find_gaps(connection, self.tables).advice
+            raise InboxUnavailable(f"the inbox cannot be used: {advice}")
+        self.is_carried_over = True
+
+    def upgrade(self) -> Changes:
+        """Add what is missing, and carry the rows of older tables over.
+
+        Safe to repeat and to race.
         """
         return upgrade(self.find_engine(), self.tables)
 

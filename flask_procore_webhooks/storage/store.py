@@ -127,6 +127,8 @@ class Store:
                 return
             with self._connect() as connection:
                 limits_waits = self.database.limits_waits
+                if not self.database.is_carried_over:
+                    self.database.refuse_leftovers(connection)
                 if limits_waits:
                     _set_wait(connection, int(SQLITE_WAIT * 1000))
                 if time.monotonic() > self.clock.next_comparison:

@@ -135,8 +135,8 @@ def _event_table(metadata: MetaData) -> Table:
         UniqueConstraint("endpoint", "event_id", name=f"uq_{EVENT_TABLE}"),
         # Without the endpoint in it, SQLite uses the index of the unique key.
         _live_index(EVENT_TABLE, "due", endpoint, due_at),
-        # With the status in it, parked events are counted without their rows.
-        _live_index(EVENT_TABLE, "parked", endpoint, parked_at, "status"),
+        # With the status before the time, each status is counted by itself.
+        _live_index(EVENT_TABLE, "parked", endpoint, "status", parked_at),
         # For subscribers with latest_only.
         Index(f"ix_{EVENT_TABLE}_resource", "resource_id", "event_at"),
         # A reused row id would find the jobs of the first event that had it.

@@ -1,29 +1,44 @@
-"""Upgrade: compare the inbox's tables with the code, and add what they lack.
+"""Upgrade: add what the inbox's tables lack, and carry the rows of older ones over.
 
-An upgrade adds tables, columns and indexes. It drops and changes nothing: a table may
-have columns that this version of the package does not use.
+The schema number is written last. An upgrade that was interrupted is carried on by the
+next one.
 """
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable
-from collections.abc import Iterator
-from contextlib import suppress
+from datetime import datetime
+from datetime import timezone
+from functools import partial
 from typing import Any
 from typing import NamedTuple
 
 from sqlalchemy import Column
 from sqlalchemy import Connection
 from sqlalchemy import Engine
+from sqlalchemy import Executable
+from sqlalchemy import func
 from sqlalchemy import Index
 from sqlalchemy import inspect
-from sqlalchemy import String
+from sqlalchemy import select
 from sqlalchemy import Table
-from sqlalchemy import text
-from sqlalchemy import UniqueConstraint
+from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateColumn
 
+from ..errors import InboxUnavailable
+from . import carry_over
+from .gaps import column_names
+from .gaps import find_gaps
+from .gaps import find_leftovers
+from .gaps import OLD_ATTEMPTS
+from .gaps import OLD_RECEIPTS
+from .gaps import schema_of
+from .mismatches import columns_to_collate
+from .servers import Fault
+from .servers import fault_of
 from .state import put_value
 from .state import SCHEMA_NAME
 from .state import schema_number
@@ -31,67 +46,10 @@ from .state import WHOLE_INBOX
 from .tables import SCHEMA
 from .tables import Tables
 
-#: Storage engines of MariaDB and MySQL without transactions.
-UNSAFE_ENGINES = ("myisam", "aria", "memory", "csv")
-_COLLATIONS_OF_POSTGRESQL = text(
-    "SELECT c.relname, a.attname, l.collname FROM pg_attribute a"
-    " JOIN pg_class c ON c.oid = a.attrelid"
-    " JOIN pg_collation l ON l.oid = a.attcollation"
-    " WHERE c.relname LIKE 'procore_webhook_%' AND c.relkind IN ('r', 'p')"
-    " AND NOT l.collisdeterministic"
-)
-_COLUMNS_OF_MYSQL = text(
-    "SELECT table_name AS t, column_name AS c, collation_name AS l, data_type AS d"
-    " FROM information_schema.columns"
-    " WHERE table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name"
-)
-_ENGINE_OF_MYSQL = text(
-    "SELECT engine FROM information_schema.tables"
-    " WHERE table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name"
-)
-
-
-class Gaps(NamedTuple):
-    """What the tables in the database lack."""
-
-    tables: list[Table] = []
-    columns: list[Column[Any]] = []
-    indexes: list[Index] = []
-
-    @property
-    def table_names(self) -> list[str]:
-        return [table.fullname for table in self.tables]
-
-    @property
-    def column_names(self) -> list[str]:
-        return [f"{column.table.fullname}.{column.name}" for column in self.columns]
-
-    @property
-    def index_names(self) -> list[str]:
-        return [str(index.name) for index in self.indexes]
-
-    @property
-    def stop_deliveries(self) -> bool:
-        """Whether statements of the inbox fail; a missing index only slows them."""
-        return bool(self.tables or self.columns)
-
-    @property
-    def advice(self) -> str:
-        """What is missing, and the commands that add it."""
-        kinds = ("tables", "columns", "indexes")
-        lists = (self.table_names, self.column_names, self.index_names)
-        missing = [
-            f"missing {kind}: {', '.join(names)}"
-            for kind, names in zip(kinds, lists, strict=True)
-            if names
-        ]
-        verb = "create them"
-        if self.columns or self.indexes:
-            verb = "the tables are older than the package: upgrade them"
-        return (
-            f"{'; '.join(missing)}; {verb} with your migrations (flask db migrate,"
-            " flask db upgrade) or, if you have none, with the command init-db"
-        )
+#: Seconds in which a statement is tried again that waits for a lock of another process.
+PATIENCE = 4.0
+#: The first SQLite that drops columns.
+SQLITE_DROPS = (3, 35)
 
 
 class Changes(NamedTuple):
@@ -100,53 +58,17 @@ class Changes(NamedTuple):
     created: list[str]
     #: As in ``column procore_webhook_event.claims``.
     added: list[str]
-
-
-class Mismatch(NamedTuple):
-    """A difference between a table and the code, which no upgrade changes."""
-
-    text: str
-    #: Whether deliveries fail.
-    stops_deliveries: bool = False
-
-
-def find_gaps(engine: Engine, tables: Tables) -> Gaps:
-    """Return what the database lacks of ``tables``."""
-    inspector, gaps = inspect(engine), Gaps([], [], [])
-    for table in tables:
-        schema = schema_of(engine, table)
-        if not inspector.has_table(table.name, schema=schema):
-            gaps.tables.append(table)
-            continue
-        columns = inspector.get_columns(table.name, schema=schema)
-        there = {str(column["name"]).lower() for column in columns}
-        gaps.columns.extend(c for c in table.columns if c.name.lower() not in there)
-        there = {
-            str(each["name"]) for each in inspector.get_indexes(table.name, schema)
-        }
-        indexes = sorted(table.indexes, key=lambda index: str(index.name))
-        gaps.indexes.extend(index for index in indexes if index.name not in there)
-    return gaps
+    #: Other changes, as in ``dropped table procore_webhook_receipt``.
+    others: list[str] = []
 
 
 def upgrade(engine: Engine, tables: Tables) -> Changes:
-    """Add what the database lacks of ``tables``; safe to repeat and to race.
+    """Make the tables in the database those of the code; safe to repeat and to race.
 
     :param engine: each statement on it is a transaction of its own.
     """
-    gaps = find_gaps(engine, tables)
-    for table in gaps.tables:
-        _create_table(engine, table)
-    for column in gaps.columns:
-        _add_column(engine, column)
-    for index in gaps.indexes:
-        _create_index(engine, index)
-    with engine.begin() as connection:
-        if (schema_number(connection, tables) or 0) < SCHEMA:
-            put_value(connection, tables, WHOLE_INBOX, SCHEMA_NAME, SCHEMA)
-    added = [f"column {name}" for name in gaps.column_names]
-    added += [f"index {name}" for name in gaps.index_names]
-    return Changes(gaps.table_names, added)
+    with engine.connect() as connection:
+        return Upgrade(connection, tables, commits=True).run()
 
 
 def is_current(engine: Engine, tables: Tables) -> bool:
@@ -158,134 +80,177 @@ def is_current(engine: Engine, tables: Tables) -> bool:
         return (schema_number(connection, tables) or 0) >= SCHEMA
 
 
-def schema_of(engine: Engine, table: Any) -> str | None:
-    """The schema of ``table`` in the database: a host may rename its schemas."""
-    options = engine.get_execution_options()
-    names = options.get("schema_translate_map") or {}
-    schema: str | None = names.get(table.schema, table.schema)
-    return schema
+class Upgrade:
+    """An upgrade on one connection.
 
+    :param commits: whether to commit after each step, and to try a step again that
+        meets another process; otherwise the transaction is the caller's.
+    """
 
-def mismatches(engine: Engine, tables: Tables) -> Iterator[Mismatch]:
-    """Compare keys, sizes and collations of the tables with the code."""
-    dialect = engine.dialect.name
-    for table in tables:
-        yield from _wrong_keys(engine, table)
-        # SQLite stores any length.
-        if dialect != "sqlite":
-            yield from _short_columns(engine, table)
-        if dialect in ("mysql", "mariadb"):
-            with engine.connect() as connection:
-                yield from _mysql_mismatches(connection, table)
-    if dialect == "postgresql":
-        # PostgreSQL 11 has no such collations and no such column.
-        with suppress(SQLAlchemyError), engine.connect() as connection:
-            for row in connection.execute(_COLLATIONS_OF_POSTGRESQL):
-                yield Mismatch(
-                    f"{row.relname}.{row.attname} has the nondeterministic collation"
-                    f" {row.collname}: values that differ are taken for one"
-                )
+    def __init__(
+        self, connection: Connection, tables: Tables, *, commits: bool
+    ) -> None:
+        self._connection = connection
+        self._tables = tables
+        self._commits = commits
+        self._leftovers: list[str] = []
 
+    def run(self) -> Changes:
+        connection, tables = self._connection, self._tables
+        gaps, others = find_gaps(connection, tables), []
+        for table in gaps.tables:
+            self._create_table(table)
+        for column in gaps.columns:
+            self._add_column(column)
+        for index in gaps.indexes:
+            self._create_index(index)
+        for table in tables:
+            others += self._collate(table)
+        if gaps.leftovers:
+            others += self._carry_over(gaps.leftovers)
+        if (schema_number(connection, tables) or 0) < SCHEMA:
+            self._put(WHOLE_INBOX, SCHEMA_NAME, SCHEMA)
+        added = [f"column {name}" for name in gaps.column_names]
+        added += [f"index {name}" for name in gaps.index_names]
+        return Changes(gaps.table_names, added, others)
 
-def _wrong_keys(engine: Engine, table: Table) -> Iterator[Mismatch]:
-    inspector, schema = inspect(engine), schema_of(engine, table)
-    found = inspector.get_pk_constraint(table.name, schema=schema)
-    expected = [column.name for column in table.primary_key]
-    if sorted(found["constrained_columns"]) != sorted(expected):
-        names = ", ".join(expected)
-        yield Mismatch(f"{table.fullname} lacks the primary key on {names}", True)
-    indexes = inspector.get_indexes(table.name, schema=schema)
-    keys = [list(each["column_names"]) for each in indexes if each["unique"]]
-    unique = inspector.get_unique_constraints(table.name, schema=schema)
-    keys += [list(each["column_names"]) for each in unique]
-    for constraint in table.constraints:
-        if not isinstance(constraint, UniqueConstraint):
-            continue
-        columns = [column.name for column in constraint.columns]
-        if columns not in keys:
-            names = ", ".join(columns)
-            yield Mismatch(
-                f"{table.fullname} lacks the unique constraint on {names}:"
-                " copies of an event would be recorded twice or refused",
-                True,
-            )
-
-
-def _short_columns(engine: Engine, table: Table) -> Iterator[Mismatch]:
-    schema = schema_of(engine, table)
-    for found in inspect(engine).get_columns(table.name, schema=schema):
-        column = table.columns.get(found["name"])
-        if column is None or not isinstance(column.type, String):
-            continue
-        size, needed = getattr(found["type"], "length", None), column.type.length
-        if size and needed and size < needed:
-            yield Mismatch(
-                f"{table.fullname}.{column.name} holds {size} characters instead of"
-                f" {needed}"
-            )
-
-
-def _mysql_mismatches(connection: Connection, table: Table) -> Iterator[Mismatch]:
-    place = {"schema": schema_of(connection.engine, table), "name": table.name}
-    engine = connection.execute(_ENGINE_OF_MYSQL, place).scalar()
-    if str(engine).lower() in UNSAFE_ENGINES:
-        yield Mismatch(
-            f"{table.fullname} has the storage engine {engine}, which has no"
-            " transactions: events may be lost or run twice; change it to InnoDB"
+    def _create_table(self, table: Table) -> None:
+        connection, schema = self._connection, schema_of(self._connection, table)
+        self._step(
+            lambda: table.create(connection, checkfirst=True),
+            lambda: inspect(connection).has_table(table.name, schema=schema),
         )
-    for row in connection.execute(_COLUMNS_OF_MYSQL, place):
-        column = table.columns.get(row.c)
-        if column is None:
-            continue
-        expected = column.type.dialect_impl(connection.dialect)
-        collation = getattr(expected, "collation", None)
-        if collation and not str(row.l).endswith("_bin"):
-            yield Mismatch(
-                f"{table.fullname}.{row.c} has the collation {row.l} instead of"
-                f" {collation}: values that differ in case are taken for one"
+
+    def _add_column(self, column: Column[Any]) -> None:
+        definition = CreateColumn(column).compile(dialect=self._connection.dialect)
+        table = column.table
+        self._step(
+            lambda: self._alter(table, f"ADD COLUMN {definition}"),
+            lambda: column.name in column_names(self._connection, table),
+        )
+
+    def _create_index(self, index: Index) -> None:
+        connection, table = self._connection, index.table
+        assert table is not None
+
+        def is_there() -> bool:
+            schema = schema_of(connection, table)
+            found = inspect(connection).get_indexes(table.name, schema=schema)
+            return index.name in {each["name"] for each in found}
+
+        self._step(lambda: index.create(connection, checkfirst=True), is_there)
+
+    def _collate(self, table: Table) -> list[str]:
+        """Give text its case-sensitive collation (MariaDB, MySQL)."""
+        connection = self._connection
+        columns = columns_to_collate(connection, table)
+        if not columns:
+            return []
+        definitions = [
+            f"MODIFY {CreateColumn(column).compile(dialect=connection.dialect)}"
+            for column in columns
+        ]
+        self._step(
+            lambda: self._alter(table, ", ".join(definitions)),
+            lambda: not columns_to_collate(connection, table),
+        )
+        names = ", ".join(column.name for column in columns)
+        return [f"changed the collation of {table.fullname}: {names}"]
+
+    def _carry_over(self, leftovers: list[str]) -> list[str]:
+        """Turn receipts and attempts into jobs, then drop them.
+
+        The receipts are dropped last: until then, no process runs events.
+        """
+        self._refuse_old_sqlite()
+        connection, tables = self._connection, self._tables
+        self._leftovers, now = leftovers, _now()
+        try:
+            old = carry_over.old_tables(connection, tables, leftovers)
+        except NoSuchTableError:
+            # Another process has dropped the receipts meanwhile, as the last step.
+            return []
+        for page in carry_over.pages(connection, old):
+            for change in carry_over.changes_of_events(old, page):
+                self._execute(change)
+            receipts = carry_over.jobs_of_receipts(old, page, connection, now)
+            if receipts is not None:
+                self._execute(receipts)
+            self._execute(carry_over.placeholders(old, page, connection, now))
+        if not self._is_carried_over():
+            for row in carry_over.pauses(connection, tables):
+                self._put(row.endpoint, "pause", {"by": row.actor}, row.at)
+        count = select(func.count()).select_from(tables.job)
+        done = [f"carried over {connection.execute(count).scalar_one()} jobs"]
+        return done + [f"dropped {each}" for each in self._drop_leftovers()]
+
+    def _drop_leftovers(self) -> list[str]:
+        found = find_leftovers(self._connection, self._tables)
+        event, schema = self._tables.event, self._tables.event.schema
+        if any(OLD_ATTEMPTS in each for each in found):
+            drop = partial(self._alter, event, f"DROP COLUMN {OLD_ATTEMPTS}")
+            self._step(
+                drop, lambda: OLD_ATTEMPTS not in column_names(self._connection, event)
             )
-        if row.c == "body" and row.d != "longblob":
-            yield Mismatch(f"{table.fullname}.body is a {row.d} instead of a longblob")
+        if any(OLD_RECEIPTS in each for each in found):
+            receipts = carry_over.receipt_table(schema)
+            self._step(
+                lambda: receipts.drop(self._connection, checkfirst=True),
+                lambda: not find_leftovers(self._connection, self._tables),
+            )
+        return found
+
+    def _refuse_old_sqlite(self) -> None:
+        dialect = self._connection.dialect
+        version: tuple[Any, ...] = dialect.server_version_info or ()
+        if dialect.name == "sqlite" and version < SQLITE_DROPS:
+            raise InboxUnavailable(
+                f"SQLite {'.'.join(map(str, version))} cannot drop columns: run init-db"
+                " once with a Python that has SQLite 3.35 or newer"
+            )
+
+    def _is_carried_over(self) -> bool:
+        """Whether another process has carried over every row: it drops things now."""
+        return find_leftovers(self._connection, self._tables) != self._leftovers
+
+    def _execute(self, statement: Executable) -> None:
+        """Execute a statement on the rows of older tables."""
+        self._step(lambda: self._connection.execute(statement), self._is_carried_over)
+
+    def _put(
+        self, endpoint: str, name: str, value: object, at: datetime | None = None
+    ) -> None:
+        put = partial(put_value, self._connection, self._tables, endpoint, name, value)
+        self._step(lambda: put(at), lambda: False)
+
+    def _alter(self, table: Table, change: str) -> None:
+        connection = self._connection
+        quote = connection.dialect.identifier_preparer.quote
+        parts = filter(None, (schema_of(connection, table), table.name))
+        name = ".".join(map(quote, parts))
+        connection.exec_driver_sql(f"ALTER TABLE {name} {change}")
+
+    def _step(self, work: Callable[[], object], is_done: Callable[[], bool]) -> None:
+        """Do a part of the upgrade, unless another process does it meanwhile."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                work()
+                if self._commits:
+                    self._connection.commit()
+                return
+            except SQLAlchemyError as error:
+                if not self._commits:
+                    raise
+                self._connection.rollback()
+                if is_done():
+                    return
+                is_locked = fault_of(error) is Fault.LOCK
+                if not is_locked or time.monotonic() > until:
+                    raise
+            time.sleep(random.uniform(0.02, 0.1))
 
 
-def _create_table(engine: Engine, table: Table) -> None:
-    def is_there() -> bool:
-        return inspect(engine).has_table(table.name, schema=schema_of(engine, table))
-
-    _unless_there(is_there, lambda: table.create(engine, checkfirst=True))
-
-
-def _add_column(engine: Engine, column: Column[Any]) -> None:
-    table, schema = column.table, schema_of(engine, column.table)
-    definition = CreateColumn(column).compile(dialect=engine.dialect)
-    quote = engine.dialect.identifier_preparer.quote
-    name = ".".join(map(quote, filter(None, (schema, table.name))))
-
-    def is_there() -> bool:
-        columns = inspect(engine).get_columns(table.name, schema=schema)
-        return column.name in {each["name"] for each in columns}
-
-    def add() -> None:
-        with engine.begin() as connection:
-            connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {definition}")
-
-    _unless_there(is_there, add)
-
-
-def _create_index(engine: Engine, index: Index) -> None:
-    def is_there() -> bool:
-        assert index.table is not None
-        schema = schema_of(engine, index.table)
-        found = inspect(engine).get_indexes(index.table.name, schema=schema)
-        return index.name in {each["name"] for each in found}
-
-    _unless_there(is_there, lambda: index.create(engine, checkfirst=True))
-
-
-def _unless_there(is_there: Callable[[], bool], add: Callable[[], None]) -> None:
-    """Add a part of the tables, unless another process adds it meanwhile."""
-    try:
-        add()
-    except SQLAlchemyError:
-        if not is_there():
-            raise
+def _now() -> datetime:
+    """The current time of this host as it is stored."""
+    return datetime.now(timezone.utc).replace(tzinfo=None)

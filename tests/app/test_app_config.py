@@ -40,10 +40,10 @@ def test_app_with_mistakes_does_not_start(make_app: Callable[..., Flask]) -> Non
     app = make_app(**{PREFIX + key: value for key, value in MISTAKES.items()})
     with pytest.raises(ConfigError) as caught:
         app.register_blueprint(ProcoreWebhooks())
-    assert len(caught.value.problems) == 17
+    assert len(caught.value.problems) == 18
     text = str(caught.value)
-    assert text.startswith("17 problems:\n- PROCORE_WEBHOOK_")
-    assert text.count("\n- ") == 17
+    assert text.startswith("18 problems:\n- PROCORE_WEBHOOK_")
+    assert text.count("\n- ") == 18
     assert all(PREFIX + key in text for key in MISTAKES)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from datetime import datetime
 from datetime import timedelta
+from datetime import timezone
 
 import pytest
 from flask import Flask
@@ -25,10 +26,13 @@ from support.values import SECRET
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
+from flask_procore_webhooks import resource_created
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.log import MOST_LINES
 from flask_procore_webhooks.senders.payload import event_key
 from flask_procore_webhooks.testing import deliver
+from flask_procore_webhooks.testing import payload
 
 STRANGE_TEXTS = {
     "a NUL": "a\0b",
@@ -96,6 +100,91 @@ def test_payload_reaches_a_subscriber_and_the_inbox_as_the_same_event(
     at = event.timestamp and event.timestamp.replace(tzinfo=None)
     assert row.event_at == at
     assert event.received_at == row.received_at.replace(tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize("key", ["payload", "event"])
+def test_wrapped_event_is_a_repeat_of_the_plain_one(
+    key: str, endpoint: Endpoint, webhooks: ProcoreWebhooks
+) -> None:
+    seen: list[Event] = []
+    webhooks.on("Projects", "update")(lambda event: seen.append(event))
+    client, plain = endpoint.app.test_client(), json.loads(sample("v4"))
+    wrapped = {"id": "delivery-1", key: plain, "status": "failed"}
+
+    answers = [deliver(client, body).json for body in (wrapped, wrapped, plain)]
+
+    assert answers[0] == {"received": True}
+    assert answers[1:] == [{"received": True, "duplicate": True}] * 2
+    (row,) = rows(endpoint.store)
+    assert (row.event_id, row.type, row.status) == (
+        plain["id"],
+        "Projects.update",
+        "done",
+    )
+    assert (row.repeats, row.conflicts) == (2, 1)
+    (event,) = seen
+    assert (event.data, event.payload) == (plain, wrapped)
+
+
+@pytest.mark.parametrize("name", ["v4", "v2"])
+def test_created_in_capitals_fires_the_signal_of_creations(
+    name: str, app: Flask, endpoint: Endpoint
+) -> None:
+    """Procore's own spelling of a Document Upload."""
+    seen: list[Event] = []
+    resource_created.connect(lambda app, event: seen.append(event), name="x")
+    sent = payload("Document Upload.CREATED", format=name)
+    assert deliver(app.test_client(), sent).json == {"received": True}
+    (event,) = seen
+    assert (event.type, event.reason) == ("Document Upload.create", "create")
+    (row,) = rows(endpoint.store)
+    assert (row.type, row.reason) == (event.type, event.reason)
+
+
+# Objects of unknown shape
+
+
+def unknown(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [text for text in caplog.messages if "unknown shape" in text]
+
+
+def test_object_of_unknown_shape_is_recorded_with_a_warning_for_each_shape(
+    endpoint: Endpoint, webhooks: ProcoreWebhooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran: list[Event] = []
+    webhooks.on()(lambda event: ran.append(event))
+    client = endpoint.app.test_client()
+    for sent in ({"id": 1, "b": 2}, {"b": 3, "id": 2}, {"c": 1}, {}, {"id": 3, "b": 4}):
+        assert deliver(client, sent).json == {"received": True}
+    assert [event.data for event in ran] == [event.payload for event in ran]
+    found = rows(endpoint.store)
+    assert {(row.type, row.status, row.error) for row in found} == {("", "done", None)}
+    assert unknown(caplog) == [
+        "procore_webhooks recorded an object of unknown shape, with an empty type. Its"
+        f" keys: {keys}. This is logged once for each shape."
+        for keys in ("'b', 'id'", "'c'", "none")
+    ]
+
+
+def test_warnings_of_unknown_shapes_are_bounded_and_hold_no_values(
+    endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = endpoint.app.test_client()
+    wide = {f"{number:03}{'x' * 99}": "the-secret" for number in range(300)}
+    deliver(client, {**wide, "\nforged": 1})
+    (line,) = unknown(caplog)
+    assert len(line) < 1500 and "\n" not in line and "the-secret" not in line
+    for number in range(MOST_LINES + 20):
+        deliver(client, {f"key{number}": number})
+    assert len(unknown(caplog)) == MOST_LINES
+
+
+def test_repeat_of_an_object_of_unknown_shape_is_not_logged_again(
+    endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        deliver(endpoint.app.test_client(), {"id": "1", "a": 2})
+    assert len(unknown(caplog)) == 1
 
 
 def test_event_is_frozen(endpoint: Endpoint) -> None:

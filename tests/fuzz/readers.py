@@ -10,12 +10,15 @@ from datetime import timezone
 
 from flask_procore_webhooks import BadPayload
 from flask_procore_webhooks import Event
+from flask_procore_webhooks.senders.payload import normalize_reason
 from flask_procore_webhooks.senders.payload import parse
 from flask_procore_webhooks.senders.payload import read_event
 from flask_procore_webhooks.senders.payload import to_datetime
+from flask_procore_webhooks.senders.payload import TOO_DEEP
 from flask_procore_webhooks.senders.payload import unreadable_event
 from flask_procore_webhooks.senders.procore import PROCORE
 from flask_procore_webhooks.senders.prudra import PRUDRA
+from flask_procore_webhooks.senders.source import Source
 
 EVENT_ID = re.compile(r"[!-~]{1,80}")
 IDS = ("resource_id", "company_id", "project_id", "user_id", "application_id")
@@ -26,6 +29,7 @@ def payload_seeds(payloads: list[bytes]) -> Iterator[bytes]:
     yield from payloads
     for body in payloads:
         yield b'{"payload": ' + body + b"}"
+        yield b'{"id": 1, "event": {"payload": ' + body + b'}, "status": "failed"}'
         yield json.dumps(json.loads(body), indent=1).encode("utf-16")
     yield b'{"id": "sha256:1", "timestamp": 1e400, "type": "RFIs.UPDATED"}'
     yield b'{"id": "\\ud800", "created": "2026-05-04T10:11:12+14:00"}'
@@ -43,7 +47,20 @@ def read_payload(data: bytes) -> None:
         _check(event, data)
         assert read_event(data, source, "1767225600", "fuzz") == event
         assert dict(event.payload) == json.loads(data) == parse(data)
+        if any(shape.fits(event.payload) for shape in source.shapes):
+            _check_wrapped(event, source)
     to_datetime(data.decode("utf-8", "surrogateescape"))
+
+
+def _check_wrapped(event: Event, source: Source) -> None:
+    """In a wrapper, the event has the same fields."""
+    try:
+        wrapped = read_event(b'{"id": 7, "payload": %b}' % event.body, source)
+    except BadPayload as bad:
+        assert str(bad) == TOO_DEEP
+        return
+    for name in ("type", "resource_type", "reason", "data", "timestamp", *IDS):
+        assert getattr(wrapped, name) == getattr(event, name), name
 
 
 def _check(event: Event, data: bytes) -> None:
@@ -54,7 +71,8 @@ def _check(event: Event, data: bytes) -> None:
     for name in TEXTS:
         value = getattr(event, name)
         assert value is None or isinstance(value, str), name
-    assert event.reason is None or event.reason == event.reason.lower()
+    assert event.reason is None or event.reason == normalize_reason(event.reason)
+    assert event.type or event.data is None or event.data == event.payload
     assert event.timestamp is None or event.timestamp.tzinfo is timezone.utc
     assert isinstance(hash(event), int) and repr(event).isprintable()
     try:

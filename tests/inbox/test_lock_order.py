@@ -22,8 +22,11 @@ from support.sites import Site
 
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
-from flask_procore_webhooks.inbox import operations
 from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.operations.changes import replay
+from flask_procore_webhooks.operations.prune import Old
+from flask_procore_webhooks.operations.prune import prune_bodies
+from flask_procore_webhooks.operations.prune import prune_rows
 from flask_procore_webhooks.storage.store import Store
 
 MakeApp = Callable[..., Flask]
@@ -63,7 +66,7 @@ def test_replays_of_the_same_events_in_opposite_orders(site: Site) -> None:
     for number in range(ROUNDS):
         rows = dead_and_done(site, number)
         orders = [rows, rows[::-1]] * 2
-        counts = at_once(lambda r: operations.replay(site.store, r, ME), orders)
+        counts = at_once(lambda r: replay(site.store, r, ME, anew=True), orders)
         assert sum(counts) == len(rows)
 
 
@@ -74,12 +77,12 @@ def test_replays_and_prunes_of_the_same_events(site: Site) -> None:
 
     def change(work: Any) -> int:
         if isinstance(work, list):
-            return operations.replay(site.store, work, ME)
-        return sum(work(site.store, before, dead=True))
+            return replay(site.store, work, ME, anew=True)
+        return sum(work(site.store, Old(before, dead=True)))
 
     for number in range(ROUNDS):
         rows = dead_and_done(site, number)
-        work = [rows, operations.prune_rows, rows[::-1], operations.prune_bodies]
+        work = [rows, prune_rows, rows[::-1], prune_bodies]
         replayed, pruned, again, _ = at_once(change, [*work])
         assert replayed + again <= len(rows)
         c = site.events.c
@@ -100,7 +103,7 @@ def test_renewals_and_releases_of_the_same_claims(site: Site) -> None:
             partial(batches.renew, store, held, 60),
             partial(batches.renew, store, held[::-1], 60),
             partial(batches.release, store, held[::-1]),
-            partial(operations.replay, store, [c.row_id for c in held], ME),
+            partial(replay, store, [c.row_id for c in held], ME),
         ]
         at_once(lambda change: change(), changes)
         again = batches.claim_due(store, 30, 60)
@@ -115,10 +118,10 @@ def test_deadlock_with_somebody_elses_transaction_is_tried_again(site: Site) -> 
     lock = "SELECT 1 FROM procore_webhook_event WHERE id = {} FOR UPDATE"
     with ThreadPoolExecutor(1) as pool, site.store.connection(begin=True) as other:
         other.exec_driver_sql(lock.format(second))
-        replay = pool.submit(operations.replay, site.store, [first, second], ME)
+        replayed = pool.submit(replay, site.store, [first, second], ME)
         wait_for_lock_wait(other)
         # The replay has waited for longer, so the server ends its transaction.
         other.exec_driver_sql(lock.format(first))
         other.exec_driver_sql("COMMIT")
         other.exec_driver_sql("BEGIN")
-        assert replay.result(30) == 2
+        assert replayed.result(30) == 2

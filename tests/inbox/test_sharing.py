@@ -21,8 +21,9 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import due
-from flask_procore_webhooks.inbox import operations
 from flask_procore_webhooks.inbox.record import Recorder
+from flask_procore_webhooks.operations.pauses import pause
+from flask_procore_webhooks.operations.pauses import resume
 from flask_procore_webhooks.running.leases import LeaseRenewer
 from flask_procore_webhooks.running.leases import renewing
 from flask_procore_webhooks.running.worker import Worker
@@ -136,13 +137,13 @@ def test_one_query_finds_pauses_and_due_times_of_all_endpoints(tenants: Flask) -
     first, second, third = (each.store for each in endpoints(tenants).values())
     deliver(tenants.test_client(), payload("RFIs.update"), endpoint="tenant0")
     deliver(tenants.test_client(), payload("RFIs.update"), endpoint="tenant1")
-    operations.pause(second, "tests")
+    pause(second, "tests")
     first.traits()  # asked once, before the first poll
     with statements(first.database.engine) as seen:
         waits = due.seconds_to_work([first, second, third])
     assert waits == {"tenant0": 0.0, "tenant1": None, "tenant2": None}
     assert len(seen) == 1
-    operations.resume(second, "tests")
+    resume(second, "tests")
     assert due.seconds_to_work([second, third]) == {"tenant1": 0.0, "tenant2": None}
 
 

@@ -32,10 +32,10 @@ from flask_procore_webhooks import RetryLater
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox.completion import finish
 from flask_procore_webhooks.inbox.jobs import Job
-from flask_procore_webhooks.inbox.operations import pause
-from flask_procore_webhooks.inbox.operations import replay
-from flask_procore_webhooks.inbox.operations import resume
 from flask_procore_webhooks.inbox.status import JobState
+from flask_procore_webhooks.operations.changes import replay
+from flask_procore_webhooks.operations.pauses import pause
+from flask_procore_webhooks.operations.pauses import resume
 from flask_procore_webhooks.running.failures import RunOutcome
 from flask_procore_webhooks.running.run import process
 from flask_procore_webhooks.running.worker import Worker

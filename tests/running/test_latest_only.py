@@ -23,9 +23,9 @@ from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import RetryLater
 from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox.operations import replay
 from flask_procore_webhooks.inbox.record import new_row
 from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.operations.changes import replay
 from flask_procore_webhooks.running.run import process
 from flask_procore_webhooks.senders.samples import to_bytes
 from flask_procore_webhooks.storage.store import to_db_time

@@ -45,11 +45,11 @@ from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import due
 from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Settlement
-from flask_procore_webhooks.inbox.operations import pause
-from flask_procore_webhooks.inbox.operations import replay
-from flask_procore_webhooks.inbox.operations import resume
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.operations.changes import replay
+from flask_procore_webhooks.operations.pauses import pause
+from flask_procore_webhooks.operations.pauses import resume
 from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.storage.store import Store
 

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from flask_procore_webhooks.storage.tables import EVENT_TABLE
-from flask_procore_webhooks.storage.tables import RECEIPT_TABLE
+from flask_procore_webhooks.storage.tables import JOB_TABLE
 
 from .app import create_app
 from .app import db
@@ -23,9 +23,11 @@ FINISHED = ("done", "dead", "ignored")
 
 @dataclass(frozen=True)
 class Verdict:
-    #: Events answered 2xx that are not in the inbox, not done, or without an effect.
+    #: Events answered 2xx that are not in the inbox, not done, or lack an effect or a
+    #: done job of one of their subscribers.
     lost: tuple[str, ...]
-    #: Effects that happened twice, or belong to events missing from the inbox.
+    #: Effects that happened twice, or belong to events missing from the inbox; jobs of
+    #: other events or subscribers.
     doubled: tuple[str, ...]
 
 
@@ -53,27 +55,44 @@ class Auditor:
         names = {row.event_id: subscribers_for(row.resource_type) for row in events}
         look = "SELECT event_id, subscriber FROM soak_effect"
         effects = Counter((row.event_id, row.subscriber) for row in self._rows(look))
-        look = (
-            f"SELECT e.event_id, r.subscriber FROM {RECEIPT_TABLE} r"
-            f" JOIN {EVENT_TABLE} e ON e.id = r.event"
-        )
-        receipts = {(row.event_id, row.subscriber) for row in self._rows(look)}
+        states = self._job_states()
         lost = []
         for id in sorted({*accepted, *statuses}):
             wanted = {(id, name) for name in names.get(id, subscribers_for(None))}
             missing = [name for _, name in sorted(wanted - effects.keys())]
-            unnoted = [name for _, name in sorted(wanted - receipts)]
-            if statuses.get(id) != "done" or missing or unnoted:
+            undone = {
+                name: states.get((id, name), ["absent"])
+                for _, name in sorted(wanted)
+                if states.get((id, name)) != ["done"]
+            }
+            if statuses.get(id) != "done" or missing or undone:
                 lost.append(
-                    f"{id} is {statuses.get(id)}, without effects of {missing}, without"
-                    f" receipts of {unnoted}"
+                    f"{id} is {statuses.get(id)}, without effects of {missing}, with"
+                    f" the jobs {undone}"
                 )
         doubled = [
             f"{id}: {name} {times} times, {statuses.get(id, 'not in the inbox')}"
             for (id, name), times in effects.items()
             if times > 1 or id not in statuses
         ]
+        doubled += [
+            f"{id}: a job of {name} that is {', '.join(found)}"
+            for (id, name), found in states.items()
+            if name not in names.get(id, ())
+        ]
         return Verdict(tuple(lost), tuple(doubled))
+
+    def _job_states(self) -> dict[tuple[str, str], list[str]]:
+        """The states of the jobs by event id and subscriber: one state each."""
+        look = (
+            f"SELECT e.event_id, j.event, j.subscriber, j.state FROM {JOB_TABLE} j"
+            f" LEFT JOIN {EVENT_TABLE} e ON e.id = j.event"
+        )
+        states: dict[tuple[str, str], list[str]] = {}
+        for row in self._rows(look):
+            id = row.event_id or f"row {row.event}"
+            states.setdefault((id, row.subscriber), []).append(row.state)
+        return states
 
     def unfinished(self) -> int:
         names = ", ".join(f"'{name}'" for name in FINISHED)

@@ -25,6 +25,7 @@ from flask_procore_webhooks.testing import deliver
 
 from .app import create_app
 from .app import environment
+from .app import SUBSCRIBERS
 
 INSERT = f"INSERT INTO {EVENT_TABLE} "
 CLAIM = f"UPDATE {EVENT_TABLE} SET status=.*claims=.*due_at=.*lease="
@@ -47,43 +48,61 @@ class Step:
     #: The number of the matching statement, from 1.
     number: int
     status: str
-    #: Effects and finished jobs.
-    effects: int
+    #: The subscribers whose effects and done jobs are committed.
+    done: tuple[str, ...]
+    #: The share of failing attempts of the subscriber ``fickle``.
+    failures: float = 0
+
+
+NONE: tuple[str, ...] = ()
+FIRST, TWO, ALL = SUBSCRIBERS[:1], SUBSCRIBERS[:2], SUBSCRIBERS
+#: All but ``fickle``, which fails.
+OTHERS = ("first", "last")
 
 
 def _steps(dispatch: str) -> list[Step]:
     """The steps of a run, after the claim."""
-    return [
-        Step(*each)
-        for each in (
-            ("in the first subscriber", dispatch, AFTER, EFFECT, 1, "running", 0),
-            ("in the second subscriber", dispatch, AFTER, EFFECT, 2, "running", 1),
-            ("before the commit", dispatch, AFTER, JOB, 2, "running", 1),
-            ("after the commit", dispatch, BEFORE, EFFECT, 3, "running", 2),
-            ("before settling", dispatch, BEFORE, SETTLE, 1, "running", 3),
-            ("after settling", dispatch, AFTER, SETTLE, 1, "done", 3),
+    steps = [
+        Step(name, dispatch, moment, statement, number, status, done)
+        for name, moment, statement, number, status, done in (
+            ("in the first subscriber", AFTER, EFFECT, 1, "running", NONE),
+            ("in the second subscriber", AFTER, EFFECT, 2, "running", FIRST),
+            ("before the commit", AFTER, JOB, 2, "running", FIRST),
+            ("after the commit", BEFORE, EFFECT, 3, "running", TWO),
+            ("before settling", BEFORE, SETTLE, 1, "running", ALL),
+            ("after settling", AFTER, SETTLE, 1, "done", ALL),
         )
     ]
+    # The status and the job that is left are one transaction: the kill rolls it back.
+    failed = [
+        Step(name, dispatch, moment, statement, number, "running", OTHERS, 1.0)
+        for name, moment, statement, number in (
+            ("before settling a failed run", BEFORE, SETTLE, 1),
+            ("in settling a failed run", AFTER, SETTLE, 1),
+            ("after writing the job that is left", AFTER, JOB, 3),
+        )
+    ]
+    return steps + failed
 
 
 STEPS = (
-    Step("before the insert", "inline", BEFORE, INSERT, 1, "absent", 0),
-    Step("after the insert", "inline", AFTER, INSERT, 1, "pending", 0),
-    Step("before the claim", "inline", BEFORE, CLAIM, 1, "pending", 0),
-    Step("after the claim", "inline", AFTER, CLAIM, 1, "running", 0),
+    Step("before the insert", "inline", BEFORE, INSERT, 1, "absent", NONE),
+    Step("after the insert", "inline", AFTER, INSERT, 1, "pending", NONE),
+    Step("before the claim", "inline", BEFORE, CLAIM, 1, "pending", NONE),
+    Step("after the claim", "inline", AFTER, CLAIM, 1, "running", NONE),
     *_steps("inline"),
-    Step("before the claim", "worker", BEFORE, CLAIM, 1, "pending", 0),
+    Step("before the claim", "worker", BEFORE, CLAIM, 1, "pending", NONE),
     # On some databases the claim is a transaction, which the kill rolls back.
-    Step("in the claim", "worker", AFTER, CLAIM, 1, "any", 0),
-    Step("at the end of the claim", "worker", AFTER, CLAIMED, 1, "any", 0),
-    Step("after the claim", "worker", BEFORE, EFFECT, 1, "running", 0),
+    Step("in the claim", "worker", AFTER, CLAIM, 1, "any", NONE),
+    Step("at the end of the claim", "worker", AFTER, CLAIMED, 1, "any", NONE),
+    Step("after the claim", "worker", BEFORE, EFFECT, 1, "running", NONE),
     *_steps("worker"),
 )
 
 
 def run_and_die(url: str, step: Step, event: dict[str, Any]) -> None:
     """Deliver ``event``, run it, and end at the step."""
-    app = create_app(environment(url, failures=0), step.dispatch)
+    app = create_app(environment(url, failures=step.failures), step.dispatch)
     sa.event.listen(sa.Engine, step.moment, _killer(step))
     deliver(app.test_client(), event)
     if step.dispatch == "worker":

@@ -16,6 +16,7 @@ MISTAKES: dict[str, object] = {
     "RETRY_BASE": "ten",
     "RETRY_CAP": float("nan"),
     "LEASE": True,
+    "MAX_AGE": -1,
     "RETENTION": 3600,
     "IGNORE_USER_IDS": "user 7",
     "IGNORE_APPLICATION_IDS": [b"app 8"],

@@ -1,4 +1,7 @@
-"""The tables of schema 1 with rows in them, as an older package has left them."""
+"""The tables of schemas 1 and 2 with rows in them, as older packages have left them.
+
+``schemas/2-*.sql`` were filled by runs of the package that had schema 2, and dumped.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ DUMPS = Path(__file__).parents[1] / "schemas"
 ENDPOINT = "procore_webhooks"
 NOW = datetime.now(timezone.utc).replace(tzinfo=None)
 
-#: An event of each status, by its id.
+#: An event of each status in schema 1, by its id.
 EVENTS: dict[str, dict[str, Any]] = {
     "evt_pending": {"status": "pending", "due_at": NOW},
     # Its process is gone, and its lease has ended.
@@ -35,16 +38,19 @@ EVENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def load(url: str, *, rows: bool = True) -> None:
-    """Create the tables of schema 1 in an empty database, with rows in them."""
+def load(url: str, *, schema: int = 1, rows: bool = True) -> None:
+    """Create the tables of an older schema in an empty database, with rows in them.
+
+    :param rows: of schema 1; the dumps of schema 2 have rows.
+    """
     engine = sa.create_engine(url)
     kind = {"mysql": "mariadb"}.get(engine.dialect.name, engine.dialect.name)
-    script = (DUMPS / f"1-{kind}.sql").read_text()
+    script = (DUMPS / f"{schema}-{kind}.sql").read_text()
     with engine.begin() as connection:
         for statement in script.split(";\n"):
             if statement.strip():
                 connection.exec_driver_sql(statement)
-        if rows:
+        if rows and schema == 1:
             _insert_rows(connection)
     engine.dispose()
 

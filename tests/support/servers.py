@@ -38,9 +38,10 @@ def serve(
     folder: Path | str = ".",
     env: Mapping[str, str] | None = None,
     options: tuple[str, ...] = (),
+    port: int | None = None,
 ) -> Iterator[Server]:
     """Run ``app`` (``module:name``) under ``server`` from ``folder`` until the end."""
-    port = free_port()
+    port = port or free_port()
     environ = {**os.environ, **(env or {})}
     started = start(command(server, app, port, options), folder=folder, env=environ)
     running = Server(started.process, started.log, port)

@@ -50,8 +50,8 @@ from flask_procore_webhooks.errors import ConfigError
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox import due
 from flask_procore_webhooks.inbox import queries
-from flask_procore_webhooks.inbox.operations import pause
-from flask_procore_webhooks.inbox.operations import resume
+from flask_procore_webhooks.operations.pauses import pause
+from flask_procore_webhooks.operations.pauses import resume
 from flask_procore_webhooks.running import celery
 from flask_procore_webhooks.running.celery import BREAKER_SECONDS
 from flask_procore_webhooks.running.celery import LONGEST_COUNTDOWN

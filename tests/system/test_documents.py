@@ -11,6 +11,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from datetime import datetime
+from datetime import timedelta
+from datetime import timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +34,8 @@ from support.documents import headings
 from support.documents import links
 from support.documents import ROOT
 from support.documents import text_of
+from support.jobs import add_event
+from support.jobs import failed
 from support.servers import serve
 from support.servers import Server
 from support.shells import check_shell
@@ -44,6 +49,8 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import testing
 from flask_procore_webhooks.config import KEYS
 from flask_procore_webhooks.config import Settings
+from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.running.failures import longest_backoff
 
 EXAMPLE_ID = "01HYPOTHETICALEVENT"
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -162,15 +169,24 @@ def test_every_attribute_of_an_event_is_described() -> None:
 
 
 def test_the_times_to_dead_are_those_of_the_defaults() -> None:
-    text, settings = text_of("docs/operations.md"), Settings()
+    text, settings = text_of("docs/configuration.md"), Settings()
 
-    def longest(attempts: int) -> float:
-        base, cap = settings.retry_base, settings.retry_cap
-        return sum(min(cap, base * 2**n) for n in range(attempts - 1))
+    def longest(attempts: int) -> int:
+        waits = [longest_backoff(n, settings) for n in range(1, attempts)]
+        return int(sum(waits))
 
-    assert f"| on average | {longest(settings.max_attempts) / 2:.0f} |" in text
-    assert f"| at most | {longest(settings.max_attempts):.0f} |" in text
-    assert f"{longest(24) / 60:.0f}" == f"{15 * 60 + 25}"
+    def clock(seconds: float) -> str:
+        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+    whole = longest(settings.max_attempts)
+    assert f"the {settings.max_attempts - 1} waits together" in text
+    assert f"| at least | {whole // 2} | {clock(whole / 2)};" in text
+    assert f"| on average | {whole * 3 // 4} | {clock(whole * 3 / 4)} |" in text
+    assert f"| at most | {whole} | {clock(whole)} |" in text
+    assert whole / 2 >= 24 * 3600
+    for attempts in (12, 24, settings.max_attempts):
+        least, most = clock(longest(attempts) / 2), clock(longest(attempts))
+        assert f"| {attempts} | {least} | {most} |" in text
 
 
 def test_every_module_is_in_the_tables_of_the_architecture() -> None:
@@ -268,43 +284,23 @@ def test_the_quickstart_with_a_database_of_its_own(tmp_path: Path) -> None:
     assert select(store, "SELECT text FROM task") == [("Answer RFI 4001",)]
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "said"),
-    [
-        ({}, ""),
-        ({"events": [{"status": "dead", "type": "x", "events": 2}]}, "2 dead events"),
-        ({"oldest_due_seconds": 301.0}, "due for more than 5 minutes"),
-        ({"paused": True}, "paused"),
-    ],
+ALERT = re.search(
+    r"/(flask procore-webhooks stats .*)",
+    (ROOT / "docs" / "production.md").read_text(),
 )
-def test_the_alert_says_what_is_wrong(
-    endpoint: dict[str, Any], said: str, tmp_path: Path
-) -> None:
-    write(
-        tmp_path,
-        "webhook_alert.py",
-        file_block("docs/production.md", "webhook_alert.py"),
-    )
-    fine = {"events": [], "oldest_due_seconds": None, "paused": False}
-    stats = json.dumps({"procore_webhooks": fine | endpoint})
-    ran = subprocess.run(
-        [sys.executable, "webhook_alert.py"],
-        cwd=tmp_path,
-        input=stats,
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == bool(said), ran.stderr
-    assert said in ran.stdout
+
+
+def test_the_alert_exits_with_the_condition_that_holds(app: Flask) -> None:
+    assert ALERT
+    command = shlex.split(ALERT[1])[1:]
+    (endpoint,) = endpoints(app).values()
+    runner = app.test_cli_runner()
+    ran = runner.invoke(args=command)
     # cron mails any output.
-    assert bool(ran.stdout) == bool(said)
-
-
-def test_the_alert_reads_what_stats_prints(app: Flask) -> None:
-    alert: dict[str, Any] = {"__name__": "webhook_alert"}
-    exec(file_block("docs/production.md", "webhook_alert.py"), alert)
-    ran = app.test_cli_runner().invoke(args=["procore-webhooks", "stats", "--json"])
-    assert alert["problems"](json.loads(ran.output)) == []
+    assert (ran.exit_code, ran.output) == (0, "")
+    add_event(endpoint.store, "evt_1", failed("sync", "OSError: no"))
+    ran = runner.invoke(args=command)
+    assert ran.exit_code == 2 and "FAILS: dead>0" in ran.output
 
 
 # Commands
@@ -352,7 +348,7 @@ def test_a_failed_event_is_found_understood_and_run_again(tmp_path: Path) -> Non
     shell(f"{worker} --once", tmp_path)
     shown = shell(show, tmp_path)
     assert re.search(r"^status +done$", shown, re.MULTILINE)
-    assert re.search(r"^replay .* by ", shown, re.MULTILINE)
+    assert re.search(r"^\d{4}\S+ \S+  replay by ", shown, re.MULTILINE)
 
 
 @pytest.mark.slow
@@ -567,7 +563,79 @@ def test_a_busy_api_is_asked_again_when_it_says(host: Any) -> None:
         names["fetch_rfi"]("3001", "7")
 
 
+def test_a_submittal_is_stored_awaited_or_removed(host: Flask) -> None:
+    names = run_blocks("docs/recipes.md", host)
+    db, Submittal = names["db"], names["Submittal"]
+    found: dict[str, Any] = {"title": "Door", "updated_at": "2026-11-26T12:00:00Z"}
+    older = {"title": "old", "updated_at": "2026-11-26T11:00:00Z"}
+
+    def sync(
+        current: dict[str, Any] | None, reason: str = "update", age: int = 0
+    ) -> Any:
+        names["fetch_submittal"] = lambda *ids: current
+        received = datetime.now(timezone.utc) - timedelta(seconds=age)
+        event = Event(
+            "evt_1",
+            f"Submittals.{reason}",
+            resource_id="7",
+            reason=reason,
+            received_at=received,
+        )
+        with host.app_context():
+            names["sync_submittal"](event)
+            db.session.commit()
+            return db.session.get(Submittal, "7")
+
+    with host.app_context():
+        db.create_all()
+    with pytest.raises(flask_procore_webhooks.RetryLater, match="5 s"):
+        sync(None)
+    assert sync(found).title == sync(older).title == "Door"
+    assert sync(None) is None
+    assert sync(None, "delete") is None
+    with pytest.raises(flask_procore_webhooks.Discard, match="deleted"):
+        sync(None, age=31)
+
+
+def test_a_sweep_enqueues_what_differs(host: Flask) -> None:
+    names = run_blocks("docs/recipes.md", host)
+    db, Submittal = names["db"], names["Submittal"]
+    rows = [("1", "same"), ("2", "old"), ("3", "gone")]
+    theirs = [("1", "same"), ("2", "new"), ("4", "created")]
+    names["list_submittals"] = lambda project: [
+        {"id": id, "updated_at": at} for id, at in theirs
+    ]
+    with host.app_context():
+        db.create_all()
+        for id, at in rows:
+            db.session.add(Submittal(id=id, title="", updated_at=at))
+        db.session.commit()
+    assert host.test_cli_runner().invoke(args=["sweep"]).exception is None
+    enqueued = testing.Deliveries(host).events()
+    assert {row["resource_id"] for row in enqueued} == {"2", "3", "4"}
+
+
 # Shared
+
+
+def test_the_sweep_of_the_inbox_page_enqueues_once_an_hour(host: Flask) -> None:
+    names = run_blocks("docs/inbox.md", host)
+    db, Rfi, webhooks = names["db"], names["Rfi"], names["webhooks"]
+    ran: list[str] = []
+    webhooks.on("RFIs", "update")(lambda event: ran.append(event.resource_id))
+    with host.app_context():
+        db.create_all()
+        db.session.add(Rfi(id="1", updated_at="2026-01-01"))
+        db.session.add(Rfi(id="2", updated_at="2999-01-01"))
+        db.session.commit()
+    for _ in range(2):
+        swept = host.test_cli_runner().invoke(args=["sweep"])
+        assert swept.exit_code == 0, swept.output
+        testing.drain(host)
+    # At the turn of an hour, the second sweep has another id.
+    assert set(ran) == {"1"} and len(ran) <= 2
+    state = host.test_client().get("/webhooks/state").get_json()
+    assert state == {"dead": [], "last_received": None}
 
 
 @pytest.fixture
@@ -601,6 +669,11 @@ def run_blocks(page: str, app: Flask) -> dict[str, Any]:
         subject: Mapped[str | None]
         updated_at: Mapped[str]
 
+    class Submittal(db.Model):  # type: ignore[name-defined,misc]
+        id: Mapped[str] = mapped_column(primary_key=True)
+        title: Mapped[str]
+        updated_at: Mapped[str]
+
     db.init_app(app)
     names = {
         "app": app,
@@ -609,6 +682,7 @@ def run_blocks(page: str, app: Flask) -> dict[str, Any]:
         "limiter": Limiter(),
         "ProcoreWebhooks": ProcoreWebhooks,
         "Rfi": Rfi,
+        "Submittal": Submittal,
         "webhooks": ProcoreWebhooks(),
     }
     for block in blocks(page, "python"):

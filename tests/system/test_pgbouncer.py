@@ -37,10 +37,15 @@ from flask_procore_webhooks import testing
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox import claims
-from flask_procore_webhooks.inbox import operations
 from flask_procore_webhooks.inbox import queries
 from flask_procore_webhooks.inbox.claims import Settlement
 from flask_procore_webhooks.inbox.status import Status
+from flask_procore_webhooks.operations.changes import replay
+from flask_procore_webhooks.operations.pauses import pause
+from flask_procore_webhooks.operations.pauses import resume
+from flask_procore_webhooks.operations.prune import Old
+from flask_procore_webhooks.operations.prune import prune_bodies
+from flask_procore_webhooks.operations.prune import prune_rows
 from flask_procore_webhooks.running.notify import listening
 from flask_procore_webhooks.running.notify import NO_LISTENING
 from flask_procore_webhooks.running.worker import Worker
@@ -233,18 +238,18 @@ def test_listening_through_a_pooler_is_refused(
 def test_operators_replay_pause_and_prune(site: Site) -> None:
     site.subscribe_good_and_bad()
     rows = [site.send() for _ in range(8)]
-    operations.pause(site.store, "tests")
+    pause(site.store, "tests")
     assert site.work() == 0
-    operations.resume(site.store, "tests")
+    resume(site.store, "tests")
     assert site.work() == 8
     site.broken = False
-    assert operations.replay(site.store, rows, "tests") == 8
+    assert replay(site.store, rows, "tests", anew=True) == 8
     assert site.work() == 8
     assert site.statuses() == ["done"] * 8
     site.clock.forward(10)
-    bodies = operations.prune_bodies(site.store, site.clock(), dead=False)
+    bodies = prune_bodies(site.store, Old(site.clock()))
     assert sum(bodies) == 8
-    assert sum(operations.prune_rows(site.store, site.clock(), dead=False)) == 8
+    assert sum(prune_rows(site.store, Old(site.clock()))) == 8
     assert site.count("event") == site.count("job") == 0
 
 

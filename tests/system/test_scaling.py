@@ -17,8 +17,11 @@ from support.sites import at_once
 from support.sites import open_site
 from support.sites import Site
 
-from flask_procore_webhooks.inbox import operations
 from flask_procore_webhooks.inbox import queries
+from flask_procore_webhooks.operations.changes import replay
+from flask_procore_webhooks.operations.prune import Old
+from flask_procore_webhooks.operations.prune import prune_bodies
+from flask_procore_webhooks.operations.prune import prune_rows
 from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.testing import payload
 
@@ -140,8 +143,8 @@ def test_archive_keeps_what_prune_removes(operator: Operator, site: Site) -> Non
         assert archived(operator) == kept
     site.clock.forward(1)
     before = site.clock() - timedelta(days=6)
-    assert sum(operations.prune_bodies(site.store, before, dead=True)) == 3
-    assert sum(operations.prune_rows(site.store, before, dead=True)) == 3
+    assert sum(prune_bodies(site.store, Old(before, dead=True))) == 3
+    assert sum(prune_rows(site.store, Old(before, dead=True))) == 3
     operator.run("archive, daily")
     assert archived(operator) == kept
     assert site.statuses() == ["pending"]
@@ -173,11 +176,11 @@ def check_the_whole_way(site: Site) -> None:
     row = queries.find(site.store, sent["id"])
     assert row
     assert (row["status"], row["repeats"]) == ("done", 5)
-    assert operations.replay(site.store, [row["id"]], "tests") == 1
+    assert replay(site.store, [row["id"]], "tests", anew=True) == 1
     assert site.work() == 1
     assert site.calls == once * 2
     site.clock.forward(10)
     total = site.count("event")
-    assert sum(operations.prune_bodies(site.store, site.clock(), dead=False)) == total
-    assert sum(operations.prune_rows(site.store, site.clock(), dead=False)) == total
+    assert sum(prune_bodies(site.store, Old(site.clock()))) == total
+    assert sum(prune_rows(site.store, Old(site.clock()))) == total
     assert site.count("event") == site.count("job") == 0

@@ -51,11 +51,12 @@ def test_secret_alone_is_enough_and_the_rest_has_its_documented_default() -> Non
         tolerance=300.0,
         max_bytes=1024 * 1024,
         dispatch="background",
-        max_attempts=12,
+        max_attempts=57,
         retry_base=10.0,
         retry_cap=3600.0,
         lease=300.0,
         timeout=3600.0,
+        max_age=7 * 24 * 3600.0,
         threads=4,
         retention=7 * 24 * 3600.0,
         ignore_user_ids=frozenset(),
@@ -78,6 +79,7 @@ def test_every_key_is_read() -> None:
         "RETRY_CAP": 0.25,
         "LEASE": 1,
         "TIMEOUT": 0.5,
+        "MAX_AGE": 1800,
         "THREADS": 2,
         "RETENTION": 43200,
         "IGNORE_USER_IDS": [1001, " 1002 ", "", 10**30],
@@ -96,6 +98,7 @@ def test_every_key_is_read() -> None:
         retry_cap=0.25,
         lease=1.0,
         timeout=0.5,
+        max_age=1800.0,
         threads=2,
         retention=43200.0,
         ignore_user_ids=frozenset({"1001", "1002", "1" + "0" * 30}),
@@ -121,7 +124,9 @@ def test_lists_may_be_of_any_kind(container: Callable[[list[str]], object]) -> N
     assert settings.secrets == (b"new", b"old")
 
 
-@pytest.mark.parametrize("key", ["TOLERANCE", "RETRY_BASE", "LEASE", "RETENTION"])
+@pytest.mark.parametrize(
+    "key", ["TOLERANCE", "RETRY_BASE", "LEASE", "RETENTION", "MAX_AGE"]
+)
 def test_seconds_may_be_a_timedelta(key: str) -> None:
     settings = read(**{key: timedelta(days=1, milliseconds=500)})
     assert getattr(settings, key.lower()) == 86400.5
@@ -368,7 +373,7 @@ def test_fallback_whose_last_day_is_over_is_a_warning() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["TOLERANCE", "RETRY_BASE", "RETRY_CAP", "LEASE", "TIMEOUT"]
+    "key", ["TOLERANCE", "RETRY_BASE", "RETRY_CAP", "LEASE", "TIMEOUT", "MAX_AGE"]
 )
 @pytest.mark.parametrize(
     "value", [0, -1, -0.0, 0.0, timedelta(0), -timedelta(days=1), float("nan")]
@@ -387,7 +392,7 @@ def test_tolerance_and_lease_below_one_second_are_refused(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["TOLERANCE", "RETRY_BASE", "RETRY_CAP", "LEASE", "RETENTION"]
+    "key", ["TOLERANCE", "RETRY_BASE", "RETRY_CAP", "LEASE", "RETENTION", "MAX_AGE"]
 )
 @pytest.mark.parametrize(
     "value", [1001 * YEAR, timedelta.max, 10**400, 1e300, float("inf")]
@@ -401,7 +406,7 @@ def test_seconds_that_reach_past_the_last_date_are_refused(
 
 
 @pytest.mark.parametrize(
-    "key", ["TOLERANCE", "RETRY_BASE", "RETRY_CAP", "LEASE", "RETENTION"]
+    "key", ["TOLERANCE", "RETRY_BASE", "RETRY_CAP", "LEASE", "RETENTION", "MAX_AGE"]
 )
 def test_largest_accepted_seconds_give_a_valid_date(key: str) -> None:
     seconds = getattr(read(**{key: 1000 * YEAR}), key.lower())
@@ -409,7 +414,7 @@ def test_largest_accepted_seconds_give_a_valid_date(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["TOLERANCE", "RETRY_BASE", "RETRY_CAP", "LEASE", "RETENTION"]
+    "key", ["TOLERANCE", "RETRY_BASE", "RETRY_CAP", "LEASE", "RETENTION", "MAX_AGE"]
 )
 @pytest.mark.parametrize("value", [True, False, "300", "", [300], "five\nminutes"])
 def test_seconds_are_numbers(key: str, value: object) -> None:
@@ -616,6 +621,16 @@ def test_any_configuration_is_read_or_refused_with_a_config_error(
         assert all(settings.secrets) and all(settings.authorizations)
         assert 1 <= settings.tolerance <= 1000 * YEAR
         assert 43200 <= settings.retention <= 1000 * YEAR
+
+
+def test_further_problems_are_reported_with_those_of_the_keys() -> None:
+    config = {PREFIX + "MAX_AGE": 60, PREFIX + "LEASE": 0}
+    with pytest.raises(ConfigError) as caught:
+        read_settings(config, PREFIX, further=lambda s: [f"MAX_AGE is {s.max_age:g}."])
+    assert caught.value.problems == (
+        "PROCORE_WEBHOOK_LEASE must be at least 1 s, not 0.",
+        "MAX_AGE is 60.",
+    )
 
 
 # Prefixes

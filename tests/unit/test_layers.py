@@ -28,17 +28,24 @@ PUBLIC = """
 #: Modules and folders of the package; each imports only from earlier ones.
 LAYERS = """
     log errors event runtime serving config senders options subscribers signals storage
-    inbox endpoint running refusals views testing cli blueprint __main__
+    migrations inbox operations endpoint running inbox_access refusals views testing cli
+    blueprint __main__
 """.split()
 
 #: The modules in each folder; each imports only from earlier ones.
 FOLDERS = {
     "senders": "source payload procore prudra differences signature samples",
     "config": "values",
-    "storage": "columns tables state servers engines upgrade database store",
+    "storage": """
+        columns masks tables state servers engines gaps mismatches carry_over upgrade
+        database store texts probes upserts
+    """,
     "inbox": """
         status group_commit inserts record keys newer jobs completion held claims
-        batches cut due queries operations
+        batches cut due filters queries seen tally enqueued
+    """,
+    "operations": """
+        numbers journal pauses selection plans writes changes progress prune
     """,
     "running": """
         failures sessions calls gate leases plan schedule outcomes jobs run worker pool
@@ -46,18 +53,20 @@ FOLDERS = {
     """,
     "testing": "isolation",
     "cli": """
-        _http _values _output _options _actor _report _processes _findings
+        _http _values _output _conditions _options _actor _report _selected _preview
+        _changes _processes _findings
         _check_settings _check_route _check_tables _check_database _check_work
     """,
 }
 
 #: The modules of commands, one per command; ``pause`` also defines ``resume``.
 COMMANDS = """
-    check init_db list pause prune replay secret show stats trigger verify worker
+    check discard errors init_db journal list pause progress prune replay secret show
+    stats trigger verify worker
 """.split()
 
 #: Modules and folders that import neither Flask nor SQLAlchemy.
-PURE = ("log", "errors", "event", "runtime", "config", "senders")
+PURE = ("log", "errors", "event", "runtime", "config", "senders", "options")
 
 #: Maximum lines of a module and of a function.
 LONGEST_MODULE = 300
@@ -156,8 +165,8 @@ def test_inner_layers_know_no_http_and_no_sql(layer: str) -> None:
 
 
 def test_folders_hold_at_most_twelve_modules() -> None:
-    """``cli`` has a file for each command."""
-    most = {PACKAGE.name: 13, "cli": 99}
+    """``cli`` has a file for each command, ``inbox`` all that changes an event."""
+    most = {PACKAGE.name: 13, "cli": 99, "inbox": 14}
     for folder in {file.parent for file in modules()}:
         count = len(
             {file.stem for file in folder.glob("*.py")} - {"__init__", "__main__"}

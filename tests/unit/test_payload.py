@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from datetime import timedelta
 from datetime import timezone
@@ -30,8 +32,8 @@ from flask_procore_webhooks.senders.prudra import PRUDRA
 from flask_procore_webhooks.senders.source import Source
 
 NOON = datetime(2026, 5, 4, 12, 0, 0, tzinfo=timezone.utc)
-#: The key of the resource's data; other formats have it at the top level.
-INNER = {"signed": "data", "prudra": "payload"}
+#: The key of the resource's data where that is not ``data``.
+INNER = {"prudra": "payload"}
 
 
 def procore(payload: object) -> Event:
@@ -54,7 +56,7 @@ def test_payload_becomes_the_event_that_the_table_of_shapes_promises(
     assert found == EXPECTED[name]
     whole = json.loads(sample(name))
     assert event.payload == whole
-    assert event.data == (whole[INNER[name]] if name in INNER else whole)
+    assert event.data == whole.get(INNER.get(name, "data"), whole)
     assert event.body == sample(name)
     assert event.attempt == 0
 
@@ -70,7 +72,12 @@ def test_id_beyond_what_a_float_can_hold_keeps_every_digit() -> None:
     [
         ("create", "create"),
         ("UPDATE", "update"),
-        ("Deleted", "deleted"),
+        ("Deleted", "delete"),
+        ("CREATED", "create"),
+        ("uPdAtEd", "update"),
+        ("COMPLETED", "completed"),
+        ("recreated", "recreated"),
+        ("created ", "created "),
         ("STARTED", "started"),
         ("RESPONSE_RECEIVED", "response_received"),
         ("a reason of next year", "a reason of next year"),
@@ -84,7 +91,7 @@ def test_id_beyond_what_a_float_can_hold_keeps_every_digit() -> None:
     ],
 )
 @pytest.mark.parametrize("key_", ["reason", "event_type"])
-def test_unknown_reasons_are_kept_in_lower_case(
+def test_reasons_are_kept_in_lower_case_with_one_spelling_for_each(
     key_: str, sent: object, kept: str | None
 ) -> None:
     resource = {"reason": "resource_type", "event_type": "resource_name"}[key_]
@@ -102,6 +109,8 @@ def test_unknown_reasons_are_kept_in_lower_case(
         ("RESOURCE.CREATED", "RESOURCE", "create"),
         ("resource.archived", "resource", "archived"),
         ("a.b.c.Created", "a.b.c", "create"),
+        ("Document Upload.Created", "Document Upload", "create"),
+        ("Document Upload.COMPLETED", "Document Upload", "completed"),
         ("Daily Log/Entries.updated", "Daily Log/Entries", "update"),
         ("ping", "ping", None),
         (".created", None, "create"),
@@ -123,12 +132,182 @@ def test_type_of_an_envelope_is_kept_as_sent_and_split_at_its_last_dot(
 
 
 @pytest.mark.parametrize(
-    "sent", ["vault.created", "vault.updated", "withdrawal.DELETED"]
+    ("sent", "reason"),
+    [
+        ("vault.created", "create"),
+        ("vault.updated", "update"),
+        ("withdrawal.DELETED", "delete"),
+        ("payment.Received", "received"),
+    ],
 )
-def test_prudra_reasons_are_not_translated_to_procore_reasons(sent: str) -> None:
+def test_prudra_reasons_are_spelt_like_those_of_procore(sent: str, reason: str) -> None:
     event = read_event(json.dumps({"type": sent}).encode(), PRUDRA)
-    assert event.type == sent
-    assert event.reason == sent.partition(".")[2].lower()
+    assert (event.type, event.reason) == (sent, reason)
+
+
+@pytest.mark.parametrize("resource", ["Document Upload.Created", " RFIs ", "rfis", "É"])
+def test_resource_type_is_kept_as_sent(resource: str) -> None:
+    event = procore({"id": "1", "resource_type": resource, "reason": "CREATED"})
+    assert (event.resource_type, event.reason) == (resource, "create")
+    assert event.type == f"{resource}.create"
+
+
+@pytest.mark.parametrize("name", ["v2", "v3", "v4"])
+@pytest.mark.parametrize(
+    "data", [{"related_resources": []}, {"id": "9", "resource_id": "9"}, [1], "text", 0]
+)
+def test_data_of_a_procore_payload_is_the_data_of_the_event(
+    name: str, data: object
+) -> None:
+    whole = json.loads(sample(name))
+    plain, event = procore(whole), procore({**whole, "data": data})
+    assert (plain.data, event.data) == (whole, data)
+    assert (event.id, event.resource_id) == (plain.id, plain.resource_id)
+
+
+@pytest.mark.parametrize("name", ["v2", "v3", "v4"])
+def test_procore_payload_with_null_data_is_its_own_data(name: str) -> None:
+    whole = {**json.loads(sample(name)), "data": None}
+    assert procore(whole).data == whole
+
+
+# Wrapped events
+
+#: Around an event, as relays and Procore's lists of deliveries have it.
+WRAPPERS: dict[str, Callable[[object], dict[str, object]]] = {
+    "payload": lambda inner: {"payload": inner},
+    "event": lambda inner: {"event": inner},
+    "a relay's": lambda inner: {
+        "id": "relay-1",
+        "source": "relay",
+        "attempt": 2,
+        "type": "webhook",
+        "timestamp": "2020-01-01T00:00:00Z",
+        "payload": inner,
+    },
+    "with nulls": lambda inner: {
+        "resource_type": None,
+        "reason": "",
+        "data": None,
+        "payload": inner,
+    },
+    "two": lambda inner: {"payload": {"id": "2", "event": inner}, "id": "1"},
+    "nine": lambda inner: functools.reduce(
+        lambda wrapped, _: {"payload": wrapped}, range(9), {"payload": inner}
+    ),
+    "the second key": lambda inner: {"payload": {"a": 1}, "event": inner},
+    "a delivery of v1": lambda inner: {
+        "id": 77,
+        "event_id": 78,
+        "event": inner,
+        "outcome": "discarded",
+        "response_status": 503,
+        "response_headers": {"Content-Type": "text/html"},
+        "response_body": None,
+        "response_error": None,
+        "started_at": "2026-05-04T10:11:13Z",
+        "completed_at": "2026-05-04T10:11:18Z",
+    },
+    "a delivery of v2": lambda inner: {
+        "id": "77",
+        "status": "discarded",
+        "payload": inner,
+        "delivery_attempts": [
+            {
+                "id": "79",
+                "success": False,
+                "response_status": 503,
+                "response_body": "",
+                "response_headers": {},
+                "started_at": "2026-05-04T10:11:13Z",
+                "completed_at": "2026-05-04T10:11:18Z",
+            }
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("name", sorted(EXPECTED.keys() - {"prudra", "v2_of_2020"}))
+def test_wrapped_event_has_the_fields_of_the_event_inside(
+    name: str, wrapper: str
+) -> None:
+    inner = json.loads(sample(name))
+    whole = WRAPPERS[wrapper](inner)
+    event = procore(whole)
+    assert event.payload == whole
+    expected = procore(inner)
+    assert event == dataclasses.replace(expected, payload=whole, body=event.body)
+
+
+@pytest.mark.parametrize("wrapper", ["payload", "event", "two", "nine"])
+def test_wrapped_prudra_event_has_the_fields_of_the_event_inside(wrapper: str) -> None:
+    inner = json.loads(sample("prudra"))
+    whole = WRAPPERS[wrapper](inner)
+    event = read_event(json.dumps(whole).encode(), PRUDRA)
+    assert (event.id, event.type) == (inner["eventId"], inner["type"])
+    assert (event.data, event.payload) == (inner["payload"], whole)
+
+
+def test_wrapped_event_without_an_id_does_not_take_the_id_of_its_wrapper() -> None:
+    inner = json.loads(sample("v2_of_2020"))
+    body = json.dumps(WRAPPERS["a delivery of v2"](inner)).encode()
+    event = read_event(body, PROCORE, "1767225600")
+    assert event.type == "Purchase Order Contracts.create"
+    assert event.id == sha256(b"1767225600." + body)
+
+
+def test_payload_of_prudra_is_no_wrapper() -> None:
+    inner = {**json.loads(sample("prudra")), "reason": "x", "resource_type": "y"}
+    whole = {"type": "transfer.failed", "eventId": "outer", "payload": inner}
+    event = read_event(json.dumps(whole).encode(), PRUDRA)
+    assert (event.id, event.type, event.data) == ("outer", "transfer.failed", inner)
+
+
+@pytest.mark.parametrize("name", ["v2", "v4", "signed"])
+@pytest.mark.parametrize("key", ["payload", "event"])
+def test_event_with_an_event_inside_is_no_wrapper(name: str, key: str) -> None:
+    whole = {**json.loads(sample(name)), key: json.loads(sample("v3"))}
+    assert (procore(whole).id, procore(whole).type) == (
+        EXPECTED[name]["id"],
+        EXPECTED[name]["type"],
+    )
+
+
+def test_shape_that_fits_counts_more_than_single_keys_of_another_shape() -> None:
+    whole = {**json.loads(sample("signed")), "reason": "of a relay", "event_type": 1}
+    assert (procore(whole).id, procore(whole).type) == ("evt_0001", "resource.updated")
+
+
+# Objects of unknown shape
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {},
+        {"id": "1", "resource_id": 4001},
+        {"data": {"resource_id": 4001}},
+        {"payload": {"a": 1}},
+        {"payload": {"reason": "update"}},
+        {"payload": [json.loads(sample("v4"))]},
+        {"event": "rfis.created", "data": {}},
+        {"payload": json.dumps(json.loads(sample("v4")))},
+        {"deliveries": [{"id": "77", "payload": json.loads(sample("v4"))}]},
+        {"type": ["a.b"], "data": {"a": 1}},
+        {"type": " ", "data": {"a": 1}},
+        {"resource_type": None, "reason": None},
+        {"payload": {"payload": {"payload": None}}},
+    ],
+    ids=json.dumps,
+)
+@pytest.mark.parametrize("source", [PROCORE, PRUDRA])
+def test_object_of_unknown_shape_has_an_empty_type_and_is_its_data(
+    payload: dict[str, object], source: Source
+) -> None:
+    event = read_event(json.dumps(payload).encode(), source)
+    assert (event.type, event.resource_type, event.reason) == ("", None, None)
+    assert event.data == event.payload == payload
 
 
 @pytest.mark.parametrize(

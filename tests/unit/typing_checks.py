@@ -117,7 +117,10 @@ async def sync_async(event: Event) -> None:
     raise RetryLater(after=600)
 
 
-@webhooks.on("RFIs", latest_only=True)
+@webhooks.on("Budgets", latest_only=True, settle=90, settle_max=600, key="project")
+@webhooks.on("Tasks", one_at_a_time=True, key=lambda event: event.user_id)
+@webhooks.on("Drawings", after=60, when=lambda event: event.project_id == "3001")
+@webhooks.on("RFIs", latest_only=True, lag=2, durable=True)
 def fetch_latest(event: Event) -> str:
     return event.id
 
@@ -199,7 +202,7 @@ def test_it(app: Flask, client: FlaskClient, procore_webhooks: Deliveries) -> No
     signed: dict[str, str] = sign(b"{}", "secret", timestamp=0, source=PRUDRA)
     answer: TestResponse = deliver(client, made, endpoint="prudra", headers=signed)
     deliver(client, b"{}", timestamp="soon", headers={"X-Procore-Signature": None})
-    ran: int = drain(app) + procore_webhooks.drain(advance=60)
+    ran: int = drain(app) + procore_webhooks.drain(advance=60.0)
     print(answer.status_code, ran)
     assert procore_webhooks.deliver(made).get_json()["received"]
     assert procore_webhooks.events("prudra")[0]["status"] == "done"
@@ -228,6 +231,9 @@ def refused() -> None:
     ProcoreWebhooks("x", db)  # type: ignore[call-arg]
     webhooks.on(1)  # type: ignore[arg-type]
     webhooks.on("RFIs", latest_only="yes")  # type: ignore[arg-type]
+    webhooks.on("RFIs", key=7)  # type: ignore[arg-type]
+    webhooks.on("RFIs", when=True)  # type: ignore[arg-type]
+    webhooks.on("RFIs", settles=3)  # type: ignore[call-arg]
     webhooks.on("RFIs", "update", True)  # type: ignore[call-arg, arg-type]
     webhooks.on("RFIs")("not a function")  # type: ignore[type-var]
     sync_rfi("not an event")  # type: ignore[arg-type]

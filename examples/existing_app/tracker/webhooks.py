@@ -36,7 +36,7 @@ def store_rfi(event: Event) -> None:
     rfi.subject = current["subject"]
     rfi.status = current["status"]
     rfi.updated_at = current["updated_at"]
-    db.session.add(rfi)  # The package commits the RFI together with the receipt.
+    db.session.add(rfi)  # The package commits the RFI together with the job.
 
 
 @webhooks.on("RFIs", "delete")

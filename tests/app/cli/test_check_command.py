@@ -60,7 +60,7 @@ def test_check_fails_until_init_db_has_made_the_tables(host: Flask) -> None:
     assert "missing tables: procore_webhook_event" in shown
     assert "flask db upgrade" in shown and "init-db" in shown
     assert "Deliveries can come in" not in shown
-    assert "created procore_webhook_event, procore_webhook_receipt" in (
+    assert "created procore_webhook_event, procore_webhook_job" in (
         run(host, "init-db").output
     )
     assert "tables present" in run(host, "check").output
@@ -239,12 +239,14 @@ def test_check_json_is_complete(host: Flask) -> None:
     assert report == {
         "source": "procore",
         "path": "/webhooks/procore",
-        "tables": "missing: procore_webhook_event, procore_webhook_receipt,"
-        " procore_webhook_journal, procore_webhook_state",
+        "tables": "missing: procore_webhook_event, procore_webhook_job,"
+        " procore_webhook_key, procore_webhook_journal, procore_webhook_tally,"
+        " procore_webhook_state",
         "subscribers": [],
         "errors": [
             "The inbox cannot be used: missing tables: procore_webhook_event,"
-            " procore_webhook_receipt, procore_webhook_journal, procore_webhook_state;"
+            " procore_webhook_job, procore_webhook_key, procore_webhook_journal,"
+            " procore_webhook_tally, procore_webhook_state;"
             " create them with your migrations (flask db migrate, flask db upgrade) or,"
             " if you have none, with the command init-db."
         ],

@@ -27,8 +27,8 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.cli._check_settings import logger
 from flask_procore_webhooks.config import Settings
 from flask_procore_webhooks.endpoint import app_state
-from flask_procore_webhooks.inbox.operations import note_seen
-from flask_procore_webhooks.inbox.operations import SEEN
+from flask_procore_webhooks.inbox.seen import note_seen
+from flask_procore_webhooks.inbox.seen import SEEN
 from flask_procore_webhooks.storage.servers import utc_now
 
 MakeApp = Callable[..., Flask]

@@ -16,6 +16,7 @@ from flask import Flask
 from support.commands import ME
 from support.commands import run
 from support.inboxes import event
+from support.jobs import add_event
 from support.processes import environment
 from support.processes import start
 from support.services import drop_tables
@@ -24,8 +25,8 @@ from support.sites import Site
 from support.values import SECRET
 from support.waiting import wait_until
 
-from flask_procore_webhooks.inbox.operations import note_seen
 from flask_procore_webhooks.inbox.record import record
+from flask_procore_webhooks.inbox.seen import note_seen
 from flask_procore_webhooks.running.worker import Worker
 
 MakeApp = Callable[..., Flask]
@@ -119,9 +120,9 @@ HANGING_APP = """
 import sys, time
 from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.inbox import operations
+from flask_procore_webhooks.inbox import seen
 
-operations.SEEN_EVERY = 0.1  # seconds; a minute is too long for a test
+seen.SEEN_EVERY = 0.1  # seconds; a minute is too long for a test
 app = Flask(__name__)
 app.config.update({config!r})
 webhooks = ProcoreWebhooks()
@@ -199,7 +200,7 @@ def test_running_event_whose_process_is_gone_is_a_warning(site: Site) -> None:
     [
         (("Submittal", "update"), "'Submittals'"),
         (("Submittal", "*"), "'Submittals'"),
-        (("Submittals", "updated"), "'update'"),
+        (("Submittals", "updates"), "'update'"),
         (("Timecards", "create"), None),
     ],
 )
@@ -225,3 +226,59 @@ def test_patterns_that_match_are_no_finding(site: Site) -> None:
     site.send("RFIs.update")
     site.send("Submittals.update")
     assert "matched none" not in found_by(site)
+
+
+def test_types_without_a_subscriber_are_a_warning_until_replayed(site: Site) -> None:
+    site.send("Submittals.update")
+    site.work()
+    assert "These types have no subscriber: Submittals.update (1)." in found_by(site)
+    assert "have a subscriber now" not in found_by(site)
+    site.webhooks.on("Submittals", name="sync")(print)
+    shown = found_by(site)
+    assert "Unmatched events have a subscriber now: Submittals.update (1)." in shown
+    assert "These types have no subscriber" not in shown
+    unmatched = ("--status", "unmatched", "--type", "Submittals.update")
+    run(site.app, "replay", *unmatched, "--yes")
+    site.work()
+    assert "Submittals.update" not in found_by(site)
+
+
+def test_pattern_like_a_subscribed_type_is_a_warning(sqlite_site: Site) -> None:
+    site = sqlite_site
+    site.webhooks.on(name="all")(print)
+    site.webhooks.on("Submittal", name="typo")(print)
+    site.webhooks.on("Timecards", name="rare")(print)
+    site.send("Submittals.update")
+    shown = found_by(site)
+    assert "on('Submittal', '*') of typo matched none of the newest" in shown
+    assert "Did you mean 'Submittals'?" in shown
+    assert "of rare matched none" not in shown
+
+
+def test_jobs_of_a_subscriber_that_the_app_lacks_are_a_warning(site: Site) -> None:
+    site.webhooks.on(name="here")(print)
+    for id in ("evt_1", "evt_2"):
+        jobs = [{"subscriber": name, "state": "pending"} for name in ("gone", "here")]
+        add_event(site.store, id, *jobs, {"subscriber": "left", "state": "dead"})
+    shown = found_by(site)
+    assert "2 jobs wait for the subscriber gone, which this app does not have" in shown
+    assert "discard --subscriber gone" in shown
+    assert "subscriber here" not in shown.partition("warning")[2]
+    assert "subscriber left" not in shown
+
+
+def test_postponed_jobs_need_a_worker_when_inline(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    url, mode = f"sqlite:///{tmp_path}/test.db", "inline"
+    with open_site(make_app(), url, PROCORE_WEBHOOK_DISPATCH=mode) as site:
+        site.webhooks.on("RFIs", name="plain")(print)
+        assert "is 'inline'" not in found_by(site)
+        site.webhooks.on("RFIs", name="later", after=60)(print)
+        site.webhooks.on("RFIs", name="single", one_at_a_time=True)(print)
+        assert "the subscribers later, single have after, settle or" in found_by(site)
+        site.send()
+        shown = found_by(site)
+        assert "and postponed jobs wait, which no delivery runs: start flask" in shown
+        note_seen(site.store, "worker")
+        assert "is 'inline'" not in found_by(site)

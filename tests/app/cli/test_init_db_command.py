@@ -30,8 +30,10 @@ def test_init_db_makes_the_tables_on_every_database(
         db.engine.dispose()
     assert set(made) == {
         "procore_webhook_event",
-        "procore_webhook_receipt",
+        "procore_webhook_job",
+        "procore_webhook_key",
         "procore_webhook_journal",
+        "procore_webhook_tally",
         "procore_webhook_state",
     }
 

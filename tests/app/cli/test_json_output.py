@@ -19,7 +19,18 @@ from flask_procore_webhooks import ProcoreWebhooks
 
 MakeApp = Callable[..., Flask]
 
-COMMANDS = ["check", "stats", "list", "show 1", "replay evt_1", "prune"]
+REPLAY = "replay evt_1 --anew"
+COMMANDS = [
+    "check",
+    "stats",
+    "list",
+    "errors",
+    "show 1",
+    REPLAY,
+    "prune",
+    "discard 1",
+    "journal",
+]
 APP = """
 from flask import Flask
 from flask_procore_webhooks import ProcoreWebhooks
@@ -70,13 +81,15 @@ def test_what_the_app_prints_and_logs_is_not_printed(
         app.logger.error("hello")
 
     app.before_request(chatter)
-    webhooks.on(name="chatter")(lambda event: chatter())
     send(app, id="evt_1")
+    send(app, id="evt_2")
+    webhooks.on(name="chatter")(lambda event: chatter())
     silent = run_apart(app, *command.split(), "--json")
     assert silent.exit_code == 0 and silent.stderr == ""
     json.loads(silent.stdout)
-    if command in ("check", "replay evt_1"):
-        assert "hello" in run(app, *command.split()).output
+    if command in ("check", REPLAY):
+        again = run(app, *command.replace("evt_1", "evt_2").split())
+        assert "hello" in again.output
 
 
 def test_errors_are_still_printed(app: Flask) -> None:

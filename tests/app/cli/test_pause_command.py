@@ -15,8 +15,21 @@ from support.sites import open_site
 from support.sites import Site
 
 from flask_procore_webhooks.inbox.due import is_paused
+from flask_procore_webhooks.inbox.due import pause_of
+from flask_procore_webhooks.storage.store import to_db_time
 
 MakeApp = Callable[..., Flask]
+
+
+def test_pause_keeps_its_reason(sqlite_site: Site) -> None:
+    run(sqlite_site.app, "pause", "--reason", "deployment")
+    assert pause_of(sqlite_site.store) == (
+        ME,
+        to_db_time(sqlite_site.clock()),
+        "deployment",
+    )
+    run(sqlite_site.app, "resume")
+    assert pause_of(sqlite_site.store) is None
 
 
 def test_paused_endpoint_runs_no_events_until_resume(site: Site) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,21 @@ from flask import Flask
 from support.commands import ME
 from support.commands import run
 from support.commands import send
+from support.jobs import add_event
 from support.receivers import Receiver
 from support.sites import add_finished
 from support.sites import DAY
 from support.sites import Site
+from support.values import Clock
 
 from flask_procore_webhooks import Discard
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import RetryLater
+from flask_procore_webhooks.cli.show import WAITS
+from flask_procore_webhooks.inbox.status import Wait
 from flask_procore_webhooks.testing import deliver
+from flask_procore_webhooks.testing import payload
 
 
 def test_show_finds_an_event_by_either_id(app: Flask) -> None:
@@ -61,8 +67,8 @@ def test_show_reports_an_unknown_event_on_every_database(
     )
 
 
-def test_show_prints_receipts_error_and_conflicts(
-    app: Flask, webhooks: ProcoreWebhooks
+def test_show_prints_jobs_errors_and_conflicts(
+    app: Flask, webhooks: ProcoreWebhooks, clock: Clock
 ) -> None:
     webhooks.on(name="easy")(lambda event: None)
 
@@ -73,13 +79,71 @@ def test_show_prints_receipts_error_and_conflicts(
     send(app, id="1")
     send(app, id="1", resource_id=7)
     shown = run(app, "show", "1").output
-    assert re.search(r"^receipt +easy done \d{4}", shown, re.MULTILINE)
-    assert re.search(r"^error +hard: retry after 60 s$", shown, re.MULTILINE)
+    due = f"{clock() + timedelta(seconds=60):%Y-%m-%d %H:%M:%S}"
+    assert re.search(r"^job +easy done, attempts: 1$", shown, re.MULTILINE)
+    waits = "hard pending, attempts: 0, waits for the time of its RetryLater until"
+    assert re.search(rf"^job +{waits} {due}$", shown, re.MULTILINE)
     assert re.search(r"^conflicts +1$", shown, re.MULTILINE)
+    assert "repeats: 1, with another body: 1" in shown
     (row,) = json.loads(run(app, "show", "1", "--json").output)
-    assert [r["subscriber"] for r in row["receipts"]] == ["easy"]
-    assert (row["status"], row["attempts"], row["conflicts"]) == ("pending", 2, 1)
+    assert [job["subscriber"] for job in row["jobs"]] == ["easy", "hard"]
+    assert (row["status"], row["conflicts"]) == ("pending", 1)
     assert "lease" not in row
+
+
+def test_show_prints_the_traceback_on_request(
+    app: Flask, webhooks: ProcoreWebhooks
+) -> None:
+    @webhooks.on(name="bad")
+    def fail(event: object) -> None:
+        raise ValueError("two\nlines")
+
+    deliver(app.test_client(), payload("RFIs.update", id="1"))
+    shown = run(app, "show", "1").output
+    assert re.search(r"^  error +ValueError: two\n +lines$", shown, re.MULTILINE)
+    assert "Traceback" not in shown
+    shown = run(app, "show", "1", "--traceback").output
+    assert re.search(r"^  traceback +Traceback \(most recent", shown, re.MULTILINE)
+    assert 'raise ValueError("two' in shown
+    (row,) = json.loads(run(app, "show", "1", "--json").output)
+    (job,) = row["jobs"]
+    assert job["traceback"].startswith("Traceback")
+    assert (job["error_class"], job["error"]) == ("ValueError", "two\nlines")
+
+
+def test_show_prints_what_happened_in_order(sqlite_site: Site) -> None:
+    """A replay keeps the former error."""
+    site = sqlite_site
+    site.subscribe_good_and_bad()
+    site.send(id="evt_1")
+    site.clock.forward(10)
+    site.work()
+    site.clock.forward(10)
+    run(site.app, "replay", "evt_1", "--yes")
+    site.clock.forward(10)
+    site.broken = False
+    site.work()
+    shown = run(site.app, "show", "evt_1").output
+    seconds = [
+        f"{site.clock() - timedelta(seconds=s):%H:%M:%S}" for s in (30, 20, 10, 0)
+    ]
+    received, ran, replay, again = seconds
+    history = re.findall(r"^\d{4}-\d\d-\d\d ([\d:]{8}) *(.*)$", shown, re.MULTILINE)
+    batch = history[3][1].removeprefix(f"replay by {ME}, batch ")
+    assert history == [
+        (received, "received (delivery)"),
+        (ran, "good: attempt 1 began"),
+        (ran, "good: done"),
+        (replay, f"replay by {ME}, batch {batch}"),
+        (replay, "before: bad, dead, attempts: 1: ValueError: broken"),
+        (again, "bad: attempt 1 began"),
+        (again, "bad: done"),
+    ]
+    assert re.search(r"^  former error +ValueError: broken$", shown, re.MULTILINE)
+    (row,) = json.loads(run(site.app, "show", "evt_1", "--json").output)
+    assert [entry["what"].strip() for entry in row["history"]] == [
+        w for _, w in history
+    ]
 
 
 def test_show_body_prints_the_exact_bytes(app: Flask) -> None:
@@ -104,32 +168,34 @@ def test_shown_body_can_be_verified_and_sent_again(
     assert receiver.json()[0]["id"] == "again"
 
 
-def test_show_prints_the_receipt_of_each_subscriber(site: Site) -> None:
+def test_show_prints_the_state_of_each_job(site: Site) -> None:
     site.webhooks.on(name="keeps")(lambda event: None)
-    site.webhooks.on(name="latest", latest_only=True)(lambda event: None)
+    site.webhooks.on(name="picks", when=lambda event: False)(lambda event: None)
 
     @site.webhooks.on(name="declines")
     def declines(event: Event) -> None:
         raise Discard("not ours")
 
-    site.send(id="older", created=1_700_000_000)
-    site.send(id="newer", created=1_700_000_001)
+    site.send(id="evt_1")
     site.work()
-    run(site.app, "replay", "newer")
-    shown = run(site.app, "show", "older").output
-    for line in ("keeps done", "latest superseded", "declines discarded"):
-        assert re.search(rf"^receipt +{line} \d{{4}}-", shown, re.MULTILINE)
-    assert json.loads(shown.splitlines()[-1])["id"] == "older"
-    (row,) = json.loads(run(site.app, "show", "newer", "--json").output)
-    assert row["receipts"] == []
-    ((action, actor),) = [(e["action"], e["actor"]) for e in row["journal"]]
-    assert (action, actor) == ("replay", ME)
-    assert row["journal"][0]["at"].endswith("Z")
+    shown = run(site.app, "show", "evt_1").output
+    for line in ("keeps done", "picks suppressed", "declines discarded"):
+        assert re.search(rf"^job +{line}, attempts: \d", shown, re.MULTILINE)
+    assert json.loads(shown.splitlines()[-1])["id"] == "evt_1"
+
+
+@pytest.mark.parametrize("wait", Wait)
+def test_show_says_what_a_job_waits_for(sqlite_site: Site, wait: Wait) -> None:
+    job = {"subscriber": "sync", "state": "pending", "wait": 60, "key": "rfis/7"}
+    add_event(sqlite_site.store, "evt_1", {**job, "waits_for": wait.value})
+    shown = run(sqlite_site.app, "show", "evt_1").output
+    due = f"{sqlite_site.clock() + timedelta(seconds=60):%Y-%m-%d %H:%M:%S}"
+    assert f"attempts: 1, waits {WAITS[wait]} rfis/7 until {due}" in shown
 
 
 def test_show_of_a_pruned_event_has_no_body(sqlite_site: Site) -> None:
     add_finished(sqlite_site, 1, age=8 * DAY)
-    run(sqlite_site.app, "prune")
+    run(sqlite_site.app, "prune", "--yes")
     shown = run(sqlite_site.app, "show", "old0").output
     assert re.search(r"^status +done$", shown, re.MULTILINE)
     assert run(sqlite_site.app, "show", "old0", "--body").stdout_bytes == b""

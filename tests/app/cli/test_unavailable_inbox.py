@@ -12,6 +12,8 @@ from flask import Flask
 from support.commands import down
 from support.commands import mounted
 from support.commands import run
+from support.jobs import add_event
+from support.jobs import failed
 from support.sites import open_site
 from support.sites import Site
 
@@ -42,6 +44,9 @@ def test_missing_tables_error_names_init_db(host: Flask, command: str) -> None:
 COMMANDS = [
     "replay --all",
     "replay evt_1",
+    "discard --all",
+    "progress 1a2b3c4d",
+    "journal",
     "prune",
     "pause",
     "resume",
@@ -77,16 +82,25 @@ def test_every_command_reports_missing_tables_with_init_db(
     assert "init-db" in result.output
 
 
-def test_commands_name_the_missing_journal_table(site: Site) -> None:
-    """The journal table is missing after an upgrade without a migration."""
-    site.subscribe_good_and_bad()
-    row = site.send(id="evt_1")
-    site.work()
-    site.store.database.tables.journal.drop(site.store.database.engine)
-    for command in ("replay --all", "pause", "stats", "show evt_1", "worker --once"):
+@pytest.mark.parametrize(
+    ("table", "commands"),
+    [
+        ("journal", ("replay --all", "discard --all", "pause", "show evt_1")),
+        ("state", ("pause", "stats", "worker --once")),
+        ("job", ("replay --all", "discard --all")),
+    ],
+)
+def test_commands_name_a_missing_table(
+    site: Site, table: str, commands: tuple[str, ...]
+) -> None:
+    """A table is missing after an upgrade without a migration."""
+    row = add_event(site.store, "evt_1", failed("bad", "ValueError: broken"))
+    tables = site.store.database.tables
+    getattr(tables, table).drop(site.store.database.engine)
+    for command in commands:
         result = run(site.app, *command.split(), ok=False)
         _check_sentence(result)
-        assert "missing tables: procore_webhook_journal;" in result.output, command
+        assert f"missing tables: procore_webhook_{table};" in result.output, command
     assert site.row(row)["status"] == "dead", "nothing is half replayed"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.schema import CreateColumn
 from support import old_tables
 from support.commands import mounted
 from support.commands import run
@@ -24,28 +26,39 @@ from support.sites import open_site
 from support.sites import Site
 from support.waiting import in_threads
 
+from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.errors import InboxUnavailable
+from flask_procore_webhooks.inbox import operations
 from flask_procore_webhooks.inbox.record import record
+from flask_procore_webhooks.migrations import carry_over
+from flask_procore_webhooks.running.worker import Worker
+from flask_procore_webhooks.storage.gaps import find_gaps
+from flask_procore_webhooks.storage.gaps import Gaps
 from flask_procore_webhooks.storage.tables import define_tables
 from flask_procore_webhooks.storage.tables import SCHEMA
-from flask_procore_webhooks.storage.upgrade import find_gaps
-from flask_procore_webhooks.storage.upgrade import Gaps
 from flask_procore_webhooks.storage.upgrade import upgrade
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
 
 MakeApp = Callable[..., Flask]
 
-ADDED = (
-    "added column procore_webhook_event.claims;"
-    " added column procore_webhook_receipt.version"
+CREATED = (
+    "created procore_webhook_job, procore_webhook_key, procore_webhook_tally,"
+    " procore_webhook_state; added column procore_webhook_event.application_id"
+)
+CARRIED = (
+    "carried over 2 jobs; dropped table procore_webhook_receipt;"
+    " dropped column procore_webhook_event.attempts"
 )
 OLDER = (
-    "missing columns: procore_webhook_event.claims, procore_webhook_receipt.version;"
-    " the tables are older than the package: upgrade them with your migrations (flask"
-    " db migrate, flask db upgrade) or, if you have none, with the command init-db"
+    "left over: table procore_webhook_receipt, column procore_webhook_event.attempts;"
+    " the tables are older than the package: upgrade them with the command init-db or,"
+    " if you have migrations, with one that calls carry_over (docs/production.md,"
+    " Upgrade the package)"
 )
+NO_GAPS = Gaps([], [], [], [])
 
 
 @pytest.fixture
@@ -74,6 +87,14 @@ def old_site(make_app: MakeApp, old_url: str) -> Iterator[Site]:
         yield site
 
 
+def jobs_of(url: str) -> list[Any]:
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        found = list(connection.execute(sa.select(define_tables(sa.MetaData()).job)))
+    engine.dispose()
+    return found
+
+
 def gaps_of(url: str) -> Gaps:
     engine = sa.create_engine(url)
     gaps = find_gaps(engine, define_tables(sa.MetaData()))
@@ -85,42 +106,87 @@ def test_init_db_adds_what_older_tables_lack_and_keeps_their_rows(
     old_host: Flask, old_url: str
 ) -> None:
     shown = run(old_host, "init-db").output
-    assert f"procore_webhooks: created procore_webhook_state; {ADDED}" in shown
-    assert gaps_of(old_url) == Gaps([], [], [])
+    assert f"procore_webhooks: {CREATED}" in shown
+    assert CARRIED in shown
+    assert gaps_of(old_url) == NO_GAPS
     assert "all tables exist" in run(old_host, "init-db").output
     events = json.loads(run(old_host, "list", "--json").output)
     assert {e["event_id"]: e["status"] for e in events} == {
         id: fields["status"] for id, fields in old_tables.EVENTS.items()
     }
-    assert {e["claims"] for e in events} == {0}
+    assert {e["event_id"] for e in events if e["claims"]} == {"evt_running"}
     shown = run(old_host, "show", "evt_done").output
     assert "replay" in shown and "good" in shown
 
 
-def test_events_of_older_tables_run_replay_and_repeat_after_the_upgrade(
+def test_events_of_older_tables_run_and_repeat_after_the_upgrade(
     old_site: Site,
 ) -> None:
     site = old_site
     site.subscribe_good_and_bad()
     site.broken = False
-    assert "added column" in run(site.app, "init-db").output
+    assert CARRIED in run(site.app, "init-db").output
     assert site.deliver(payload("RFIs.update", id="evt_done")).json == {
         "received": True,
         "duplicate": True,
     }
     site.send(id="evt_new")
     assert site.work() == 3, "pending, running and new"
-    run(site.app, "replay", "evt_dead")
-    run(site.app, "replay", "evt_done")
-    assert site.work() == 2
-    assert sorted(site.statuses()) == ["done"] * 5 + ["ignored"]
-    assert len(site.calls) == 10
+    assert sorted(site.statuses()) == ["dead", *["done"] * 4, "ignored"]
+    assert len(site.calls) == 6
+
+
+@pytest.mark.parametrize("way", ["init-db", "first use", "migration"])
+def test_subscriber_with_a_receipt_never_runs_again_and_attempts_are_carried(
+    make_app: MakeApp, database_url: str, way: str
+) -> None:
+    """The dumps of schema 2 have a receipt of each subscriber named below."""
+    old_tables.load(database_url, schema=2)
+    with open_site(make_app(), database_url, PROCORE_WEBHOOK_MAX_ATTEMPTS=3) as site:
+        attempts = {}
+        for name in ("good", "flaky", "slow"):
+
+            @site.webhooks.on(name=name)
+            def note(event: Event, name: str = name) -> None:
+                assert (event.id, name) not in attempts
+                attempts[event.id, name] = event.attempt
+
+        upgrade_by(way, site, database_url)
+        operations.resume(site.store, "me@host")
+        site.work()
+        dead = "evt_dead", "evt_hung_dead"
+        assert attempts == {
+            ("evt_pending", "good"): 1,
+            ("evt_pending", "flaky"): 1,
+            ("evt_pending", "slow"): 1,
+            ("evt_running", "flaky"): 1,
+            ("evt_running", "slow"): 1,
+            ("evt_replayed", "flaky"): 1,
+            ("evt_retried", "flaky"): 2,
+            ("evt_retried_crashed", "flaky"): 2,
+            ("evt_hung", "slow"): 2,
+        }
+        attempts.clear()
+        for id in dead:
+            site.deliver(payload("RFIs.update", id=id))
+        site.work()
+        assert set(attempts) == {("evt_dead", "flaky"), ("evt_hung_dead", "slow")}
+
+
+def upgrade_by(way: str, site: Site, url: str) -> None:
+    if way == "init-db":
+        assert "carried over 36 jobs" in run(site.app, "init-db").output
+    elif way == "migration":
+        engine = sa.create_engine(url)
+        with engine.begin() as connection:
+            carry_over(connection)
+        engine.dispose()
 
 
 def test_embedded_default_upgrades_itself_at_its_first_use(old_site: Site) -> None:
     old_site.send(id="evt_new")
     url = old_site.store.database.url.render_as_string(hide_password=False)
-    assert gaps_of(url) == Gaps([], [], [])
+    assert gaps_of(url) == NO_GAPS
     assert "all tables exist" in run(old_site.app, "init-db").output
 
 
@@ -139,19 +205,38 @@ def test_first_use_of_current_tables_asks_for_their_number_only(site: Site) -> N
     assert not [text for text in asked if "CREATE" in text or "ALTER" in text]
 
 
-def test_deliveries_into_older_tables_are_503_and_the_log_says_how_to_upgrade(
-    old_host: Flask, old_url: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("has_structure", [False, True])
+def test_older_tables_are_refused_with_the_way_to_upgrade_them(
+    old_host: Flask, old_url: str, has_structure: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = sa.create_engine(old_url)
-    define_tables(sa.MetaData()).state.create(engine)
-    engine.dispose()
+    """Also when a migration has added the new tables and columns only."""
+    if has_structure:
+        add_structure(old_url)
+    (endpoint,) = endpoints(old_host).values()
     answer = deliver(old_host.test_client(), payload("RFIs.update"))
     assert answer.status_code == 503
     assert OLDER in caplog.text
     assert OLDER in run(old_host, "check", ok=False).output
+    with pytest.raises(InboxUnavailable, match="left over"):
+        Worker([endpoint], poll=1).run_all()
     run(old_host, "init-db")
     answer = deliver(old_host.test_client(), payload("RFIs.update"))
     assert answer.status_code == 200
+    assert Worker([endpoint], poll=1).run_all() == 3, "pending, running and new"
+
+
+def add_structure(url: str) -> None:
+    """Add tables, columns and indexes as a generated migration does, and no rows."""
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    gaps = find_gaps(engine, define_tables(sa.MetaData()))
+    for table in gaps.tables:
+        table.create(engine)
+    with engine.connect() as connection:
+        for column in gaps.columns:
+            added = CreateColumn(column).compile(dialect=engine.dialect)
+            change = f"ALTER TABLE {column.table.name} ADD COLUMN {added}"
+            connection.exec_driver_sql(change)
+    engine.dispose()
 
 
 def test_several_processes_may_upgrade_at_the_same_time(
@@ -167,8 +252,9 @@ def test_several_processes_may_upgrade_at_the_same_time(
         added.extend(endpoint.store.database.upgrade().added)
 
     in_threads(work, apps)
-    assert gaps_of(old_url) == Gaps([], [], [])
+    assert gaps_of(old_url) == NO_GAPS
     assert "column procore_webhook_event.claims" in added
+    assert len(jobs_of(old_url)) == 2
     for app in apps:
         dispose(app)
 
@@ -186,7 +272,7 @@ def test_column_that_another_process_adds_meanwhile_is_used(
     monkeypatch.setattr(f"{module}.find_gaps", lambda *_: gaps)
     upgrade(engine, tables)
     monkeypatch.undo()
-    assert find_gaps(engine, tables) == Gaps([], [], [])
+    assert find_gaps(engine, tables) == NO_GAPS
     engine.dispose()
 
 
@@ -196,7 +282,7 @@ def test_missing_index_is_created_again(site: Site) -> None:
     (index,) = [each for each in tables.event.indexes if "due" in str(each.name)]
     index.drop(site.store.database.engine)
     assert f"added index {index.name}" in run(site.app, "init-db").output
-    assert site.store.database.find_gaps() == Gaps([], [], [])
+    assert site.store.database.find_gaps() == NO_GAPS
 
 
 def test_upgrade_writes_the_schema_number_and_never_lowers_it(site: Site) -> None:
@@ -242,27 +328,57 @@ def test_tables_in_a_schema_of_the_host_are_upgraded(
     engine.dispose()
 
 
-def test_alembic_adds_the_same_columns_and_finds_nothing_after_the_upgrade(
-    old_url: str,
+@pytest.mark.parametrize("schema", [1, 2])
+def test_alembic_finds_the_differences_of_older_tables_and_none_after_the_carry_over(
+    database_url: str, schema: int
 ) -> None:
-    metadata = sa.MetaData()
+    old_tables.load(database_url, schema=schema)
+    naming = {"pk": "pk_%(table_name)s", "ix": "ix_%(column_0_label)s"}
+    metadata = sa.MetaData(naming_convention=naming)
     tables = define_tables(metadata)
-    engine = sa.create_engine(old_url, isolation_level="AUTOCOMMIT")
+    engine = sa.create_engine(database_url)
 
     def differences() -> list[Any]:
         with engine.connect() as connection:
-            options = {"compare_type": True}
+            options = {"compare_type": True, "compare_server_default": True}
             context = MigrationContext.configure(connection, opts=options)
             return list(compare_metadata(context, metadata))
 
-    found = {(each[0], getattr(each[-1], "name", "")) for each in differences()}
-    assert found == {
-        ("add_table", "procore_webhook_state"),
-        ("add_column", "claims"),
-        ("add_column", "version"),
-    }
-    upgrade(engine, tables)
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for each in differences():
+        kinds[each[0]].add(str(getattr(each[-1], "name", "")))
+    first = schema == 1
+    state, claims = {"procore_webhook_state"}, {"claims"}
+    event = {"application_id", "origin", "traceparent", "parked_at"}
+    journal = {"batch", "filter", "expected", "actual", "former"}
+    new = {f"procore_webhook_{name}" for name in ("job", "key", "tally")}
+    assert kinds.pop("add_table") == new | (state if first else set())
+    assert kinds.pop("add_column") == event | journal | (claims if first else set())
+    assert kinds.pop("remove_table") == {"procore_webhook_receipt"}
+    assert kinds.pop("remove_column") == {"attempts"}
+    # Those of added tables, and on MariaDB those of dropped columns.
+    assert {each for each in kinds.pop("add_index") if "parked" in each}
+    assert not kinds
+    with engine.begin() as connection:
+        carry_over(connection, metadata=metadata)
     assert differences() == []
+    assert find_gaps(engine, tables) == NO_GAPS
+    engine.dispose()
+
+
+def test_carry_over_upgrades_tables_in_a_schema(postgresql_url: str) -> None:
+    engine = sa.create_engine(postgresql_url)
+    with engine.begin() as connection:
+        connection.execute(sa.schema.CreateSchema("tenant"))
+    old_tables.load(f"{postgresql_url}?options=-csearch_path%3Dtenant", schema=2)
+    with engine.begin() as connection:
+        carry_over(connection, schema="tenant")
+    tables = define_tables(sa.MetaData(schema="tenant"))
+    assert find_gaps(engine, tables) == NO_GAPS
+    with engine.begin() as connection:
+        count = sa.select(sa.func.count()).select_from(tables.job)
+        assert connection.scalar(count) == 36
+        connection.execute(sa.schema.DropSchema("tenant", cascade=True))
     engine.dispose()
 
 

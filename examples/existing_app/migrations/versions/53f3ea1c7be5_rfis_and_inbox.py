@@ -2,7 +2,7 @@
 
 Revision ID: 53f3ea1c7be5
 Revises:
-Create Date: 2026-11-22 00:38:21.103328
+Create Date: 2026-11-27 02:30:14.292711
 
 """
 
@@ -50,9 +50,45 @@ def upgrade():
             ),
             nullable=False,
         ),
-        sa.Column("type", sa.String(length=255), nullable=False),
-        sa.Column("resource_type", sa.String(length=160), nullable=True),
-        sa.Column("reason", sa.String(length=80), nullable=True),
+        sa.Column(
+            "type",
+            sa.String(length=255)
+            .with_variant(
+                mysql.VARCHAR(charset="utf8mb4", collation="utf8mb4_bin", length=255),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="utf8mb4", collation="utf8mb4_bin", length=255),
+                "mysql",
+            ),
+            nullable=False,
+        ),
+        sa.Column(
+            "resource_type",
+            sa.String(length=160)
+            .with_variant(
+                mysql.VARCHAR(charset="utf8mb4", collation="utf8mb4_bin", length=160),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="utf8mb4", collation="utf8mb4_bin", length=160),
+                "mysql",
+            ),
+            nullable=True,
+        ),
+        sa.Column(
+            "reason",
+            sa.String(length=80)
+            .with_variant(
+                mysql.VARCHAR(charset="utf8mb4", collation="utf8mb4_bin", length=80),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="utf8mb4", collation="utf8mb4_bin", length=80),
+                "mysql",
+            ),
+            nullable=True,
+        ),
         sa.Column(
             "resource_id",
             sa.String(length=80)
@@ -66,9 +102,58 @@ def upgrade():
             ),
             nullable=True,
         ),
-        sa.Column("company_id", sa.String(length=80), nullable=True),
-        sa.Column("project_id", sa.String(length=80), nullable=True),
-        sa.Column("user_id", sa.String(length=80), nullable=True),
+        sa.Column(
+            "company_id",
+            sa.String(length=80)
+            .with_variant(
+                mysql.VARCHAR(charset="utf8mb4", collation="utf8mb4_bin", length=80),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="utf8mb4", collation="utf8mb4_bin", length=80),
+                "mysql",
+            ),
+            nullable=True,
+        ),
+        sa.Column(
+            "project_id",
+            sa.String(length=80)
+            .with_variant(
+                mysql.VARCHAR(charset="utf8mb4", collation="utf8mb4_bin", length=80),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="utf8mb4", collation="utf8mb4_bin", length=80),
+                "mysql",
+            ),
+            nullable=True,
+        ),
+        sa.Column(
+            "user_id",
+            sa.String(length=80)
+            .with_variant(
+                mysql.VARCHAR(charset="utf8mb4", collation="utf8mb4_bin", length=80),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="utf8mb4", collation="utf8mb4_bin", length=80),
+                "mysql",
+            ),
+            nullable=True,
+        ),
+        sa.Column(
+            "application_id",
+            sa.String(length=80)
+            .with_variant(
+                mysql.VARCHAR(charset="utf8mb4", collation="utf8mb4_bin", length=80),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="utf8mb4", collation="utf8mb4_bin", length=80),
+                "mysql",
+            ),
+            nullable=True,
+        ),
         sa.Column(
             "event_at",
             sa.DateTime()
@@ -83,8 +168,46 @@ def upgrade():
             .with_variant(mysql.LONGBLOB(), "mysql"),
             nullable=True,
         ),
-        sa.Column("status", sa.String(length=16), nullable=False),
-        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column(
+            "origin",
+            sa.String(length=16)
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=16),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=16),
+                "mysql",
+            ),
+            server_default="delivery",
+            nullable=False,
+        ),
+        sa.Column(
+            "traceparent",
+            sa.String(length=55)
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=55),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=55),
+                "mysql",
+            ),
+            nullable=True,
+        ),
+        sa.Column(
+            "status",
+            sa.String(length=16)
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=16),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=16),
+                "mysql",
+            ),
+            nullable=False,
+        ),
         sa.Column("claims", sa.Integer(), server_default="0", nullable=False),
         sa.Column(
             "due_at",
@@ -93,7 +216,26 @@ def upgrade():
             .with_variant(mysql.DATETIME(fsp=6), "mysql"),
             nullable=True,
         ),
-        sa.Column("lease", sa.String(length=32), nullable=True),
+        sa.Column(
+            "parked_at",
+            sa.DateTime()
+            .with_variant(mysql.DATETIME(fsp=6), "mariadb")
+            .with_variant(mysql.DATETIME(fsp=6), "mysql"),
+            nullable=True,
+        ),
+        sa.Column(
+            "lease",
+            sa.String(length=32)
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=32),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=32),
+                "mysql",
+            ),
+            nullable=True,
+        ),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column(
             "received_at",
@@ -126,9 +268,187 @@ def upgrade():
             sqlite_where=sa.text("due_at IS NOT NULL"),
         )
         batch_op.create_index(
+            "ix_procore_webhook_event_parked",
+            ["endpoint", "parked_at", "status"],
+            unique=False,
+            postgresql_where=sa.text("parked_at IS NOT NULL"),
+            sqlite_where=sa.text("parked_at IS NOT NULL"),
+        )
+        batch_op.create_index(
             "ix_procore_webhook_event_resource",
             ["resource_id", "event_at"],
             unique=False,
+        )
+
+    op.create_table(
+        "procore_webhook_job",
+        sa.Column(
+            "event",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=False,
+            nullable=False,
+        ),
+        sa.Column(
+            "subscriber",
+            sa.String(length=190)
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=190),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=190),
+                "mysql",
+            ),
+            nullable=False,
+        ),
+        sa.Column(
+            "endpoint",
+            sa.String(length=80)
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=80),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=80),
+                "mysql",
+            ),
+            nullable=False,
+        ),
+        sa.Column(
+            "state",
+            sa.String(length=16)
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=16),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=16),
+                "mysql",
+            ),
+            nullable=False,
+        ),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column(
+            "due_at",
+            sa.DateTime()
+            .with_variant(mysql.DATETIME(fsp=6), "mariadb")
+            .with_variant(mysql.DATETIME(fsp=6), "mysql"),
+            nullable=True,
+        ),
+        sa.Column(
+            "waits_for",
+            sa.String(length=16)
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=16),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=16),
+                "mysql",
+            ),
+            nullable=True,
+        ),
+        sa.Column(
+            "key",
+            sa.String(length=190)
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=190),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=190),
+                "mysql",
+            ),
+            nullable=True,
+        ),
+        sa.Column(
+            "first_at",
+            sa.DateTime()
+            .with_variant(mysql.DATETIME(fsp=6), "mariadb")
+            .with_variant(mysql.DATETIME(fsp=6), "mysql"),
+            nullable=True,
+        ),
+        sa.Column(
+            "started_at",
+            sa.DateTime()
+            .with_variant(mysql.DATETIME(fsp=6), "mariadb")
+            .with_variant(mysql.DATETIME(fsp=6), "mysql"),
+            nullable=True,
+        ),
+        sa.Column(
+            "finished_at",
+            sa.DateTime()
+            .with_variant(mysql.DATETIME(fsp=6), "mariadb")
+            .with_variant(mysql.DATETIME(fsp=6), "mysql"),
+            nullable=True,
+        ),
+        sa.Column(
+            "dead_at",
+            sa.DateTime()
+            .with_variant(mysql.DATETIME(fsp=6), "mariadb")
+            .with_variant(mysql.DATETIME(fsp=6), "mysql"),
+            nullable=True,
+        ),
+        sa.Column(
+            "batch",
+            sa.String(length=32)
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=32),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=32),
+                "mysql",
+            ),
+            nullable=True,
+        ),
+        sa.Column(
+            "error_class",
+            sa.String(length=190)
+            .with_variant(
+                mysql.VARCHAR(charset="utf8mb4", collation="utf8mb4_bin", length=190),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="utf8mb4", collation="utf8mb4_bin", length=190),
+                "mysql",
+            ),
+            nullable=True,
+        ),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column(
+            "traceback",
+            sa.Text()
+            .with_variant(mysql.MEDIUMTEXT(), "mariadb")
+            .with_variant(mysql.MEDIUMTEXT(), "mysql"),
+            nullable=True,
+        ),
+        sa.PrimaryKeyConstraint("event", "subscriber"),
+        mariadb_charset="utf8mb4",
+        mysql_charset="utf8mb4",
+    )
+    with op.batch_alter_table("procore_webhook_job", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_procore_webhook_job_batch",
+            ["batch"],
+            unique=False,
+            postgresql_where=sa.text("batch IS NOT NULL"),
+            sqlite_where=sa.text("batch IS NOT NULL"),
+        )
+        batch_op.create_index(
+            "ix_procore_webhook_job_dead",
+            ["endpoint", "dead_at"],
+            unique=False,
+            postgresql_where=sa.text("dead_at IS NOT NULL"),
+            sqlite_where=sa.text("dead_at IS NOT NULL"),
+        )
+        batch_op.create_index(
+            "ix_procore_webhook_job_key",
+            ["endpoint", "key", "subscriber"],
+            unique=False,
+            postgresql_where=sa.text('"key" IS NOT NULL'),
+            sqlite_where=sa.text('"key" IS NOT NULL'),
         )
 
     op.create_table(
@@ -149,7 +469,19 @@ def upgrade():
             ),
             nullable=False,
         ),
-        sa.Column("action", sa.String(length=16), nullable=False),
+        sa.Column(
+            "action",
+            sa.String(length=16)
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=16),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=16),
+                "mysql",
+            ),
+            nullable=False,
+        ),
         sa.Column(
             "event", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True
         ),
@@ -160,7 +492,36 @@ def upgrade():
             .with_variant(mysql.DATETIME(fsp=6), "mysql"),
             nullable=False,
         ),
-        sa.Column("actor", sa.String(length=160), nullable=False),
+        sa.Column(
+            "actor",
+            sa.String(length=160)
+            .with_variant(
+                mysql.VARCHAR(charset="utf8mb4", collation="utf8mb4_bin", length=160),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="utf8mb4", collation="utf8mb4_bin", length=160),
+                "mysql",
+            ),
+            nullable=False,
+        ),
+        sa.Column(
+            "batch",
+            sa.String(length=32)
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=32),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=32),
+                "mysql",
+            ),
+            nullable=True,
+        ),
+        sa.Column("filter", sa.Text(), nullable=True),
+        sa.Column("expected", sa.Integer(), nullable=True),
+        sa.Column("actual", sa.Integer(), nullable=True),
+        sa.Column("former", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         mariadb_charset="utf8mb4",
         mysql_charset="utf8mb4",
@@ -172,15 +533,29 @@ def upgrade():
             unique=False,
         )
         batch_op.create_index(
+            "ix_procore_webhook_journal_batch",
+            ["batch"],
+            unique=False,
+            postgresql_where=sa.text("batch IS NOT NULL"),
+            sqlite_where=sa.text("batch IS NOT NULL"),
+        )
+        batch_op.create_index(
             "ix_procore_webhook_journal_event", ["event"], unique=False
         )
 
     op.create_table(
-        "procore_webhook_receipt",
+        "procore_webhook_key",
         sa.Column(
-            "event",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            autoincrement=False,
+            "endpoint",
+            sa.String(length=80)
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=80),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=80),
+                "mysql",
+            ),
             nullable=False,
         ),
         sa.Column(
@@ -196,19 +571,72 @@ def upgrade():
             ),
             nullable=False,
         ),
-        sa.Column("ending", sa.String(length=16), nullable=False),
-        sa.Column("version", sa.Integer(), server_default="0", nullable=False),
         sa.Column(
-            "finished_at",
+            "key",
+            sa.String(length=190)
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=190),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=190),
+                "mysql",
+            ),
+            nullable=False,
+        ),
+        sa.Column(
+            "holder",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "lease",
+            sa.String(length=32)
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=32),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=32),
+                "mysql",
+            ),
+            nullable=True,
+        ),
+        sa.Column(
+            "done_event",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column(
+            "done_event_at",
             sa.DateTime()
             .with_variant(mysql.DATETIME(fsp=6), "mariadb")
             .with_variant(mysql.DATETIME(fsp=6), "mysql"),
-            nullable=False,
+            nullable=True,
         ),
-        sa.PrimaryKeyConstraint("event", "subscriber"),
+        sa.Column(
+            "began_at",
+            sa.DateTime()
+            .with_variant(mysql.DATETIME(fsp=6), "mariadb")
+            .with_variant(mysql.DATETIME(fsp=6), "mysql"),
+            nullable=True,
+        ),
+        sa.Column(
+            "first_at",
+            sa.DateTime()
+            .with_variant(mysql.DATETIME(fsp=6), "mariadb")
+            .with_variant(mysql.DATETIME(fsp=6), "mysql"),
+            nullable=True,
+        ),
+        sa.PrimaryKeyConstraint("endpoint", "subscriber", "key"),
         mariadb_charset="utf8mb4",
         mysql_charset="utf8mb4",
     )
+    with op.batch_alter_table("procore_webhook_key", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_procore_webhook_key_began", ["began_at"], unique=False
+        )
+
     op.create_table(
         "procore_webhook_state",
         sa.Column(
@@ -250,6 +678,46 @@ def upgrade():
         mysql_charset="utf8mb4",
     )
     op.create_table(
+        "procore_webhook_tally",
+        sa.Column(
+            "endpoint",
+            sa.String(length=80)
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=80),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=80),
+                "mysql",
+            ),
+            nullable=False,
+        ),
+        sa.Column(
+            "minute",
+            sa.DateTime()
+            .with_variant(mysql.DATETIME(fsp=6), "mariadb")
+            .with_variant(mysql.DATETIME(fsp=6), "mysql"),
+            nullable=False,
+        ),
+        sa.Column(
+            "outcome",
+            sa.String(length=40)
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=40),
+                "mariadb",
+            )
+            .with_variant(
+                mysql.VARCHAR(charset="ascii", collation="ascii_bin", length=40),
+                "mysql",
+            ),
+            nullable=False,
+        ),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("endpoint", "minute", "outcome"),
+        mariadb_charset="utf8mb4",
+        mysql_charset="utf8mb4",
+    )
+    op.create_table(
         "rfi",
         sa.Column("id", sa.String(length=40), nullable=False),
         sa.Column("project_id", sa.String(length=40), nullable=False),
@@ -264,15 +732,47 @@ def upgrade():
 def downgrade():
     # ### commands auto generated by Alembic - please adjust! ###
     op.drop_table("rfi")
+    op.drop_table("procore_webhook_tally")
     op.drop_table("procore_webhook_state")
-    op.drop_table("procore_webhook_receipt")
+    with op.batch_alter_table("procore_webhook_key", schema=None) as batch_op:
+        batch_op.drop_index("ix_procore_webhook_key_began")
+
+    op.drop_table("procore_webhook_key")
     with op.batch_alter_table("procore_webhook_journal", schema=None) as batch_op:
         batch_op.drop_index("ix_procore_webhook_journal_event")
+        batch_op.drop_index(
+            "ix_procore_webhook_journal_batch",
+            postgresql_where=sa.text("batch IS NOT NULL"),
+            sqlite_where=sa.text("batch IS NOT NULL"),
+        )
         batch_op.drop_index("ix_procore_webhook_journal_action")
 
     op.drop_table("procore_webhook_journal")
+    with op.batch_alter_table("procore_webhook_job", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_procore_webhook_job_key",
+            postgresql_where=sa.text('"key" IS NOT NULL'),
+            sqlite_where=sa.text('"key" IS NOT NULL'),
+        )
+        batch_op.drop_index(
+            "ix_procore_webhook_job_dead",
+            postgresql_where=sa.text("dead_at IS NOT NULL"),
+            sqlite_where=sa.text("dead_at IS NOT NULL"),
+        )
+        batch_op.drop_index(
+            "ix_procore_webhook_job_batch",
+            postgresql_where=sa.text("batch IS NOT NULL"),
+            sqlite_where=sa.text("batch IS NOT NULL"),
+        )
+
+    op.drop_table("procore_webhook_job")
     with op.batch_alter_table("procore_webhook_event", schema=None) as batch_op:
         batch_op.drop_index("ix_procore_webhook_event_resource")
+        batch_op.drop_index(
+            "ix_procore_webhook_event_parked",
+            postgresql_where=sa.text("parked_at IS NOT NULL"),
+            sqlite_where=sa.text("parked_at IS NOT NULL"),
+        )
         batch_op.drop_index(
             "ix_procore_webhook_event_due",
             postgresql_where=sa.text("due_at IS NOT NULL"),

@@ -1,0 +1,1 @@
+"""What operators do with an inbox: numbers; pause, replay, discard, prune; journal."""
