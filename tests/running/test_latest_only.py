@@ -487,7 +487,7 @@ def test_replay_of_the_newest_runs_it_again(site: Site) -> None:
     subscribe(site)
     rows = [site.send(id=f"{n}", created=THEN + n) for n in range(3)]
     site.work()
-    replay(site.store, rows, "me")
+    replay(site.store, rows, "me", anew=True)
     site.work()
     assert site.calls == ["2", "2"]
     assert states(site, *rows) == ["superseded", "superseded", "done"]
