@@ -23,7 +23,7 @@ SOON = {
 
 
 @command("pause")
-@click.option("--reason", metavar="TEXT", help="For the journal, check and stats.")
+@click.option("--reason", metavar="TEXT", help="Why, for the journal.")
 @all_events
 @one_endpoint
 @with_appcontext

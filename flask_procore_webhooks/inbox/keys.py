@@ -52,6 +52,18 @@ class HeldKey:
     lease: str
 
     @property
+    def is_exclusive(self) -> bool:
+        """Whether one job of the key runs at a time.
+
+        With ``lag``, an event that follows while a call runs must know its begin.
+        """
+        return self.subscriber.one_at_a_time or self.has_lag
+
+    @property
+    def has_lag(self) -> bool:
+        return self.subscriber.lag is not None and self.event_at is not None
+
+    @property
     def names(self) -> dict[str, str]:
         return {"subscriber": self.subscriber.name, "key": self.value}
 
@@ -62,20 +74,24 @@ class KeyState:
 
     done_event: int | None = None
     done_event_at: datetime | None = None
+    done_untimed: int | None = None
     began_at: datetime | None = None
     first_at: datetime | None = None
     is_stored: bool = True
 
     def supersedes(self, key: HeldKey) -> bool:
         """Whether a newer event of the key is done."""
-        done = self.done_event
-        return done is not None and _is_newer(self.done_event_at, done, key)
+        if key.event_at is None:
+            return self.done_untimed is not None and self.done_untimed > key.row_id
+        done, at = self.done_event, self.done_event_at
+        return done is not None and is_newer(at, done, key)
 
 
 def key_state(store: Store, key: HeldKey) -> KeyState:
     """What is stored of the key."""
     k = store.database.tables.key.c
-    query = select(k.done_event, k.done_event_at, k.began_at, k.first_at)
+    done = (k.done_event, k.done_event_at, k.done_untimed)
+    query = select(*done, k.began_at, k.first_at)
     found = store.rows(query.where(*key_row(store, key)))
     return KeyState(*found[0]) if found else KeyState(is_stored=False)
 
@@ -147,9 +163,10 @@ def end_key(
         changes.append((k.began_at, case((later, began), else_=k.began_at)))
     executor.execute(update(k.key.table).where(*mine).ordered_values(*changes))
     if job.state is JobState.DONE and key.subscriber.latest_only:
-        newest = or_(k.done_event.is_(None), _done_before(k, key))
-        change = update(k.key.table).where(*mine, newest)
-        values = {"done_event": key.row_id, "done_event_at": key.event_at}
+        change = update(k.key.table).where(*mine, _done_before(k, key))
+        values: dict[str, Any] = {"done_untimed": key.row_id}
+        if key.event_at is not None:
+            values = {"done_event": key.row_id, "done_event_at": key.event_at}
         executor.execute(change.values(values))
 
 
@@ -168,15 +185,16 @@ def is_free(store: Store, key: HeldKey) -> bool:
 
 
 def _done_before(k: Any, key: HeldKey) -> ColumnElement[bool]:
-    """The condition for keys whose newest done event is older, or not comparable."""
+    """The condition for keys whose newest done event is older."""
     when, row_id = key.event_at, key.row_id
     if when is None:
-        return or_(k.done_event_at.is_not(None), k.done_event < row_id)
+        return or_(k.done_untimed.is_(None), k.done_untimed < row_id)
     earlier = and_(k.done_event_at == when, k.done_event < row_id)
     return or_(k.done_event_at.is_(None), k.done_event_at < when, earlier)
 
 
-def _is_newer(at: datetime | None, row_id: int, key: HeldKey) -> bool:
+def is_newer(at: datetime | None, row_id: int, key: HeldKey) -> bool:
+    """Whether an event that happened then is newer; some cannot be compared."""
     if at is None or key.event_at is None:
         return at is key.event_at and row_id > key.row_id
     return (at, row_id) > (key.event_at, key.row_id)

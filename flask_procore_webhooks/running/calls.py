@@ -88,6 +88,8 @@ class Call:
         self.job = job
         #: What it holds until it ends.
         self.key: HeldKey | None = None
+        #: The row of a newer event that runs now instead of this one.
+        self.instead: int | None = None
         self.event = event
         self.take_over = take_over
         #: By the monotonic clock, like :attr:`deadline`.

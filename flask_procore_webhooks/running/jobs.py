@@ -27,8 +27,9 @@ from ..inbox.keys import end_key
 from ..inbox.keys import free_key
 from ..inbox.keys import held_key
 from ..inbox.keys import HeldKey
-from ..inbox.newer import is_over
-from ..inbox.newer import wake
+from ..inbox.others import is_over
+from ..inbox.others import wake
+from ..inbox.others import wake_event
 from ..inbox.status import JobState
 from ..inbox.status import Wait
 from ..inbox.tally import count
@@ -113,6 +114,8 @@ class Jobs:
             return call
         self.plan.change(decided)
         if call.key is not None:
+            if call.instead is not None:
+                self.woken += wake_event(self.store, call.key, call.instead)
             if decided.waits_for in (Wait.NEWER, Wait.KEY):
                 self._awaited.append((call.key, event))
             elif not decided.is_pending:
@@ -269,7 +272,7 @@ class Jobs:
             return
         if not job.is_pending:
             self.store.run(lambda each: end_key(each, self.store, key, job))
-        elif key.subscriber.one_at_a_time:
+        elif key.is_exclusive:
             free_key(self.store, key)
         else:
             return

@@ -6,16 +6,17 @@ from dataclasses import replace
 from datetime import datetime
 from datetime import timedelta
 
-from ..event import Event
 from ..inbox.held import Claim
 from ..inbox.jobs import Job
+from ..inbox.keys import free_key
 from ..inbox.keys import HeldKey
 from ..inbox.keys import insert_key
 from ..inbox.keys import key_state
 from ..inbox.keys import KeyState
 from ..inbox.keys import note_waiting
 from ..inbox.keys import take
-from ..inbox.newer import newer_events
+from ..inbox.others import other_events
+from ..inbox.others import Others
 from ..inbox.status import JobState
 from ..inbox.status import Wait
 from ..log import log
@@ -31,7 +32,7 @@ def decide(store: Store, call: Call, now: datetime) -> Job | None:
     """Return the job if it ends or waits without a call; ``None`` if it is called.
 
     Afterwards the key is held, if the job is called and its subscriber has
-    ``one_at_a_time``.
+    ``one_at_a_time`` or ``lag``.
 
     :param now: jobs that are due by then are due.
     """
@@ -45,40 +46,47 @@ def decide(store: Store, call: Call, now: datetime) -> Job | None:
     if key is None:
         return None
     if subscriber.latest_only:
-        decided = _decide_latest(store, call.claim, job, event, key, now)
+        decided = _decide_latest(store, call, key, now)
         if decided is not None:
             log.info("%s: %s for %s", subscriber.name, _what(decided), event.id)
             return decided
-    if subscriber.one_at_a_time:
+    if key.is_exclusive:
         ends = take(store, key)
         if ends is not None:
             return job.put_off(ends, Wait.KEY, since=now, key=key.value)
+        if key.has_lag:
+            # A run may have ended after the look and before the key was taken.
+            decided = _decide_latest(store, call, key, now)
+            if decided is not None:
+                free_key(store, key)
+                return decided
     return None
 
 
-def _decide_latest(
-    store: Store, claim: Claim, job: Job, event: Event, key: HeldKey, now: datetime
-) -> Job | None:
+def _decide_latest(store: Store, call: Call, key: HeldKey, now: datetime) -> Job | None:
+    job, event, received_at = call.job, call.event, call.claim.received_at
+    # First: if a newer event ends in between, the state of the key shows it.
+    others = other_events(store, key, event)
     subscriber, state = key.subscriber, key_state(store, key)
     if state.supersedes(key) or _has_fetched(state, key):
         return job.ended(JobState.SUPERSEDED, now)
-    longest = timedelta(seconds=subscriber.settle_max or 0)
-    first_at = min(state.first_at or claim.received_at, claim.received_at)
-    if state.began_at is not None:
-        # That call has served what was received before it.
-        first_at = max(first_at, state.began_at)
-    bound, settled = first_at + longest, _settles_at(claim, state, key)
+    longest = timedelta(seconds=subscriber.settle_max)
+    first_at = min(state.first_at or received_at, received_at)
+    bound, settled = first_at + longest, _settles_at(call.claim, state, key, others)
+    # With ``lag``, the first event of a burst is not put off.
+    is_first = key.has_lag and settled is None and not job.version
     put_off: Job | None = None
     if now < bound:
         if settled is not None and now < settled:
             put_off = job.put_off(min(settled, bound), Wait.SETTLE)
-        elif newer_events(store, key, event).exists:
+        elif others.has_newer and not is_first:
             put_off = job.put_off(bound, Wait.NEWER)
-    elif not job.version and newer_events(store, key, event).is_ready:
-        # After an outage, the newest of many runs first.
+    elif others.ready and (not job.version or now < bound + longest):
+        # The newest one runs now, and its end supersedes this one.
         put_off = job.put_off(now + longest, Wait.NEWER)
+        call.instead = others.ready
     if put_off is not None:
-        note_waiting(store, key, state, claim.received_at)
+        note_waiting(store, key, state, received_at)
         return replace(put_off, key=key.value, started_at=now)
     if not state.is_stored:
         insert_key(store, key)
@@ -93,15 +101,18 @@ def _has_fetched(state: KeyState, key: HeldKey) -> bool:
     return began_at > key.event_at + timedelta(seconds=lag)
 
 
-def _settles_at(claim: Claim, state: KeyState, key: HeldKey) -> datetime | None:
-    """When a job of the key is due if no newer event comes; ``None`` for now."""
-    subscriber = key.subscriber
+def _settles_at(
+    claim: Claim, state: KeyState, key: HeldKey, others: Others
+) -> datetime | None:
+    """When a job of the key is due if no other event comes; ``None`` for now."""
+    subscriber, received_at = key.subscriber, claim.received_at
     if subscriber.settle:
-        return claim.received_at + timedelta(seconds=subscriber.settle)
+        last_at = max(received_at, others.last_at or received_at)
+        return last_at + timedelta(seconds=subscriber.settle)
     if subscriber.lag is None or key.event_at is None or state.began_at is None:
         return None
     end = state.began_at + BURST
-    if claim.received_at > end:
+    if received_at > end:
         return None
     return max(end, key.event_at + timedelta(seconds=subscriber.lag))
 

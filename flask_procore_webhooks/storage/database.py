@@ -28,7 +28,6 @@ from sqlalchemy import URL
 from sqlalchemy.orm import Session
 from sqlalchemy.orm import sessionmaker
 
-from ..errors import InboxUnavailable
 from ..runtime import keep
 from ..runtime import Runtime
 from .engines import checked_url
@@ -39,7 +38,6 @@ from .engines import is_sqlite_file
 from .engines import own_engine
 from .engines import tune_sqlite
 from .gaps import find_gaps
-from .gaps import find_leftovers
 from .gaps import Gaps
 from .servers import fault_of
 from .servers import safe_message
@@ -96,7 +94,7 @@ class Database:
         self.tables = mount.tables
         #: The engine once the tables are there, see :meth:`open`.
         self.opened: Engine | None = None
-        #: Whether no rows of older tables are left, see :meth:`refuse_leftovers`.
+        #: Whether no rows of older tables are left.
         self.is_carried_over = False
         #: Known after the first connection.
         self.traits: Traits | None = None
@@ -149,19 +147,6 @@ class Database:
         if self._found is None:
             self._found = self.mount.find_engine(self.runtime)
         return self._found
-
-    def refuse_leftovers(self, connection: Connection) -> None:
-        """Fail as long as rows of older tables are to be carried over.
-
-        Events that run meanwhile would run for subscribers that have finished them.
-        Asks once in each process.
-
-        :raises InboxUnavailable: the error says what to do.
-        """
-        if find_leftovers(connection, self.tables):
-            advice = find_gaps(connection, self.tables).advice
-            raise InboxUnavailable(f"the inbox cannot be used: {advice}")
-        self.is_carried_over = True
 
     def upgrade(self) -> Changes:
         """Add what is missing, and carry the rows of older tables over.

@@ -12,6 +12,7 @@ from sqlalchemy import Index
 from sqlalchemy import inspect
 from sqlalchemy import Table
 
+from ..errors import InboxUnavailable
 from .tables import Tables
 
 #: The receipts of schemas 1 and 2. Their table is dropped last: as long as it is
@@ -53,7 +54,7 @@ class Gaps(NamedTuple):
 
     @property
     def advice(self) -> str:
-        """What is missing or left over, and the commands that end that."""
+        """What is missing or left over, and the commands that change it."""
         lists = {
             "missing tables": self.table_names,
             "missing columns": self.column_names,
@@ -61,6 +62,10 @@ class Gaps(NamedTuple):
             "left over": self.leftovers,
         }
         parts = [f"{kind}: {', '.join(each)}" for kind, each in lists.items() if each]
+        return f"{'; '.join(parts)}; {self._way}"
+
+    @property
+    def _way(self) -> str:
         verb = "create them"
         if self.are_of_older_tables:
             verb = "the tables are older than the package: upgrade them"
@@ -73,7 +78,7 @@ class Gaps(NamedTuple):
                 "with the command init-db or, if you have migrations, with one that"
                 " calls carry_over (docs/production.md, Upgrade the package)"
             )
-        return f"{'; '.join(parts)}; {verb} {how}"
+        return f"{verb} {how}"
 
 
 def find_gaps(bind: Engine | Connection, tables: Tables) -> Gaps:
@@ -109,6 +114,16 @@ def find_leftovers(bind: Engine | Connection, tables: Tables) -> list[str]:
         if OLD_ATTEMPTS in column_names(bind, event):
             found.append(f"column {event.name}.{OLD_ATTEMPTS}")
     return found
+
+
+def refuse_leftovers(connection: Connection, tables: Tables) -> None:
+    """Fail as long as rows of older tables are to be carried over.
+
+    :raises InboxUnavailable: the error says what to do.
+    """
+    if find_leftovers(connection, tables):
+        advice = find_gaps(connection, tables).advice
+        raise InboxUnavailable(f"the inbox cannot be used: {advice}")
 
 
 def column_names(bind: Engine | Connection, table: Table) -> set[str]:

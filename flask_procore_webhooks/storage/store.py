@@ -24,6 +24,7 @@ from .engines import connect_beside
 from .engines import HostEngine
 from .engines import is_in_memory
 from .engines import SQLITE_WAIT
+from .gaps import refuse_leftovers
 from .servers import fault_of
 from .servers import find_traits
 from .servers import SERVER_TIME
@@ -128,7 +129,8 @@ class Store:
             with self._connect() as connection:
                 limits_waits = self.database.limits_waits
                 if not self.database.is_carried_over:
-                    self.database.refuse_leftovers(connection)
+                    refuse_leftovers(connection, self.database.tables)
+                    self.database.is_carried_over = True
                 if limits_waits:
                     _set_wait(connection, int(SQLITE_WAIT * 1000))
                 if time.monotonic() > self.clock.next_comparison:

@@ -205,9 +205,11 @@ def _key_table(metadata: MetaData) -> Table:
         # as the event has that lease.
         Column("holder", RowId()),
         Column("lease", Exact(32)),
-        # The newest event whose job is done, and when that event happened.
+        # The newest event with a time whose job is done, and its time.
         Column("done_event", RowId()),
         Column("done_event_at", Time()),
+        # The newest event without a time whose job is done.
+        Column("done_untimed", RowId()),
         # When the last call began whose job is done.
         began_at,
         # The earliest receipt of an event that waits for a newer one.

@@ -33,6 +33,7 @@ from . import carry_over
 from .gaps import column_names
 from .gaps import find_gaps
 from .gaps import find_leftovers
+from .gaps import Gaps
 from .gaps import OLD_ATTEMPTS
 from .gaps import OLD_RECEIPTS
 from .gaps import schema_of
@@ -98,12 +99,7 @@ class Upgrade:
     def run(self) -> Changes:
         connection, tables = self._connection, self._tables
         gaps, others = find_gaps(connection, tables), []
-        for table in gaps.tables:
-            self._create_table(table)
-        for column in gaps.columns:
-            self._add_column(column)
-        for index in gaps.indexes:
-            self._create_index(index)
+        self._add(gaps)
         for table in tables:
             others += self._collate(table)
         if gaps.leftovers:
@@ -113,6 +109,14 @@ class Upgrade:
         added = [f"column {name}" for name in gaps.column_names]
         added += [f"index {name}" for name in gaps.index_names]
         return Changes(gaps.table_names, added, others)
+
+    def _add(self, gaps: Gaps) -> None:
+        for table in gaps.tables:
+            self._create_table(table)
+        for column in gaps.columns:
+            self._add_column(column)
+        for index in gaps.indexes:
+            self._create_index(index)
 
     def _create_table(self, table: Table) -> None:
         connection, schema = self._connection, schema_of(self._connection, table)

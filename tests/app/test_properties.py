@@ -616,10 +616,10 @@ def expect_kept(receiver: Receiver, delivered: list[tuple[bytes, Any]]) -> None:
     fresh = [body for body, answer in delivered if answer == RECEIVED]
     unreadable = {body for body, answer in delivered if answer == QUARANTINED}
     done = [row for row in rows if row.status == "done"]
-    kept = [row for row in rows if row.status == "quarantined"]
-    assert len(done) + len(kept) == len(rows)
+    quarantined = [row for row in rows if row.status == "quarantined"]
+    assert len(done) + len(quarantined) == len(rows)
     assert [row.body for row in done] == fresh
-    assert {row.body for row in kept} <= unreadable
+    assert {row.body for row in quarantined} <= unreadable
     assert all(is_one_json_object(body) for body in fresh)
     assert not any(is_one_json_object(body) for body in unreadable)
     for row in rows:

@@ -51,8 +51,10 @@ def _keeps_right(outcome: Outcome, burst: Burst) -> bool:
     options, stale = outcome.options, outcome.scenario.stale
     if stale and stale > max(options.lag, options.settle, options.after):
         return False
-    # A re-read long after the burst shows the last change to every call.
-    return bool(options.after) or burst.races == 0
+    # A re-read long after the burst shows the last change to every call; ``lag`` and
+    # ``one_at_a_time`` keep calls apart.
+    is_kept = options.after or options.lag or options.is_serial
+    return bool(is_kept) or burst.races == 0
 
 
 def _of_costs(outcome: Outcome, burst: Burst) -> Iterator[str]:

@@ -30,13 +30,14 @@ from flask_procore_webhooks.inbox.keys import is_free
 from flask_procore_webhooks.inbox.keys import key_state
 from flask_procore_webhooks.inbox.keys import note_waiting
 from flask_procore_webhooks.inbox.keys import take
-from flask_procore_webhooks.inbox.newer import newer_events
-from flask_procore_webhooks.inbox.newer import wake
+from flask_procore_webhooks.inbox.others import other_events
+from flask_procore_webhooks.inbox.others import wake
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import JobState
 from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.inbox.status import Wait
 from flask_procore_webhooks.storage.store import Store
+from flask_procore_webhooks.storage.store import to_db_time
 from flask_procore_webhooks.subscribers import new_subscriber
 from flask_procore_webhooks.subscribers import Subscriber
 
@@ -63,17 +64,19 @@ class Held:
         self.row_id = record_event(store, self.event).row_id
         self.subscriber = wanted
 
-    def claim(self, seconds: float = 60) -> tuple[Claim, HeldKey]:
-        claim = claim_one(self.store, self.row_id, seconds)
+    def claim(
+        self, seconds: float = 60, hurry: bool = False
+    ) -> tuple[Claim, HeldKey]:
+        claim = claim_one(self.store, self.row_id, seconds, hurry=hurry)
         key = held_key(self.subscriber, self.event, self.row_id, claim.lease)
         assert key is not None
         return claim, key
 
-    def put_off(self, wait: Wait, seconds: float) -> None:
+    def put_off(self, wait: Wait, seconds: float, hurry: bool = False) -> None:
         """Claim the event, and settle it with a waiting job."""
-        claim, key = self.claim()
+        claim, key = self.claim(hurry=hurry)
         due_at = due_in(self.store, seconds)
-        job = Job("a:b").put_off(due_at, wait, key=key.value)
+        job = claim.jobs.get("a:b", Job("a:b")).put_off(due_at, wait, key=key.value)
         end = Settlement(Status.PENDING, due_at=due_at, jobs=[job])
         assert claims.settle(self.store, claim, end)
 
@@ -211,24 +214,27 @@ def test_end_of_an_older_event_leaves_the_newest_in_its_place(store: Store) -> N
 # Newer events
 
 
-def test_newer_events_of_the_resource_are_found_before_they_have_jobs(
+def test_other_events_of_the_resource_are_found_before_they_have_jobs(
     store: Store,
 ) -> None:
     older = Held(store, "evt_1", LATEST, timestamp=START)
     _, key = older.claim()
-    assert not newer_events(store, key, older.event).exists
+    assert not other_events(store, key, older.event).has_newer
     times = {"timestamp": START + timedelta(seconds=1)}
     Held(store, "evt_2", LATEST, timestamp=START - timedelta(seconds=1))
     Held(store, "evt_3", LATEST, resource_id="8", **times)
     Held(store, "evt_4", LATEST, resource_type="Submittals", **times)
     Held(store, "evt_5", LATEST)
-    assert not newer_events(store, key, older.event).exists
+    assert not other_events(store, key, older.event).has_newer
     newer = Held(store, "evt_6", LATEST, resource_type="rfis", **times)
-    found = newer_events(store, key, older.event)
-    assert (found.exists, found.is_ready) == (True, True)
+    found = other_events(store, key, older.event)
+    assert (found.has_newer, found.ready) == (True, newer.row_id)
     newer.put_off(Wait.SETTLE, 5)
-    found = newer_events(store, key, older.event)
-    assert (found.exists, found.is_ready) == (True, False)
+    found = other_events(store, key, older.event)
+    assert (found.has_newer, found.ready) == (True, newer.row_id)
+    newer.put_off(Wait.RETRY, 5, hurry=True)
+    found = other_events(store, key, older.event)
+    assert (found.has_newer, found.ready) == (True, None)
 
 
 def test_newer_event_whose_job_has_ended_is_none(store: Store) -> None:
@@ -236,21 +242,49 @@ def test_newer_event_whose_job_has_ended_is_none(store: Store) -> None:
     newer = Held(store, "evt_2", LATEST)
     _, key = older.claim()
     claim, _ = newer.claim()
-    assert newer_events(store, key, older.event).exists
+    assert other_events(store, key, older.event).has_newer
     now = store.db_now()
     jobs = [Job("a:b").ended(JobState.DISCARDED, now, now), Job("other")]
     assert claims.settle(store, claim, Settlement(Status.PENDING, jobs=jobs))
-    assert not newer_events(store, key, older.event).exists
+    assert not other_events(store, key, older.event).has_newer
 
 
-def test_newer_events_of_other_keys_are_found_by_their_jobs(store: Store) -> None:
-    wanted = subscriber(latest_only=True, settle=5, key="project")
-    older = Held(store, "evt_1", wanted, project_id="1")
-    newer = Held(store, "evt_2", wanted, project_id="1", resource_id="9")
+@pytest.mark.parametrize("key", ["project", "company"])
+def test_newer_events_of_a_project_are_found_before_they_have_jobs(
+    store: Store, key: str
+) -> None:
+    wanted = subscriber(latest_only=True, settle=5, key=key)
+    fields = {"resource_id": "9", f"{key}_id": "1"}
+    older = Held(store, "evt_1", wanted, **{f"{key}_id": "1"})
+    _, held = older.claim()
+    Held(store, "evt_2", wanted, **{f"{key}_id": "2"})
+    assert not other_events(store, held, older.event).has_newer
+    Held(store, "evt_3", wanted, **fields, resource_type="Photos")
+    assert other_events(store, held, older.event).has_newer
+
+
+def test_newer_events_of_a_callable_key_are_found_by_their_jobs(store: Store) -> None:
+    wanted = subscriber(latest_only=True, settle=5, key=lambda event: event.user_id)
+    older = Held(store, "evt_1", wanted, user_id="1")
+    newer = Held(store, "evt_2", wanted, user_id="1", resource_id="9")
     _, key = older.claim()
-    assert not newer_events(store, key, older.event).exists
+    assert not other_events(store, key, older.event).has_newer
     newer.put_off(Wait.SETTLE, 5)
-    assert newer_events(store, key, older.event).exists
+    assert other_events(store, key, older.event).has_newer
+
+
+def test_last_receipt_of_a_key_counts_whatever_its_time(
+    store: Store, clock: Clock
+) -> None:
+    first = Held(store, "evt_1", LATEST, timestamp=START)
+    _, key = first.claim()
+    clock.forward(3)
+    last = Held(store, "evt_2", LATEST, timestamp=START - timedelta(seconds=9))
+    found = other_events(store, key, first.event)
+    assert (found.has_newer, found.last_at) == (False, to_db_time(clock.time))
+    claim, _ = last.claim()
+    assert claims.settle(store, claim, Settlement(Status.DONE))
+    assert other_events(store, key, first.event).last_at is None
 
 
 # Who waits

@@ -578,7 +578,7 @@ def test_replayed_event_is_published(app: Flask, redis: Broker) -> None:
     redis.take()
     call(app, RUN, "procore_webhooks", row)
     commands = app.test_cli_runner()
-    result = commands.invoke(args=["procore-webhooks", "replay", "--anew", "evt_1"])
+    result = commands.invoke(args=["procore-webhooks", "replay", "evt_1", "--anew"])
     assert "Celery's workers run them" in result.output
     assert redis.taken_rows() == [row]
     result = commands.invoke(args=["procore-webhooks", "pause"])

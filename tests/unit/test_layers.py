@@ -41,7 +41,7 @@ FOLDERS = {
         database store texts probes upserts
     """,
     "inbox": """
-        status group_commit inserts record keys newer jobs completion held claims
+        status group_commit inserts record keys others jobs completion held claims
         batches cut due filters queries seen tally enqueued
     """,
     "operations": """

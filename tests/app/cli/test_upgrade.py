@@ -30,9 +30,9 @@ from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
-from flask_procore_webhooks.inbox import operations
 from flask_procore_webhooks.inbox.record import record
 from flask_procore_webhooks.migrations import carry_over
+from flask_procore_webhooks.operations import pauses
 from flask_procore_webhooks.running.worker import Worker
 from flask_procore_webhooks.storage.gaps import find_gaps
 from flask_procore_webhooks.storage.gaps import Gaps
@@ -152,7 +152,8 @@ def test_subscriber_with_a_receipt_never_runs_again_and_attempts_are_carried(
                 attempts[event.id, name] = event.attempt
 
         upgrade_by(way, site, database_url)
-        operations.resume(site.store, "me@host")
+        assert site.work() == 0, "the pause of the older tables"
+        pauses.resume(site.store, "me@host")
         site.work()
         dead = "evt_dead", "evt_hung_dead"
         assert attempts == {

@@ -2,7 +2,7 @@
 
 Revision ID: 53f3ea1c7be5
 Revises:
-Create Date: 2026-11-27 02:30:14.292711
+Create Date: 2026-11-27 02:51:05.457007
 
 """
 
@@ -269,7 +269,7 @@ def upgrade():
         )
         batch_op.create_index(
             "ix_procore_webhook_event_parked",
-            ["endpoint", "parked_at", "status"],
+            ["endpoint", "status", "parked_at"],
             unique=False,
             postgresql_where=sa.text("parked_at IS NOT NULL"),
             sqlite_where=sa.text("parked_at IS NOT NULL"),
