@@ -64,9 +64,7 @@ class Held:
         self.row_id = record_event(store, self.event).row_id
         self.subscriber = wanted
 
-    def claim(
-        self, seconds: float = 60, hurry: bool = False
-    ) -> tuple[Claim, HeldKey]:
+    def claim(self, seconds: float = 60, hurry: bool = False) -> tuple[Claim, HeldKey]:
         claim = claim_one(self.store, self.row_id, seconds, hurry=hurry)
         key = held_key(self.subscriber, self.event, self.row_id, claim.lease)
         assert key is not None

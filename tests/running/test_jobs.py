@@ -15,9 +15,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from flask import Flask
-from flask_procore_webhooks.inbox.operations import pause
-from flask_procore_webhooks.inbox.operations import replay
-from flask_procore_webhooks.inbox.operations import resume
 from support.hosts import deliver_at
 from support.hosts import Host
 from support.hosts import run_host
