@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import ConfigError
 from .values import Dated
 from .values import dropped_factor
+from .values import MOST
 from .values import secret_problem
 from .values import shown
 from .values import spelling_problems
@@ -22,8 +23,6 @@ from .values import to_date
 from .values import value_warnings
 
 HALF_DAY = 12 * 3600.0
-#: A thousand years: a time that lies further ahead is beyond the calendar.
-MOST = 1000 * 365 * 24 * 3600.0
 #: Python converts larger integers to text in quadratic time, or not at all.
 LARGEST_COUNT = 10**12
 LONGEST_ID = 80

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..event import Event
-from . import MOST
+from .values import MOST
 from .values import shown
 
 #: What counts as the same for a subscriber.

@@ -41,6 +41,9 @@ NO_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 HEADER_NAME = re.compile(rb"authorization\s*:", re.IGNORECASE)
 MAKE_A_SECRET = 'python -c "import secrets; print(secrets.token_urlsafe(32))"'
 
+#: A thousand years: a time that lies further ahead is beyond the calendar.
+MOST = 1000 * 365 * 24 * 3600.0
+
 
 @dataclass(frozen=True)
 class Dated:

@@ -43,7 +43,7 @@ def read_claimed(endpoint: Endpoint, claim: Claim) -> tuple[Event, str | None]:
 def settle(endpoint: Endpoint, store: Store, claim: Claim, plan: Plan) -> RunOutcome:
     """Write what the run has changed, and the status of the event."""
     finished = plan.finished
-    changed = [plan.jobs[name] for name in sorted(plan.changed)]
+    changed = [*map(plan.jobs.__getitem__, sorted(plan.changed))]
     if finished is None and len(changed) == 1 and not changed[0].is_pending:
         if changed[0].failure is None and changed[0].state is not JobState.DEAD:
             finished = changed.pop()

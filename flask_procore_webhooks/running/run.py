@@ -59,10 +59,8 @@ def process(
     with renewing(store, [claim], seconds) as held, suppress(CallAbandoned):
         run = new_run(endpoint, claim, held)
         run.jobs.hurry, run.jobs.ahead = hurry, timedelta(seconds=ahead)
-        outcome = run.conduct(run.perform)
-        if woken is not None:
-            woken += run.jobs.woken
-        return outcome
+        run.jobs.woken = [] if woken is None else woken
+        return run.conduct(run.perform)
     return RunOutcome.NOT_CLAIMED
 
 

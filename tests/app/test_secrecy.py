@@ -137,8 +137,8 @@ def nothing_wrong(app: Flask, db: SQLAlchemy) -> None:
 
 MISHAPS = (
     nothing_wrong,
-    failing_subscriber,
     patient_subscriber,
+    failing_subscriber,
     missing_tables,
     missing_jobs,
     missing_column,

@@ -107,8 +107,9 @@ def _scenes(make_app: MakeApp, url: str) -> Iterator[Callable[..., Scene]]:
     made: list[Any] = []
 
     def scene(mode: str, *, limit: float | None = None, **config: Any) -> Scene:
+        # So few that in the mode inline an event is dead before the sender gives up.
         keys = {"DISPATCH": "inline" if mode == "inline" else "worker"}
-        keys = {**keys, "MAX_ATTEMPTS": 12, **config}
+        keys |= {"MAX_ATTEMPTS": 12, **config}
         named = {f"PROCORE_WEBHOOK_{key}": value for key, value in keys.items()}
         app = make_app(PROCORE_WEBHOOK_AUTHORIZATION=AUTHORIZATION, **named)
         made.append(run_host(app, "flask_sqlalchemy", url))

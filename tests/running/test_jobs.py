@@ -15,9 +15,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from flask import Flask
-from flask_procore_webhooks.inbox.operations import pause
-from flask_procore_webhooks.inbox.operations import replay
-from flask_procore_webhooks.inbox.operations import resume
 from support.hosts import deliver_at
 from support.hosts import Host
 from support.hosts import run_host
@@ -37,6 +34,9 @@ from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox.completion import finish
 from flask_procore_webhooks.inbox.jobs import Job
 from flask_procore_webhooks.inbox.status import JobState
+from flask_procore_webhooks.operations.changes import replay
+from flask_procore_webhooks.operations.pauses import pause
+from flask_procore_webhooks.operations.pauses import resume
 from flask_procore_webhooks.running.failures import RunOutcome
 from flask_procore_webhooks.running.run import process
 from flask_procore_webhooks.testing import payload

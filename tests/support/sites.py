@@ -109,11 +109,6 @@ class Site:
         found = self.jobs(row_id).items()
         return {name: str(job["state"]) for name, job in found}
 
-    def receipts(self, row_id: int) -> dict[str, str]:
-        """The endings by subscriber, of finished subscribers."""
-        found = queries.jobs_of(self.store, row_id)
-        return {job["subscriber"]: job["state"] for job in found if job["finished_at"]}
-
     def count(self, table: str) -> int:
         """The number of rows of ``event``, ``job`` or ``journal``."""
         of = getattr(self.store.database.tables, table)

@@ -244,12 +244,17 @@ def test_note_of_the_process_is_rare_and_fails_no_task(
 
     @sa.event.listens_for(store.database.engine, "before_cursor_execute")
     def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith(f"UPDATE {table}"):
+        if statement.startswith(f"INSERT INTO {table}"):
             writes.append(statement)
 
     rows = [send(app, id=f"evt_{number}") for number in range(3)]
     with store.connection() as connection:
-        connection.exec_driver_sql(f"ALTER TABLE {table} RENAME TO away")
+        # The endpoint's pause is still read from the table.
+        for change in ("INSERT", "UPDATE"):
+            connection.exec_driver_sql(
+                f"CREATE TRIGGER no_{change} BEFORE {change} ON {table}"
+                " BEGIN SELECT RAISE(ABORT, 'no'); END"
+            )
     writes.clear()
     for row in rows:
         call(app, RUN, "procore_webhooks", row)
