@@ -230,5 +230,12 @@ def held_key(
     value = subscriber.key_of(event)
     if value is None:
         return None
+    return key_of_job(subscriber, value, event, row_id, lease)
+
+
+def key_of_job(
+    subscriber: Subscriber, value: str, event: Event, row_id: int, lease: str
+) -> HeldKey:
+    """The key ``value`` of the subscriber's job."""
     event_at = to_db_time(event.timestamp) if event.timestamp else None
     return HeldKey(subscriber, value, row_id, event_at, lease)

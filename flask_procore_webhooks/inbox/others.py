@@ -116,7 +116,9 @@ def _make_due(
     def work(connection: Connection) -> list[int]:
         mine = c.id.in_(rows), c.status == Status.PENDING.value
         free = [row.id for row in lock_in_order(connection, c.id.table, *mine)]
-        events = update(c.id.table).where(c.id.in_(free), c.due_at > now)
+        # Changed if it is due already, too: a claim that has read the jobs before
+        # compares it and fails.
+        events = update(c.id.table).where(c.id.in_(free))
         connection.execute(events.values(due_at=now))
         jobs = update(j.event.table).where(j.event.in_(free), *waiting)
         connection.execute(jobs.values(due_at=now))

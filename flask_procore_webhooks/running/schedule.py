@@ -6,22 +6,27 @@ from dataclasses import replace
 from datetime import datetime
 from datetime import timedelta
 
+from ..event import Event
 from ..inbox.held import Claim
 from ..inbox.jobs import Job
 from ..inbox.keys import free_key
 from ..inbox.keys import HeldKey
 from ..inbox.keys import insert_key
+from ..inbox.keys import key_of_job
 from ..inbox.keys import key_state
 from ..inbox.keys import KeyState
 from ..inbox.keys import note_waiting
 from ..inbox.keys import take
+from ..inbox.others import is_over
 from ..inbox.others import other_events
 from ..inbox.others import Others
+from ..inbox.others import wake
 from ..inbox.status import JobState
 from ..inbox.status import Wait
 from ..log import log
 from ..storage.store import Store
 from .calls import Call
+from .plan import Plan
 
 #: Seconds for which Procore sends further events of one change. With ``lag``, the jobs
 #: of the events that follow a run within them wait for their end.
@@ -61,6 +66,31 @@ def decide(store: Store, call: Call, now: datetime) -> Job | None:
                 free_key(store, key)
                 return decided
     return None
+
+
+def awaited_keys(plan: Plan, claim: Claim, event: Event) -> list[tuple[HeldKey, Event]]:
+    """The keys for which jobs of the event wait that are not due, with the event."""
+    jobs = [(each, plan.jobs[each.name]) for each in plan.waiting]
+    row_id, lease = claim.row_id, claim.lease
+    return [
+        (key_of_job(subscriber, job.key, event, row_id, lease), event)
+        for subscriber, job in jobs
+        if job.key is not None
+    ]
+
+
+def wake_waiting(
+    store: Store, ended: list[HeldKey], awaited: list[tuple[HeldKey, Event]]
+) -> list[int]:
+    """Make jobs due that have waited for those of an event whose run has ended.
+
+    :param ended: keys of jobs that have ended.
+    :param awaited: keys for which jobs of the event wait. The job that they wait for
+        may have ended before they were written as waiting, or while the event ran.
+    :return: the rows of their events.
+    """
+    over = [key for key, event in awaited if is_over(store, key, event)]
+    return [row_id for key in ended + over for row_id in wake(store, key)]
 
 
 def _decide_latest(store: Store, call: Call, key: HeldKey, now: datetime) -> Job | None:
