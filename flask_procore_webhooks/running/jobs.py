@@ -157,7 +157,10 @@ class Jobs:
                     durable = durable or claim.durable
                     finish(self.store, claim.row_id, ended, call.key, durable=durable)
                 count(self.store, ended.state.value)
-            self._note_end(call, ended)
+            self.plan.jobs[ended.subscriber] = ended
+            self.plan.changed.discard(ended.subscriber)
+            if call.key is not None:
+                self._ended.append(call.key)
         self._call = None
         if late is not None and not failures.is_failure(late, self.endpoint.dispatch):
             raise late
@@ -227,15 +230,11 @@ class Jobs:
         self._fail(call.job, failure, call.began, key=call.key)
         return None
 
-    def _note_end(self, call: Call, ended: Job) -> None:
-        self.plan.jobs[ended.subscriber] = ended
-        self.plan.changed.discard(ended.subscriber)
-        if call.key is not None:
-            self._ended.append(call.key)
-
     def _note_late_end(self, call: Call, ended: Job, held: HeldClaims) -> None:
         count(self.store, ended.state.value)
-        self._note_end(call, ended)
+        self.plan.jobs[ended.subscriber] = ended
+        if call.key is not None:
+            self._ended.append(call.key)
         held.renew()
 
     def _note_written(self, jobs: Sequence[Job]) -> None:

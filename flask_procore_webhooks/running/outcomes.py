@@ -60,7 +60,8 @@ def settle(endpoint: Endpoint, store: Store, claim: Claim, plan: Plan) -> RunOut
         count(store, finished.state.value)
     if status is Status.UNMATCHED:
         count(store, status.value)
-    count_changed(store, plan, changed)
+    if changed:
+        count_changed(store, plan, changed)
     return _announce(endpoint, claim, plan, status)
 
 

@@ -25,6 +25,7 @@ from support.inboxes import states
 from support.inboxes import statuses
 from support.values import Clock
 from support.waiting import PATIENCE
+from support.waiting import wait_until
 
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import RetryLater
@@ -66,7 +67,7 @@ def work(host: Host) -> int:
 
 
 def start(function: Callable[..., object], *arguments: object) -> threading.Thread:
-    thread = threading.Thread(target=function, args=arguments, daemon=True)
+    thread = threading.Thread(None, function, "holder", arguments, daemon=True)
     thread.start()
     return thread
 
@@ -314,6 +315,42 @@ def test_done_newer_event_is_noticed_by_an_event_that_runs(
     work(host)
     assert host.jobs("evt_1")["latest"]["state"] == "superseded"
     assert [name for name, _ in steps.calls].count("latest") == 1
+
+
+def test_end_of_a_call_whose_host_hangs_is_noticed(host: Host, clock: Clock) -> None:
+    """The subscriber has finished, and its call is abandoned in the teardown."""
+    begun, ended, go_on = (threading.Event() for _ in range(3))
+    steps = Steps()
+    steps.on(host, "alone", one_at_a_time=True, timeout=0.3)
+
+    def begin() -> None:
+        begun.set()
+        assert ended.wait(PATIENCE)
+
+    @host.app.teardown_appcontext
+    def hang(error: BaseException | None) -> None:
+        if threading.current_thread().name == "holder" and ended.is_set():
+            assert go_on.wait(PATIENCE)
+
+    same = {"resource_type": "RFIs", "resource_id": "7"}
+    first, second = record(host.store, "evt_1", "evt_2", **same)
+    steps.steps["alone", "evt_1"] = begin
+    holder = start(process, host.endpoint, first)
+    assert begun.wait(PATIENCE)
+    process(host.endpoint, second)
+    assert host.jobs("evt_2")["alone"]["waits_for"] == "key"
+    ended.set()
+    try:
+        wait_until(lambda: statuses(host.store)["evt_1"] == "done")
+        now = host.store.db_now()
+        wait_until(lambda: host.row("evt_2")["due_at"] <= now)
+    finally:
+        go_on.set()
+        holder.join(PATIENCE)
+    clock.forward(0.001)
+    work(host)
+    assert statuses(host.store)["evt_2"] == "done"
+    assert in_memory(host.store)["done"] == 2
 
 
 # Memory
