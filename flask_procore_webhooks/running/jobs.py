@@ -23,7 +23,6 @@ from ..inbox.held import NotHeld
 from ..inbox.held import write_held
 from ..inbox.jobs import Failure
 from ..inbox.jobs import Job
-from ..inbox.keys import held_key
 from ..inbox.keys import HeldKey
 from ..inbox.others import wake_event
 from ..inbox.status import JobState
@@ -103,7 +102,6 @@ class Jobs:
             self._call = call
             return call
         try:
-            call.key = held_key(subscriber, event, claim.row_id, claim.lease)
             decided = decide(self.store, call, self._now())
         except InboxUnavailable:
             raise

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextlib import nullcontext
 from contextlib import suppress
 from typing import Any
+from typing import TypeVar
 
+from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -14,6 +18,8 @@ from ..log import log
 from ..storage.database import SessionSource
 from ..storage.servers import Fault
 from ..storage.servers import fault_of
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -41,6 +47,23 @@ def session_scope(source: SessionSource) -> Iterator[Session]:
         end_session(source)
         if outer is not None:
             registry.set(outer)
+
+
+def in_scope(app: Flask, source: SessionSource | None, work: Callable[[], T]) -> T:
+    """Return ``work()``, called in an app context of its own.
+
+    What it writes through the session is rolled back. Errors of the app after it has
+    returned are logged.
+    """
+    found: list[T] = []
+    try:
+        with app.app_context(), session_scope(source) if source else nullcontext():
+            found.append(work())
+    except Exception:
+        if not found:
+            raise
+        log.exception("The app failed after a function of an option had returned")
+    return found[0]
 
 
 def used_session(session: Session, source: SessionSource) -> Session | None:

@@ -13,10 +13,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from flask import current_app
 from flask import Flask
 from support.counts import in_memory
 from support.hosts import deliver_at
 from support.hosts import Host
+from support.hosts import KINDS
 from support.hosts import run_host
 from support.inboxes import claim_one
 from support.inboxes import due_in
@@ -237,6 +240,47 @@ def test_child_that_an_option_forks_ends_there(host: Host, option: str) -> None:
     work(host)
     assert codes == [0]
     assert host.notes() == ["one"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("option", ["when", "key"])
+def test_option_is_called_in_an_app_context_with_a_session_of_its_own(
+    make_app: MakeApp, database_url: str, kind: str, option: str
+) -> None:
+    """In a thread of workers, as in a request; nothing is left open afterwards."""
+    with run_host(make_app(**SETTINGS), kind, database_url) as host:
+
+        def choose(event: Event) -> str:
+            assert host.session.execute(sa.select(host.note_table)).all() == []
+            host.note("of the option")
+            return current_app.name
+
+        @host.webhooks.on(name="chooses", **{option: choose}, one_at_a_time=True)
+        def chooses(event: Event) -> None:
+            host.note("of the subscriber")
+
+        record(host.store, "evt_1")
+        work(host)
+        assert statuses(host.store) == {"evt_1": "done"}
+        assert host.notes() == ["of the subscriber"]
+        with host.app.app_context():
+            assert not host.session().in_transaction()
+
+
+def test_teardown_that_fails_after_an_option_is_logged(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.webhooks.on(name="chooses", when=lambda event: True)(lambda event: None)
+    record(host.store, "evt_1")
+
+    @host.app.teardown_appcontext
+    def fail(error: BaseException | None) -> None:
+        raise ValueError("in the teardown")
+
+    work(host)
+    assert statuses(host.store) == {"evt_1": "done"}
+    assert "after a function of an option had returned" in caplog.text
+    host.app.teardown_appcontext_funcs.remove(fail)
 
 
 # Waits for the end of another job
