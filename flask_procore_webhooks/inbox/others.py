@@ -151,7 +151,8 @@ def _others_by_column(store: Store, key: HeldKey, event: Event, name: str) -> Ot
         c.id != key.row_id,
     )
     is_same = _same_key(store, key, event)
-    query = query.order_by(c.id.desc()).limit(MOST_OTHERS)
+    # By an expression: ordered by the key itself, PostgreSQL may read the whole table.
+    query = query.order_by((c.id + 0).desc()).limit(MOST_OTHERS)
     found = {row.id: row for row in store.rows(query) if is_same(row)}
     if not found:
         return NO_OTHERS
