@@ -50,7 +50,7 @@ class Plan:
     waiting: list[Subscriber] = field(default_factory=list)
     #: The names of jobs that differ from their rows.
     changed: set[str] = field(default_factory=set)
-    #: Of this run's attempts, by subscriber.
+    #: Of this run, by subscriber.
     failures: dict[str, Failure] = field(default_factory=dict)
     #: Of the last subscriber, to be committed together with the outcome.
     finished: Job | None = None
@@ -107,7 +107,10 @@ def new_plan(
             made.jobs[name] = _resumed(job, now)
             made.due.append(found[name])
         else:
-            made.change(_without_subscriber(endpoint, job, now))
+            left = _without_subscriber(endpoint, job, now)
+            made.change(left)
+            if left.failure is not None:
+                made.failures[name] = left.failure
     made.due.sort(key=attrgetter("order"))
     if claim.unsettled:
         # The one that kills its process is called last.
