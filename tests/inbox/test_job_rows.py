@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from support.inboxes import claim_one
 from support.inboxes import done
 from support.inboxes import event
 from support.inboxes import jobs
 from support.inboxes import states
+from support.jobs import add_event
+from support.jobs import failed
+from support.jobs import jobs_of
+from support.jobs import take_lease
 from support.values import Clock
 
 from flask_procore_webhooks.inbox.completion import finish
 from flask_procore_webhooks.inbox.jobs import are_complete
 from flask_procore_webhooks.inbox.jobs import Job
+from flask_procore_webhooks.inbox.record import _revive
+from flask_procore_webhooks.inbox.record import new_row
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.status import JobState
+from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.storage.store import to_db_time
 
@@ -52,3 +61,13 @@ def test_rows_of_finished_jobs_alone_may_be_incomplete() -> None:
     assert not are_complete([finished])
     assert are_complete([finished, Job("c:d", version=1)])
     assert are_complete([Job("a:b", JobState.DONE, version=2)])
+
+
+def test_redelivery_leaves_an_event_that_another_one_has_revived(store: Store) -> None:
+    """Two copies have found it dead, and the run of the first has begun (rule 3)."""
+    row_id = add_event(store, "evt_1", failed("sync", "ValueError: failed"))
+    take_lease(store, row_id, 60)
+    before = jobs_of(store, row_id)
+    row = new_row(store, event("evt_1"), Status.PENDING, None)
+    store.run(partial(_revive, store, row, row_id), begin=True)
+    assert jobs_of(store, row_id) == before
