@@ -159,6 +159,15 @@ def state_of(store: Store, row_id: int, subscriber: str) -> JobState | None:
     return JobState(found[0].state) if found else None
 
 
+def dead_errors(store: Store, row_id: int) -> str:
+    """The stored errors of the event's dead jobs, each with its subscriber."""
+    c = store.database.tables.job.c
+    query = select(c.subscriber, c.error_class, c.error)
+    query = query.where(c.event == row_id, c.state == JobState.DEAD.value)
+    found = store.rows(query.order_by(c.subscriber))
+    return "\n".join(": ".join(filter(None, row)) for row in found)
+
+
 def are_complete(jobs: Collection[Job]) -> bool:
     """Whether these rows of an event are those of all its subscribers.
 

@@ -15,6 +15,7 @@ from sqlalchemy import and_
 from sqlalchemy import case
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
+from sqlalchemy import delete
 from sqlalchemy import insert
 from sqlalchemy import null
 from sqlalchemy import or_
@@ -162,8 +163,14 @@ def end_key(
         later = or_(k.began_at.is_(None), k.began_at < began)
         changes.append((k.began_at, case((later, began), else_=k.began_at)))
         changes += _done(k, key)
-    change = update(k.key.table).where(*key_row(store, key))
-    executor.execute(change.ordered_values(*changes))
+    mine = key_row(store, key)
+    change = update(k.key.table).where(*mine).ordered_values(*changes)
+    executor.execute(change)
+    if job.state is not JobState.DONE:
+        # Without a noted end, the row says nothing, and would stay for ever.
+        noted = (k.holder, k.done_event, k.done_untimed, k.began_at)
+        empty = (column.is_(None) for column in noted)
+        executor.execute(delete(k.key.table).where(*mine, *empty))
 
 
 def free_key(store: Store, key: HeldKey) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timezone
 from operator import attrgetter
 
 from .. import signals
 from ..endpoint import Endpoint
+from ..errors import InboxUnavailable
 from ..event import Event
 from ..inbox import claims
 from ..inbox.claims import Settlement
 from ..inbox.held import Claim
+from ..inbox.jobs import dead_errors
 from ..inbox.jobs import Job
 from ..inbox.status import JobState
 from ..inbox.status import Status
@@ -103,6 +106,10 @@ def _announce(
         _log_failure(endpoint, claim, plan.jobs[name], failures[name].text)
     fields = {"error": plan.error, "exception": exception}
     if status is Status.DEAD:
+        if not failures:
+            # A job died in an earlier run, and the last pending one has ended.
+            with suppress(InboxUnavailable):
+                fields["error"] = dead_errors(endpoint.store, claim.row_id)
         _send(endpoint, claim, plan, signals.event_dead, **fields)
         return RunOutcome.DEAD
     if failures:

@@ -46,7 +46,7 @@ class Plan:
     due: list[Subscriber] = field(default_factory=list)
     #: The names of jobs that differ from their rows.
     changed: set[str] = field(default_factory=set)
-    #: Of this run's attempts, by subscriber.
+    #: Of this run, by subscriber.
     failures: dict[str, Failure] = field(default_factory=dict)
     #: Of the last subscriber, to be committed together with the outcome.
     finished: Job | None = None
@@ -98,7 +98,10 @@ def new_plan(
         if not job.is_pending:
             continue
         if name not in found:
-            made.change(_without_subscriber(endpoint, job, now))
+            left = _without_subscriber(endpoint, job, now)
+            made.change(left)
+            if left.failure is not None:
+                made.failures[name] = left.failure
             continue
         made.jobs[name] = _resumed(job, now)
         is_hurried = hurry and job.waits_for in HURRIED

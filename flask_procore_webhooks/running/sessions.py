@@ -47,9 +47,9 @@ def used_session(session: Session, source: SessionSource) -> Session | None:
     """Return the session that holds the subscriber's writes, or ``None`` without any.
 
     A subscriber may replace the session, or write in the thread of an event loop. For
-    a session that it left alone no commit is due: the receipt is then committed
-    together with the run's outcome. Measured with subscribers that write nothing: a run
-    takes 0.66 (SQLite on the disk) to 0.77 of the time with a commit of its own.
+    a session that it left alone no commit is due: the job is then committed together
+    with the run's outcome. Measured with subscribers that write nothing: a run takes
+    0.66 (SQLite on the disk) to 0.77 of the time with a commit of its own.
     """
     used = session if session.in_transaction() else source()
     has_writes = used.in_transaction() or used.new or used.dirty or used.deleted

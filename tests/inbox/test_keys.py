@@ -169,8 +169,10 @@ def test_only_done_work_is_noted(store: Store, clock: Clock) -> None:
     note_waiting(store, key, key_state(store, key), store.db_now())
     now = store.db_now()
     finish(store, claim.row_id, Job("a:b").ended(JobState.DISCARDED, now, now), key)
+    # A key without a noted end has no row.
     state = key_state(store, first.claim()[1])
     assert (state.done_event, state.began_at, state.first_at) == (None, None, None)
+    assert not state.is_stored
 
 
 @pytest.mark.parametrize(
