@@ -12,6 +12,7 @@ from ..event import Event
 from ..inbox import claims
 from ..inbox.claims import Settlement
 from ..inbox.held import Claim
+from ..inbox.jobs import dead_errors
 from ..inbox.jobs import Job
 from ..inbox.status import JobState
 from ..inbox.status import Status
@@ -51,7 +52,7 @@ def settle(endpoint: Endpoint, store: Store, claim: Claim, plan: Plan) -> RunOut
     if status is Status.PENDING:
         now, jobs = store.db_now(), plan.jobs.values()
         due_at = min(job.due_at or now for job in jobs if job.is_pending)
-    error = plan.error if plan.failures else None
+    error = _error(store, claim, plan, status)
     end = Settlement(status, error, due_at, changed, finished)
     if not claims.settle(store, claim, end):
         return RunOutcome.NOT_CLAIMED
@@ -59,7 +60,17 @@ def settle(endpoint: Endpoint, store: Store, claim: Claim, plan: Plan) -> RunOut
         count(store, finished.state.value)
     if changed or status is Status.UNMATCHED:
         _count(store, plan, changed, status)
-    return _announce(endpoint, claim, plan, status)
+    return _announce(endpoint, claim, plan, status, error or "")
+
+
+def _error(store: Store, claim: Claim, plan: Plan, status: Status) -> str | None:
+    """The failures of the run, and of a dead event those of its other dead jobs."""
+    found = [plan.error] if plan.failures else []
+    if status is Status.DEAD:
+        states = {name: job.state for name, job in plan.jobs.items()}
+        if any(states[n] is JobState.DEAD for n in states.keys() - plan.failures):
+            found += dead_errors(store, claim.row_id, plan.failures)
+    return "\n".join(found) or None
 
 
 def quarantine(endpoint: Endpoint, claim: Claim, error: str) -> RunOutcome:
@@ -89,7 +100,7 @@ def _status(plan: Plan) -> Status:
 
 
 def _announce(
-    endpoint: Endpoint, claim: Claim, plan: Plan, status: Status
+    endpoint: Endpoint, claim: Claim, plan: Plan, status: Status, error: str
 ) -> RunOutcome:
     if status is Status.DONE:
         _send(endpoint, claim, plan, signals.event_processed)
@@ -101,7 +112,7 @@ def _announce(
     exception = last_exception(failures.values())
     for name in failures:
         _log_failure(endpoint, claim, plan.jobs[name], failures[name].text)
-    fields = {"error": plan.error, "exception": exception}
+    fields = {"error": error, "exception": exception}
     if status is Status.DEAD:
         _send(endpoint, claim, plan, signals.event_dead, **fields)
         return RunOutcome.DEAD
