@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import replace
@@ -159,13 +160,17 @@ def state_of(store: Store, row_id: int, subscriber: str) -> JobState | None:
     return JobState(found[0].state) if found else None
 
 
-def dead_errors(store: Store, row_id: int) -> str:
-    """The stored errors of the event's dead jobs, each with its subscriber."""
+def dead_errors(store: Store, row_id: int, but: Collection[str]) -> Iterator[str]:
+    """The errors of the event's dead jobs, each with its subscriber.
+
+    :param but: without those of these subscribers.
+    """
     c = store.database.tables.job.c
-    query = select(c.subscriber, c.error_class, c.error)
-    query = query.where(c.event == row_id, c.state == JobState.DEAD.value)
-    found = store.rows(query.order_by(c.subscriber))
-    return "\n".join(": ".join(filter(None, row)) for row in found)
+    mine = c.event == row_id, c.state == JobState.DEAD.value
+    query = select(c.subscriber, c.error_class, c.error).where(*mine)
+    for name, error_class, error in store.rows(query.order_by(c.subscriber)):
+        if name not in but:
+            yield ": ".join(filter(None, (name, error_class, error)))
 
 
 def are_complete(jobs: Collection[Any]) -> bool:

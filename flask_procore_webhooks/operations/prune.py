@@ -40,6 +40,8 @@ IDS_KEPT = 4
 #: The name of a value in the state table: the row id up to which no event of the
 #: endpoint has a body.
 MARK = "prune"
+#: Events of a range that are counted at once.
+COUNTED = 50_000
 
 Window = tuple[int, int]
 
@@ -72,19 +74,23 @@ class Old:
 
 def count_bodies(store: Store, old: Old) -> int:
     """How many bodies :func:`prune_bodies` would remove."""
-    c = store.columns
-    return _count(store, old.where(store), c.body.is_not(None), c.id > _mark(store))
+    has_body = store.columns.body.is_not(None)
+    return _count(store, old, _mark(store), old.where(store), has_body)
 
 
 def count_rows(store: Store, old: Old) -> int:
     """How many events :func:`prune_rows` would remove."""
-    return _count(store, old.where(store))
+    return _count(store, old, 0, old.where(store))
 
 
-def _count(store: Store, *where: ColumnElement[bool]) -> int:
-    events = store.columns.id.table
-    query = select(func.count()).select_from(events).where(*where)
-    return int(store.rows(query)[0][0])
+def _count(store: Store, old: Old, last: int, *where: ColumnElement[bool]) -> int:
+    """Count the events after the row ``last``, up to those that are too young."""
+    c, number = store.columns, 0
+    for window in _ranges(store, old.before, last, COUNTED):
+        query = select(func.count()).select_from(c.id.table)
+        query = query.where(_within(c.id, window), *where)
+        number += int(store.rows(query)[0][0])
+    return number
 
 
 def prune_bodies(store: Store, old: Old) -> Iterator[int]:
@@ -198,25 +204,31 @@ def _execute(store: Store, change: Update | Delete, *where: ColumnElement[bool])
 
 
 def _windows(store: Store, before: datetime, last: int = 0) -> Iterator[Window]:
-    """Yield ranges of row ids with 500 rows each, oldest first.
+    """Ranges of 500 rows; after each, the prune sleeps for as long as it took."""
+    start = time.monotonic()
+    for window in _ranges(store, before, last, PART):
+        yield window
+        time.sleep(time.monotonic() - start)
+        start = time.monotonic()
 
-    They end at the first range whose events were all received after ``before``. Between
-    two ranges, the prune sleeps for as long as the first took.
+
+def _ranges(store: Store, before: datetime, last: int, size: int) -> Iterator[Window]:
+    """Yield ranges of row ids with ``size`` rows each, oldest first.
+
+    They end at the first range whose events were all received after ``before``.
 
     :param last: the row id after which the first range begins.
     """
     c = store.columns
     while True:
-        start = time.monotonic()
         rows = select(c.id, c.received_at).where(c.id > last).order_by(c.id)
-        part = rows.limit(PART).subquery()
+        part = rows.limit(size).subquery()
         query = select(func.max(part.c.id).label("end"), func.min(part.c.received_at))
         ((end, oldest),) = store.rows(query)
         if end is None or oldest >= to_db_time(before):
             return
         yield last, end
         last = end
-        time.sleep(time.monotonic() - start)
 
 
 def _within(column: ColumnElement[int], window: Window) -> ColumnElement[bool]:

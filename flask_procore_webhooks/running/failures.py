@@ -83,7 +83,7 @@ def attempt_text(attempt: int, most: int, due_at: datetime) -> str:
 def describe(event: Event) -> str:
     """The event in a log line."""
     # Text of the sender is quoted, so that it cannot begin a log line.
-    kind = repr(event.type) if event.type else "an unreadable event"
+    kind = repr(event.type) if event.type else "an event without a type"
     return f"{kind} {event.id} of {event.endpoint!r}"
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timezone
 from operator import attrgetter
 
 from .. import signals
 from ..endpoint import Endpoint
-from ..errors import InboxUnavailable
 from ..event import Event
 from ..inbox import claims
 from ..inbox.claims import Settlement
@@ -55,7 +53,7 @@ def settle(endpoint: Endpoint, store: Store, claim: Claim, plan: Plan) -> RunOut
     if status is Status.PENDING:
         now, jobs = store.db_now(), plan.jobs.values()
         due_at = min(job.due_at or now for job in jobs if job.is_pending)
-    error = plan.error if plan.failures else None
+    error = _error(store, claim, plan, status)
     end = Settlement(status, error, due_at, changed, finished)
     if not claims.settle(store, claim, end):
         return RunOutcome.NOT_CLAIMED
@@ -65,7 +63,17 @@ def settle(endpoint: Endpoint, store: Store, claim: Claim, plan: Plan) -> RunOut
         count(store, status.value)
     if changed:
         count_changed(store, plan, changed)
-    return _announce(endpoint, claim, plan, status)
+    return _announce(endpoint, claim, plan, status, error or "")
+
+
+def _error(store: Store, claim: Claim, plan: Plan, status: Status) -> str | None:
+    """The failures of the run, and of a dead event those of its other dead jobs."""
+    found = [plan.error] if plan.failures else []
+    if status is Status.DEAD:
+        states = {name: job.state for name, job in plan.jobs.items()}
+        if any(states[n] is JobState.DEAD for n in states.keys() - plan.failures):
+            found += dead_errors(store, claim.row_id, plan.failures)
+    return "\n".join(found) or None
 
 
 def quarantine(endpoint: Endpoint, claim: Claim, error: str) -> RunOutcome:
@@ -93,7 +101,7 @@ def _status(plan: Plan) -> Status:
 
 
 def _announce(
-    endpoint: Endpoint, claim: Claim, plan: Plan, status: Status
+    endpoint: Endpoint, claim: Claim, plan: Plan, status: Status, error: str
 ) -> RunOutcome:
     if status is Status.DONE:
         _send(endpoint, claim, plan, signals.event_processed)
@@ -105,12 +113,8 @@ def _announce(
     exception = last_exception(failures.values())
     for name in failures:
         _log_failure(endpoint, claim, plan.jobs[name], failures[name].text)
-    fields = {"error": plan.error, "exception": exception}
+    fields = {"error": error, "exception": exception}
     if status is Status.DEAD:
-        if not failures:
-            # A job died in an earlier run, and the last pending one has ended.
-            with suppress(InboxUnavailable):
-                fields["error"] = dead_errors(endpoint.store, claim.row_id)
         _send(endpoint, claim, plan, signals.event_dead, **fields)
         return RunOutcome.DEAD
     if failures:
