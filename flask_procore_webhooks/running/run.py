@@ -29,7 +29,6 @@ from .leases import renewing
 from .leases import watch
 from .outcomes import quarantine
 from .outcomes import read_claimed
-from .plan import Plan
 
 
 def process(
@@ -210,7 +209,8 @@ class Run:
 
     def _leave(self) -> None:
         # The tracebacks of failures hold the frames of subscribers, and this run.
-        self.jobs.plan = Plan()
+        self.jobs.plan.failures.clear()
+        self.jobs.plan.jobs.clear()
         self.gate.turns.discard(self.turn)
         if self.gate.suspect is not None:
             self.gate.leave(self.turn)
