@@ -53,7 +53,8 @@ def settle(endpoint: Endpoint, store: Store, claim: Claim, plan: Plan) -> RunOut
     if status is Status.PENDING:
         now, jobs = store.db_now(), plan.jobs.values()
         due_at = min(job.due_at or now for job in jobs if job.is_pending)
-    error = _error(store, claim, plan, status)
+    has_failed = plan.failures or status is Status.DEAD
+    error = _error(store, claim, plan, status) if has_failed else None
     end = Settlement(status, error, due_at, changed, finished)
     if not claims.settle(store, claim, end):
         return RunOutcome.NOT_CLAIMED
