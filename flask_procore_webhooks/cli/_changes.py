@@ -92,6 +92,12 @@ def confirm(question: str, *, as_json: bool) -> None:
     click.confirm(question, abort=True)
 
 
+def _group() -> str:
+    """The words before the name of a command, as in ``flask procore-webhooks``."""
+    above = click.get_current_context().parent
+    return above.command_path if above else ""
+
+
 def _perform(
     each: Change, batch: str, notify: Callable[[Change, list[int]], None]
 ) -> Change:
@@ -137,4 +143,4 @@ def _report(
         changed = sum(each.summary.units for each in changes)
         if changed < total:
             click.echo(f"  {total - changed} fewer than shown: they changed meanwhile")
-        click.echo(f"Batch {batch}: see how it goes with progress {batch}")
+        click.echo(f"Batch {batch}: see how it goes with {_group()} progress {batch}")

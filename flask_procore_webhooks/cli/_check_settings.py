@@ -20,13 +20,31 @@ from ._findings import Finding
 from ._findings import warning
 from ._output import silenced
 
+#: With more attempts, ``inline`` may need more deliveries than Procore makes: about 22.
+REPEATS = 20
+
 
 def settings(endpoint: Endpoint) -> Iterator[Finding]:
     yield from _no_secret(endpoint)
     # As they are logged at registration.
     yield from map(warning, endpoint.settings.warnings)
+    yield from _inline_attempts(endpoint)
     yield from _shared_values(endpoint)
     yield from _unused_keys(endpoint)
+
+
+def _inline_attempts(endpoint: Endpoint) -> Iterator[Finding]:
+    """More attempts than the sender repeats a delivery."""
+    most, prefix = endpoint.settings.max_attempts, endpoint.config_prefix
+    is_given = endpoint.app.config.get(f"{prefix}DISPATCH") is not None
+    # Without the setting, it is inline because the app is under test.
+    if is_given and endpoint.dispatch == "inline" and most > REPEATS:
+        yield warning(
+            f"DISPATCH is 'inline', and {prefix}MAX_ATTEMPTS is {most}: an attempt is a"
+            " delivery, and Procore gives up after about 22 of them, within 12 hours,"
+            " and discards its whole queue. Set it to 12, so that an event that always"
+            " fails is dead before."
+        )
 
 
 def logger() -> Iterator[Finding]:

@@ -23,8 +23,8 @@ from ..subscribers import ANY
 from ..subscribers import Subscriber
 from ._findings import Finding
 from ._findings import warning
+from ._output import NO_TYPE
 from ._output import text
-from ._output import UNREADABLE
 from ._processes import alive
 from ._processes import hanging_runs
 from ._processes import Process
@@ -73,8 +73,9 @@ def work(endpoint: Endpoint) -> Iterator[Finding]:
     found = processes(endpoint)
     if pause:
         waiting = "" if due is None else f"; events have been due for {due:.0f} s"
+        reason = f" ({pause.reason})" if pause.reason else ""
         yield warning(
-            f"Paused by {pause.actor} since {text(pause.since)} UTC: no event runs"
+            f"Paused by {pause.actor} since {text(pause.since)}{reason}: no event runs"
             f" until resume{waiting}."
         )
     else:
@@ -194,7 +195,7 @@ def _events(types: Types) -> dict[Event, int]:
 def _listed(events: dict[Event, int]) -> str:
     """The most frequent types with their numbers."""
     ranked = sorted(events.items(), key=lambda each: each[1], reverse=True)
-    listed = [f"{event.type or UNREADABLE} ({n})" for event, n in ranked]
+    listed = [f"{event.type or NO_TYPE} ({n})" for event, n in ranked]
     more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
     return ", ".join(listed[:NAMED]) + more
 

@@ -23,8 +23,8 @@ import click
 #: The key in the context of a command that is silenced.
 SILENCE = "flask_procore_webhooks.silence"
 NAME_WIDTH = 17
-#: Shown in the place of a type.
-UNREADABLE = "(unreadable)"
+#: Shown in the place of an empty type.
+NO_TYPE = "(no type)"
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ class Progress:
 
 
 def text(value: object) -> str:
-    """Return a value of the inbox as text; times are in UTC."""
+    """Return a value of the inbox as text; times as ``2026-11-26 09:30:00Z``."""
     if value is None:
         return "-"
     if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
+        return f"{value:%Y-%m-%d %H:%M:%SZ}"
     return str(value)
 
 

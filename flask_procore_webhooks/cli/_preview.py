@@ -12,6 +12,7 @@ import click
 from ..inbox.jobs import EVERY_OTHER
 from ..operations.changes import Summary
 from ..operations.journal import REPLAY
+from ..operations.plans import FINISHED
 from ._output import on_one_line
 from ._report import subscriptions
 from ._selected import Change
@@ -55,6 +56,8 @@ def hints(each: Change) -> Iterator[str]:
             meant = f" Did you mean {near[0]!r}?" if near else ""
             yield f"The app has no subscriber {name!r}.{meant}"
     if each.operation.action == REPLAY:
+        if summary.left_out[FINISHED] and not summary.events:
+            yield "With --anew, jobs that have finished run again."
         for absent in sorted(summary.subscribers - known - {EVERY_OTHER}):
             yield f"The app has no subscriber {absent!r}: its jobs wait for it."
 

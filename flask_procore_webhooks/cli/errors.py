@@ -17,6 +17,7 @@ from ._options import command
 from ._options import endpoints_named
 from ._options import filters
 from ._options import one_endpoint
+from ._output import NO_TYPE
 from ._output import on_one_line
 from ._output import print_json
 from ._output import text
@@ -76,7 +77,7 @@ def _print_group(group: Incident) -> None:
     error = ": ".join(filter(None, (group.error_class, group.message)))
     click.secho(on_one_line(f"{group.count:,}  {group.subscriber}"), bold=True)
     click.echo(on_one_line(f"    {error or '-'}"))
-    types = sorted(group.types)
+    types = sorted(type or NO_TYPE for type in group.types)
     more = f" and {len(types) - SHOWN_TYPES} more" if len(types) > SHOWN_TYPES else ""
     seen = f"{text(group.first_seen)} to {text(group.last_seen)}"
     listed = ", ".join(types[:SHOWN_TYPES])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from datetime import datetime
@@ -22,6 +24,10 @@ from ._output import shortened
 from ._values import date
 
 COLUMNS = ("at", "endpoint", "actor", "action", "batch", "expected", "actual", "filter")
+#: Options whose names differ from those of their fields.
+OPTIONS = {"statuses": "status"} | {
+    f"{name}_id": name for name in ("project", "company", "user", "resource")
+}
 OF_EVENTS = ("at", "endpoint", "actor", "action", "event", "former")
 
 
@@ -87,8 +93,20 @@ def _job(job: Mapping[str, Any]) -> str:
 
 
 def _options(given: Mapping[str, Any]) -> str:
-    parts = []
-    for name, value in given.items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        parts.append(f"{name}={text}")
-    return " ".join(parts)
+    """The options as they are typed, and row ids as numbers."""
+    return " ".join(part for each in given.items() for part in _typed(*each))
+
+
+def _typed(name: str, value: Any) -> Iterator[str]:
+    option = f"--{OPTIONS.get(name, name).replace('_', '-')}"
+    if name == "rows":
+        yield f"rows {json.dumps(value)}"
+    elif isinstance(value, list):
+        for each in value:
+            yield f"{option} {each}"
+    elif isinstance(value, bool):
+        yield from [option] if value else []
+    elif name == "rate":
+        yield f"{option} {value:g}/s"
+    else:
+        yield f"{option} {shlex.quote(str(value))}"

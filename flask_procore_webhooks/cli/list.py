@@ -9,6 +9,7 @@ import click
 from flask.cli import with_appcontext
 
 from ..endpoint import Endpoint
+from ..inbox.status import Status
 from ..operations.filters import Filter
 from ..operations.queries import count_events
 from ..operations.queries import MOST_COUNTED
@@ -19,14 +20,16 @@ from ._options import endpoints_named
 from ._options import filters
 from ._options import one_endpoint
 from ._output import first_line
+from ._output import NO_TYPE
 from ._output import print_json
 from ._output import print_table
 from ._output import shortened
-from ._output import UNREADABLE
 
 COLUMNS = ("id", "status", "attempts", "due_at", "received_at", "type", "resource_id")
 #: Characters of a type, an id, and the first line of an error.
 WIDTHS = {"type": 40, "resource_id": 20, "event_id": 80, "error": 60}
+#: In the place of the type of a quarantined event.
+UNREADABLE = "(unreadable)"
 
 
 @command("list")
@@ -74,9 +77,9 @@ def _print_rows(rows: list[dict[str, Any]], with_endpoint: bool) -> None:
 
 
 def _cell(row: Mapping[str, Any], name: str) -> object:
-    value = row[name]
+    value, is_quarantined = row[name], row["status"] == Status.QUARANTINED
     if name == "type":
-        value = value or UNREADABLE
+        value = value or (UNREADABLE if is_quarantined else NO_TYPE)
     elif name == "error":
         value = first_line(value)
     return shortened(value, WIDTHS[name]) if value and name in WIDTHS else value

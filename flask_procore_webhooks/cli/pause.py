@@ -7,6 +7,8 @@ from flask.cli import with_appcontext
 
 from ..dispatching.dispatch import notify_others
 from ..endpoint import Endpoint
+from ..inbox.due import is_paused
+from ..inbox.due import pause_of
 from ..operations.pauses import pause
 from ..operations.pauses import resume
 from ._actor import actor
@@ -14,6 +16,8 @@ from ._options import all_events
 from ._options import command
 from ._options import endpoints_named
 from ._options import one_endpoint
+from ._output import on_one_line
+from ._output import text
 
 SOON = {
     "background": "events run again within half a minute",
@@ -30,8 +34,13 @@ SOON = {
 def pause_events(reason: str | None, every: bool, endpoint: str | None) -> None:
     """Pause: events are recorded, and none runs until resume."""
     for each in _pausable(endpoint, every):
-        pause(each.store, actor(), reason)
-        click.echo(f"{each.name}: paused; events are recorded and wait for resume")
+        former = pause_of(each.store)
+        if former and not reason:
+            what = f"paused already, by {former.actor} since {text(former.since)}"
+        else:
+            pause(each.store, actor(), reason)
+            what = "paused; events are recorded and wait for resume"
+        click.echo(on_one_line(f"{each.name}: {what}"))
 
 
 @command("resume")
@@ -41,6 +50,9 @@ def pause_events(reason: str | None, every: bool, endpoint: str | None) -> None:
 def resume_events(every: bool, endpoint: str | None) -> None:
     """End a pause."""
     for each in _pausable(endpoint, every):
+        if not is_paused(each.store):
+            click.echo(f"{each.name}: is not paused")
+            continue
         resume(each.store, actor())
         notify_others(each, each.dispatch, [])
         click.echo(f"{each.name}: resumed; {SOON[each.dispatch]}")

@@ -10,6 +10,7 @@ import click
 from flask.cli import with_appcontext
 
 from ..endpoint import Endpoint
+from ..inbox.due import is_paused
 from ..operations.progress import ENDED
 from ..operations.progress import OPEN
 from ..operations.progress import Progress
@@ -64,6 +65,7 @@ def show_progress(
         print_json(_as_json(batch, found))
     else:
         _print(batch, found)
+        _print_pauses(mounted, found)
     if any(each.open for each in found.values()):
         raise SystemExit(UNFINISHED)
     if any(each.bad for each in found.values()):
@@ -116,6 +118,12 @@ def _print(batch: str, found: dict[str, Progress]) -> None:
                 f"{name}: the {operation.action} goes on, or was interrupted; go on"
                 f" with {operation.action} --batch {batch}"
             )
+
+
+def _print_pauses(mounted: list[Endpoint], found: dict[str, Progress]) -> None:
+    for each in mounted:
+        if each.name in found and found[each.name].open and is_paused(each.store):
+            click.echo(f"{each.name} is paused: no event runs until resume")
 
 
 def _counted(counts: Counter[str]) -> str:

@@ -69,5 +69,9 @@ def _afterwards(each: Change) -> str:
     if is_paused(each.endpoint.store):
         return "the endpoint is paused: no event runs until resume"
     if each.operation.rate:
-        return "they become due one after the other; this command need not go on"
+        seconds = (each.summary.events - 1) / each.operation.rate
+        return (
+            f"they become due one after the other, the last in {seconds:,.0f} s; this"
+            " command need not go on"
+        )
     return AFTERWARDS[each.endpoint.dispatch]

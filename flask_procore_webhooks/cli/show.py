@@ -104,7 +104,7 @@ def _print_event(row: dict[str, Any], traceback: bool) -> None:
         _print_job(job, traceback)
     for entry in history_of(row):
         at = text(entry.at) if entry.at else "(time unknown)"
-        click.echo(on_one_line(f"{at:<19}  {entry.what}"))
+        click.echo(on_one_line(f"{at:<20}  {entry.what}"))
     click.echo(printable(body.decode("utf-8", "backslashreplace")))
 
 

@@ -24,11 +24,11 @@ from ._options import as_json as as_json_option
 from ._options import command
 from ._options import endpoints_named
 from ._options import one_endpoint
+from ._output import NO_TYPE
 from ._output import on_one_line
 from ._output import print_json
 from ._output import print_table
 from ._output import text
-from ._output import UNREADABLE
 from ._processes import alive
 from ._processes import hanging_runs
 from ._processes import HangingRun
@@ -55,6 +55,7 @@ class Numbers(TypedDict):
     paused: bool
     paused_by: str | None
     paused_since: datetime | None
+    paused_reason: str | None
     workers: int
     processes: list[Process]
     longest_run: dict[str, Any] | None
@@ -120,6 +121,7 @@ def _stats(endpoint: Endpoint, conditions: list[Condition]) -> Numbers:
         "paused": pause is not None,
         "paused_by": pause and pause.actor,
         "paused_since": pause and pause.since,
+        "paused_reason": pause and pause.reason,
         "workers": len(running),
         "processes": found,
         "longest_run": longest,
@@ -144,9 +146,10 @@ def _print_stats(numbers: Numbers) -> None:
     _print_unmatched(numbers["unmatched_types"])
     _print_processes(numbers)
     if numbers["paused"]:
-        who = on_one_line(str(numbers["paused_by"]))
-        since = f"by {who} since {text(numbers['paused_since'])} UTC"
-        click.secho(f"  paused: no event runs until resume ({since})", fg="yellow")
+        since = f"by {numbers['paused_by']} since {text(numbers['paused_since'])}"
+        reason = f": {numbers['paused_reason']}" if numbers["paused_reason"] else ""
+        line = f"  paused: no event runs until resume ({since}{reason})"
+        click.secho(on_one_line(line), fg="yellow")
     if sums := numbers["history"]:
         rows = [(f"  {name}", *sums[name].values()) for name in sums]
         print_table(("  in the last", *WINDOWS), rows)
@@ -157,12 +160,12 @@ def _print_stats(numbers: Numbers) -> None:
 def _print_due(numbers: Numbers) -> None:
     oldest, retry = numbers["oldest_due_seconds"], numbers["next_retry"]
     click.echo(f"  oldest due: {'-' if oldest is None else f'{oldest} s ago'}")
-    click.echo(f"  next retry: {'-' if retry is None else f'{text(retry)} UTC'}")
+    click.echo(f"  next retry: {'-' if retry is None else f'{text(retry)}'}")
 
 
 def _print_unmatched(types: list[dict[str, Any]]) -> None:
     listed = ", ".join(
-        f"{each['type'] or UNREADABLE} ({each['events']:,})"
+        f"{each['type'] or NO_TYPE} ({each['events']:,})"
         for each in types[:SHOWN_TYPES]
     )
     more = f" and {len(types) - SHOWN_TYPES} more" if len(types) > SHOWN_TYPES else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import replace
@@ -159,13 +160,28 @@ def state_of(store: Store, row_id: int, subscriber: str) -> JobState | None:
     return JobState(found[0].state) if found else None
 
 
-def are_complete(jobs: Collection[Job]) -> bool:
-    """Whether these rows of an event are those of all its subscribers.
+def dead_errors(store: Store, row_id: int, but: Collection[str]) -> Iterator[str]:
+    """The errors of the event's dead jobs, each with its subscriber.
+
+    :param but: without those of these subscribers.
+    """
+    c = store.database.tables.job.c
+    mine = c.event == row_id, c.state == JobState.DEAD.value
+    query = select(c.subscriber, c.error_class, c.error).where(*mine)
+    for name, error_class, error in store.rows(query.order_by(c.subscriber)):
+        if name not in but:
+            yield ": ".join(filter(None, (name, error_class, error)))
+
+
+def are_complete(jobs: Collection[Any]) -> bool:
+    """Whether these rows of an unfinished event are those of all its subscribers.
 
     A run that was killed may have left rows of finished jobs only, and has not begun
     the others.
+
+    :param jobs: of :class:`Job`, or rows of the table.
     """
-    return any(job.is_pending or job.version > 1 for job in jobs)
+    return any(job.state == JobState.PENDING or job.version > 1 for job in jobs)
 
 
 def write_jobs(

@@ -110,18 +110,23 @@ class Filter:
 
     def _has_job(self, store: Store) -> ColumnElement[bool]:
         j, row_id = store.database.tables.job.c, store.columns.id
-        if self.died_since:
-            # The index of dead jobs gives the events.
+        if self.died_since or self.error:
+            # The index of dead jobs, or one look at those with errors: they are few.
             return row_id.in_(select(j.event).where(self.job_where(store)))
-        return exists().where(j.event == row_id, self.job_where(store))
+        # The primary key of jobs has all of it. First whether there is any such job at
+        # all: a name without one would be looked up for each event.
+        of_any = j.event.table.alias().c
+        has_name = _is_subscriber(of_any.subscriber, self.subscriber)
+        is_known = select(of_any.event).where(has_name).exists()
+        mine = exists().where(j.event == row_id, *self._job(store))
+        return and_(is_known, mine)
 
     def _job(self, store: Store) -> Iterator[ColumnElement[bool]]:
         j = store.database.tables.job.c
         if self.subscriber:
-            # The column is ASCII on MariaDB and MySQL.
-            is_name = _ASCII.fullmatch(self.subscriber)
-            yield j.subscriber == self.subscriber if is_name else false()
+            yield _is_subscriber(j.subscriber, self.subscriber)
         if self.error:
+            yield or_(j.error.is_not(None), j.error_class.is_not(None))
             yield _has_error(store, self.error)
         if self.died_since:
             yield j.dead_at >= to_db_time(self.died_since)
@@ -132,6 +137,11 @@ EVERY_EVENT = Filter()
 
 def _stored(store: Store, name: str, value: str | None) -> str | None:
     return store.text(value, TEXTS[name])
+
+
+def _is_subscriber(column: ColumnElement[str], name: str | None) -> ColumnElement[bool]:
+    # The column is ASCII on MariaDB and MySQL.
+    return column == name if _ASCII.fullmatch(name or "") else false()
 
 
 def _spellings(reason: str) -> set[str]:
@@ -156,7 +166,7 @@ def _has_error(store: Store, error: str) -> ColumnElement[bool]:
     j = store.database.tables.job.c
     wanted = store.text(error, LONGEST_ERROR) or ""
     with_class = func.coalesce(j.error_class, "") + ": " + func.coalesce(j.error, "")
-    condition = contains(with_class, wanted)
+    condition = contains(store, with_class, wanted)
     if not is_masked(wanted):
         return condition
     # The masked message as ``errors`` shows it, with or without the class.

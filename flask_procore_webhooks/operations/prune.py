@@ -15,6 +15,7 @@ from sqlalchemy import Delete
 from sqlalchemy import delete
 from sqlalchemy import exists
 from sqlalchemy import func
+from sqlalchemy import or_
 from sqlalchemy import select
 from sqlalchemy import Update
 from sqlalchemy import update
@@ -39,6 +40,8 @@ IDS_KEPT = 4
 #: The name of a value in the state table: the row id up to which no event of the
 #: endpoint has a body.
 MARK = "prune"
+#: Events of a range that are counted at once.
+COUNTED = 50_000
 
 Window = tuple[int, int]
 
@@ -71,19 +74,23 @@ class Old:
 
 def count_bodies(store: Store, old: Old) -> int:
     """How many bodies :func:`prune_bodies` would remove."""
-    c = store.columns
-    return _count(store, old.where(store), c.body.is_not(None), c.id > _mark(store))
+    has_body = store.columns.body.is_not(None)
+    return _count(store, old, _mark(store), old.where(store), has_body)
 
 
 def count_rows(store: Store, old: Old) -> int:
     """How many events :func:`prune_rows` would remove."""
-    return _count(store, old.where(store))
+    return _count(store, old, 0, old.where(store))
 
 
-def _count(store: Store, *where: ColumnElement[bool]) -> int:
-    events = store.columns.id.table
-    query = select(func.count()).select_from(events).where(*where)
-    return int(store.rows(query)[0][0])
+def _count(store: Store, old: Old, last: int, *where: ColumnElement[bool]) -> int:
+    """Count the events after the row ``last``, up to those that are too young."""
+    c, number = store.columns, 0
+    for window in _ranges(store, old.before, last, COUNTED):
+        query = select(func.count()).select_from(c.id.table)
+        query = query.where(_within(c.id, window), *where)
+        number += int(store.rows(query)[0][0])
+    return number
 
 
 def prune_bodies(store: Store, old: Old) -> Iterator[int]:
@@ -144,15 +151,18 @@ def prune_history(store: Store, before: datetime) -> int:
     return (
         _prune_in_order(store, r.id, r.at < then, r.event.is_(None))
         + _prune_in_order(store, t.minute, t.minute < then)
-        + _prune_in_order(store, tables.key.c.began_at, *_unused_keys(store, then))
+        + _prune_keys(store, then)
     )
 
 
-def _unused_keys(store: Store, then: datetime) -> tuple[ColumnElement[bool], ...]:
-    """The conditions for keys that no job has, waits for, or has used since."""
+def _prune_keys(store: Store, then: datetime) -> int:
+    """Remove keys that no run holds, and that no job has used or waited for since."""
     c, k = store.columns, store.database.tables.key.c
-    holds = exists().where(c.id == k.holder, c.lease == k.lease)
-    return k.began_at < then, k.first_at.is_(None), ~holds
+    is_free = ~exists().where(c.id == k.holder, c.lease == k.lease)
+    waits = or_(k.first_at.is_(None), k.first_at < then)
+    done = _prune_in_order(store, k.began_at, k.began_at < then, waits, is_free)
+    never = k.began_at.is_(None), k.first_at < then, is_free
+    return done + _prune_in_order(store, k.first_at, *never)
 
 
 def _prune_in_order(store: Store, column: Any, *conditions: ColumnElement[bool]) -> int:
@@ -194,25 +204,31 @@ def _execute(store: Store, change: Update | Delete, *where: ColumnElement[bool])
 
 
 def _windows(store: Store, before: datetime, last: int = 0) -> Iterator[Window]:
-    """Yield ranges of row ids with 500 rows each, oldest first.
+    """Ranges of 500 rows; after each, the prune sleeps for as long as it took."""
+    start = time.monotonic()
+    for window in _ranges(store, before, last, PART):
+        yield window
+        time.sleep(time.monotonic() - start)
+        start = time.monotonic()
 
-    They end at the first range whose events were all received after ``before``. Between
-    two ranges, the prune sleeps for as long as the first took.
+
+def _ranges(store: Store, before: datetime, last: int, size: int) -> Iterator[Window]:
+    """Yield ranges of row ids with ``size`` rows each, oldest first.
+
+    They end at the first range whose events were all received after ``before``.
 
     :param last: the row id after which the first range begins.
     """
     c = store.columns
     while True:
-        start = time.monotonic()
         rows = select(c.id, c.received_at).where(c.id > last).order_by(c.id)
-        part = rows.limit(PART).subquery()
+        part = rows.limit(size).subquery()
         query = select(func.max(part.c.id).label("end"), func.min(part.c.received_at))
         ((end, oldest),) = store.rows(query)
         if end is None or oldest >= to_db_time(before):
             return
         yield last, end
         last = end
-        time.sleep(time.monotonic() - start)
 
 
 def _within(column: ColumnElement[int], window: Window) -> ColumnElement[bool]:

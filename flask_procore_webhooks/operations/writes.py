@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from datetime import datetime
 from datetime import timedelta
@@ -16,6 +17,7 @@ from sqlalchemy import or_
 from sqlalchemy import update
 
 from ..inbox.jobs import EVERY_OTHER
+from ..inbox.record import LONGEST_ERROR
 from ..inbox.status import JobState
 from ..inbox.status import Status
 from ..inbox.status import Wait
@@ -64,9 +66,9 @@ def replay_jobs(
             pending[job.subscriber] = min(at, job.due_at or at)
         for job in each.reset:
             pending[job.subscriber] = at
-        if each.added is not None:
-            pending[each.added] = at
-            writes.add(each.event.id, each.added, JobState.PENDING)
+        for name in each.inserted:
+            pending[name] = at
+            writes.add(each.event.id, name, JobState.PENDING)
         hurries = each.is_bare and each.event.due_at is not None
         bare = min(at, each.event.due_at) if hurries else at
         writes.keep_pending(each, pending, bare)
@@ -98,7 +100,9 @@ def discard_jobs(
         event = {"row": row_id, "due": None, "finished": now}
         event["parked"] = (each.event.parked_at or now) if is_dead else None
         event["new_status"] = (Status.DEAD if is_dead else Status.DONE).value
-        writes.events.append(event)
+        error = "\n".join(_dead_errors(each))
+        event["new_error"] = store.text(error, LONGEST_ERROR) or None
+        writes.finished.append(event)
     writes.execute(connection)
 
 
@@ -108,6 +112,8 @@ class _Writes:
     def __init__(self, store: Store, batch: str | None = None) -> None:
         self._store, self._batch = store, batch
         self.events: Rows = []
+        #: Events that are finished.
+        self.finished: Rows = []
         self.ended: Rows = []
         self._reset: Rows = []
         self._hurried: Rows = []
@@ -180,7 +186,11 @@ class _Writes:
         values = {"status": bindparam("new_status"), **due, "lease": None}
         values |= {"parked_at": bindparam("parked")}
         values |= {"finished_at": bindparam("finished")}
-        connection.execute(change.values(values), self.events)
+        if self.events:
+            connection.execute(change.values(values), self.events)
+        if self.finished:
+            values["error"] = bindparam("new_error")
+            connection.execute(change.values(values), self.finished)
 
     def _update(
         self, connection: Connection, rows: Rows, values: dict[str, Any]
@@ -191,6 +201,13 @@ class _Writes:
             versioned = {**values, "version": j.version + 1}
             change = update(j.event.table).where(*_job(j)).values(versioned)
             connection.execute(change, rows)
+
+
+def _dead_errors(planned: Plan) -> Iterator[str]:
+    """The errors of the event's dead jobs that stay, each with its subscriber."""
+    for job in planned.kept:
+        if job.state == JobState.DEAD.value:
+            yield ": ".join(filter(None, (job.subscriber, job.error_class, job.error)))
 
 
 def _due(event: Any, name: str, pending: dict[str, datetime]) -> dict[str, Any]:

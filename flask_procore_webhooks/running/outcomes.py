@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timezone
 from operator import attrgetter
@@ -12,6 +13,7 @@ from ..event import Event
 from ..inbox import claims
 from ..inbox.claims import Settlement
 from ..inbox.held import Claim
+from ..inbox.jobs import dead_errors
 from ..inbox.jobs import Job
 from ..inbox.status import JobState
 from ..inbox.status import Status
@@ -51,15 +53,27 @@ def settle(endpoint: Endpoint, store: Store, claim: Claim, plan: Plan) -> RunOut
     if status is Status.PENDING:
         now, jobs = store.db_now(), plan.jobs.values()
         due_at = min(job.due_at or now for job in jobs if job.is_pending)
-    error = plan.error if plan.failures else None
+    error = _error(store, claim, plan, status)
     end = Settlement(status, error, due_at, changed, finished)
     if not claims.settle(store, claim, end):
         return RunOutcome.NOT_CLAIMED
     if finished is not None:
         count(store, finished.state.value)
-    if changed or status is Status.UNMATCHED:
-        _count(store, plan, changed, status)
-    return _announce(endpoint, claim, plan, status)
+    if status is Status.UNMATCHED:
+        count(store, status.value)
+    if changed:
+        count_changed(store, plan, changed)
+    return _announce(endpoint, claim, plan, status, error or "")
+
+
+def _error(store: Store, claim: Claim, plan: Plan, status: Status) -> str | None:
+    """The failures of the run, and of a dead event those of its other dead jobs."""
+    found = [plan.error] if plan.failures else []
+    if status is Status.DEAD:
+        states = {name: job.state for name, job in plan.jobs.items()}
+        if any(states[n] is JobState.DEAD for n in states.keys() - plan.failures):
+            found += dead_errors(store, claim.row_id, plan.failures)
+    return "\n".join(found) or None
 
 
 def quarantine(endpoint: Endpoint, claim: Claim, error: str) -> RunOutcome:
@@ -69,14 +83,12 @@ def quarantine(endpoint: Endpoint, claim: Claim, error: str) -> RunOutcome:
     return RunOutcome.PARKED if is_settled else RunOutcome.NOT_CLAIMED
 
 
-def _count(store: Store, plan: Plan, changed: list[Job], status: Status) -> None:
-    """Count what has become of jobs that were not done."""
-    if status is Status.UNMATCHED:
-        count(store, status.value)
-    for job in changed:
-        failed = job.subscriber in plan.failures
-        waits = "failed" if failed else "postponed"
-        count(store, waits if job.is_pending else job.state.value)
+def count_changed(store: Store, plan: Plan, jobs: Iterable[Job]) -> None:
+    """Count what has become of those ``jobs`` that the run has changed."""
+    for job in jobs:
+        if job.subscriber in plan.changed:
+            waits = "failed" if job.subscriber in plan.failures else "postponed"
+            count(store, waits if job.is_pending else job.state.value)
 
 
 def _status(plan: Plan) -> Status:
@@ -89,7 +101,7 @@ def _status(plan: Plan) -> Status:
 
 
 def _announce(
-    endpoint: Endpoint, claim: Claim, plan: Plan, status: Status
+    endpoint: Endpoint, claim: Claim, plan: Plan, status: Status, error: str
 ) -> RunOutcome:
     if status is Status.DONE:
         _send(endpoint, claim, plan, signals.event_processed)
@@ -101,7 +113,7 @@ def _announce(
     exception = last_exception(failures.values())
     for name in failures:
         _log_failure(endpoint, claim, plan.jobs[name], failures[name].text)
-    fields = {"error": plan.error, "exception": exception}
+    fields = {"error": error, "exception": exception}
     if status is Status.DEAD:
         _send(endpoint, claim, plan, signals.event_dead, **fields)
         return RunOutcome.DEAD

@@ -10,7 +10,7 @@ import re
 
 #: In place of a number, a UUID, a hexadecimal number, or a word that holds digits.
 NUMBER = "#"
-#: In place of quoted text and of an e-mail address.
+#: In place of quoted text, an e-mail address, and a character that is not printable.
 ANYTHING = "…"
 
 #: Characters of a masked message. It fits the filter option of a command.
@@ -57,6 +57,9 @@ def mask(message: str | None) -> str:
     """Return the message on one line, with masks for numbers, ids and quoted text."""
     text = message or ""
     masked = _VARIABLE.sub(_mask, _WHITESPACE.sub(" ", text[:READ]).strip(" "))
+    # A terminal shows such characters escaped, and "--error" takes what it shows.
+    if not masked.isprintable():
+        masked = "".join(c if c.isprintable() else ANYTHING for c in masked)
     if len(text) > READ:
         masked += ANYTHING
     return masked if len(masked) <= LONGEST else masked[: LONGEST - 1] + ANYTHING

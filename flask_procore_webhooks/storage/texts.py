@@ -28,12 +28,19 @@ def is_same(
 ) -> ColumnElement[bool]:
     """The condition that the column holds the value, whatever the case."""
     wanted = _lower(value)
+    if value.isascii() and store.dialect_name == "sqlite":
+        # As below, and many times as fast: lower() changes ASCII only.
+        return func.lower(column) == wanted
     return is_one_of(store, _with_lower(column, wanted), wanted)
 
 
-def contains(column: ColumnElement[Any], value: str) -> ColumnElement[bool]:
+def contains(
+    store: Store, column: ColumnElement[Any], value: str
+) -> ColumnElement[bool]:
     """The condition that the column's text contains the value, whatever the case."""
     wanted = _lower(value)
+    if value.isascii() and store.dialect_name == "sqlite":
+        return func.instr(func.lower(column), wanted) > 0
     return _with_lower(column, wanted).contains(wanted, autoescape=True)
 
 

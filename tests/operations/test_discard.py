@@ -149,3 +149,15 @@ def test_event_whose_body_is_pruned_is_discarded(site: Site) -> None:
     set_event(site.store, row, body=None)
     assert discard_all(site).jobs == 1
     assert site.row(row)["status"] == "done"
+
+
+def test_discarded_job_leaves_no_error_of_its_event(site: Site) -> None:
+    store, mail = site.store, failed("mail", "KeyError: x", attempts=3)
+    rows = [
+        add_event(store, f"{n}", *jobs) for n, jobs in enumerate([[DEAD], [DEAD, mail]])
+    ]
+    for row in rows:
+        set_event(store, row, status="dead", error="sync: TimeoutError: after 30 s")
+    discard_all(site, wanted=Filter(subscriber="sync"))
+    assert [site.row(row)["status"] for row in rows] == ["done", "dead"]
+    assert [site.row(row)["error"] for row in rows] == [None, "mail: KeyError: x"]

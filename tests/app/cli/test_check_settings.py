@@ -420,3 +420,21 @@ def test_network_file_system_and_a_full_disk_are_warnings(
     shown = warnings_of(app)
     assert "is a SQLite file on a network file system (" in shown
     assert f"The disk of {app.instance_path} has " in shown
+
+
+# Attempts
+
+
+@pytest.mark.parametrize(("most", "warns"), [(20, False), (21, True)])
+def test_inline_with_more_attempts_than_procore_makes_is_a_warning(
+    make_app: MakeApp, most: int, warns: bool
+) -> None:
+    app = make_app(PROCORE_WEBHOOK_DISPATCH="inline", PROCORE_WEBHOOK_MAX_ATTEMPTS=most)
+    mounted(app, ProcoreWebhooks())
+    assert ("Procore gives up after about 22" in warnings_of(app)) is warns
+
+
+def test_other_modes_may_have_any_number_of_attempts(make_app: MakeApp) -> None:
+    app = make_app(PROCORE_WEBHOOK_DISPATCH="worker", PROCORE_WEBHOOK_MAX_ATTEMPTS=57)
+    mounted(app, ProcoreWebhooks())
+    assert "Procore gives up" not in warnings_of(app)

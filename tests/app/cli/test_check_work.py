@@ -39,11 +39,11 @@ def found_by(site: Site) -> str:
 def test_pause_is_a_warning_with_its_user_and_time(site: Site) -> None:
     site.send()
     assert "Paused" not in found_by(site)
-    since = f"{site.clock():%Y-%m-%d %H:%M:%S}"
+    since = f"{site.clock():%Y-%m-%d %H:%M:%SZ}"
     run(site.app, "pause")
     site.clock.forward(70)
     shown = found_by(site)
-    assert f"warning: Paused by {ME} since {since} UTC: no event runs until" in shown
+    assert f"warning: Paused by {ME} since {since}: no event runs until" in shown
     assert "events have been due for 70 s" in shown
     run(site.app, "resume")
     assert "Paused" not in found_by(site)

@@ -58,7 +58,7 @@ def test_errors_print_each_group_with_an_example(site: Site) -> None:
         ("evt_3", "sync", "OSError: away for 7 s"),
     ]:
         add_event(site.store, id, failed(subscriber, error))
-        times.append(f"{site.clock():%Y-%m-%d %H:%M:%S}")
+        times.append(f"{site.clock():%Y-%m-%d %H:%M:%SZ}")
         site.clock.forward(60)
     assert run(site.app, "errors").output.splitlines() == [
         "2  sync",
@@ -138,3 +138,22 @@ def test_long_and_missing_messages_are_grouped(site: Site) -> None:
     assert (first["count"], first["message"][-1]) == (2, "…")
     assert (second["error_class"], second["message"]) == ("", "")
     assert len(groups_of(site.app, "--error", first["message"])) == 1
+
+
+def test_errors_of_events_without_a_type_say_so(sqlite_site: Site) -> None:
+    add_event(sqlite_site.store, "1", failed("sync", "OSError: no"), type="")
+    assert "Z, (no type), as in 1" in run(sqlite_site.app, "errors").output
+
+
+def test_error_takes_the_message_that_is_printed_of_control_characters(
+    site: Site,
+) -> None:
+    store = site.store
+    add_event(store, "1", failed("sync", "OSError: \x1b[1mno\u202e 7\x07"))
+    add_event(store, "2", failed("sync", "OSError: \x1b[1mno\u202e 8\x07"))
+    (group,) = groups_of(site.app)
+    assert (group["message"], group["count"]) == ("…[#mno… #…", 2)
+    shown = run(site.app, "errors").output
+    assert f"OSError: {group['message']}" in shown
+    for each in (group["message"], f"OSError: {group['message']}"):
+        assert "2 of 2, newest" in run(site.app, "list", "--error", each).output

@@ -137,7 +137,7 @@ def test_list_shows_next_try_resource_and_error(store: Store, app: Flask) -> Non
     add_event(store, "evt_1", {**waiting, "wait": 60}, other, resource_id="4711")
     run(app, "init-db")
     (row,) = json.loads(run(app, "list", "--json").output)
-    due_at = row["due_at"].rstrip("Z").replace("T", " ").partition(".")[0]
+    due_at = row["due_at"].replace("T", " ").partition(".")[0] + "Z"
     header, line, _ = run(app, "list").output.splitlines()
     cells = [each.strip() for each in re.split("  +", line)]
     assert dict(zip(header.split(), cells, strict=True)) == {
@@ -175,3 +175,9 @@ def test_list_counts_exactly_to_ten_thousand(store: Store, app: Flask) -> None:
     assert run(app, "list").output.endswith("20 of 10,000, newest first\n")
     copy_event(store, row_id, 1, "more")
     assert run(app, "list").output.endswith("20 of 10,000+, newest first\n")
+
+
+def test_event_of_an_unknown_shape_has_no_type(app: Flask) -> None:
+    deliver(app.test_client(), {"unknown": 1})
+    shown = run(app, "list").output
+    assert "(no type)" in shown and "unreadable" not in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,30 @@ def test_inline_endpoint_cannot_be_paused(
         assert "which cannot be paused" in refused.output
         assert refused.exit_code == 1
         assert site.count("journal") == 0
+
+
+def test_second_pause_keeps_the_first_one(sqlite_site: Site) -> None:
+    run(sqlite_site.app, "pause", "--reason", "deployment")
+    first = pause_of(sqlite_site.store)
+    sqlite_site.clock.forward(60)
+    shown = run(sqlite_site.app, "pause").output
+    since = f"{sqlite_site.clock() - timedelta(seconds=60):%Y-%m-%d %H:%M:%SZ}"
+    assert shown == f"procore_webhooks: paused already, by {ME} since {since}\n"
+    assert pause_of(sqlite_site.store) == first
+    assert sqlite_site.count("journal") == 1
+
+
+def test_resume_without_a_pause_says_so(sqlite_site: Site) -> None:
+    sqlite_site.store.database.create_tables()
+    shown = run(sqlite_site.app, "resume").output
+    assert shown == "procore_webhooks: is not paused\n"
+    assert sqlite_site.count("journal") == 0
+
+
+def test_stats_and_check_show_the_reason_of_a_pause(sqlite_site: Site) -> None:
+    run(sqlite_site.app, "pause", "--reason", "the ERP\x1b[31m\nis down")
+    now = f"{sqlite_site.clock():%Y-%m-%d %H:%M:%SZ}"
+    shown = run(sqlite_site.app, "stats").output
+    assert f"(by {ME} since {now}: the ERP\\x1b[31m\\nis down)" in shown
+    shown = run(sqlite_site.app, "check").output
+    assert f"Paused by {ME} since {now} (the ERP\\x1b[31m is down): no event" in shown

@@ -99,8 +99,8 @@ def test_journal_shows_who_did_what_when_and_with_which_filter(site: Site) -> No
     ]
     shown = lines_of(run(site.app, "journal", "--since", then).output)
     assert len(shown) == 3
-    assert shown[1].endswith('2 2 statuses=["pending"] subscriber=sync')
-    assert shown[2].endswith("pause - - - reason=the ERP is down")
+    assert shown[1].endswith("2 2 --status pending --subscriber sync")
+    assert shown[2].endswith("pause - - - --reason 'the ERP is down'")
     assert len(lines_of(run(site.app, "journal", "--limit", 1).output)) == 2
 
     shown = lines_of(run(site.app, "journal", "--batch", batch).output)
@@ -112,3 +112,25 @@ def test_journal_shows_who_did_what_when_and_with_which_filter(site: Site) -> No
 def test_empty_journal_says_so(sqlite_site: Site) -> None:
     sqlite_site.store.database.create_tables()
     assert run(sqlite_site.app, "journal").output == "No entries.\n"
+
+
+def test_progress_tells_that_the_endpoint_is_paused(sqlite_site: Site) -> None:
+    batch, rows = replayed(sqlite_site, 1)
+    run(sqlite_site.app, "pause")
+    shown = run(sqlite_site.app, "progress", batch, ok=False)
+    assert lines_of(shown.output) == [
+        "1 of 1 to come: 1 waiting",
+        "procore_webhooks is paused: no event runs until resume",
+    ]
+    end(sqlite_site, rows[0])
+    assert "paused" not in run(sqlite_site.app, "progress", batch).output
+
+
+def test_journal_shows_options_as_they_are_typed(sqlite_site: Site) -> None:
+    given = ("--status", "dead", "--status", "pending", "--project", "3001")
+    given += ("--error", "after 30 s", "--anew", "--rate", "10/s")
+    add_event(sqlite_site.store, "1", DEAD, project_id="3001")
+    run(sqlite_site.app, "replay", *given, "--yes")
+    shown = run(sqlite_site.app, "journal").output
+    options = "--status dead --status pending --error 'after 30 s' --project 3001"
+    assert f"{options} --anew --rate 10/s" in shown

@@ -26,6 +26,8 @@ from support.jobs import take_lease
 from support.sites import open_site
 from support.sites import Site
 
+from flask_procore_webhooks import Event
+from flask_procore_webhooks import event_dead
 from flask_procore_webhooks.operations.journal import batch_of
 from flask_procore_webhooks.operations.journal import journal_of
 from flask_procore_webhooks.operations.selection import PART
@@ -257,7 +259,8 @@ def test_in_a_terminal_the_command_asks(
 def test_replay_says_what_happens_next_and_names_the_batch(site: Site) -> None:
     dead_ones(site)
     shown = lines_of(stdout_of(site.app, "replay", "--all", "--yes"))
-    batch = re.fullmatch(r"Batch (\w{8}): see how it goes with progress \1", shown[2])
+    next_command = r"see how it goes with \w+ procore-webhooks progress"
+    batch = re.fullmatch(rf"Batch (\w{{8}}): {next_command} \1", shown[2])
     assert batch is not None
     assert [*shown[:2], *shown[3:]] == [
         "procore_webhooks: 3 events, 3 jobs of 1 subscriber; 3 finished already: left"
@@ -344,3 +347,49 @@ def test_replay_with_a_died_since_and_an_error(site: Site) -> None:
     }
     assert replayed(site, "--died-since", when)["events"] == 1
     assert jobs_of(site.store, row)["sync"]["state"] == "pending"
+
+
+def test_replay_that_leaves_out_all_says_what_takes_them(sqlite_site: Site) -> None:
+    add_event(sqlite_site.store, "1", {"subscriber": "sync"}, status="done")
+    shown = run(sqlite_site.app, "replay", "1").output
+    assert lines_of(shown)[1:] == [
+        "With --anew, jobs that have finished run again.",
+        "Nothing to replay.",
+    ]
+
+
+def test_replay_with_a_rate_says_when_the_last_event_is_due(sqlite_site: Site) -> None:
+    for number in range(31):
+        add_event(sqlite_site.store, f"{number}", DEAD)
+    shown = run(sqlite_site.app, "replay", "--all", "--yes", "--rate", "30/m").output
+    assert "one after the other, the last in 60 s" in shown
+
+
+def test_dead_event_has_the_errors_of_its_dead_jobs_only(site: Site) -> None:
+    errors = {"mended": OSError("away"), "other": KeyError("x")}
+
+    def subscribe(name: str) -> None:
+        @site.webhooks.on(name=name)
+        def fail(event: Event) -> None:
+            if name in errors:
+                raise errors[name]
+
+    subscribe("mended")
+    subscribe("other")
+    site.send()
+    site.work()
+    row = site.row(1)
+    assert row["error"] == "mended: OSError: away\nother: KeyError: 'x'"
+
+    del errors["mended"]
+    told = []
+
+    def note(app: Flask, event: Event, error: str, **fields: object) -> None:
+        told.append(error)
+
+    with event_dead.connected_to(note, site.app):
+        run(site.app, "replay", "--subscriber", "mended", "--yes")
+        site.work()
+    row = site.row(1)
+    assert (row["status"], row["error"]) == ("dead", "other: KeyError: 'x'")
+    assert told == [row["error"]]

@@ -79,7 +79,7 @@ def test_show_prints_jobs_errors_and_conflicts(
     send(app, id="1")
     send(app, id="1", resource_id=7)
     shown = run(app, "show", "1").output
-    due = f"{clock() + timedelta(seconds=60):%Y-%m-%d %H:%M:%S}"
+    due = f"{clock() + timedelta(seconds=60):%Y-%m-%d %H:%M:%SZ}"
     assert re.search(r"^job +easy done, attempts: 1$", shown, re.MULTILINE)
     waits = "hard pending, attempts: 0, waits for the time of its RetryLater until"
     assert re.search(rf"^job +{waits} {due}$", shown, re.MULTILINE)
@@ -125,10 +125,10 @@ def test_show_prints_what_happened_in_order(sqlite_site: Site) -> None:
     site.work()
     shown = run(site.app, "show", "evt_1").output
     seconds = [
-        f"{site.clock() - timedelta(seconds=s):%H:%M:%S}" for s in (30, 20, 10, 0)
+        f"{site.clock() - timedelta(seconds=s):%H:%M:%SZ}" for s in (30, 20, 10, 0)
     ]
     received, ran, replay, again = seconds
-    history = re.findall(r"^\d{4}-\d\d-\d\d ([\d:]{8}) *(.*)$", shown, re.MULTILINE)
+    history = re.findall(r"^\d{4}-\d\d-\d\d ([\d:]{8}Z) *(.*)$", shown, re.MULTILINE)
     batch = history[3][1].removeprefix(f"replay by {ME}, batch ")
     assert history == [
         (received, "received (delivery)"),
@@ -189,7 +189,7 @@ def test_show_says_what_a_job_waits_for(sqlite_site: Site, wait: Wait) -> None:
     job = {"subscriber": "sync", "state": "pending", "wait": 60, "key": "rfis/7"}
     add_event(sqlite_site.store, "evt_1", {**job, "waits_for": wait.value})
     shown = run(sqlite_site.app, "show", "evt_1").output
-    due = f"{sqlite_site.clock() + timedelta(seconds=60):%Y-%m-%d %H:%M:%S}"
+    due = f"{sqlite_site.clock() + timedelta(seconds=60):%Y-%m-%d %H:%M:%SZ}"
     assert f"attempts: 1, waits {WAITS[wait]} rfis/7 until {due}" in shown
 
 
