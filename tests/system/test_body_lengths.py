@@ -46,11 +46,26 @@ SERVERS = {
     "wsgiref": ("wsgiref", "hostapp.py", "WSGIServer", False),
 }
 BODY = b'{"id": "evt_1", "type": "RFIs.create"}'
+#: Of one delivery over HTTP/2.
+ATTEMPTS = 5
 
 
 class Host:
     def __init__(self, server: Server, folder: Path, http2: bool, name: str) -> None:
         self.server, self.folder, self.http2, self.name = server, folder, http2, name
+
+    def refuses(self, parts: list[bytes], *, http2: bool) -> bool:
+        """Whether a body without a length is refused.
+
+        Over HTTP/2, hypercorn fails with a KeyError and closes the connection if the
+        rest of the body arrives after the answer: then the client delivers again.
+        """
+        for _ in range(ATTEMPTS):
+            try:
+                return self.post(iter(parts), http2=http2) == 401
+            except httpx.WriteError:
+                assert http2
+        return False
 
     def post(self, content: bytes | Iterator[bytes], *, http2: bool = False) -> int:
         """Deliver; an iterator is sent without a length."""
@@ -81,7 +96,7 @@ def test_body_of_unknown_length_is_never_accepted(host: Host) -> None:
     versions = [False, True] if host.http2 else [False]
     for http2 in versions:
         for parts in ([BODY], [BODY[:10], BODY[10:]], []):
-            assert host.post(iter(parts), http2=http2) == 401
+            assert host.refuses(parts, http2=http2)
     assert host.count() == 0
     output = host.server.output()
     assert "the end of the body is unknown: the server (" in output
