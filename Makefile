@@ -11,7 +11,7 @@ demo: .venv/demo
 	$(BIN)/python examples/quickstart/demo.py
 
 test: .venv/test
-	$(BIN)/python -m pytest -n 2 -m "$(QUICK)" tests/unit tests/inbox tests/running tests/app
+	$(BIN)/python -m pytest -n 2 -m "$(QUICK)" tests/unit tests/inbox tests/operations tests/running tests/app
 
 # Lint, types, a few seconds of fuzzing, and all tests with coverage, also on PostgreSQL,
 # MariaDB, Redis and RabbitMQ. A test whose server is missing is skipped; with CI=true it

@@ -21,14 +21,14 @@ ENDPOINT = "procore_webhooks"
 SUBSCRIBER = "benchmarks:nothing"
 #: Events of one resource.
 A_RESOURCE = 10
-#: Bytes of a row in SQLite's file, with its receipt and its part of the indexes.
+#: Bytes of a row in SQLite's file, with its job and its part of the indexes.
 ROW_BYTES = 800
 
 
 def fill(url: str, count: int, *, is_done: bool, age: timedelta = timedelta()) -> None:
     """Create an inbox with ``count`` events that came in ``age`` ago.
 
-    Their ids come in no order. Those that are done have a receipt each.
+    Their ids come in no order. Those that are done have a job each.
     """
     tables = define_tables(sa.MetaData())
     at = datetime.now(timezone.utc).replace(tzinfo=None) - age
@@ -39,7 +39,7 @@ def fill(url: str, count: int, *, is_done: bool, age: timedelta = timedelta()) -
         with engine.begin() as connection, _indexed_later(connection, tables):
             connection.execute(_events(tables, dialect, count, at, is_done))
             if is_done:
-                connection.execute(_receipts(tables))
+                connection.execute(_jobs(tables))
         tidy(engine)
 
 
@@ -106,7 +106,7 @@ def _events(
         "event_at": at,
         "body": _body(dialect, event_id),
         "status": "done" if is_done else "pending",
-        "attempts": 1 if is_done else 0,
+        "claims": 0,
         "due_at": None if is_done else at,
         "received_at": at,
         "finished_at": at if is_done else None,
@@ -123,12 +123,19 @@ def _events(
     return sa.insert(tables.event).from_select(list(values), sa.select(*selected))
 
 
-def _receipts(tables: Tables) -> sa.Insert:
-    columns = ["event", "subscriber", "ending", "finished_at"]
-    c = tables.event.c
-    name, ending = sa.literal(SUBSCRIBER), sa.literal("done")
-    done = sa.select(c.id, name, ending, c.finished_at)
-    return sa.insert(tables.receipt).from_select(columns, done)
+def _jobs(tables: Tables) -> sa.Insert:
+    c, j = tables.event.c, tables.job.c
+    values: dict[str, sa.ColumnElement[Any]] = {
+        "event": c.id,
+        "subscriber": sa.literal(SUBSCRIBER, j.subscriber.type),
+        "endpoint": c.endpoint,
+        "state": sa.literal("done", j.state.type),
+        "version": sa.literal(1),
+        "attempts": sa.literal(1),
+        "started_at": c.finished_at,
+        "finished_at": c.finished_at,
+    }
+    return sa.insert(tables.job).from_select(list(values), sa.select(*values.values()))
 
 
 def _numbers(count: int) -> sa.ColumnElement[int]:

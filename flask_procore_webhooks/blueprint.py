@@ -68,7 +68,7 @@ class ProcoreWebhooks(InboxAccess, Blueprint):
 
     :param name: the endpoint's name. Events are stored under it, so it must not change.
     :param db: a ``flask_sqlalchemy.SQLAlchemy``: the tables are in its metadata, and
-        writes of a subscriber through ``db.session`` are committed with its receipt.
+        writes of a subscriber through ``db.session`` are committed with its job.
     :param metadata: the same for plain SQLAlchemy, together with ``session``.
     :param session: a ``scoped_session``, or a callable that returns the session in use.
     :param url_prefix: the path that the sender posts to, without variables.

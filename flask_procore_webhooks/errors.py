@@ -9,7 +9,7 @@
         ├── NoSecret             503  no secret is configured
         ├── InboxUnavailable     503  nothing was recorded: the sender must retry
         ├── EventBusy            503  inline only: another request is running the event
-        ├── SubscribersFailed    500  inline only: the sender's next delivery resumes
+        ├── SubscribersFailed    500  inline only: the sender's next delivery retries
         └── BadPayload           200  authentic, but not a JSON object: quarantined
 
 Subscribers raise :class:`RetryLater` and :class:`Discard` to postpone or to end their
@@ -117,7 +117,7 @@ class EventBusy(DeliveryError):
 
 
 class SubscribersFailed(DeliveryError):
-    """A subscriber failed in the request; the sender's next delivery resumes."""
+    """An attempt failed in the request; the sender's next delivery tries again."""
 
     status = 500
     answer = "Processing failed"
@@ -137,9 +137,12 @@ class BadPayload(DeliveryError):
 class RetryLater(Exception):
     """Raised by a subscriber to run again, at the earliest after ``after`` seconds.
 
-    With ``DISPATCH = "inline"`` the sender decides when it delivers again.
+    Its writes are rolled back. It is not a failure: no attempt is spent. A job that is
+    postponed for longer than ``MAX_AGE`` is dead. With ``DISPATCH = "inline"`` the
+    delivery is answered 200, and the job waits for a worker.
 
-    :param after: seconds from now; ``None`` for the usual backoff.
+    :param after: seconds from now; ``None`` for about as long as the job has been
+        postponed already.
     """
 
     # Class attributes, for a subclass whose constructor does not call this one.
@@ -159,7 +162,7 @@ class RetryLater(Exception):
 class Discard(Exception):
     """Raised by a subscriber to end its work for this event.
 
-    Its writes are rolled back, its receipt is written, and other subscribers run.
+    Its writes are rolled back, its job is ``discarded``, and other subscribers run.
 
     :param reason: for the log.
     """

@@ -208,15 +208,15 @@ event_repeated = _lifecycle(
     "``event``, ``conflict``: it was recorded before, with another body if a conflict.",
 )
 event_processed = _lifecycle(
-    "event-processed", "``event``: all its subscribers have finished."
+    "event-processed", "``event``: all its jobs have finished, and none is dead."
 )
 event_failed = _lifecycle(
     "event-failed",
-    "``event``, ``error``, ``exception``: a run failed and will be retried.",
+    "``event``, ``error``, ``exception``: an attempt failed, and a job is pending.",
 )
 event_dead = _lifecycle(
     "event-dead",
-    "``event``, ``error``, ``exception``: all attempts of a subscriber failed, or the"
+    "``event``, ``error``, ``exception``: a job is dead and none is pending, or the"
     " body is not a JSON object.",
 )
 delivery_rejected = _lifecycle(

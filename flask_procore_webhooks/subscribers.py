@@ -1,6 +1,6 @@
 """Subscribers: stable names, patterns, order, options. No HTTP and no SQL.
 
-Receipts are stored under the subscriber's name, so the name must be the same in every
+Jobs are stored under the subscriber's name, so the name must be the same in every
 process and after every deployment: ``module:qualname``, or ``name=``.
 """
 
@@ -154,7 +154,7 @@ def claim_name(new: Subscriber, collection: int = 0) -> None:
     """Reserve the subscriber's name as long as it is registered.
 
     :raises ConfigError: a different function has the name and may run for the same
-        event; the two would share their receipts.
+        event; the two would share their jobs.
     """
     with _lock:
         for other, others in _collections.items():
@@ -261,7 +261,7 @@ def _not_lazy(result: object) -> object:
 
 def _two_of_a_name(name: str) -> str:
     return (
-        f"Two different subscribers are named {name!r} and would share their receipts;"
+        f"Two different subscribers are named {name!r} and would share their jobs;"
         " give one of them another name=."
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import os
 import re
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..event import Event
+from ..runtime import end_forked_child
 from .values import MOST
 from .values import shown
 
@@ -199,7 +201,12 @@ def _called(option: str, function: Callable[[Event], object], event: Event) -> o
 
     :raises TypeError: the result is still to be awaited or iterated over.
     """
-    found = function(event)
+    pid = os.getpid()
+    try:
+        found = function(event)
+    finally:
+        if os.getpid() != pid:
+            end_forked_child()
     is_lazy = inspect.isgenerator(found) or inspect.isasyncgen(found)
     if inspect.iscoroutine(found):
         found.close()

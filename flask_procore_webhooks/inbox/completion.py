@@ -17,6 +17,7 @@ from ..storage.store import Store
 from .jobs import Job
 from .jobs import state_of
 from .keys import end_key
+from .keys import free_key
 from .keys import HeldKey
 
 #: On PostgreSQL, the commit of a statement that returns this does not wait for the
@@ -181,3 +182,13 @@ def finish(
     except IntegrityError:
         if state_of(store, row_id, job.subscriber) is None:
             raise
+
+
+def let_go(store: Store, key: HeldKey, job: Job) -> bool:
+    """Free the key of a job that has failed or waits; ``False`` if it held none."""
+    if not job.is_pending:
+        store.run(lambda connection: end_key(connection, store, key, job))
+        return True
+    if key.is_exclusive:
+        free_key(store, key)
+    return key.is_exclusive

@@ -173,13 +173,15 @@ def dead_errors(store: Store, row_id: int, but: Collection[str]) -> Iterator[str
             yield ": ".join(filter(None, (name, error_class, error)))
 
 
-def are_complete(jobs: Collection[Job]) -> bool:
-    """Whether these rows of an event are those of all its subscribers.
+def are_complete(jobs: Collection[Any]) -> bool:
+    """Whether these rows of an unfinished event are those of all its subscribers.
 
     A run that was killed may have left rows of finished jobs only, and has not begun
     the others.
+
+    :param jobs: of :class:`Job`, or rows of the table.
     """
-    return any(job.is_pending or job.version > 1 for job in jobs)
+    return any(job.state == JobState.PENDING or job.version > 1 for job in jobs)
 
 
 def write_jobs(

@@ -15,6 +15,7 @@ from sqlalchemy import and_
 from sqlalchemy import case
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
+from sqlalchemy import delete
 from sqlalchemy import insert
 from sqlalchemy import null
 from sqlalchemy import or_
@@ -155,19 +156,21 @@ def end_key(
     executor: Connection | Session, store: Store, key: HeldKey, job: _Ended
 ) -> None:
     """Free the key in the transaction in which its job ends; note what was done."""
-    k, mine = store.database.tables.key.c, key_row(store, key)
-    changes = [*_freed(store, key), (k.first_at, null())]
+    k = store.database.tables.key.c
+    changes = [(k.first_at, null()), *(_freed(store, key) if key.is_exclusive else [])]
     if job.state is JobState.DONE:
         began = job.started_at
         later = or_(k.began_at.is_(None), k.began_at < began)
         changes.append((k.began_at, case((later, began), else_=k.began_at)))
-    executor.execute(update(k.key.table).where(*mine).ordered_values(*changes))
-    if job.state is JobState.DONE and key.subscriber.latest_only:
-        change = update(k.key.table).where(*mine, _done_before(k, key))
-        values: dict[str, Any] = {"done_untimed": key.row_id}
-        if key.event_at is not None:
-            values = {"done_event": key.row_id, "done_event_at": key.event_at}
-        executor.execute(change.values(values))
+        changes += _done(k, key)
+    mine = key_row(store, key)
+    change = update(k.key.table).where(*mine).ordered_values(*changes)
+    executor.execute(change)
+    if job.state is not JobState.DONE:
+        # Without a noted end, the row says nothing, and would stay for ever.
+        noted = (k.holder, k.done_event, k.done_untimed, k.began_at)
+        empty = (column.is_(None) for column in noted)
+        executor.execute(delete(k.key.table).where(*mine, *empty))
 
 
 def free_key(store: Store, key: HeldKey) -> None:
@@ -184,13 +187,19 @@ def is_free(store: Store, key: HeldKey) -> bool:
     return not store.rows(select(c.id).where(*key_row(store, key), *live))
 
 
-def _done_before(k: Any, key: HeldKey) -> ColumnElement[bool]:
-    """The condition for keys whose newest done event is older."""
+def _done(k: Any, key: HeldKey) -> list[tuple[Any, Any]]:
+    """The changes of a key whose job is done: the newest done event is kept."""
     when, row_id = key.event_at, key.row_id
     if when is None:
-        return or_(k.done_untimed.is_(None), k.done_untimed < row_id)
+        newest = or_(k.done_untimed.is_(None), k.done_untimed < row_id)
+        return [(k.done_untimed, case((newest, row_id), else_=k.done_untimed))]
     earlier = and_(k.done_event_at == when, k.done_event < row_id)
-    return or_(k.done_event_at.is_(None), k.done_event_at < when, earlier)
+    newest = or_(k.done_event_at.is_(None), k.done_event_at < when, earlier)
+    # MariaDB assigns from left to right: of equal times, the time needs no change.
+    return [
+        (k.done_event, case((newest, row_id), else_=k.done_event)),
+        (k.done_event_at, case((newest, when), else_=k.done_event_at)),
+    ]
 
 
 def is_newer(at: datetime | None, row_id: int, key: HeldKey) -> bool:
@@ -228,5 +237,12 @@ def held_key(
     value = subscriber.key_of(event)
     if value is None:
         return None
+    return key_of_job(subscriber, value, event, row_id, lease)
+
+
+def key_of_job(
+    subscriber: Subscriber, value: str, event: Event, row_id: int, lease: str
+) -> HeldKey:
+    """The key ``value`` of the subscriber's job."""
     event_at = to_db_time(event.timestamp) if event.timestamp else None
     return HeldKey(subscriber, value, row_id, event_at, lease)

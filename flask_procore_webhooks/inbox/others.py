@@ -116,7 +116,9 @@ def _make_due(
     def work(connection: Connection) -> list[int]:
         mine = c.id.in_(rows), c.status == Status.PENDING.value
         free = [row.id for row in lock_in_order(connection, c.id.table, *mine)]
-        events = update(c.id.table).where(c.id.in_(free), c.due_at > now)
+        # Changed if it is due already, too: a claim that has read the jobs before
+        # compares it and fails.
+        events = update(c.id.table).where(c.id.in_(free))
         connection.execute(events.values(due_at=now))
         jobs = update(j.event.table).where(j.event.in_(free), *waiting)
         connection.execute(jobs.values(due_at=now))
@@ -151,7 +153,8 @@ def _others_by_column(store: Store, key: HeldKey, event: Event, name: str) -> Ot
         c.id != key.row_id,
     )
     is_same = _same_key(store, key, event)
-    query = query.order_by(c.id.desc()).limit(MOST_OTHERS)
+    # By an expression: ordered by the key itself, PostgreSQL may read the whole table.
+    query = query.order_by((c.id + 0).desc()).limit(MOST_OTHERS)
     found = {row.id: row for row in store.rows(query) if is_same(row)}
     if not found:
         return NO_OTHERS

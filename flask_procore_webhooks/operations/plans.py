@@ -9,6 +9,8 @@ from dataclasses import field
 from datetime import datetime
 from typing import Any
 
+from ..inbox.jobs import are_complete
+from ..inbox.jobs import EVERY_OTHER
 from ..inbox.status import JobState
 from ..inbox.status import Status
 from .journal import REPLAY
@@ -46,6 +48,19 @@ class Plan:
     @property
     def changed(self) -> list[Any]:
         return [*self.reset, *self.hurried, *self.ended]
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether its first run was killed, and has left rows of finished jobs only."""
+        is_whole = are_complete([*self.changed, *self.kept])
+        return self.event.status in _LIVE and not is_whole
+
+    @property
+    def inserted(self) -> list[str]:
+        """The subscribers of rows that a replay inserts."""
+        added = [] if self.added is None else [self.added]
+        # With a pending row, the rows would be those of all subscribers.
+        return [*added, EVERY_OTHER] if self.reset and self.is_partial else added
 
     @property
     def jobs(self) -> int:
@@ -159,7 +174,7 @@ def _is_new(operation: Operation, found: Found) -> bool:
         return False
     if not (wanted.statuses or operation.rows is not None):
         return False
-    if not found.jobs and found.event.status in _LIVE:
+    if found.event.status in _LIVE and not are_complete(found.jobs):
         return False  # its first run calls every subscriber that matches
     has_job = any(job.subscriber == wanted.subscriber for job in found.jobs)
     return not has_job and operation.adds(found.event)
@@ -182,7 +197,9 @@ def _discard(
             skipped[FINISHED] += job.state != JobState.DEAD.value
         if is_meant:
             planned.ended.append(job)
-    if found.jobs or operation.wanted.error or operation.wanted.died_since:
+    is_live = found.event.status in _LIVE
+    is_whole = are_complete(found.jobs) if is_live else bool(found.jobs)
+    if is_whole or operation.wanted.error or operation.wanted.died_since:
         return
     event = found.event
     if operation.wanted.subscriber is None:

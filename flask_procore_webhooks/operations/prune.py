@@ -15,6 +15,7 @@ from sqlalchemy import Delete
 from sqlalchemy import delete
 from sqlalchemy import exists
 from sqlalchemy import func
+from sqlalchemy import or_
 from sqlalchemy import select
 from sqlalchemy import Update
 from sqlalchemy import update
@@ -150,15 +151,18 @@ def prune_history(store: Store, before: datetime) -> int:
     return (
         _prune_in_order(store, r.id, r.at < then, r.event.is_(None))
         + _prune_in_order(store, t.minute, t.minute < then)
-        + _prune_in_order(store, tables.key.c.began_at, *_unused_keys(store, then))
+        + _prune_keys(store, then)
     )
 
 
-def _unused_keys(store: Store, then: datetime) -> tuple[ColumnElement[bool], ...]:
-    """The conditions for keys that no job has, waits for, or has used since."""
+def _prune_keys(store: Store, then: datetime) -> int:
+    """Remove keys that no run holds, and that no job has used or waited for since."""
     c, k = store.columns, store.database.tables.key.c
-    holds = exists().where(c.id == k.holder, c.lease == k.lease)
-    return k.began_at < then, k.first_at.is_(None), ~holds
+    is_free = ~exists().where(c.id == k.holder, c.lease == k.lease)
+    waits = or_(k.first_at.is_(None), k.first_at < then)
+    done = _prune_in_order(store, k.began_at, k.began_at < then, waits, is_free)
+    never = k.began_at.is_(None), k.first_at < then, is_free
+    return done + _prune_in_order(store, k.first_at, *never)
 
 
 def _prune_in_order(store: Store, column: Any, *conditions: ColumnElement[bool]) -> int:

@@ -66,9 +66,9 @@ def replay_jobs(
             pending[job.subscriber] = min(at, job.due_at or at)
         for job in each.reset:
             pending[job.subscriber] = at
-        if each.added is not None:
-            pending[each.added] = at
-            writes.add(each.event.id, each.added, JobState.PENDING)
+        for name in each.inserted:
+            pending[name] = at
+            writes.add(each.event.id, name, JobState.PENDING)
         hurries = each.is_bare and each.event.due_at is not None
         bare = min(at, each.event.due_at) if hurries else at
         writes.keep_pending(each, pending, bare)

@@ -100,6 +100,11 @@ def later_wait(later: RetryLater, waited: float, settings: Settings) -> float:
     return random.uniform(0.5, 1.0) * min(settings.retry_cap, doubled, LONGEST_WAIT)
 
 
+def wait_after(attempt: int, settings: Settings) -> float | None:
+    """Seconds until the next attempt after this one; ``None`` after the last one."""
+    return None if attempt >= settings.max_attempts else backoff(attempt, settings)
+
+
 def backoff(attempt: int, settings: Settings) -> float:
     """A random wait between half and the whole of :func:`longest_backoff`.
 
@@ -121,8 +126,10 @@ def interrupt(endpoint: Endpoint, claim: Claim) -> None:
 
     :raises InboxUnavailable: the event is due when its lease ends.
     """
-    store, attempts = endpoint.store, [job.attempt for job in claim.jobs.values()]
-    wait = timedelta(seconds=backoff(max(attempts, default=1), endpoint.settings))
+    store, jobs = endpoint.store, claim.jobs.values()
+    # No later than the job that has failed least: the others have their own times.
+    fewest = min((job.attempt for job in jobs if job.is_pending), default=1)
+    wait = timedelta(seconds=backoff(fewest, endpoint.settings))
     end = Settlement(Status.PENDING, INTERRUPTED, store.db_now() + wait)
     claims.settle(store, claim, end)
 

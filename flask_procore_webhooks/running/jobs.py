@@ -16,19 +16,14 @@ from ..errors import InboxUnavailable
 from ..errors import RetryLater
 from ..event import Event
 from ..inbox.completion import finish
+from ..inbox.completion import let_go
 from ..inbox.cut import abandon
-from ..inbox.due import paused_seconds
 from ..inbox.held import Claim
 from ..inbox.held import NotHeld
 from ..inbox.held import write_held
 from ..inbox.jobs import Failure
 from ..inbox.jobs import Job
-from ..inbox.keys import end_key
-from ..inbox.keys import free_key
-from ..inbox.keys import held_key
 from ..inbox.keys import HeldKey
-from ..inbox.others import is_over
-from ..inbox.others import wake
 from ..inbox.others import wake_event
 from ..inbox.status import JobState
 from ..inbox.status import Wait
@@ -41,12 +36,16 @@ from .calls import Call
 from .failures import RunOutcome
 from .gate import Turn
 from .leases import HeldClaims
+from .outcomes import count_changed
 from .outcomes import settle
 from .plan import failed
 from .plan import new_plan
 from .plan import Plan
 from .plan import postponed
+from .plan import postponed_seconds
+from .schedule import awaited_keys
 from .schedule import decide
+from .schedule import wake_waiting
 
 INTERRUPTED = Failure("Interrupted", failures.INTERRUPTED)
 WITHOUT_OUTCOME = Failure("Interrupted", "every attempt ended without an outcome")
@@ -77,6 +76,8 @@ class Jobs:
         """Read which jobs are due; ``False`` if the claim was lost."""
         now = self.store.db_now() + self.ahead
         self.plan = new_plan(self.endpoint, self.claim, event, now, hurry=self.hurry)
+        if self.plan.waiting:
+            self._awaited += awaited_keys(self.plan, self.claim, event)
         replaced = self.plan.replaced
         if replaced is None:
             return True
@@ -101,12 +102,11 @@ class Jobs:
             self._call = call
             return call
         try:
-            call.key = held_key(subscriber, event, claim.row_id, claim.lease)
             decided = decide(self.store, call, self._now())
         except InboxUnavailable:
             raise
-        except Exception as error:  # of when= or key=
-            call.error = error
+        except BaseException as error:  # of when= or key=
+            self._call, call.error = call, error
             self.conclude(call, is_last=False)
             return None
         if decided is None:
@@ -143,7 +143,8 @@ class Jobs:
         """
         late, ended = call.late_error, call.ended
         if call.error is not None:
-            ended = self._take_error(call, call.error)
+            error, call.error = call.error, None
+            ended = self._take_error(call, error)
         if ended is not None:
             claim, durable = self.claim, call.subscriber.durable
             can_wait = is_last and late is None and call.key is None and not durable
@@ -167,26 +168,24 @@ class Jobs:
 
         :return: ``False`` if the claim was lost.
         """
-        name, row_id = call.subscriber.name, self.claim.row_id
+        name = call.subscriber.name
         if call.ended is not None:
             if not call.is_committed:
                 # The subscriber has finished; the host hangs when its context ends.
-                finish(self.store, row_id, call.ended, call.key)
-            self.plan.jobs[name] = call.ended
-            held.renew()
+                finish(self.store, self.claim.row_id, call.ended, call.key)
+            self._note_late_end(call, call.ended, held)
             return True
         wait = self._wait(call.job)
         job = failed(call.job, failure, self.store.db_now(), call.began, wait)
         others = self.plan.without_rows(name)
         state = abandon(self.store, self.claim, job, others, held.seconds)
         if state is job.state:
-            self.plan.note_written([job, *others])
             self.plan.failures[name] = failure
-            count(self.store, "failed" if job.is_pending else job.state.value)
+            self.plan.changed.add(name)
+            self._note_written([job, *others])
             self._free(call.key, job)
         elif state is not None:
-            self.plan.jobs[name] = call.finished(state)
-            held.renew()
+            self._note_late_end(call, call.finished(state), held)
         return state is not None
 
     def interrupt(self) -> None:
@@ -209,10 +208,7 @@ class Jobs:
         outcome = settle(self.endpoint, store, self.claim, self.plan)
         if not (self._ended or self._awaited):
             return outcome
-        # The other job may have ended before this one was written as waiting.
-        awaited = [key for key, event in self._awaited if is_over(store, key, event)]
-        for key in self._ended + awaited:
-            self.woken += wake(store, key)
+        self.woken += wake_waiting(store, self._ended, self._awaited)
         return outcome
 
     def _take_error(self, call: Call, error: BaseException) -> Job | None:
@@ -231,6 +227,17 @@ class Jobs:
         failure = failures.failure_of(error)
         self._fail(call.job, failure, call.began, key=call.key)
         return None
+
+    def _note_late_end(self, call: Call, ended: Job, held: HeldClaims) -> None:
+        count(self.store, ended.state.value)
+        self.plan.jobs[ended.subscriber] = ended
+        if call.key is not None:
+            self._ended.append(call.key)
+        held.renew()
+
+    def _note_written(self, jobs: Sequence[Job]) -> None:
+        count_changed(self.store, self.plan, jobs)
+        self.plan.note_written(jobs)
 
     def _fail(
         self,
@@ -252,9 +259,7 @@ class Jobs:
     def _postpone(self, call: Call, later: RetryLater) -> None:
         """Postpone the job; it is dead if it has been postponed for ``MAX_AGE``."""
         job, settings, now = call.job, self.endpoint.settings, self.store.db_now()
-        waited = (now - (job.first_at or now)).total_seconds()
-        if waited >= settings.max_age and job.first_at is not None:
-            waited -= paused_seconds(self.store, job.first_at)
+        waited = postponed_seconds(self.store, job, now, settings)
         if waited >= settings.max_age:
             text = f"postponed for longer than MAX_AGE ({settings.max_age:g} s)"
             asked = failures.retry_text(later)
@@ -268,22 +273,12 @@ class Jobs:
 
     def _free(self, key: HeldKey | None, job: Job) -> None:
         """Free the key of a job that has failed or waits."""
-        if key is None:
-            return
-        if not job.is_pending:
-            self.store.run(lambda each: end_key(each, self.store, key, job))
-        elif key.is_exclusive:
-            free_key(self.store, key)
-        else:
-            return
-        self._ended.append(key)
+        if key is not None and let_go(self.store, key, job):
+            self._ended.append(key)
 
     def _wait(self, job: Job) -> float | None:
         """Seconds until the next attempt; ``None`` after the last one."""
-        settings = self.endpoint.settings
-        if job.attempt >= settings.max_attempts:
-            return None
-        return failures.backoff(job.attempt, settings)
+        return failures.wait_after(job.attempt, self.endpoint.settings)
 
     def _write(self, jobs: Sequence[Job]) -> bool:
         """Write jobs now; ``False`` if the claim was lost."""
@@ -291,7 +286,7 @@ class Jobs:
             write_held(self.store, self.claim, jobs)
         except (IntegrityError, NotHeld):
             return False
-        self.plan.note_written(jobs)
+        self._note_written(jobs)
         return True
 
     def _now(self) -> datetime:

@@ -202,7 +202,7 @@ class LeaseRenewer:
             self._thread = start_thread("webhook leases", self._run)
         except RuntimeError as error:
             # No threads here, or the interpreter ends: runs have their first lease
-            # only, and receipts still keep two runs apart.
+            # only, and the versions of jobs still keep two runs apart.
             log.warning("Leases are not renewed: %s", error)
 
     def _run(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timezone
 from operator import attrgetter
@@ -58,8 +59,10 @@ def settle(endpoint: Endpoint, store: Store, claim: Claim, plan: Plan) -> RunOut
         return RunOutcome.NOT_CLAIMED
     if finished is not None:
         count(store, finished.state.value)
-    if changed or status is Status.UNMATCHED:
-        _count(store, plan, changed, status)
+    if status is Status.UNMATCHED:
+        count(store, status.value)
+    if changed:
+        count_changed(store, plan, changed)
     return _announce(endpoint, claim, plan, status, error or "")
 
 
@@ -80,14 +83,12 @@ def quarantine(endpoint: Endpoint, claim: Claim, error: str) -> RunOutcome:
     return RunOutcome.PARKED if is_settled else RunOutcome.NOT_CLAIMED
 
 
-def _count(store: Store, plan: Plan, changed: list[Job], status: Status) -> None:
-    """Count what has become of jobs that were not done."""
-    if status is Status.UNMATCHED:
-        count(store, status.value)
-    for job in changed:
-        failed = job.subscriber in plan.failures
-        waits = "failed" if failed else "postponed"
-        count(store, waits if job.is_pending else job.state.value)
+def count_changed(store: Store, plan: Plan, jobs: Iterable[Job]) -> None:
+    """Count what has become of those ``jobs`` that the run has changed."""
+    for job in jobs:
+        if job.subscriber in plan.changed:
+            waits = "failed" if job.subscriber in plan.failures else "postponed"
+            count(store, waits if job.is_pending else job.state.value)
 
 
 def _status(plan: Plan) -> Status:

@@ -14,6 +14,7 @@ from operator import attrgetter
 from ..config import Settings
 from ..endpoint import Endpoint
 from ..event import Event
+from ..inbox.due import paused_seconds
 from ..inbox.held import Claim
 from ..inbox.jobs import are_complete
 from ..inbox.jobs import EVERY_OTHER
@@ -23,6 +24,7 @@ from ..inbox.jobs import written
 from ..inbox.status import JobState
 from ..inbox.status import Wait
 from ..log import log
+from ..storage.store import Store
 from ..subscribers import Subscriber
 
 #: Seconds, half of them at least, until a job is tried again whose subscriber is in
@@ -44,9 +46,11 @@ class Plan:
     jobs: dict[str, Job] = field(default_factory=dict)
     #: Whose jobs are due, in the order of calls.
     due: list[Subscriber] = field(default_factory=list)
+    #: Whose jobs wait for others of their keys, and are not due.
+    waiting: list[Subscriber] = field(default_factory=list)
     #: The names of jobs that differ from their rows.
     changed: set[str] = field(default_factory=set)
-    #: Of this run's attempts, by subscriber.
+    #: Of this run, by subscriber.
     failures: dict[str, Failure] = field(default_factory=dict)
     #: Of the last subscriber, to be committed together with the outcome.
     finished: Job | None = None
@@ -65,9 +69,10 @@ class Plan:
         self.changed.add(job.subscriber)
 
     def without_rows(self, but: str) -> list[Job]:
-        """The pending jobs that have no row, without that of the subscriber ``but``."""
-        jobs = [job for job in self.jobs.values() if job.is_pending]
-        return [job for job in jobs if not job.version and job.subscriber != but]
+        """The jobs that are to get a row, without that of the subscriber ``but``."""
+        new = [job for job in self.jobs.values() if not job.version]
+        new = [job for job in new if job.is_pending or job.subscriber in self.changed]
+        return [job for job in new if job.subscriber != but]
 
     def note_written(self, jobs: Iterable[Job]) -> None:
         """Take jobs whose rows have been written."""
@@ -95,15 +100,17 @@ def new_plan(
             new = Job(name) if spread is None else _spread(spread, name)
             made.jobs.setdefault(name, new)
     for name, job in list(made.jobs.items()):
-        if not job.is_pending:
-            continue
-        if name not in found:
-            made.change(_without_subscriber(endpoint, job, now))
-            continue
-        made.jobs[name] = _resumed(job, now)
-        is_hurried = hurry and job.waits_for in HURRIED
-        if job.due_at is None or job.due_at <= now or is_hurried:
+        if not _is_due(job, now, hurry):
+            if job.waits_for in FOR_OTHERS and name in found:
+                made.waiting.append(found[name])
+        elif name in found:
+            made.jobs[name] = _resumed(job, now)
             made.due.append(found[name])
+        else:
+            left = _without_subscriber(endpoint, job, now)
+            made.change(left)
+            if left.failure is not None:
+                made.failures[name] = left.failure
     made.due.sort(key=attrgetter("order"))
     if claim.unsettled:
         # The one that kills its process is called last.
@@ -140,6 +147,27 @@ def postponed(
     attempts = job.attempts - job.is_begun
     later = replace(job, attempts=attempts, first_at=first_at)
     return later.put_off(due_at, Wait.LATER, since=began)
+
+
+def postponed_seconds(
+    store: Store, job: Job, now: datetime, settings: Settings
+) -> float:
+    """Seconds since the job was first postponed.
+
+    Beyond ``MAX_AGE``, pauses of the endpoint are left out.
+    """
+    if job.first_at is None:
+        return 0.0
+    waited = (now - job.first_at).total_seconds()
+    if waited < settings.max_age:
+        return waited
+    return waited - paused_seconds(store, job.first_at)
+
+
+def _is_due(job: Job, now: datetime, hurry: bool) -> bool:
+    is_hurried = hurry and job.waits_for in HURRIED
+    is_due = job.due_at is None or job.due_at <= now or is_hurried
+    return job.is_pending and is_due
 
 
 def _spread(placeholder: Job, name: str) -> Job:

@@ -29,6 +29,7 @@ from .leases import renewing
 from .leases import watch
 from .outcomes import quarantine
 from .outcomes import read_claimed
+from .plan import Plan
 
 
 def process(
@@ -208,8 +209,8 @@ class Run:
             log.error(text, self.claim.event_id, unavailable)
 
     def _leave(self) -> None:
-        # Their tracebacks hold the frames of subscribers, and this run.
-        self.jobs.plan.failures.clear()
+        # The tracebacks of failures hold the frames of subscribers, and this run.
+        self.jobs.plan = Plan()
         self.gate.turns.discard(self.turn)
         if self.gate.suspect is not None:
             self.gate.leave(self.turn)

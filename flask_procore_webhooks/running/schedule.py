@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from dataclasses import replace
 from datetime import datetime
 from datetime import timedelta
 
+from ..event import Event
 from ..inbox.held import Claim
 from ..inbox.jobs import Job
 from ..inbox.keys import free_key
+from ..inbox.keys import held_key
 from ..inbox.keys import HeldKey
 from ..inbox.keys import insert_key
+from ..inbox.keys import key_of_job
 from ..inbox.keys import key_state
 from ..inbox.keys import KeyState
 from ..inbox.keys import note_waiting
 from ..inbox.keys import take
+from ..inbox.others import is_over
 from ..inbox.others import other_events
 from ..inbox.others import Others
+from ..inbox.others import wake
 from ..inbox.status import JobState
 from ..inbox.status import Wait
 from ..log import log
 from ..storage.store import Store
 from .calls import Call
+from .plan import Plan
+from .sessions import in_scope
 
 #: Seconds for which Procore sends further events of one change. With ``lag``, the jobs
 #: of the events that follow a run within them wait for their end.
@@ -31,13 +39,14 @@ BURST = timedelta(seconds=8)
 def decide(store: Store, call: Call, now: datetime) -> Job | None:
     """Return the job if it ends or waits without a call; ``None`` if it is called.
 
-    Afterwards the key is held, if the job is called and its subscriber has
-    ``one_at_a_time`` or ``lag``.
+    Afterwards the key of the job is known, and held if the job is called and its
+    subscriber has ``one_at_a_time`` or ``lag``.
 
     :param now: jobs that are due by then are due.
     """
-    subscriber, event, job, key = call.subscriber, call.event, call.job, call.key
-    if not subscriber.wants(event):
+    subscriber, event, job = call.subscriber, call.event, call.job
+    is_wanted, key = _ask(store, call), call.key
+    if not is_wanted:
         return job.ended(JobState.SUPPRESSED, now)
     if subscriber.after:
         due_at = call.claim.received_at + timedelta(seconds=subscriber.after)
@@ -61,6 +70,48 @@ def decide(store: Store, call: Call, now: datetime) -> Job | None:
                 free_key(store, key)
                 return decided
     return None
+
+
+def _ask(store: Store, call: Call) -> bool:
+    """Find the key, and return whether the event is wanted.
+
+    Functions of options are called as the subscriber is, in an app context and with a
+    session of their own.
+    """
+    subscriber, claim = call.subscriber, call.claim
+
+    def ask() -> bool:
+        call.key = held_key(subscriber, call.event, claim.row_id, claim.lease)
+        return subscriber.wants(call.event)
+
+    if subscriber.when is None and isinstance(subscriber.key, str):
+        return ask()
+    return copy_context().run(in_scope, call.endpoint.app, store.session, ask)
+
+
+def awaited_keys(plan: Plan, claim: Claim, event: Event) -> list[tuple[HeldKey, Event]]:
+    """The keys for which jobs of the event wait that are not due, with the event."""
+    jobs = [(each, plan.jobs[each.name]) for each in plan.waiting]
+    row_id, lease = claim.row_id, claim.lease
+    return [
+        (key_of_job(subscriber, job.key, event, row_id, lease), event)
+        for subscriber, job in jobs
+        if job.key is not None
+    ]
+
+
+def wake_waiting(
+    store: Store, ended: list[HeldKey], awaited: list[tuple[HeldKey, Event]]
+) -> list[int]:
+    """Make jobs due that have waited for those of an event whose run has ended.
+
+    :param ended: keys of jobs that have ended.
+    :param awaited: keys for which jobs of the event wait. The job that they wait for
+        may have ended before they were written as waiting, or while the event ran.
+    :return: the rows of their events.
+    """
+    over = [key for key, event in awaited if is_over(store, key, event)]
+    return [row_id for key in ended + over for row_id in wake(store, key)]
 
 
 def _decide_latest(store: Store, call: Call, key: HeldKey, now: datetime) -> Job | None:

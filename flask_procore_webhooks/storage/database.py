@@ -1,7 +1,7 @@
 """Databases of inboxes: whose engine, whose tables, whose session.
 
 The inbox uses connections of its own, whatever a subscriber does to the host's session.
-Only receipts are written through that session.
+Only the end of a job is written through that session.
 """
 
 from __future__ import annotations

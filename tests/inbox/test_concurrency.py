@@ -155,7 +155,7 @@ def test_run_that_lost_its_lease_commits_nothing(
     background: Callable[..., Future[Any]],
     write_first: bool,
 ) -> None:
-    """The second run has written the receipt, so the first run is rolled back."""
+    """The second run has written the job, so the first run is rolled back."""
     if write_first and host.engine.dialect.name == "sqlite":
         # A SQLite write transaction blocks every other: the stalled run only reads.
         write_first = False

@@ -8,12 +8,14 @@ from datetime import timezone
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from support.inboxes import claim_one
 from support.inboxes import done
 from support.inboxes import due_in
 from support.inboxes import due_rows
 from support.inboxes import event
 from support.inboxes import row
+from support.jobs import set_event
 from support.sites import at_once
 from support.values import Clock
 
@@ -169,8 +171,10 @@ def test_only_done_work_is_noted(store: Store, clock: Clock) -> None:
     note_waiting(store, key, key_state(store, key), store.db_now())
     now = store.db_now()
     finish(store, claim.row_id, Job("a:b").ended(JobState.DISCARDED, now, now), key)
+    # A key without a noted end has no row.
     state = key_state(store, first.claim()[1])
     assert (state.done_event, state.began_at, state.first_at) == (None, None, None)
+    assert not state.is_stored
 
 
 @pytest.mark.parametrize(
@@ -332,3 +336,32 @@ def test_earliest_receipt_that_waits_is_kept(store: Store, clock: Clock) -> None
         at = now + timedelta(seconds=seconds)
         note_waiting(store, key, key_state(store, key), at)
     assert key_state(store, key).first_at == now - timedelta(seconds=5)
+
+
+def test_claim_that_has_read_the_jobs_before_they_are_woken_fails(
+    store: Store, clock: Clock
+) -> None:
+    """Also if the event is due already, for another job: its time changes."""
+    holder, waiting = Held(store, "evt_1"), Held(store, "evt_2")
+    _, key = holder.claim(3600)
+    waiting.put_off(Wait.KEY, 300)
+    clock.forward(-1)
+    due_at = store.db_now()
+    clock.forward(1)
+    set_event(store, waiting.row_id, due_at=due_at)
+    woken: list[list[int]] = []
+
+    def wake_meanwhile(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        # After the jobs were read, before the claim.
+        if statement.startswith("UPDATE") and not woken:
+            woken.append([])
+            woken[0] += wake(store, key)
+
+    engine = store.database.find_engine()
+    sa.event.listen(engine, "before_cursor_execute", wake_meanwhile)
+    try:
+        assert claims.claim(store, waiting.row_id, 60) is None
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", wake_meanwhile)
+    assert woken == [[waiting.row_id]]
+    assert claim_one(store, waiting.row_id).jobs["a:b"].due_at == store.db_now()

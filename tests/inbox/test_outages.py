@@ -77,12 +77,15 @@ def test_outage_is_answered_503_until_the_database_is_back(
 
 @contextmanager
 def _app_on(url: str, kind: str, make_app: MakeApp) -> Iterator[tuple[Flask, Store]]:
+    """Yield an app with a subscriber for every event."""
     if kind != "own":
         with run_host(make_app(), kind, url) as host:
+            host.accept()
             yield host.app, host.endpoint.store
         return
-    app = make_app(PROCORE_WEBHOOK_DATABASE_URI=url)
-    ProcoreWebhooks().init_app(app)
+    app, webhooks = make_app(PROCORE_WEBHOOK_DATABASE_URI=url), ProcoreWebhooks()
+    webhooks.on(name="accepts")(lambda event: None)
+    webhooks.init_app(app)
     (endpoint,) = endpoints(app).values()
     yield app, endpoint.store
     endpoint.store.columns.id.table.metadata.drop_all(endpoint.store.database.engine)

@@ -374,14 +374,15 @@ def test_history_is_pruned_with_its_age(two_sites: tuple[Site, Site]) -> None:
         pause(site.store, ME)
         add_history(site, "young")
     before = one.clock() - timedelta(seconds=10)
-    assert prune_history(one.store, before) == 3
+    # The replay, a count, and three keys.
+    assert prune_history(one.store, before) == 5
     assert prune_history(one.store, before) == 0
     found = [[row["action"] for row in entries(site.store)] for site in two_sites]
     assert found == [["pause"], ["pause", "replay"]]
     assert len(journal_of(one.store, 1)) == 1, "its event is there"
-    used = ["held old", "held young", "plain young", "waits old", "waits young"]
+    used = ["held old", "held young", "plain young", "undone young", "waits young"]
     assert keys(one) == used
-    assert keys(other) == sorted([*used, "plain old"])
+    assert keys(other) == sorted([*used, "plain old", "undone old", "waits old"])
     tally = one.store.database.tables.tally.c
     minutes = one.store.rows(sa.select(tally.endpoint))
     assert sorted(row.endpoint for row in minutes) == [
@@ -398,7 +399,7 @@ def keys(site: Site) -> list[str]:
 
 
 def add_history(site: Site, age: str) -> None:
-    """Add a count, and keys: one without a use, one that is held, one with a wait."""
+    """Add a count, and keys: without a use, held, with a wait, never done."""
     tables, now = site.store.database.tables, site.store.db_now()
     row = add_event(site.store, f"held {age}", status="running")
     set_event(site.store, row, lease="x", due_at=now + timedelta(days=9))
@@ -413,6 +414,7 @@ def add_history(site: Site, age: str) -> None:
                 {**key, "key": f"plain {age}"},
                 {**key, "key": f"held {age}", "holder": row, "lease": "x"},
                 {**key, "key": f"waits {age}", "first_at": now},
+                {**key, "key": f"undone {age}", "first_at": now, "began_at": None},
             ],
         )
 

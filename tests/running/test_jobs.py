@@ -189,7 +189,9 @@ def test_event_is_dead_when_a_job_is_dead_and_none_is_pending(
     clock.forward(600)
     assert calls.clear_and_work() == [("waits", 1)]
     event = host.row("evt_1")
-    assert (event["status"], event["due_at"], len(dead)) == ("dead", None, 1)
+    # Its last run had no failure.
+    assert (event["status"], event["due_at"]) == ("dead", None)
+    assert dead == ["breaks: ValueError: 2"]
     assert event["parked_at"] == event["finished_at"]
     assert host.notes() == ["waits 1"]
 
@@ -446,9 +448,11 @@ def test_job_of_an_absent_subscriber_is_put_off_and_named_once(
 
 
 def test_job_of_an_absent_subscriber_is_dead_after_max_age(
-    host: Host, calls: Calls, clock: Clock
+    host: Host, calls: Calls, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Rule 4."""
+    dead: list[str] = []
+    event_dead.connect(lambda app, event, error: dead.append(error))
     calls.on("removed", RetryLater(1))
     record(host.store, "evt_1")
     work(host)
@@ -462,6 +466,10 @@ def test_job_of_an_absent_subscriber_is_dead_after_max_age(
     job = host.job("evt_1")
     assert (job["state"], job["error_class"], job["attempts"]) == ("dead", "Absent", 0)
     assert host.row("evt_1")["status"] == "dead"
+    assert dead == ["removed: no process has had this subscriber for MAX_AGE"]
+    assert f"Gave up on 'RFIs.update' evt_1 of 'procore_webhooks': {dead[0]}" in (
+        caplog.text
+    )
 
 
 def test_job_of_a_subscriber_that_no_longer_matches_is_suppressed(

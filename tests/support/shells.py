@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import configparser
+import json
 import re
 import shlex
 import subprocess
@@ -202,6 +203,7 @@ LANGUAGES: dict[str, Callable[[str], None]] = {
     "crontab": check_crontab,
     "env": check_env,
     "ini": check_uwsgi,
+    "json": json.loads,
     "nginx": check_nginx,
     "powershell": check_powershell,
     "sh": check_shell,

@@ -23,6 +23,7 @@ import pytest
 from flask import Flask
 from flask import has_app_context
 from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import MetaData
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.orm import Mapped
 from sqlalchemy.orm import mapped_column
@@ -50,7 +51,10 @@ from flask_procore_webhooks import testing
 from flask_procore_webhooks.config import KEYS
 from flask_procore_webhooks.config import Settings
 from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.inbox.status import JobState
+from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.running.failures import longest_backoff
+from flask_procore_webhooks.schema.tables import define_tables
 
 EXAMPLE_ID = "01HYPOTHETICALEVENT"
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -203,6 +207,36 @@ def test_every_module_is_in_the_tables_of_the_architecture() -> None:
         modules = {file.stem for file in folder.glob("*.py")}
         folders = {each.parent.name for each in folder.glob("*/__init__.py")}
         assert sorted(listed) == sorted(modules - {"__init__"} | folders), title[0]
+
+
+def test_every_column_is_in_the_tables_of_the_architecture() -> None:
+    text = text_of("docs/architecture.md")
+    text = text[text.index("## Tables") : text.index("## Operations beside runs")]
+    parts = re.split(r"^`(procore_webhook_\w+)` ", text, flags=re.MULTILINE)[1:]
+    described = dict(zip(parts[::2], parts[1::2], strict=True))
+    tables = {each.name: each for each in define_tables(MetaData())}
+    assert set(described) == set(tables)
+    for name, part in described.items():
+        (table,) = re.findall(r"\| column \| \|\n\|---\|---\|\n((?:\|.*\n)+)", part)
+        rows = re.findall(r"^\| (.*?) \|", table, re.MULTILINE)
+        listed = re.findall(r"`(\w+)`", " ".join(rows))
+        assert sorted(listed) == sorted(tables[name].columns.keys()), name
+
+
+def test_tests_that_the_architecture_names_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", text_of("docs/architecture.md")))
+    sources = "".join(each.read_text() for each in (ROOT / "tests").rglob("test_*.py"))
+    assert named
+    assert named <= set(re.findall(r"^def (test_\w+)", sources, re.MULTILINE))
+
+
+def test_every_status_and_state_is_described() -> None:
+    text = text_of("docs/operations.md")
+    table = r"^\| (?:status|state) \| meaning \|\n((?:\|.*\n)+)"
+    statuses, states = re.findall(table, text, re.MULTILINE)
+    row = re.compile(r"^\| `(\w+)` \|", re.MULTILINE)
+    assert sorted(row.findall(statuses)) == sorted(map(str, Status))
+    assert sorted(row.findall(states)) == sorted(map(str, JobState))
 
 
 # Blocks that are files
@@ -413,17 +447,33 @@ def test_every_signal_reaches_its_receiver(
 
 def test_a_receiver_in_a_worker_has_an_app_context(host: Flask) -> None:
     seen = []
+    watched = ProcoreWebhooks("watched", url_prefix="/watched")
+
+    @watched.on()
+    def work(event: Event) -> None: ...
 
     @flask_procore_webhooks.event_processed.connect
     def look(app: Flask, event: Event) -> None:
         seen.append(has_app_context())
 
     host.config["PROCORE_WEBHOOK_DISPATCH"] = "worker"
-    host.register_blueprint(ProcoreWebhooks("watched", url_prefix="/watched"))
+    host.register_blueprint(watched)
     sent = testing.payload("RFIs.update")
     testing.deliver(host.test_client(), sent, endpoint="watched")
     testing.drain(host)
     assert seen == [True]
+
+
+def test_the_wrapped_event_of_the_page_is_unwrapped(host: Flask) -> None:
+    (block,) = blocks("docs/procore.md", "json")
+    wrapped = json.loads(block.text)
+    host.register_blueprint(ProcoreWebhooks())
+    fixture = testing.Deliveries(host)
+    assert fixture.deliver(block.text.encode()).status_code == 200
+    assert fixture.deliver(wrapped["payload"]).get_json()["duplicate"]
+    (row,) = fixture.events()
+    inner = wrapped["payload"]
+    assert (row["event_id"], row["reason"]) == (inner["id"], inner["reason"])
 
 
 def test_the_relay_of_the_security_page_signs(host: Flask) -> None:

@@ -327,7 +327,8 @@ def test_log_of_a_server_holds_no_secret_and_no_traceback(
     real: RealServer,
 ) -> None:
     """Checks the log of all requests above: this is each server's last test."""
-    body = real.new_body().replace(b"RFIs", MARK.encode())
+    data = f', "data": {{"title": "{MARK}"}}}}'
+    body = real.new_body().replace(b"}", data.encode())
     assert real.post("signed", body) == 200
     assert real.post("signed", body + b" ", "X-Nothing: 1") == 200
     assert real.exchange("signed", ["Content-Length: 2"], b"{}") == 401

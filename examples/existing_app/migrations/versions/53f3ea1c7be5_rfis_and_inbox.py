@@ -2,7 +2,7 @@
 
 Revision ID: 53f3ea1c7be5
 Revises:
-Create Date: 2026-11-27 02:51:05.457007
+Create Date: 2026-11-27 03:16:53.853512
 
 """
 
@@ -612,6 +612,11 @@ def upgrade():
             sa.DateTime()
             .with_variant(mysql.DATETIME(fsp=6), "mariadb")
             .with_variant(mysql.DATETIME(fsp=6), "mysql"),
+            nullable=True,
+        ),
+        sa.Column(
+            "done_untimed",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
             nullable=True,
         ),
         sa.Column(
