@@ -17,6 +17,7 @@ from ._actor import actor
 from ._options import all_events
 from ._options import as_json as as_json_option
 from ._options import filters
+from ._options import group_path
 from ._options import one_endpoint
 from ._output import print_json
 from ._output import Progress
@@ -70,7 +71,7 @@ def change(
         _report(changes, action, None, request)
         return []
     if not request.as_json:
-        print_preview(changes)
+        print_preview(changes, is_new=request.batch is None)
     units = sum(each.summary.units for each in changes)
     if total > 1 and not request.yes:
         question = f"{action.capitalize()} {events(total)}?"
@@ -90,12 +91,6 @@ def confirm(question: str, *, as_json: bool) -> None:
     if as_json or not sys.stdin.isatty():
         raise click.UsageError(f"{question} Give --yes, or --dry-run to look.")
     click.confirm(question, abort=True)
-
-
-def _group() -> str:
-    """The words before the name of a command, as in ``flask procore-webhooks``."""
-    above = click.get_current_context().parent
-    return above.command_path if above else ""
 
 
 def _perform(
@@ -133,7 +128,7 @@ def _report(
             }
         )
     elif batch is None:
-        print_preview(changes)
+        print_preview(changes, is_new=request.batch is None)
         if not any(each.summary.events for each in changes):
             click.echo(f"Nothing to {action}.")
     else:
@@ -143,4 +138,6 @@ def _report(
         changed = sum(each.summary.units for each in changes)
         if changed < total:
             click.echo(f"  {total - changed} fewer than shown: they changed meanwhile")
-        click.echo(f"Batch {batch}: see how it goes with {_group()} progress {batch}")
+        click.echo(
+            f"Batch {batch}: see how it goes with {group_path()} progress {batch}"
+        )

@@ -118,6 +118,12 @@ def with_app_if_any(function: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def group_path() -> str:
+    """The words before the name of a command, as in ``flask procore-webhooks``."""
+    above = click.get_current_context().parent
+    return above.command_path if above else ""
+
+
 def has_app() -> bool:
     """Whether the command belongs to an app: not in ``python -m``."""
     return not click.get_current_context().meta.get(WITHOUT_APP)

@@ -18,10 +18,14 @@ from ._report import subscriptions
 from ._selected import Change
 
 
-def print_preview(changes: list[Change]) -> None:
+def print_preview(changes: list[Change], *, is_new: bool = True) -> None:
+    """Print what would change.
+
+    :param is_new: whether the operation does not go on.
+    """
     for each in changes:
         click.echo(f"{each.endpoint.name}: {described(each.summary)}")
-        for hint in hints(each):
+        for hint in hints(each) if is_new else ():
             click.echo(on_one_line(f"  {hint}"))
 
 

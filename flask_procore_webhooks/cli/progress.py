@@ -19,6 +19,7 @@ from ..operations.progress import UNCHANGED
 from ._options import as_json as as_json_option
 from ._options import command
 from ._options import endpoints_named
+from ._options import group_path
 from ._options import one_endpoint
 from ._output import print_json
 
@@ -116,7 +117,7 @@ def _print(batch: str, found: dict[str, Progress]) -> None:
         if operation.actual is None and each.counts[UNCHANGED]:
             click.echo(
                 f"{name}: the {operation.action} goes on, or was interrupted; go on"
-                f" with {operation.action} --batch {batch}"
+                f" with {group_path()} {operation.action} --batch {batch}"
             )
 
 

@@ -23,6 +23,7 @@ from sqlalchemy import select
 from ..schema.tables import lock_in_order
 from ..storage.store import Store
 from .journal import actor_text
+from .journal import Batch
 from .journal import batch_of
 from .journal import DISCARD
 from .journal import end_batch
@@ -31,6 +32,7 @@ from .journal import new_batch
 from .journal import new_entry
 from .journal import note
 from .journal import REPLAY
+from .journal import set_actual
 from .plans import is_leased
 from .plans import Plan
 from .plans import plan
@@ -132,7 +134,8 @@ def perform(
     :param summary: gets what is changed and left out.
     """
     summary = Summary() if summary is None else summary
-    if batch_of(store, batch) is None:
+    former = batch_of(store, batch)
+    if former is None:
         if expected is None:
             looked = preview(store, operation)
             expected = looked.units
@@ -142,7 +145,8 @@ def perform(
         given = operation.to_json()
         action = operation.action
         note(store, action, actor, batch=batch, filter=given, expected=expected)
-    part = Part(store, operation, batch, actor_text(store, actor), store.db_now())
+    start = _start(store, operation, former)
+    part = Part(store, operation, batch, actor_text(store, actor), start)
     for rows in parts(store, operation):
         changed = store.run(partial(part.change, rows), begin=True)
         for planned in changed:
@@ -150,7 +154,19 @@ def perform(
         summary.left_out.update(part.left_out)
         part.done += len(changed)
         yield [planned.event.id for planned in changed]
-    end_batch(store, batch)
+    if former is None or former.actual is None:
+        end_batch(store, batch)
+    else:  # ended before: the entries of some events may be pruned
+        set_actual(store, batch, former.actual + summary.units)
+
+
+def _start(store: Store, operation: Operation, former: Batch | None) -> datetime:
+    """When the first event is due; of an operation that goes on, after its others."""
+    now = store.db_now()
+    if former is None or not operation.rate:
+        return now
+    seconds = _count_changed(store, former.id) / operation.rate
+    return max(now, former.at + timedelta(seconds=seconds))
 
 
 def _count_changed(store: Store, batch: str) -> int:
@@ -169,7 +185,7 @@ class Part:
     operation: Operation
     batch: str
     actor: str
-    #: When the operation began.
+    #: When the first event is due.
     start: datetime
     #: Events that were changed since.
     done: int = 0

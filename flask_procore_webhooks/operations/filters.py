@@ -93,9 +93,10 @@ class Filter:
         c = store.columns
         if self.statuses:
             yield _has_status(store, self.statuses)
-        for name in ("type", "resource_type"):
-            if (value := _stored(store, name, getattr(self, name))) is not None:
-                yield is_same(store, c[name], value)
+        if (value := _stored(store, "type", self.type)) is not None:
+            yield or_(*(is_same(store, c.type, each) for each in _types(value)))
+        if (value := _stored(store, "resource_type", self.resource_type)) is not None:
+            yield is_same(store, c.resource_type, value)
         if (reason := _stored(store, "reason", self.reason)) is not None:
             yield is_one_of(store, c.reason, *_spellings(reason))
         for name in _EXACT:
@@ -148,6 +149,15 @@ def _spellings(reason: str) -> set[str]:
     """The reason in lower case, as it is stored, and as a sender may write it."""
     short = SHORT_REASONS.get(reason.lower(), reason.lower())
     return {short, *(long for long, each in SHORT_REASONS.items() if each == short)}
+
+
+def _types(type: str) -> list[str]:
+    """The type as it is given, and with each spelling of its reason."""
+    resource_type, dot, reason = type.rpartition(".")
+    spelled = (
+        {f"{resource_type}.{each}" for each in _spellings(reason)} if dot else {type}
+    )
+    return sorted(spelled)
 
 
 def _has_status(store: Store, statuses: tuple[str, ...]) -> ColumnElement[bool]:

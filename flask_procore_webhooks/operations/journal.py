@@ -88,9 +88,9 @@ def end_batch(store: Store, batch: str) -> int:
 
 
 def set_actual(store: Store, batch: str, actual: int) -> None:
-    """Write the result of an operation without entries for its events."""
+    """Write the result of an operation that not every event has an entry of."""
     j = store.database.tables.journal.c
-    mine = j.endpoint == store.endpoint, j.batch == batch
+    mine = j.endpoint == store.endpoint, j.batch == batch, j.event.is_(None)
     change = update(j.id.table).where(*mine).values(actual=actual)
     store.run(lambda connection: connection.execute(change))
 

@@ -20,6 +20,7 @@ from flask_procore_webhooks.operations.progress import progress
 from flask_procore_webhooks.operations.prune import Old
 from flask_procore_webhooks.operations.prune import prune_rows
 from flask_procore_webhooks.operations.selection import Operation
+from flask_procore_webhooks.operations.selection import PART
 
 ME = "me@here"
 DEAD = failed("sync", "TimeoutError: after 30 s", attempts=12)
@@ -111,3 +112,27 @@ def test_discard_is_accounted_for_and_keeps_the_batch_of_a_replay(site: Site) ->
     assert progress_of(site).counts == {"waiting": 1, "discarded": 1}
     assert progress_of(site, "b2").counts == {"discarded": 1}
     assert progress(site.store, "none") is None
+
+
+def test_ended_batch_that_is_given_again_keeps_its_number(site: Site) -> None:
+    rows = [add_event(site.store, f"{n}", DEAD) for n in range(3)]
+    replay(site.store, rows, ME, batch="b1")
+    for row in rows:
+        end(site, row, "done", "done")
+    site.clock.forward(60)
+    for _ in prune_rows(site.store, Old(site.store.now())):
+        pass
+    assert progress_of(site).counts == {"pruned": 3}
+    replay(site.store, rows, ME, batch="b1")
+    assert progress_of(site).counts == {"pruned": 3}
+
+
+def test_replay_that_goes_on_keeps_its_rate(site: Site) -> None:
+    rows = [add_event(site.store, f"{n}", DEAD) for n in range(PART + 1)]
+    operation = Operation(REPLAY, rows=tuple(rows), rate=1.0)
+    next(perform(site.store, operation, "b1", ME))  # and it is killed
+    began = site.store.db_now()
+    site.clock.forward(60)
+    assert sum(map(len, perform(site.store, operation, "b1", ME))) == 1
+    due = [(site.row(row)["due_at"] - began).total_seconds() for row in rows]
+    assert due == [float(n) for n in range(PART + 1)]

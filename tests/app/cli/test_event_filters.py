@@ -39,6 +39,7 @@ DEAD: dict[str, tuple[dict[str, Any], str, str]] = {
 FILTERS: dict[str, set[str]] = {
     "--type RFIs.update": {"rfi", "both"},
     "--type rfis.UPDATE": {"rfi", "both"},
+    "--type RFIs.Created": {"rfi-new"},
     "--resource-type submittals": {"sub", "sub-new"},
     "--reason create": {"rfi-new", "sub-new"},
     "--reason CREATED": {"rfi-new", "sub-new"},
