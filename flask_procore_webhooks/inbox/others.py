@@ -103,12 +103,21 @@ def wake(store: Store, key: HeldKey) -> list[int]:
 
 
 def wake_event(store: Store, key: HeldKey, row_id: int) -> list[int]:
-    """Make the job of one waiting event due; return its row if it was not running."""
-    return _make_due(store, key, [row_id], (*_WAITS, Wait.SETTLE.value))
+    """Make the job of one waiting event due, and the event the next to be claimed.
+
+    :return: its row if it was not running.
+    """
+    waits = (*_WAITS, Wait.SETTLE.value)
+    # Before events that were put off: the oldest due time is claimed first.
+    return _make_due(store, key, [row_id], waits, due_at=store.columns.received_at)
 
 
 def _make_due(
-    store: Store, key: HeldKey, rows: list[int], waits: Sequence[str] = _WAITS
+    store: Store,
+    key: HeldKey,
+    rows: list[int],
+    waits: Sequence[str] = _WAITS,
+    due_at: Any = None,
 ) -> list[int]:
     c, j, now = store.columns, store.database.tables.job.c, store.db_now()
     waiting = _waiting(store, key, waits)
@@ -119,7 +128,7 @@ def _make_due(
         # Changed if it is due already, too: a claim that has read the jobs before
         # compares it and fails.
         events = update(c.id.table).where(c.id.in_(free))
-        connection.execute(events.values(due_at=now))
+        connection.execute(events.values(due_at=now if due_at is None else due_at))
         jobs = update(j.event.table).where(j.event.in_(free), *waiting)
         connection.execute(jobs.values(due_at=now))
         return free

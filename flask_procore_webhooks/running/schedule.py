@@ -132,6 +132,8 @@ def _decide_latest(store: Store, call: Call, key: HeldKey, now: datetime) -> Job
             put_off = job.put_off(min(settled, bound), Wait.SETTLE)
         elif others.has_newer and not is_first:
             put_off = job.put_off(bound, Wait.NEWER)
+            # Of many that have settled, the newest runs first.
+            call.instead = others.ready if subscriber.settle else None
     elif others.ready and (not job.version or now < bound + longest):
         # The newest one runs now, and its end supersedes this one.
         put_off = job.put_off(now + longest, Wait.NEWER)
