@@ -160,7 +160,8 @@ class ProcoreWebhooks(InboxAccess, Blueprint):
         :param settle_max: the longest wait for a newer event; by default 10 times
             ``settle``, and 60 without it.
         :param lag: with ``latest_only``: an event is also superseded by a finished run
-            of its key that began later than its timestamp and ``lag``.
+            of its key that began later than its timestamp and ``lag``. The events
+            of 8 seconds after a call began wait for their end, and one of them runs.
         :param after: first due that long after the event was recorded.
         :param key: what counts as the same: ``"resource"``, ``"project"``,
             ``"company"``, or a function of the event that returns text or ``None``.
