@@ -531,6 +531,7 @@ def test_completion_of_a_run_whose_call_was_abandoned_elsewhere_is_rejected(
     assert host.row("evt_1")["status"] == "done"
 
 
+@pytest.mark.serial
 def test_event_of_a_call_that_has_locked_the_file_is_not_claimed_again(
     sqlite_host: Host, gate: Gate
 ) -> None:
