@@ -94,7 +94,7 @@ class Jobs:
         if job.attempts >= self.endpoint.settings.max_attempts:
             if claim.unsettled or self.endpoint.dispatch == "inline":
                 begun = replace(job, is_begun=True)
-                self._fail(begun, WITHOUT_OUTCOME, job.started_at, wait=None)
+                self._fail(begun, WITHOUT_OUTCOME, job.started_at, None)
                 return None
         event = replace(event, attempt=job.attempts + 1)
         call = Call(self.endpoint, self.store, claim, subscriber, event, job, take_over)
@@ -196,7 +196,7 @@ class Jobs:
             if wait is None and self.endpoint.dispatch == "inline":
                 # The sender was not answered, and its next delivery gives it up.
                 wait = 0.0
-            self._fail(call.job, INTERRUPTED, call.began, key=call.key, wait=wait)
+            self._fail(call.job, INTERRUPTED, call.began, wait, call.key)
         for job in self.plan.without_rows(""):
             if job.subscriber not in self.plan.changed:
                 self.plan.change(job)
@@ -225,7 +225,8 @@ class Jobs:
             raise error
         log.error("%s failed for %s", name, event, exc_info=error)
         failure = failures.failure_of(error)
-        self._fail(call.job, failure, call.began, key=call.key)
+        wait = self._wait(call.job)
+        self._fail(call.job, failure, call.began, wait, call.key)
         return None
 
     def _note_late_end(self, call: Call, ended: Job, held: HeldClaims) -> None:
@@ -244,13 +245,14 @@ class Jobs:
         job: Job,
         failure: Failure,
         began: datetime | None,
-        *,
+        wait: float | None,
         key: HeldKey | None = None,
-        wait: float | None = -1.0,
     ) -> None:
+        """Take a failed attempt into the plan.
+
+        :param wait: seconds until the next attempt; ``None`` after the last one.
+        """
         now = self.store.db_now()
-        if wait is not None and wait < 0:
-            wait = self._wait(job)
         after = failed(job, failure, now, began or now, wait)
         self.plan.failures[job.subscriber] = failure
         self.plan.change(after)
@@ -264,7 +266,7 @@ class Jobs:
             text = f"postponed for longer than MAX_AGE ({settings.max_age:g} s)"
             asked = failures.retry_text(later)
             failure = Failure("RetryLater", f"{text}: {asked}")
-            self._fail(job, failure, call.began, key=call.key, wait=None)
+            self._fail(job, failure, call.began, None, call.key)
             return
         wait = failures.later_wait(later, waited, settings)
         after = postponed(job, now, call.began, wait, settings)
