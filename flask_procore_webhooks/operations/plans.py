@@ -114,7 +114,7 @@ def plan(
 def _concerns(operation: Operation, found: Found) -> bool:
     """Whether a job of the event is meant."""
     is_open = not operation.wanted.asks_jobs and not found.jobs
-    return is_open or any(job.is_wanted for job in found.jobs)
+    return is_open or bool(found.wanted)
 
 
 def _replay(
@@ -124,9 +124,7 @@ def _replay(
     planned: Plan,
     skipped: Counter[str],
 ) -> None:
-    for job in found.jobs:
-        if not job.is_wanted:
-            continue
+    for job in found.wanted:
         if job.state == JobState.PENDING.value:
             if not _takes_live(operation):
                 continue
@@ -187,9 +185,7 @@ def _discard(
     planned: Plan,
     skipped: Counter[str],
 ) -> None:
-    for job in found.jobs:
-        if not job.is_wanted:
-            continue
+    for job in found.wanted:
         if job.state == JobState.PENDING.value:
             is_meant = _takes_live(operation)
         else:

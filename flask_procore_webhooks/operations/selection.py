@@ -102,6 +102,11 @@ class Found(NamedTuple):
     event: Any
     jobs: list[Any]
 
+    @property
+    def wanted(self) -> list[Any]:
+        """The jobs that are meant."""
+        return [job for job in self.jobs if job.is_wanted]
+
 
 def parts(store: Store, operation: Operation) -> Iterator[list[int]]:
     """Row ids of the events that the operation may change, at most 500 at a time.
