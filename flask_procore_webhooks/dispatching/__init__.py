@@ -1,1 +1,1 @@
-"""Dispatching: who runs events, and when."""
+"""Dispatching: the workers and dispatch modes that run events."""
