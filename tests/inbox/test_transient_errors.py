@@ -172,6 +172,7 @@ def test_lock_timeout_is_tried_again(
     waits = postgresql_url + "?options=-c%20lock_timeout%3D50"
     with app_on(waits, kind, make_app) as app:
         store = store_of(app)
+        store.retry_seconds = 60.0  # a look at the locks meets few of the short waits
         record(store, new_event())
         with operator(postgresql_url) as other, ThreadPoolExecutor(1) as pool:
             other.exec_driver_sql("BEGIN")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -45,7 +46,8 @@ TIMES = {
     "PROCORE_WINDOW": "1",
 }
 
-pytestmark = pytest.mark.slow
+#: Serial, because a delivery that takes longer than a settle costs one more read.
+pytestmark = [pytest.mark.slow, pytest.mark.serial]
 
 
 @dataclass
@@ -166,9 +168,9 @@ def test_readme_leads_to_a_closed_submittal(tmp_path: Path) -> None:
 
 
 def test_create_race_costs_one_read_for_each_404(office: Office) -> None:
-    *early, sync, reread = office.reads(office.submittals["Doors"])
-    assert 404 in early and {*early} <= {404, 429}
-    assert (sync, reread) == (200, 200)
+    reads = office.reads(office.submittals["Doors"])
+    assert reads[-1] == 200 and reads.count(200) == 2, reads
+    assert 404 in reads and {*reads} <= {200, 404, 429}
 
 
 def test_burst_costs_two_reads_of_which_the_first_is_stale(office: Office) -> None:
@@ -253,6 +255,7 @@ def test_sweep_reads_what_differs_once(office: Office) -> None:
 
 
 def test_sweep_reads_page_after_page(office: Office) -> None:
+    time.sleep(float(TIMES["PROCORE_WINDOW"]))  # The limit is for all reads.
     script = (
         "from submittal_log import create_app, procore; procore.PAGE = 2;"
         "create_app().app_context().push();"
