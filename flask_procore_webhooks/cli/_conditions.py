@@ -20,7 +20,14 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
 }
 #: Numbers that are exact to :data:`MOST_COUNTED`.
-COUNTED = ("pending", "running", "dead", "unmatched", "quarantined")
+COUNTED = (
+    "pending",
+    "running",
+    "dead",
+    "dead_jobs",
+    "unmatched",
+    "quarantined",
+)
 #: In seconds, 0 without an event or a run; and live processes.
 MEASURED = ("oldest", "longest", "workers")
 _CONDITION = re.compile(r"\s*(\w+)\s*([<>]=?|==)\s*(\d+(?:\.\d+)?)\s*", re.ASCII)
@@ -54,6 +61,6 @@ def condition(text: str) -> Condition:
     name, symbol, limit = found.groups()
     if name in COUNTED and float(limit) > MOST_COUNTED:
         raise click.ClickException(
-            f"--fail-if {text!r}: events are counted to {MOST_COUNTED} only."
+            f"--fail-if {text!r}: events and jobs are counted to {MOST_COUNTED} only."
         )
     return Condition(text.strip(), name, OPERATORS[symbol], float(limit))

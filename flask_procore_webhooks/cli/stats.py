@@ -12,12 +12,14 @@ from flask.cli import with_appcontext
 
 from ..endpoint import Endpoint
 from ..inbox.due import pause_of
+from ..operations.numbers import dead_jobs
 from ..operations.numbers import history
 from ..operations.numbers import live_numbers
 from ..operations.numbers import next_retry
 from ..operations.numbers import seconds_due
 from ..operations.numbers import unmatched_types
 from ..operations.numbers import WINDOWS
+from ..operations.queries import MOST_COUNTED
 from ._conditions import Condition
 from ._conditions import condition
 from ._options import as_json as as_json_option
@@ -45,7 +47,9 @@ class Numbers(TypedDict):
 
     #: By status; at most 10,000 each.
     events: dict[str, int]
-    #: The statuses with more events than that.
+    #: Also of events that are pending for another job; at most 10,000.
+    dead_jobs: int
+    #: What there is more of than that.
     capped: list[str]
     #: By outcome and window.
     history: dict[str, dict[str, int]]
@@ -82,9 +86,10 @@ def stats(
     """Count the events, and show what is due, the pause and the processes.
 
     With --fail-if, the exit code is 0 if no condition holds, 2 if one does, and 1 if
-    the numbers could not be read. The names are pending, running, dead, unmatched,
-    quarantined, oldest (seconds that the oldest event has been due), longest (seconds
-    of the longest run) and workers.
+    the numbers could not be read. The names are pending, running, dead, dead_jobs,
+    unmatched, quarantined, oldest (seconds that the oldest event has been due), longest
+    (seconds of the longest run) and workers. An event is dead once no job of it is
+    pending; its dead job counts before that.
     """
     wanted = [condition(each) for each in conditions]
     shown = {each.name: _stats(each, wanted) for each in endpoints_named(endpoint)}
@@ -108,12 +113,15 @@ def _stats(endpoint: Endpoint, conditions: list[Condition]) -> Numbers:
     numbers: dict[str, float] = {
         name: number + (name in live.capped) for name, number in live.numbers.items()
     }
+    numbers["dead_jobs"] = jobs = dead_jobs(store)
+    capped = live.capped | ({"dead_jobs"} if jobs > MOST_COUNTED else set())
     numbers["oldest"] = oldest or 0.0
     numbers["longest"] = float(longest["seconds"]) if longest else 0.0
     numbers["workers"] = len(running)
     return {
         "events": live.numbers,
-        "capped": sorted(live.capped),
+        "dead_jobs": min(jobs, MOST_COUNTED),
+        "capped": sorted(capped),
         "history": history(store),
         "unmatched_types": _unmatched_types(endpoint),
         "oldest_due_seconds": None if oldest is None else round(oldest, 1),
@@ -139,9 +147,10 @@ def _unmatched_types(endpoint: Endpoint) -> list[dict[str, Any]]:
 
 
 def _print_stats(numbers: Numbers) -> None:
-    for name, number in numbers["events"].items():
-        shown = f"{number:,}{'+' if name in numbers['capped'] else ''}"
-        click.echo(f"  {name:<12} {shown:>8}")
+    shown = numbers["events"] | {"dead_jobs": numbers["dead_jobs"]}
+    for name, number in shown.items():
+        count = f"{number:,}{'+' if name in numbers['capped'] else ''}"
+        click.echo(f"  {name.replace('_', ' '):<12} {count:>8}")
     _print_due(numbers)
     _print_unmatched(numbers["unmatched_types"])
     _print_processes(numbers)

@@ -57,6 +57,16 @@ def live_numbers(store: Store) -> Live:
     return Live(numbers, frozenset(capped))
 
 
+def dead_jobs(store: Store) -> int:
+    """How many jobs are dead, also of events that are pending for another job.
+
+    Above :data:`MOST_COUNTED`, one more than that.
+    """
+    j = store.database.tables.job.c
+    query = select(j.event).where(j.endpoint == store.endpoint, j.dead_at.is_not(None))
+    return count_rows(store, query, MOST_COUNTED)
+
+
 def _parked(store: Store, status: Status) -> Select[Any]:
     c = store.columns
     return select(c.id).where(

@@ -334,7 +334,7 @@ def test_the_alert_exits_with_the_condition_that_holds(app: Flask) -> None:
     assert (ran.exit_code, ran.output) == (0, "")
     add_event(endpoint.store, "evt_1", failed("sync", "OSError: no"))
     ran = runner.invoke(args=command)
-    assert ran.exit_code == 2 and "FAILS: dead>0" in ran.output
+    assert ran.exit_code == 2 and "FAILS: dead_jobs>0" in ran.output
 
 
 # Commands
