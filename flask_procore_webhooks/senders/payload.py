@@ -92,16 +92,18 @@ def read_event(
     """Read an authentic ``body`` of ``source``.
 
     If the object wraps an event, the fields are those of the inner object; ``payload``
-    is the whole object. An object of unknown shape has an empty type and is its data.
+    is the whole object. An object of unknown shape, and one whose type is no text, has
+    an empty type and is its data.
 
     :param timestamp: the timestamp header as sent, part of the key without an id.
     :param endpoint: the name of the receiving endpoint.
     :raises BadPayload: the body is not a JSON object.
     """
     payload = parse(body)
-    fields = _read_fields(*source.find_event(payload))
+    found, shape = source.find_event(payload)
+    fields = _read_fields(found, shape)
     if not fields["type"]:
-        fields["data"] = payload
+        fields["data"] = found
     fields["id"] = event_key(fields["id"], timestamp, body)
     return Event(
         **fields, payload=payload, body=body, source=source.name, endpoint=endpoint

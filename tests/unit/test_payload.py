@@ -240,6 +240,16 @@ def test_wrapped_event_has_the_fields_of_the_event_inside(
     assert event == dataclasses.replace(expected, payload=whole, body=event.body)
 
 
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("wrong", [778, ["RFIs.update"], {"a": 1}, " "])
+def test_wrapped_event_whose_type_is_no_text_is_its_data(
+    wrong: object, wrapper: str
+) -> None:
+    inner = {**json.loads(sample("signed")), "type": wrong}
+    event = procore(WRAPPERS[wrapper](inner))
+    assert (event.type, event.data) == ("", inner) == ("", procore(inner).data)
+
+
 @pytest.mark.parametrize("wrapper", ["payload", "event", "two", "nine"])
 def test_wrapped_prudra_event_has_the_fields_of_the_event_inside(wrapper: str) -> None:
     inner = json.loads(sample("prudra"))
