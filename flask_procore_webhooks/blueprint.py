@@ -169,7 +169,8 @@ class ProcoreWebhooks(InboxAccess, Blueprint):
         :param one_at_a_time: two jobs of one key never run at the same time.
         :param when: a function of the event; if it returns false, the job ends as
             ``suppressed``.
-        :param timeout: what one call may take, instead of the setting ``TIMEOUT``.
+        :param timeout: what one call may take, functions of ``when`` and ``key``
+            included, instead of the setting ``TIMEOUT``.
         :param durable: settle each job by itself instead of with others of its batch.
         :raises ConfigError: a different function of that name is registered, it is a
             generator function, or an option is wrong.

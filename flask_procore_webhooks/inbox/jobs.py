@@ -78,6 +78,11 @@ class Job:
         return self.attempts + (not self.is_begun)
 
     @property
+    def is_new(self) -> bool:
+        """Whether it had no row before this run."""
+        return self.version == int(self.is_begun)
+
+    @property
     def is_pending(self) -> bool:
         return self.state is JobState.PENDING
 

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from contextvars import copy_context
+from itertools import filterfalse
 from math import inf
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection
@@ -50,7 +52,8 @@ COMMITS = (
 )
 _WARNED = "procore_webhooks_commits"
 
-_current: ContextVar[Call | None] = ContextVar("procore_webhooks_call", default=None)
+#: The call in whose context the code runs: sessions that it uses are the call's.
+current: ContextVar[Call | None] = ContextVar("procore_webhooks_call", default=None)
 
 
 class CallAbandoned(BaseException):
@@ -65,7 +68,7 @@ class Outlived(Exception):
 
 
 class Call:
-    """One call of one subscriber for one event.
+    """One call of one subscriber for one event, functions of its options included.
 
     :param take_over: is called in a new thread when the call exceeds its time limit.
     """
@@ -125,6 +128,13 @@ class Call:
         # What the host leaves in the context, for example an app context after an
         # error in one of its signals, ends with the call.
         copy_context().run(self._perform)
+        self.end()
+
+    def end(self) -> None:
+        """Let no other thread take over from now on.
+
+        :raises CallAbandoned: another thread has taken over.
+        """
         with self._lock:
             self._has_ended = True
             if self.is_abandoned:
@@ -159,7 +169,7 @@ class Call:
                 )
 
     def _perform(self) -> None:
-        _current.set(self)
+        current.set(self)
         try:
             # An empty ``g``, and no session of a caller.
             with self.endpoint.app.app_context():
@@ -258,18 +268,13 @@ class Call:
             return False
 
 
-def current_call() -> Call | None:
-    """The call in whose context the caller runs."""
-    return _current.get()
-
-
 @sqlalchemy_event.listens_for(Session, "after_begin")
 def _note_begin(session: Session, transaction: Any, connection: Connection) -> None:
     """Note the connection for its call: a call may use sessions of any kind."""
-    call = _current.get()
+    call = current.get()
     if call is None:
         return
-    others = [each for each in call.connections if not each.closed]
+    others = filterfalse(attrgetter("closed"), call.connections)
     call.connections = [*others, connection]
     if call.is_abandoned:
         # That would destroy a database in memory.
@@ -281,7 +286,7 @@ def _note_begin(session: Session, transaction: Any, connection: Connection) -> N
 @sqlalchemy_event.listens_for(Session, "after_commit")
 def _warn_of_commit(session: Session) -> None:
     """Log once that a subscriber commits what is committed with its job otherwise."""
-    call = _current.get()
+    call = current.get()
     if call is None or call.commits or session is not call.session:
         return
     warned: set[str] = call.endpoint.state.runtime.part(_WARNED, set)

@@ -25,8 +25,9 @@ from ..log import traceback_text
 
 #: Seconds; no wait is longer, so that every database can store when it ends.
 LONGEST_WAIT = 366 * 24 * 3600.0
-#: The error of an event whose run ended without an outcome.
-INTERRUPTED = "the run was interrupted"
+#: Of attempts that ended without an outcome.
+INTERRUPTED = Failure("Interrupted", "the run was interrupted")
+WITHOUT_OUTCOME = Failure("Interrupted", "every attempt ended without an outcome")
 
 
 class RunOutcome(enum.Enum):
@@ -53,6 +54,12 @@ def is_failure(error: BaseException, dispatch: str) -> bool:
     if isinstance(error, (Exception, CancelledError)):
         return True
     return current_thread() is not main_thread() and dispatch != "inline"
+
+
+def too_late(later: RetryLater, settings: Settings) -> Failure:
+    """The failure of a job that is postponed once more after ``MAX_AGE``."""
+    text = f"postponed for longer than MAX_AGE ({settings.max_age:g} s)"
+    return Failure("RetryLater", f"{text}: {retry_text(later)}")
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -130,7 +137,7 @@ def interrupt(endpoint: Endpoint, claim: Claim) -> None:
     # No later than the job that has failed least: the others have their own times.
     fewest = min((job.attempt for job in jobs if job.is_pending), default=1)
     wait = timedelta(seconds=backoff(fewest, endpoint.settings))
-    end = Settlement(Status.PENDING, INTERRUPTED, store.db_now() + wait)
+    end = Settlement(Status.PENDING, INTERRUPTED.text, store.db_now() + wait)
     claims.settle(store, claim, end)
 
 

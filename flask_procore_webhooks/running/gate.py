@@ -22,7 +22,7 @@ from ..inbox.jobs import Job
 from ..log import log
 from ..storage.store import Store
 from .calls import Call
-from .calls import current_call
+from .calls import current
 
 #: Seconds that a suspect waits for younger runs to end, and that other runs then wait
 #: for it. Both double with each of its claims that has ended without an outcome, so
@@ -66,7 +66,7 @@ class Gate:
 
     def wait(self, turn: Turn, *, is_in_request: bool = False) -> None:
         """Wait until a suspect has run; a suspect then runs alone, if it can."""
-        if current_call() is not None:
+        if current.get() is not None:
             return  # within another run, which waits for this one
         longest = IN_REQUEST if is_in_request else inf
         self.turns.discard(turn)

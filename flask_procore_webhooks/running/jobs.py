@@ -47,9 +47,6 @@ from .schedule import awaited_keys
 from .schedule import decide
 from .schedule import wake_waiting
 
-INTERRUPTED = Failure("Interrupted", failures.INTERRUPTED)
-WITHOUT_OUTCOME = Failure("Interrupted", "every attempt ended without an outcome")
-
 
 class Jobs:
     """The jobs of one claimed event in one run."""
@@ -86,50 +83,62 @@ class Jobs:
         self.plan.jobs.pop(replaced.subscriber, None)
         return is_held
 
-    def decide(
+    def new_call(
         self, subscriber: Subscriber, event: Event, take_over: Callable[[Call], None]
     ) -> Call | None:
-        """Return the call to make; ``None`` if the job ends or waits without one."""
+        """Return a call of the subscriber; ``None`` if its job is out of attempts."""
         claim, job = self.claim, self.plan.jobs[subscriber.name]
         if job.attempts >= self.endpoint.settings.max_attempts:
             if claim.unsettled or self.endpoint.dispatch == "inline":
                 begun = replace(job, is_begun=True)
-                self._fail(begun, WITHOUT_OUTCOME, job.started_at, None)
+                self._fail(begun, failures.WITHOUT_OUTCOME, job.started_at, None)
                 return None
         event = replace(event, attempt=job.attempts + 1)
         call = Call(self.endpoint, self.store, claim, subscriber, event, job, take_over)
-        if subscriber.is_plain:
-            self._call = call
-            return call
+        self._call = call
+        return call
+
+    def is_called(self, call: Call) -> bool:
+        """Whether the options of the subscriber want the call now.
+
+        If not, its job ends or waits. An error of ``when`` or ``key`` ends an attempt.
+
+        :raises CallAbandoned: such a function exceeded the time limit.
+        """
+        self._call = None
         try:
-            decided = decide(self.store, call, self._now())
-        except InboxUnavailable:
-            raise
-        except BaseException as error:  # of when= or key=
+            decided = decide(self.store, call, self.store.db_now() + self.ahead)
+        except BaseException as error:
+            call.end()
+            if isinstance(error, InboxUnavailable):
+                raise
             self._call, call.error = call, error
             self.conclude(call, is_last=False)
-            return None
+            return False
         if decided is None:
             self._call = call
-            return call
+            return True
+        call.end()
+        # A suspect's attempt was counted before, and was none.
+        decided = replace(decided, attempts=decided.attempts - call.job.is_begun)
         self.plan.change(decided)
         if call.key is not None:
             if call.instead is not None:
                 self.woken += wake_event(self.store, call.key, call.instead)
             if decided.waits_for in (Wait.NEWER, Wait.KEY):
-                self._awaited.append((call.key, event))
+                self._awaited.append((call.key, call.event))
             elif not decided.is_pending:
                 self._ended.append(call.key)
-        return None
+        return False
 
     def begin(self, call: Call, turn: Turn) -> bool:
-        """Count the attempt of a suspect before the call, which may kill this process.
+        """Count the attempt of a suspect before its functions may kill this process.
 
         :return: ``False`` if the claim was lost.
         """
         job, now = call.job, self.store.db_now()
-        counted = replace(job, attempts=job.attempt)
-        begun = counted.put_off(now, Wait.NOTHING, since=now)
+        begun = replace(job, attempts=job.attempt)
+        begun = begun.put_off(now, Wait.NOTHING, since=now)
         if not self._write([begun, *self.plan.without_rows(job.subscriber)]):
             return False
         turn.begun = call.job = replace(self.plan.jobs[job.subscriber], is_begun=True)
@@ -196,7 +205,7 @@ class Jobs:
             if wait is None and self.endpoint.dispatch == "inline":
                 # The sender was not answered, and its next delivery gives it up.
                 wait = 0.0
-            self._fail(call.job, INTERRUPTED, call.began, wait, call.key)
+            self._fail(call.job, failures.INTERRUPTED, call.began, wait, call.key)
         for job in self.plan.without_rows(""):
             if job.subscriber not in self.plan.changed:
                 self.plan.change(job)
@@ -263,10 +272,9 @@ class Jobs:
         job, settings, now = call.job, self.endpoint.settings, self.store.db_now()
         waited = postponed_seconds(self.store, job, now, settings)
         if waited >= settings.max_age:
-            text = f"postponed for longer than MAX_AGE ({settings.max_age:g} s)"
-            asked = failures.retry_text(later)
-            failure = Failure("RetryLater", f"{text}: {asked}")
-            self._fail(job, failure, call.began, None, call.key)
+            self._fail(
+                job, failures.too_late(later, settings), call.began, None, call.key
+            )
             return
         wait = failures.later_wait(later, waited, settings)
         after = postponed(job, now, call.began, wait, settings)
@@ -290,6 +298,3 @@ class Jobs:
             return False
         self._note_written(jobs)
         return True
-
-    def _now(self) -> datetime:
-        return self.store.db_now() + self.ahead

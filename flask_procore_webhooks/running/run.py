@@ -180,13 +180,18 @@ class Run:
             subscriber = due.pop(0)
             # Each subscriber has its own event: a changed payload affects no other.
             own, event = event or read_claimed(self.endpoint, self.claim)[0], None
-            call = self.jobs.decide(subscriber, own, self.take_over)
+            call = self.jobs.new_call(subscriber, own, self.take_over)
             if call is None:
                 continue
             if self.turn.is_alone and not self.jobs.begin(call, self.turn):
                 return RunOutcome.NOT_CLAIMED
             watch(self.held, call)
             try:
+                if not subscriber.is_plain and not self.jobs.is_called(call):
+                    self.held.call = None
+                    continue
+                if call.is_abandoned:
+                    raise CallAbandoned
                 call.perform()
             except CallAbandoned:
                 self.gate.hanging.discard(call)

@@ -28,6 +28,7 @@ from ..inbox.status import Wait
 from ..log import log
 from ..storage.store import Store
 from .calls import Call
+from .calls import current
 from .plan import Plan
 from .sessions import in_scope
 
@@ -45,7 +46,7 @@ def decide(store: Store, call: Call, now: datetime) -> Job | None:
     :param now: jobs that are due by then are due.
     """
     subscriber, event, job = call.subscriber, call.event, call.job
-    is_wanted, key = _ask(store, call), call.key
+    is_wanted, key = _ask(call), call.key
     if not is_wanted:
         return job.ended(JobState.SUPPRESSED, now)
     if subscriber.after:
@@ -72,11 +73,11 @@ def decide(store: Store, call: Call, now: datetime) -> Job | None:
     return None
 
 
-def _ask(store: Store, call: Call) -> bool:
+def _ask(call: Call) -> bool:
     """Find the key, and return whether the event is wanted.
 
     Functions of options are called as the subscriber is, in an app context and with a
-    session of their own.
+    session of their own, and their time is part of the call's.
     """
     subscriber, claim = call.subscriber, call.claim
 
@@ -86,7 +87,12 @@ def _ask(store: Store, call: Call) -> bool:
 
     if subscriber.when is None and isinstance(subscriber.key, str):
         return ask()
-    return copy_context().run(in_scope, call.endpoint.app, store.session, ask)
+
+    def ask_in_scope() -> bool:
+        current.set(call)
+        return in_scope(call.endpoint.app, call.store.session, ask)
+
+    return copy_context().run(ask_in_scope)
 
 
 def awaited_keys(plan: Plan, claim: Claim, event: Event) -> list[tuple[HeldKey, Event]]:
@@ -125,7 +131,7 @@ def _decide_latest(store: Store, call: Call, key: HeldKey, now: datetime) -> Job
     first_at = min(state.first_at or received_at, received_at)
     bound, settled = first_at + longest, _settles_at(call.claim, state, key, others)
     # With ``lag``, the first event of a burst is not put off.
-    is_first = key.has_lag and settled is None and not job.version
+    is_first = key.has_lag and settled is None and job.is_new
     put_off: Job | None = None
     if now < bound:
         if settled is not None and now < settled:
@@ -134,7 +140,7 @@ def _decide_latest(store: Store, call: Call, key: HeldKey, now: datetime) -> Job
             put_off = job.put_off(bound, Wait.NEWER)
             # Of many that have settled, the newest runs first.
             call.instead = others.ready if subscriber.settle else None
-    elif others.ready and (not job.version or now < bound + longest):
+    elif others.ready and (job.is_new or now < bound + longest):
         # The newest one runs now, and its end supersedes this one.
         put_off = job.put_off(now + longest, Wait.NEWER)
         call.instead = others.ready

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -298,6 +299,69 @@ def test_subscriber_may_have_a_timeout_of_its_own(
     assert jobs["short"]["attempts"] == 3
     assert "short: AssertionError" in sqlite_host.row("evt_1")["error"]
     assert states(sqlite_host.store) == {"long": "done", "short": "dead"}
+
+
+@pytest.mark.parametrize("option", ["when", "key"])
+@pytest.mark.parametrize("raises", [False, True])
+def test_function_of_an_option_that_hangs_is_abandoned(
+    host: Host, gate: Gate, option: str, raises: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It returns or raises when the retry has ended; then it changes nothing."""
+    asked: list[str] = []
+
+    def ask(event: Event) -> str:
+        asked.append(event.id)
+        if len(asked) == 1:
+            try:
+                host.note("late")
+                host.session.flush()
+                gate.hang()
+                assert not raises
+            finally:
+                gate.returned.set()
+        return "text"
+
+    options: dict[str, Any] = {option: ask, "one_at_a_time": True}
+
+    @host.webhooks.on(name="asks", timeout=0.5, **options)
+    def asks(event: Event) -> None:
+        host.note(f"{event.id}, attempt {event.attempt}")
+
+    @host.webhooks.on(name="next")
+    def next_(event: Event) -> None:
+        host.note(event.id)
+
+    record(host.store, "evt_1")
+    with pool_of(host, gate=gate):
+        wait_until(all_done(host.store, 1))
+        job = host.jobs("evt_1")["asks"]
+        gate.go_on.set()
+        assert gate.returned.wait(PATIENCE)
+        record(host.store, "evt_2")
+        wait_until(all_done(host.store, 2))
+    assert host.jobs("evt_1")["asks"] == job
+    assert (job["state"], job["attempts"]) == ("done", 2)
+    notes = ["evt_1", "evt_1, attempt 2", "evt_2", "evt_2, attempt 1"]
+    assert sorted(host.notes()) == notes
+    assert "asks: no answer within 0.5 s (timeout) is abandoned" in caplog.text
+
+
+def test_function_of_an_option_has_the_time_of_its_call(
+    sqlite_host: Host, gate: Gate
+) -> None:
+    """Together they take longer than the timeout, and each of them does not."""
+
+    def slow(event: Event) -> bool:
+        time.sleep(0.4)
+        return True
+
+    @sqlite_host.webhooks.on(name="slow", timeout=0.6, when=slow)
+    def call(event: Event) -> None:
+        time.sleep(0.4)
+
+    record(sqlite_host.store, "evt_1")
+    with pool_of(sqlite_host, 3, gate):
+        wait_until(lambda: statuses(sqlite_host.store) == {"evt_1": "dead"})
 
 
 def test_event_whose_calls_all_hang_is_dead_and_can_be_replayed(
@@ -683,14 +747,14 @@ def test_calls_that_hang_in_the_rest_of_runs_exhaust_a_pool(
 
 
 def test_late_session_leaves_a_database_in_memory(make_app: MakeApp) -> None:
-    from flask_procore_webhooks.running.calls import current_call
+    from flask_procore_webhooks.running.calls import current
     from flask_procore_webhooks.running.run import process
 
     with run_host(make_app(**SETTINGS), "flask_sqlalchemy", "sqlite://") as host:
 
         @host.webhooks.on(name="late")
         def late(event: Event) -> None:
-            call = current_call()
+            call = current.get()
             assert call and call.abandon(lambda: None)
             host.session.rollback()
             host.note("late")

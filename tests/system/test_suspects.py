@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,10 +43,14 @@ app.config.update({config!r})
 scope = run_host(app, "flask_sqlalchemy", {url!r}, create=False)
 host = scope.__enter__()
 
-@host.webhooks.on(name="works", timeout={timeout!r})
-def works(event):
+def crash(event):
     if event.id == "evt_killer":
         ctypes.string_at(0)
+    return "text"
+
+@host.webhooks.on(name="works", timeout={timeout!r}, **{options})
+def works(event):
+    crash(event)
     if event.id.startswith("hang"):
         threading.Event().wait()
     time.sleep({seconds!r})
@@ -68,13 +73,16 @@ class Fleet:
         self.processes: list[Process] = []
         self.codes: list[int] = []
 
-    def write_app(self, seconds: float, timeout: float = 60, **config: object) -> None:
+    def write_app(
+        self, seconds: float, timeout: float = 60, options: str = "{}", **config: object
+    ) -> None:
         module = APP.format(
             folder=str(self.folder),
             config={**CONFIG, **config},
             url=self.url,
             seconds=seconds,
             timeout=timeout,
+            options=options,
         )
         (self.folder / "workapp.py").write_text(module)
 
@@ -115,7 +123,7 @@ def fleet(host: Host, database_url: str, tmp_path: Path) -> Iterator[Fleet]:
 
 
 def are_finished(host: Host, count: int) -> Callable[[], bool]:
-    return lambda: counted(host.store) == {"done": count, "dead": 1}
+    return lambda: counted(host.store) == Counter(done=count, dead=1)
 
 
 @pytest.mark.serial
@@ -138,6 +146,20 @@ def test_only_the_event_that_kills_its_process_becomes_dead(
     assert sorted(host.notes()) == numbered(7)
     others = [attempts(host.store)[id] for id in numbered(7)]
     assert others == [1] * 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", ["{'when': crash}", "{'key': crash, 'one_at_a_time': True}"]
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_function_of_an_option_that_kills_its_process_is_an_attempt(
+    host: Host, fleet: Fleet, options: str
+) -> None:
+    fleet.write_app(seconds=0, options=options)
+    record(host.store, "evt_killer")
+    fleet.keep_up(are_finished(host, 0))
+    assert attempts(host.store)["evt_killer"] == 3
 
 
 @pytest.mark.serial
