@@ -52,11 +52,11 @@ def _end_threads() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _disconnect_receivers() -> Iterator[None]:
     """Signals and names are global: remove the receivers that a test has connected."""
+    # Of modules that were imported since, and of blueprints that are not collected yet.
+    subscribers._collections.clear()
     yield
     for signal in signals._signals.values():
         signal._clear_state()
-    # Blueprints may live until they are garbage collected.
-    subscribers._collections.clear()
 
 
 @pytest.fixture

@@ -247,6 +247,7 @@ ENDS = {
 }
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(
     "signal_and_server",
     [
