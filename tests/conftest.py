@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from flask_procore_webhooks import subscribers
 from flask_procore_webhooks.dispatching.background import stop_all
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.log import log
 from flask_procore_webhooks.storage.store import Store
 
 # On a busy machine, both generating and running an example may take long.
@@ -57,6 +59,19 @@ def _disconnect_receivers() -> Iterator[None]:
     yield
     for signal in signals._signals.values():
         signal._clear_state()
+
+
+@pytest.fixture(autouse=True)
+def _restore_loggers() -> Iterator[None]:
+    """Loggers are global: remove the handlers that a test has added."""
+    loggers = logging.getLogger(), log
+    before = [(each, each.level, each.propagate, [*each.handlers]) for each in loggers]
+    yield
+    for logger, level, propagate, handlers in before:
+        logger.setLevel(level)
+        logger.propagate = propagate
+        for handler in {*logger.handlers} - {*handlers}:
+            logger.removeHandler(handler)
 
 
 @pytest.fixture
