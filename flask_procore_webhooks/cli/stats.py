@@ -12,14 +12,12 @@ from flask.cli import with_appcontext
 
 from ..endpoint import Endpoint
 from ..inbox.due import pause_of
-from ..operations.numbers import dead_jobs
 from ..operations.numbers import history
 from ..operations.numbers import live_numbers
 from ..operations.numbers import next_retry
 from ..operations.numbers import seconds_due
 from ..operations.numbers import unmatched_types
 from ..operations.numbers import WINDOWS
-from ..operations.queries import MOST_COUNTED
 from ._conditions import Condition
 from ._conditions import condition
 from ._options import as_json as as_json_option
@@ -110,18 +108,17 @@ def _stats(endpoint: Endpoint, conditions: list[Condition]) -> Numbers:
     found = processes(endpoint)
     running = alive(found)
     longest = longest_run(running)
+    counted = live.events | {"dead_jobs": live.dead_jobs}
     numbers: dict[str, float] = {
-        name: number + (name in live.capped) for name, number in live.numbers.items()
+        name: number + (name in live.capped) for name, number in counted.items()
     }
-    numbers["dead_jobs"] = jobs = dead_jobs(store)
-    capped = live.capped | ({"dead_jobs"} if jobs > MOST_COUNTED else set())
     numbers["oldest"] = oldest or 0.0
     numbers["longest"] = float(longest["seconds"]) if longest else 0.0
     numbers["workers"] = len(running)
     return {
-        "events": live.numbers,
-        "dead_jobs": min(jobs, MOST_COUNTED),
-        "capped": sorted(capped),
+        "events": live.events,
+        "dead_jobs": live.dead_jobs,
+        "capped": sorted(live.capped),
         "history": history(store),
         "unmatched_types": _unmatched_types(endpoint),
         "oldest_due_seconds": None if oldest is None else round(oldest, 1),

@@ -32,15 +32,17 @@ NEWEST_UNMATCHED = 1000
 
 @dataclass(frozen=True)
 class Live:
-    """How many events are live or parked, by their status."""
+    """How many events are live or parked, by their status, and how many jobs dead."""
 
-    numbers: dict[str, int]
-    #: The statuses with more events than were counted.
+    events: dict[str, int]
+    #: Those of pending events included.
+    dead_jobs: int
+    #: The names of numbers beyond those that were counted.
     capped: frozenset[str]
 
 
 def live_numbers(store: Store) -> Live:
-    """Count the events that are pending, running, dead, unmatched and quarantined."""
+    """Count the events that are live or parked, and dead jobs, to MOST_COUNTED each."""
     numbers = {Status.PENDING.value: 0, Status.RUNNING.value: 0}
     c = store.columns
     # Running ones first: their leases end in the future.
@@ -49,22 +51,15 @@ def live_numbers(store: Store) -> Live:
     counted = select(part.c.status, func.count().label("events"))
     numbers |= {r.status: r.events for r in store.rows(counted.group_by(part.c.status))}
     capped = set(numbers) if sum(numbers.values()) > MOST_COUNTED else set()
-    for status in PARKED:
-        number = count_rows(store, _parked(store, status), MOST_COUNTED)
-        capped |= {status.value} if number > MOST_COUNTED else set()
-        numbers[status.value] = number
-    numbers = {name: min(number, MOST_COUNTED) for name, number in numbers.items()}
-    return Live(numbers, frozenset(capped))
-
-
-def dead_jobs(store: Store) -> int:
-    """How many jobs are dead, also of events that are pending for another job.
-
-    Above :data:`MOST_COUNTED`, one more than that.
-    """
     j = store.database.tables.job.c
-    query = select(j.event).where(j.endpoint == store.endpoint, j.dead_at.is_not(None))
-    return count_rows(store, query, MOST_COUNTED)
+    dead = select(j.event).where(j.endpoint == store.endpoint, j.dead_at.is_not(None))
+    queries = {status.value: _parked(store, status) for status in PARKED}
+    for name, query in {**queries, "dead_jobs": dead}.items():
+        numbers[name] = count_rows(store, query, MOST_COUNTED)
+        capped |= {name} if numbers[name] > MOST_COUNTED else set()
+    numbers = {name: min(number, MOST_COUNTED) for name, number in numbers.items()}
+    dead_jobs = numbers.pop("dead_jobs")
+    return Live(numbers, dead_jobs, frozenset(capped))
 
 
 def _parked(store: Store, status: Status) -> Select[Any]:

@@ -137,8 +137,8 @@ class Jobs:
         :return: ``False`` if the claim was lost.
         """
         job, now = call.job, self.store.db_now()
-        begun = replace(job, attempts=job.attempt)
-        begun = begun.put_off(now, Wait.NOTHING, since=now)
+        counted = replace(job, attempts=job.attempt)
+        begun = counted.put_off(now, Wait.NOTHING, since=now)
         if not self._write([begun, *self.plan.without_rows(job.subscriber)]):
             return False
         turn.begun = call.job = replace(self.plan.jobs[job.subscriber], is_begun=True)

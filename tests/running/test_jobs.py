@@ -549,6 +549,28 @@ def test_claims_beside_a_killed_process_cost_no_attempt(
     assert (host.job("evt_1")["attempts"], host.row("evt_1")["claims"]) == (1, 0)
 
 
+def test_suspect_that_is_not_called_uses_no_attempt(
+    host: Host, calls: Calls, clock: Clock
+) -> None:
+    """Rule 5: the early count is taken back when the job ends or waits."""
+    calls.on("unwanted", when=lambda event: False)
+    calls.on("later", after=60)
+    calls.on("latest", latest_only=True, settle=30)
+    (row_id,) = record(host.store, "evt_1")
+    _kill(host, row_id, clock)
+    assert process(host.endpoint, row_id) is RunOutcome.POSTPONED
+    jobs = host.jobs("evt_1")
+    found = {name: (job["state"], job["attempts"]) for name, job in jobs.items()}
+    assert found == {
+        "unwanted": ("suppressed", 0),
+        "later": ("pending", 0),
+        "latest": ("pending", 0),
+    }
+    clock.forward(60)
+    assert process(host.endpoint, row_id) is RunOutcome.DONE
+    assert sorted(calls) == [("later", 1), ("latest", 1)]
+
+
 # Rule 6: the inbox's own connection
 
 
