@@ -8,13 +8,13 @@ from contextlib import suppress
 from functools import partial
 from io import BytesIO
 from typing import Any
+from typing import IO
 
 from flask import current_app
 from flask import Flask
 from flask import Request
 from flask import request
 from flask import Response
-from werkzeug.wsgi import LimitedStream
 
 from .config.values import shown
 from .dispatching.background import prepare_process
@@ -55,6 +55,9 @@ from .storage.store import Store
 #: The key in the WSGI environment of what :func:`_take` returned or raised, until the
 #: view answers.
 TAKEN = "flask_procore_webhooks.taken"
+RECEIVED = '{"received": true}'
+DUPLICATE = '{"received": true, "duplicate": true}'
+QUARANTINED = '{"received": true, "quarantined": true}'
 #: Keys of an object of unknown shape in the log, at most.
 MOST_KEYS = 20
 #: Digits of a Content-Length at most.
@@ -127,11 +130,9 @@ def receive(**_: object) -> Response:
         tally.count(store, status.value)
     _announce(endpoint, event, recorded, unreadable)
     if unreadable:
-        return _answer(200, received=True, quarantined=True)
+        return _response(QUARANTINED)
     dispatch(endpoint, recorded)
-    if recorded.is_new:
-        return _answer(200, received=True)
-    return _answer(200, received=True, duplicate=True)
+    return _response(RECEIVED if recorded.is_new else DUPLICATE)
 
 
 def refuse(error: DeliveryError) -> Response:
@@ -140,14 +141,14 @@ def refuse(error: DeliveryError) -> Response:
     endpoint = state.endpoints[str(request.blueprint)]
     if PROBE in request.environ:
         request.environ[PROBE].append(endpoint.name)
-        return _answer(error.status, error=error.answer)
+        return _response(json.dumps({"error": error.answer}), error.status)
     count_refusal(endpoint.store, error)
     error = with_hint(error, request.environ)
     state.runtime.part(RefusalLog, RefusalLog).write(endpoint.name, error)
     delivery_rejected.announce(
         endpoint.app, endpoint=endpoint.name, status=error.status, reason=error.reason
     )
-    response = _answer(error.status, error=error.answer)
+    response = _response(json.dumps({"error": error.answer}), error.status)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     if leave := request.environ.pop(LEAVE, None):
@@ -252,18 +253,27 @@ def _read(sent: Request, length: int | None, limit: int) -> bytes:
         return sent.get_data()
     # One byte more than allowed: servers that pass chunked bodies on cut them off
     # silently at the limit.
-    source, most = sent.environ["wsgi.input"], limit + 1
-    body = LimitedStream(source, most if length is None else length, length is None)
-    whole = body.read()
-    stream = sent.environ["wsgi.input"] = BytesIO(whole)
+    most = limit + 1 if length is None else length
+    body = _read_up_to(sent.environ["wsgi.input"], most)
     with suppress(AttributeError):
-        sent.max_content_length = most
+        sent.max_content_length = limit + 1
+    # The request caches it, unless its class does not.
+    vars(sent)["stream"] = BytesIO(body)
     with suppress(Exception):
         sent.get_data()
-    # For a class that does not cache.
-    stream.seek(0)
-    vars(sent).pop("stream", None)
-    return whole
+    del vars(sent)["stream"]
+    sent.environ["wsgi.input"] = BytesIO(body)
+    return body
+
+
+def _read_up_to(source: IO[bytes], most: int) -> bytes:
+    """Read ``most`` bytes, or fewer if the stream ends before."""
+    body = source.read(most)
+    parts, missing = [body], most - len(body)
+    while missing > 0 and (part := source.read(missing)):
+        parts.append(part)
+        missing -= len(part)
+    return body if len(parts) == 1 else b"".join(parts)
 
 
 def _status(endpoint: Endpoint, event: Event, unreadable: str | None) -> Status:
@@ -295,5 +305,5 @@ def _announce(
         )
 
 
-def _answer(status: int, **content: object) -> Response:
-    return Response(json.dumps(content), status, mimetype="application/json")
+def _response(text: str, status: int = 200) -> Response:
+    return Response(text, status, content_type="application/json")

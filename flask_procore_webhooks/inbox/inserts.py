@@ -15,53 +15,53 @@ from sqlalchemy import Connection
 from sqlalchemy import Dialect
 from sqlalchemy import insert
 from sqlalchemy import Table
-from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.exc import IntegrityError
 
 Row = Mapping[str, Any]
 
-#: Drivers whose DBAPI accepts SQLAlchemy's compiled SQL and bound values unchanged.
-DRIVERS = ("pysqlite", "psycopg", "psycopg2", "pymysql", "mysqldb")
+#: Bytes of bodies in one statement: drivers hold them several times over.
+LARGEST_STATEMENT = 4 * 2**20
+#: Returned instead of a row id: the event was recorded before.
+ALREADY_RECORDED = -1
+KEY = ["endpoint", "event_id"]
+KEY_OF = itemgetter(*KEY)
 
 
-class InsertOne:
-    """Inserts one row, with a value for every column but the generated key.
-
-    The statement is compiled once. Without that, a delivery takes 1.26 times as long
-    (SQLite, without waiting for the disk).
-    """
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-        self._prepared: _Prepared | None = None
-
-    def __call__(self, connection: Connection, row: Row) -> int:
-        """Insert ``row``; return its key.
-
-        :raises sqlalchemy.exc.IntegrityError: the row exists.
-        """
-        if not _may_prepare(connection):
-            result = connection.execute(insert(self._table), row)
-            return int(cast(Any, result.inserted_primary_key)[0])
-        if self._prepared is None:
-            self._prepared = _Prepared(self._table, connection.dialect)
-        return self._prepared(connection, row)
-
-
-class InsertNew:
-    """Inserts the new ones of several rows by one statement."""
+class Inserts:
+    """Inserts the new ones of several events, with any database and driver."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
         self._statement: Any = None
 
-    def works_on(self, dialect: Dialect) -> bool:
-        """Whether the database has a statement that returns the inserted rows."""
-        return _kind(dialect) in STATEMENTS and dialect.insert_executemany_returning
+    def __call__(self, connection: Connection, rows: Sequence[Row]) -> list[int]:
+        """Return the new row ids, ``ALREADY_RECORDED`` for events that were there."""
+        if len(rows) == 1 or not self._fit_together(connection.dialect, rows):
+            return [self._insert_one(connection, row) for row in rows]
+        # In one order everywhere: two statements that insert the same keys wait for
+        # each other's, and a cycle of waits is a deadlock.
+        new = self._insert_together(connection, sorted(rows, key=KEY_OF))
+        # Of two copies in one batch, the first is the new one.
+        return [new.pop(KEY_OF(row), ALREADY_RECORDED) for row in rows]
 
-    def __call__(
+    def _insert_one(self, connection: Connection, row: Row) -> int:
+        try:
+            result = connection.execute(insert(self._table), row)
+        except IntegrityError:
+            return ALREADY_RECORDED
+        return int(cast(Any, result.inserted_primary_key)[0])
+
+    def _fit_together(self, dialect: Dialect, rows: Sequence[Row]) -> bool:
+        """Whether the database has a statement for them that returns the row ids."""
+        size = sum(len(row["body"]) for row in rows)
+        has_statement = _kind(dialect) in STATEMENTS
+        returns_ids = dialect.insert_executemany_returning
+        return size <= LARGEST_STATEMENT and has_statement and returns_ids
+
+    def _insert_together(
         self, connection: Connection, rows: Sequence[Row]
     ) -> dict[tuple[str, str], int]:
-        """Return the new row ids by endpoint and event id of the inserted rows."""
+        """Return the new row ids by endpoint and event id of the inserted events."""
         kind, c = _kind(connection.dialect), self._table.c
         if self._statement is None:
             statement = STATEMENTS[kind](self._table)
@@ -110,7 +110,6 @@ def _as_text(value: datetime | bytes) -> str:
     return "\\x" + value.hex() if isinstance(value, bytes) else value.isoformat()
 
 
-KEY = ["endpoint", "event_id"]
 STATEMENTS = {"postgresql": _postgresql, "sqlite": _sqlite, "mariadb": _mariadb}
 
 
@@ -118,46 +117,6 @@ def _kind(dialect: Dialect) -> str:
     return "mariadb" if getattr(dialect, "is_mariadb", False) else dialect.name
 
 
-class _Prepared:
-    """The statement for one row, compiled for a dialect."""
-
-    def __init__(self, table: Table, dialect: Dialect) -> None:
-        columns = _given(table)
-        statement: Any = insert(table)
-        self._returns_key = not cast(Any, dialect).postfetch_lastrowid
-        if self._returns_key:
-            statement = statement.returning(*table.primary_key)
-        names = [column.name for column in columns]
-        compiled: SQLCompiler = statement.compile(dialect=dialect, column_keys=names)
-        self._text = str(compiled)
-        order = compiled.positiontup
-        #: Puts the values into the statement's order, for positional drivers.
-        self._in_order = itemgetter(*order) if order else None
-        self._processors = {
-            column.name: processor
-            for column in columns
-            if (processor := _processor(column.type, dialect))
-        }
-
-    def __call__(self, connection: Connection, row: Row) -> int:
-        values = dict(row)
-        for name, process in self._processors.items():
-            values[name] = process(values[name])
-        bound: Any = values if self._in_order is None else self._in_order(values)
-        result = connection.exec_driver_sql(self._text, bound)
-        return int(result.scalar_one() if self._returns_key else result.lastrowid)
-
-
 def _given(table: Table) -> list[sa.Column[Any]]:
     """The columns for which a row has a value."""
     return [column for column in table.c if not column.primary_key]
-
-
-def _processor(type_: Any, dialect: Dialect) -> Any:
-    return type_.dialect_impl(dialect).bind_processor(dialect)
-
-
-def _may_prepare(connection: Connection) -> bool:
-    # A host may rename its schemas at execution.
-    renames = connection.get_execution_options().get("schema_translate_map")
-    return connection.dialect.driver in DRIVERS and not renames

@@ -6,11 +6,9 @@ Deliveries that arrive together are inserted by one statement, which is one comm
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace
 from functools import partial
-from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import and_
@@ -19,25 +17,20 @@ from sqlalchemy import Connection
 from sqlalchemy import func
 from sqlalchemy import select
 from sqlalchemy import update
-from sqlalchemy.exc import IntegrityError
 
 from ..event import Event
 from ..storage.store import Store
 from ..storage.store import to_db_time
 from ..storage.store import TransientError
-from .group_commit import GroupCommit
-from .inserts import InsertNew
-from .inserts import InsertOne
+from .direct import DirectInserts
+from .inserts import ALREADY_RECORDED
+from .inserts import Inserts
 from .status import FINISHED
 from .status import JobState
 from .status import PARKED
 from .status import Status
 from .status import Wait
-
-#: Bytes of bodies in one statement: drivers hold them several times over.
-LARGEST_STATEMENT = 4 * 2**20
-#: Returned instead of a row id: the event was recorded before.
-ALREADY_RECORDED = -1
+from .writer import Writer
 
 #: Text that the sender wrote, to read and to filter by, and the characters of each.
 TEXTS = {
@@ -56,7 +49,6 @@ REVIVED = (Status.DEAD, Status.UNMATCHED)
 _REVIVED = [status.value for status in REVIVED]
 
 Row = dict[str, Any]
-KEY_OF = itemgetter("endpoint", "event_id")
 #: A row, and the time of the monotonic clock after which it is not tried again.
 Delivery = tuple[Row, float]
 
@@ -120,22 +112,26 @@ class Recorder:
     """
 
     def __init__(self, store: Store) -> None:
-        table = store.database.tables.event
         self._store = store
-        self._insert_one = InsertOne(table)
-        self._insert_many = InsertNew(table)
+        self._insert = Inserts(store.database.tables.event)
+        self._insert_directly = DirectInserts(store)
         #: Inserts a row; returns its id or ``ALREADY_RECORDED``.
-        self.insert: GroupCommit[Delivery, int] = GroupCommit(self._insert_batch)
+        self.insert: Writer[Delivery, int] = Writer(self._insert_batch)
 
     def _insert_batch(self, batch: list[Delivery]) -> list[int | Exception | None]:
         """Return the outcome of each delivery, ``None`` for those to try again.
 
         A batch ends with the time of its oldest delivery: the others have more.
         """
-        rows, ends = zip(*batch, strict=True)
-        until = min(ends)
+        rows = [row for row, _ in batch]
+        if (row_ids := self._insert_directly(rows)) is not None:
+            return [*row_ids]
+        until = min(until for _, until in batch)
         try:
-            return [*self._store.run(partial(self._insert_new, rows), until=until)]
+            insert = partial(self._insert, rows=rows)
+            row_ids = self._store.run(insert, until=until)
+            self._insert_directly.open()
+            return [*row_ids]
         except TransientError as error:
             return _late(batch, error)
         except Exception as error:
@@ -153,34 +149,13 @@ class Recorder:
             try:
                 if time.monotonic() > until:
                     raise failure
-                insert = partial(self._insert_new, [row])
+                insert = partial(self._insert, rows=[row])
                 outcomes += self._store.run(insert, until=until)
             except TransientError as error:
                 return outcomes + _late(batch[len(outcomes) :], error)
             except Exception as error:
                 outcomes.append(error)
         return outcomes
-
-    def _insert_new(self, rows: Sequence[Row], connection: Connection) -> list[int]:
-        if len(rows) == 1 or not self._fit_together(connection, rows):
-            return [self._insert_unless_there(connection, row) for row in rows]
-        # In one order everywhere: two statements that insert the same keys wait for
-        # each other's, and a cycle of waits is a deadlock.
-        new = self._insert_many(connection, sorted(rows, key=KEY_OF))
-        # Of two copies in one batch, the first is the new one.
-        return [new.pop(KEY_OF(row), ALREADY_RECORDED) for row in rows]
-
-    def _fit_together(self, connection: Connection, rows: Sequence[Row]) -> bool:
-        size = sum(len(row["body"]) for row in rows)
-        return size <= LARGEST_STATEMENT and self._insert_many.works_on(
-            connection.dialect
-        )
-
-    def _insert_unless_there(self, connection: Connection, row: Row) -> int:
-        try:
-            return self._insert_one(connection, row)
-        except IntegrityError:
-            return ALREADY_RECORDED
 
 
 def _late(batch: list[Delivery], error: Exception) -> list[int | Exception | None]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import BadPayload
 from ..event import Event
+from ..event import new_event
 from .source import Shape
 from .source import Source
 
@@ -105,9 +106,9 @@ def read_event(
     if not fields["type"]:
         fields["data"] = found
     fields["id"] = event_key(fields["id"], timestamp, body)
-    return Event(
-        **fields, payload=payload, body=body, source=source.name, endpoint=endpoint
-    )
+    fields |= {"payload": payload, "body": body}
+    fields |= {"source": source.name, "endpoint": endpoint}
+    return new_event(fields)
 
 
 def unreadable_event(
@@ -138,8 +139,10 @@ def to_datetime(value: object) -> datetime | None:
         if isinstance(value, str) and (match := ISO_8601.fullmatch(value.strip())):
             date, time, fraction, hours, minutes = match.groups()
             micro = (fraction or "")[:6].ljust(6, "0")
-            offset = f"{hours}:{minutes}" if hours else "+00:00"
-            when = datetime.fromisoformat(f"{date}T{time}.{micro}{offset}")
+            text = f"{date}T{time}.{micro}"
+            if hours is None:
+                return datetime.fromisoformat(text).replace(tzinfo=timezone.utc)
+            when = datetime.fromisoformat(f"{text}{hours}:{minutes}")
             return when.astimezone(timezone.utc)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return datetime.fromtimestamp(value, timezone.utc)

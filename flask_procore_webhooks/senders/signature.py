@@ -11,8 +11,10 @@ import hashlib
 import hmac
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 from typing import Protocol
+from typing import TYPE_CHECKING
 
 from itsdangerous import HMACAlgorithm
 
@@ -25,16 +27,40 @@ from .differences import digest_difference
 from .procore import PROCORE
 from .source import Source
 
+if TYPE_CHECKING:
+    from hashlib import _Hash as HASH
 
-class _OneCallHMAC(HMACAlgorithm):
-    """HMAC with one call of OpenSSL instead of a hash object for each digest."""
+#: Bytes that SHA-256 processes at once.
+BLOCK = 64
+DIGEST_SIZE = hashlib.sha256().digest_size
+
+
+class PreparedHMAC(HMACAlgorithm):
+    """HMAC-SHA256 (RFC 2104) that processes the key of a secret only once.
+
+    ``hmac.digest()`` also gives the GIL away at each call, and beside busy threads it
+    waits milliseconds to have it back.
+    """
 
     def get_signature(self, key: bytes, value: bytes) -> bytes:
-        return hmac.digest(key, value, "sha256")
+        inner, outer = _hmac_states(key)
+        message, result = inner.copy(), outer.copy()
+        message.update(value)
+        result.update(message.digest())
+        return result.digest()
 
 
-HMAC_SHA256 = _OneCallHMAC(hashlib.sha256)
-DIGEST_SIZE = hashlib.sha256().digest_size
+@lru_cache(maxsize=256)
+def _hmac_states(key: bytes) -> tuple[HASH, HASH]:
+    """The states of both hashes of an HMAC after the block of the key."""
+    block = hashlib.sha256(key).digest() if len(key) > BLOCK else key
+    block = block.ljust(BLOCK, b"\0")
+    pads = (bytes(byte ^ pad for byte in block) for pad in (0x36, 0x5C))
+    inner, outer = map(hashlib.sha256, pads)
+    return inner, outer
+
+
+HMAC_SHA256 = PreparedHMAC(hashlib.sha256)
 #: Digits of a timestamp at most.
 LONGEST_TIME = 16
 #: Unix seconds reach this number in the year 5138; Unix milliseconds did so in 1973.

@@ -51,7 +51,7 @@ class HostEngine(Engine):
     """
 
     def __init__(self, host: Engine) -> None:
-        self._host = host
+        self.host = host
         options = {**host.get_execution_options(), "isolation_level": "AUTOCOMMIT"}
         super().__init__(
             host.pool,
@@ -72,11 +72,11 @@ class HostEngine(Engine):
 
     #: The host engine's current pool. Looked up each time, because
     #: ``Engine.dispose()`` replaces it.
-    pool = property(attrgetter("_host.pool"), _ignore_pool)
+    pool = property(attrgetter("host.pool"), _ignore_pool)
 
     def dispose(self, close: bool = True) -> None:
         """Replace the host's pool, so that the host too makes new connections."""
-        self._host.dispose(close)
+        self.host.dispose(close)
 
 
 class _SpareEngine(HostEngine):
@@ -110,7 +110,7 @@ def connect_beside(engine: HostEngine) -> Connection:
         time.sleep(0.01)
     if not is_exhausted(engine.pool):
         return engine.connect()
-    return _SpareEngine(engine._host).connect()
+    return _SpareEngine(engine.host).connect()
 
 
 def drop_failed_connections(context: ExceptionContext) -> None:

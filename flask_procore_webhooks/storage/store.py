@@ -151,6 +151,29 @@ class Store:
         except Exception as error:
             raise self.unavailable(error) from None
 
+    def detached(self) -> Connection:
+        """A connection of no pool: each statement on it is a transaction of its own.
+
+        The caller closes it. Without retries, and without the checks of
+        :meth:`connection`: see :meth:`needs_checks`.
+        """
+        connection = self._connect()
+        connection.detach()
+        if self.database.limits_waits:
+            _set_wait(connection, int(SQLITE_WAIT * 1000))
+        return connection
+
+    def needs_checks(self) -> bool:
+        """Whether the next statement must be on a connection of :meth:`run`.
+
+        It is part of a test's transaction, or the tables or clocks are compared first.
+        """
+        return (
+            self.database.joined is not None
+            or not self.database.is_carried_over
+            or time.monotonic() > self.clock.next_comparison
+        )
+
     @property
     def session(self) -> SessionSource | None:
         """The host's session of the moment: a test may replace ``db.session``."""
@@ -238,7 +261,9 @@ class Store:
 
 def to_db_time(when: datetime) -> datetime:
     """Return ``when`` as it is stored: UTC, without a zone."""
-    return when.astimezone(timezone.utc).replace(tzinfo=None)
+    if when.tzinfo is not timezone.utc:
+        when = when.astimezone(timezone.utc)
+    return when.replace(tzinfo=None)
 
 
 @contextmanager

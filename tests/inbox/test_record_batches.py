@@ -21,8 +21,8 @@ from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.event import Event
-from flask_procore_webhooks.inbox import group_commit
-from flask_procore_webhooks.inbox.record import LARGEST_STATEMENT
+from flask_procore_webhooks.inbox import writer
+from flask_procore_webhooks.inbox.inserts import LARGEST_STATEMENT
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.record import Recorder
 from flask_procore_webhooks.inbox.status import Status
@@ -37,8 +37,8 @@ from flask_procore_webhooks.storage.store import TransientError
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even on a slow machine, no call starts a batch beside a running batch."""
-    monkeypatch.setattr(group_commit, "LONGEST_WAIT", 60)
-    monkeypatch.setattr(group_commit, "LONGEST_CALL", 60)
+    monkeypatch.setattr(writer, "LONGEST_WAIT", 60)
+    monkeypatch.setattr(writer, "LONGEST_CALL", 60)
 
 
 def outcome(call: Callable[[], Any]) -> Any:
@@ -173,20 +173,24 @@ def test_refused_row_does_not_fail_other_rows_of_its_batch(
     assert all(queries.find(store, each.id) for each in good)
 
 
+@pytest.mark.parametrize("before", [1, 3])
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_silent_connection_delays_only_one_delivery(
     make_app: Callable[..., Flask],
     webhooks: ProcoreWebhooks,
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,
+    before: int,
 ) -> None:
-    monkeypatch.setattr(group_commit, "LONGEST_WAIT", 0.5)
+    """Of the pool after one event, kept for direct inserts after several."""
+    monkeypatch.setattr(writer, "LONGEST_WAIT", 0.5)
     with relay_to(database_url) as relay:
         app = make_app(PROCORE_WEBHOOK_DATABASE_URI=relay.url)
         app.register_blueprint(webhooks)
         (endpoint,) = endpoints(app).values()
         store = endpoint.store
-        record_event(store, new_event(endpoint))
+        for _ in range(before):
+            record_event(store, new_event(endpoint))
         relay.forget()
         with ThreadPoolExecutor(4) as pool:
             calls = [

@@ -16,7 +16,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import gevent, threading
-from flask_procore_webhooks.inbox.group_commit import GroupCommit
+from flask_procore_webhooks.inbox.writer import Writer
 
 go = threading.Event()
 
@@ -25,7 +25,7 @@ def work(items):
         assert go.wait(30)
     return items
 
-commit = GroupCommit(work)
+commit = Writer(work)
 first = gevent.spawn(commit, 0)
 gevent.sleep(0.1)
 

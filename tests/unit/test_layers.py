@@ -41,7 +41,7 @@ FOLDERS = {
         masks servers engines upgrade database store texts probes upserts tally
     """,
     "inbox": """
-        status group_commit inserts record keys others jobs completion held claims
+        status writer inserts direct record keys others jobs completion held claims
         batches cut due enqueued
     """,
     "operations": """

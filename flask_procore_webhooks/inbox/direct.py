@@ -1,0 +1,299 @@
+"""Direct inserts: new events by the driver's cursor, on a connection that is kept.
+
+The statement means what :class:`~.inserts.InsertNew` means, which inserts whatever
+cannot be inserted here: the first event, and every event that meets an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import chain
+from operator import itemgetter
+from typing import Any
+from weakref import WeakKeyDictionary
+from weakref import WeakSet
+
+import sqlalchemy as sa
+from sqlalchemy import Dialect
+from sqlalchemy import Engine
+from sqlalchemy import event
+from sqlalchemy import QueuePool
+from sqlalchemy import Table
+
+from ..runtime import keep
+from ..storage.engines import is_exhausted
+from ..storage.engines import is_in_memory
+from ..storage.servers import Fault
+from ..storage.servers import fault_of
+from ..storage.store import Store
+from .inserts import ALREADY_RECORDED
+from .inserts import KEY
+from .inserts import KEY_OF
+from .inserts import LARGEST_STATEMENT
+from .inserts import Row
+from .status import Status
+
+#: Drivers whose cursors accept SQLAlchemy's compiled SQL and bound values unchanged.
+DRIVERS = ("pysqlite", "psycopg", "psycopg2")
+#: The columns whose values differ between pending events.
+GIVEN = (
+    "endpoint",
+    "event_id",
+    "type",
+    "resource_type",
+    "reason",
+    "resource_id",
+    "company_id",
+    "project_id",
+    "user_id",
+    "application_id",
+    "event_at",
+    "body",
+    "received_at",
+)
+PENDING, DELIVERY = Status.PENDING.value, "delivery"
+#: Seconds without an event after which a connection is closed and none is kept: it is
+#: idle, and a firewall may have dropped it.
+LONGEST_IDLE = 60.0
+
+#: The kept connections, by the engine whose ``dispose()`` closes them.
+_KEPT: WeakKeyDictionary[Engine, WeakSet[_Kept]] = WeakKeyDictionary()
+
+
+class DirectInserts:
+    """Inserts new pending events by the driver's cursor, on one connection.
+
+    :param store: gives the connection, which then belongs to no pool.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._kept: _Kept | None = None
+        #: When an event was last inserted by another statement.
+        self._last = -LONGEST_IDLE
+
+    def __call__(self, rows: Sequence[Row]) -> list[int] | None:
+        """Return what :class:`~.inserts.Inserts` returns.
+
+        :return: ``None`` if the rows are for another statement. After an error, they
+            may have been inserted; to insert them again is safe.
+        """
+        kept = self._kept
+        if kept is None or not _are_pending(rows) or not kept.lock.acquire(False):
+            return None
+        try:
+            if kept.is_valid(self._store.database.opened):
+                if not _is_watched(kept.engine) and not self._store.needs_checks():
+                    return kept.insert(rows)
+        except Exception as error:
+            kept.is_broken = fault_of(error) is not Fault.LOCK
+        except BaseException:
+            # An interrupted call (gevent.Timeout) may have left half a statement.
+            kept.is_broken = True
+            raise
+        finally:
+            kept.lock.release()
+            if kept.is_broken:
+                kept.close()
+        return None
+
+    def open(self) -> None:
+        """Keep a connection if the engine allows it, and events come in often."""
+        before, self._last = self._last, time.monotonic()
+        engine = self._store.database.opened
+        if self._kept is not None and not self._kept.is_broken:
+            return
+        if engine is None or self._last - before > LONGEST_IDLE or not _allows(engine):
+            return
+        # The next event tells what is wrong.
+        with suppress(Exception):
+            self._kept = _Kept(engine, self._store)
+
+
+class _Kept:
+    """A connection with its cursor, and the statements for 1, 2, 3 … rows."""
+
+    def __init__(self, engine: Engine, store: Store) -> None:
+        self.engine = engine
+        #: Held by the thread that uses the connection.
+        self.lock = threading.Lock()
+        self.is_broken = False
+        self._pool: Any = engine.pool
+        self._table = store.database.tables.event
+        self._statements: dict[int, _Statement] = {}
+        driver: Any = store.detached().connection.dbapi_connection
+        self._cursor = driver.cursor()
+        self._opened = self._used = time.monotonic()
+        #: Also when the app is collected, and when the process ends.
+        self._close = weakref.finalize(self, _close, driver, os.getpid())
+        _kept_of(engine).add(self)
+
+    def is_valid(self, engine: Engine | None) -> bool:
+        """Whether the host would use this connection, if its pool had it.
+
+        :param engine: the engine in use now.
+        """
+        now, longest = time.monotonic(), getattr(self._pool, "_recycle", -1)
+        is_old = self._used + LONGEST_IDLE < now
+        is_old |= longest >= 0 and self._opened + longest < now
+        # Engine.dispose() replaces the pool.
+        is_current = engine is self.engine and engine.pool is self._pool
+        self.is_broken |= is_old or not is_current
+        self._used = now
+        return not self.is_broken
+
+    def insert(self, rows: Sequence[Row]) -> list[int]:
+        """Insert the rows that are new, by one statement, which is one commit."""
+        number, cursor = len(rows), self._cursor
+        statement = self._statements.get(number)
+        if statement is None:
+            dialect = self.engine.dialect
+            statement = _Statement(self._table, dialect, number)
+            self._statements[number] = statement
+        if not statement.returns_ids:
+            cursor.execute(statement.text, statement.values(rows))
+            return [cursor.lastrowid if cursor.rowcount else ALREADY_RECORDED]
+        # In one order everywhere, see Inserts.
+        cursor.execute(statement.text, statement.values(sorted(rows, key=KEY_OF)))
+        new = {(endpoint, id): row_id for row_id, endpoint, id in cursor.fetchall()}
+        return [new.pop(KEY_OF(row), ALREADY_RECORDED) for row in rows]
+
+    def close(self) -> None:
+        """Close the connection. Safe to repeat."""
+        self._close()
+
+
+class _Statement:
+    """The insert of so many pending events, compiled by SQLAlchemy."""
+
+    def __init__(self, table: Table, dialect: Dialect, number: int) -> None:
+        rows = [_row_values(table, index) for index in range(number)]
+        statement = _insert(table, dialect).values(rows)
+        statement = statement.on_conflict_do_nothing(index_elements=KEY)
+        #: SQLite has the id of a single row without that.
+        self.returns_ids = dialect.name != "sqlite" or number > 1
+        if self.returns_ids:
+            c = table.c
+            statement = statement.returning(c.id, c.endpoint, c.event_id)
+        # Every driver here takes the values in their order.
+        style = "qmark" if dialect.name == "sqlite" else "format"
+        positional: Any = type(dialect)
+        compiled = statement.compile(dialect=positional(paramstyle=style))
+        self.text = str(compiled)
+        per_row = len(compiled.positiontup) // number
+        names = [name.removesuffix("_0") for name in compiled.positiontup[:per_row]]
+        self._in_order = itemgetter(*names)
+        self._processors = [
+            (name, processor)
+            for name in GIVEN
+            if (processor := _processor(table.c[name].type, dialect))
+        ]
+
+    def values(self, rows: Sequence[Row]) -> Sequence[Any]:
+        """The values of the rows in the order of the statement."""
+        if len(rows) == 1:
+            return self._row(rows[0])  # type: ignore[no-any-return]
+        return [*chain.from_iterable(map(self._row, rows))]
+
+    def _row(self, row: Row) -> Any:
+        values = {**row}
+        for name, process in self._processors:
+            values[name] = process(values[name])
+        return self._in_order(values)
+
+
+def _insert(table: Table, dialect: Dialect) -> Any:
+    if dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(table)
+
+
+def _row_values(table: Table, index: int) -> dict[str, Any]:
+    """The values of one pending event: its own, and those of every pending event."""
+    values: dict[str, Any] = {
+        name: sa.bindparam(f"{name}_{index}", type_=table.c[name].type)
+        for name in GIVEN
+    }
+    values["due_at"] = values["received_at"]
+    for name in ("claims", "repeats", "conflicts"):
+        values[name] = sa.literal_column("0")
+    for name, text in (("status", PENDING), ("origin", DELIVERY)):
+        values[name] = sa.literal_column(f"'{text}'")
+    return values
+
+
+def _processor(type_: Any, dialect: Dialect) -> Callable[[Any], Any] | None:
+    found: Callable[[Any], Any] | None
+    found = type_.dialect_impl(dialect).bind_processor(dialect)
+    return found
+
+
+def _are_pending(rows: Sequence[Row]) -> bool:
+    size = 0
+    for row in rows:
+        if row["status"] != PENDING:
+            return False
+        size += len(row["body"])
+    return size <= LARGEST_STATEMENT
+
+
+def _allows(engine: Engine) -> bool:
+    """Whether the engine may have one more connection, with statements of a driver."""
+    return (
+        engine.dialect.driver in DRIVERS
+        and isinstance(engine.pool, QueuePool)
+        and not is_in_memory(engine.url)
+        and not is_exhausted(engine.pool)
+        and engine.dialect.insert_executemany_returning
+        # A host may rename its schemas at execution.
+        and not engine.get_execution_options().get("schema_translate_map")
+    )
+
+
+def _is_watched(engine: Engine) -> bool:
+    """Whether a log or a tracer of the host sees each statement of the engine."""
+    listeners = engine.dispatch
+    return bool(
+        listeners.before_cursor_execute
+        or listeners.after_cursor_execute
+        or listeners.before_execute
+        or listeners.after_execute
+        or engine.dialect.dispatch.do_execute
+        or engine.logger.isEnabledFor(logging.INFO)
+    )
+
+
+def _kept_of(engine: Engine) -> WeakSet[_Kept]:
+    owner = getattr(engine, "host", engine)
+    if owner not in _KEPT:
+        event.listen(owner, "engine_disposed", _close_all)
+    return _KEPT.setdefault(owner, WeakSet())
+
+
+def _close_all(engine: Engine) -> None:
+    """A listener: close connections with those of the pool."""
+    for kept in list(_KEPT.get(engine, ())):
+        kept.is_broken = True
+        # In use now, it is closed after that.
+        if kept.lock.acquire(blocking=False):
+            kept.lock.release()
+            kept.close()
+
+
+def _close(driver: Any, pid: int) -> None:
+    if os.getpid() != pid:
+        keep(driver)
+        return
+    with suppress(Exception):
+        driver.close()
