@@ -1,6 +1,6 @@
 """Direct inserts: new events by the driver's cursor, on a connection that is kept.
 
-The statement means what :class:`~.inserts.InsertNew` means, which inserts whatever
+The statement means what :class:`~.inserts.Inserts` means, which inserts whatever
 cannot be inserted here: the first event, and every event that meets an error.
 """
 
@@ -11,17 +11,13 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import chain
-from operator import itemgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 from weakref import WeakSet
 
-import sqlalchemy as sa
-from sqlalchemy import Dialect
+from sqlalchemy import Connection
 from sqlalchemy import Engine
 from sqlalchemy import event
 from sqlalchemy import QueuePool
@@ -29,36 +25,20 @@ from sqlalchemy import Table
 
 from ..runtime import keep
 from ..storage.engines import is_exhausted
+from ..storage.engines import is_in_autocommit
 from ..storage.engines import is_in_memory
 from ..storage.servers import Fault
 from ..storage.servers import fault_of
 from ..storage.store import Store
 from .inserts import ALREADY_RECORDED
-from .inserts import KEY
 from .inserts import KEY_OF
 from .inserts import LARGEST_STATEMENT
+from .inserts import PENDING
+from .inserts import PreparedInsert
 from .inserts import Row
-from .status import Status
 
 #: Drivers whose cursors accept SQLAlchemy's compiled SQL and bound values unchanged.
 DRIVERS = ("pysqlite", "psycopg", "psycopg2")
-#: The columns whose values differ between pending events.
-GIVEN = (
-    "endpoint",
-    "event_id",
-    "type",
-    "resource_type",
-    "reason",
-    "resource_id",
-    "company_id",
-    "project_id",
-    "user_id",
-    "application_id",
-    "event_at",
-    "body",
-    "received_at",
-)
-PENDING, DELIVERY = Status.PENDING.value, "delivery"
 #: Seconds without an event after which a connection is closed and none is kept: it is
 #: idle, and a firewall may have dropped it.
 LONGEST_IDLE = 60.0
@@ -78,6 +58,8 @@ class DirectInserts:
         self._kept: _Kept | None = None
         #: When an event was last inserted by another statement.
         self._last = -LONGEST_IDLE
+        #: The engine whose connections have a transaction at all times.
+        self._refused: Engine | None = None
 
     def __call__(self, rows: Sequence[Row]) -> list[int] | None:
         """Return what :class:`~.inserts.Inserts` returns.
@@ -93,7 +75,7 @@ class DirectInserts:
                 if not _is_watched(kept.engine) and not self._store.needs_checks():
                     return kept.insert(rows)
         except Exception as error:
-            kept.is_broken = fault_of(error) is not Fault.LOCK
+            kept.is_broken |= fault_of(error) is not Fault.LOCK
         except BaseException:
             # An interrupted call (gevent.Timeout) may have left half a statement.
             kept.is_broken = True
@@ -114,21 +96,32 @@ class DirectInserts:
             return
         # The next event tells what is wrong.
         with suppress(Exception):
-            self._kept = _Kept(engine, self._store)
+            self._keep(engine)
+
+    def _keep(self, engine: Engine) -> None:
+        if self._refused is engine:
+            return
+        connection = self._store.detached()
+        if is_in_autocommit(connection):
+            table = self._store.database.tables.event
+            self._kept = _Kept(engine, connection, table)
+        else:
+            self._refused = engine
+            connection.close()
 
 
 class _Kept:
     """A connection with its cursor, and the statements for 1, 2, 3 … rows."""
 
-    def __init__(self, engine: Engine, store: Store) -> None:
+    def __init__(self, engine: Engine, connection: Connection, table: Table) -> None:
         self.engine = engine
         #: Held by the thread that uses the connection.
         self.lock = threading.Lock()
         self.is_broken = False
         self._pool: Any = engine.pool
-        self._table = store.database.tables.event
-        self._statements: dict[int, _Statement] = {}
-        driver: Any = store.detached().connection.dbapi_connection
+        self._table = table
+        self._statements: dict[int, PreparedInsert] = {}
+        driver: Any = connection.connection.dbapi_connection
         self._cursor = driver.cursor()
         self._opened = self._used = time.monotonic()
         #: Also when the app is collected, and when the process ends.
@@ -155,7 +148,7 @@ class _Kept:
         statement = self._statements.get(number)
         if statement is None:
             dialect = self.engine.dialect
-            statement = _Statement(self._table, dialect, number)
+            statement = PreparedInsert(self._table, dialect, number)
             self._statements[number] = statement
         if not statement.returns_ids:
             cursor.execute(statement.text, statement.values(rows))
@@ -168,75 +161,6 @@ class _Kept:
     def close(self) -> None:
         """Close the connection. Safe to repeat."""
         self._close()
-
-
-class _Statement:
-    """The insert of so many pending events, compiled by SQLAlchemy."""
-
-    def __init__(self, table: Table, dialect: Dialect, number: int) -> None:
-        rows = [_row_values(table, index) for index in range(number)]
-        statement = _insert(table, dialect).values(rows)
-        statement = statement.on_conflict_do_nothing(index_elements=KEY)
-        #: SQLite has the id of a single row without that.
-        self.returns_ids = dialect.name != "sqlite" or number > 1
-        if self.returns_ids:
-            c = table.c
-            statement = statement.returning(c.id, c.endpoint, c.event_id)
-        # Every driver here takes the values in their order.
-        style = "qmark" if dialect.name == "sqlite" else "format"
-        positional: Any = type(dialect)
-        compiled = statement.compile(dialect=positional(paramstyle=style))
-        self.text = str(compiled)
-        per_row = len(compiled.positiontup) // number
-        names = [name.removesuffix("_0") for name in compiled.positiontup[:per_row]]
-        self._in_order = itemgetter(*names)
-        self._processors = [
-            (name, processor)
-            for name in GIVEN
-            if (processor := _processor(table.c[name].type, dialect))
-        ]
-
-    def values(self, rows: Sequence[Row]) -> Sequence[Any]:
-        """The values of the rows in the order of the statement."""
-        if len(rows) == 1:
-            return self._row(rows[0])  # type: ignore[no-any-return]
-        return [*chain.from_iterable(map(self._row, rows))]
-
-    def _row(self, row: Row) -> Any:
-        values = {**row}
-        for name, process in self._processors:
-            values[name] = process(values[name])
-        return self._in_order(values)
-
-
-def _insert(table: Table, dialect: Dialect) -> Any:
-    if dialect.name == "sqlite":
-        from sqlalchemy.dialects import sqlite
-
-        return sqlite.insert(table)
-    from sqlalchemy.dialects import postgresql
-
-    return postgresql.insert(table)
-
-
-def _row_values(table: Table, index: int) -> dict[str, Any]:
-    """The values of one pending event: its own, and those of every pending event."""
-    values: dict[str, Any] = {
-        name: sa.bindparam(f"{name}_{index}", type_=table.c[name].type)
-        for name in GIVEN
-    }
-    values["due_at"] = values["received_at"]
-    for name in ("claims", "repeats", "conflicts"):
-        values[name] = sa.literal_column("0")
-    for name, text in (("status", PENDING), ("origin", DELIVERY)):
-        values[name] = sa.literal_column(f"'{text}'")
-    return values
-
-
-def _processor(type_: Any, dialect: Dialect) -> Callable[[Any], Any] | None:
-    found: Callable[[Any], Any] | None
-    found = type_.dialect_impl(dialect).bind_processor(dialect)
-    return found
 
 
 def _are_pending(rows: Sequence[Row]) -> bool:

@@ -277,13 +277,14 @@ def commits_by_itself(host: Engine) -> bool:
     pool = host.pool if isinstance(host.pool, StaticPool) else host.pool.recreate()
     # A connection of the host's engine, so that its hooks are called.
     with Connection(host, pool.connect()) as connection:
-        found = _commits_by_itself(connection)
+        found = is_in_autocommit(connection)
     if pool is not host.pool:
         pool.dispose()
     return found
 
 
-def _commits_by_itself(connection: Connection) -> bool:
+def is_in_autocommit(connection: Connection) -> bool:
+    """Whether each statement of the driver is a transaction of its own."""
     connection.exec_driver_sql("SELECT 1")
     driver: Any = connection.connection.dbapi_connection
     if connection.dialect.name == "sqlite":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -375,6 +376,25 @@ def test_host_that_disposes_its_engine_has_no_open_file_left(tmp_path: Path) -> 
         os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
     ]
     assert str(file) not in links
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="autocommit= is of Python 3.12")
+def test_connection_that_is_always_in_a_transaction_is_not_kept(
+    tmp_path: Path,
+) -> None:
+    app, db = Flask("host"), SQLAlchemy()
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path / 'host.db'}"
+    options = {"connect_args": {"autocommit": False}}
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = options
+    app.config["PROCORE_WEBHOOK_SECRET"] = "a secret"
+    db.init_app(app)
+    app.register_blueprint(ProcoreWebhooks(db=db))
+    (endpoint,) = endpoints(app).values()
+    with app.app_context():
+        db.create_all()
+        endpoint.store.traits()
+        assert opened(endpoint.store)([ROW]) is None
+        db.engine.dispose()
 
 
 def test_schema_that_is_renamed_at_execution_is_respected(tmp_path: Path) -> None:
