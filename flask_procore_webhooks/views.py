@@ -42,6 +42,7 @@ from .refusals import leave_unread
 from .refusals import RefusalLog
 from .refusals import unknown_end
 from .refusals import with_hint
+from .senders.signature import announced_length
 from .senders.signature import check_digest
 from .senders.signature import check_headers
 from .senders.signature import CLOCK
@@ -60,8 +61,6 @@ DUPLICATE = '{"received": true, "duplicate": true}'
 QUARANTINED = '{"received": true, "quarantined": true}'
 #: Keys of an object of unknown shape in the log, at most.
 MOST_KEYS = 20
-#: Digits of a Content-Length at most.
-LONGEST_LENGTH = 18
 
 
 def prepare_app(app: Flask) -> AppState:
@@ -168,7 +167,7 @@ def _take(sent: Request, endpoint: Endpoint) -> tuple[Endpoint, Store, bytes]:
     try:
         if settings is None:
             raise NoSecret()
-        length = _announced_length(environ, settings.max_bytes)
+        length = announced_length(environ.get("CONTENT_LENGTH"), settings.max_bytes)
         store = endpoint.store
         now = store.now().timestamp()
         try:
@@ -193,22 +192,6 @@ def _compared_now(store: Store) -> float:
     with suppress(InboxUnavailable):
         store.run(lambda connection: None)
     return store.now().timestamp()
-
-
-def _announced_length(environ: dict[str, Any], limit: int) -> int | None:
-    """The Content-Length, or ``None`` without one.
-
-    :raises DeliveryError: it is malformed, or more than ``limit``.
-    """
-    text = environ.get("CONTENT_LENGTH")
-    if not text:
-        return None
-    digits = text.lstrip("0")
-    if not (text.isascii() and text.isdigit()) or len(digits) > LONGEST_LENGTH:
-        raise BadSignature("Content-Length is not one number")
-    if int(digits or 0) > limit:
-        raise PayloadTooLarge(f"Content-Length is over MAX_BYTES ({limit})")
-    return int(digits or 0)
 
 
 def _read_body(sent: Request, length: int | None, limit: int) -> bytes:

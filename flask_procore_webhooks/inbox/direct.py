@@ -14,7 +14,6 @@ import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
-from weakref import WeakKeyDictionary
 from weakref import WeakSet
 
 from sqlalchemy import Connection
@@ -42,9 +41,8 @@ DRIVERS = ("pysqlite", "psycopg", "psycopg2")
 #: Seconds without an event after which a connection is closed and none is kept: it is
 #: idle, and a firewall may have dropped it.
 LONGEST_IDLE = 60.0
-
-#: The kept connections, by the engine whose ``dispose()`` closes them.
-_KEPT: WeakKeyDictionary[Engine, WeakSet[_Kept]] = WeakKeyDictionary()
+#: Attribute of the engine whose ``dispose()`` closes the kept connections in it.
+KEPT = "_procore_webhooks_kept"
 
 
 class DirectInserts:
@@ -200,14 +198,16 @@ def _is_watched(engine: Engine) -> bool:
 
 def _kept_of(engine: Engine) -> WeakSet[_Kept]:
     owner = getattr(engine, "host", engine)
-    if owner not in _KEPT:
+    if not hasattr(owner, KEPT):
+        setattr(owner, KEPT, WeakSet())
         event.listen(owner, "engine_disposed", _close_all)
-    return _KEPT.setdefault(owner, WeakSet())
+    found: WeakSet[_Kept] = getattr(owner, KEPT)
+    return found
 
 
 def _close_all(engine: Engine) -> None:
     """A listener: close connections with those of the pool."""
-    for kept in list(_KEPT.get(engine, ())):
+    for kept in list(_kept_of(engine)):
         kept.is_broken = True
         # In use now, it is closed after that.
         if kept.lock.acquire(blocking=False):

@@ -22,6 +22,7 @@ from ..event import Event
 from ..storage.store import Store
 from ..storage.store import to_db_time
 from ..storage.store import TransientError
+from ..storage.writer import Writer
 from .direct import DirectInserts
 from .inserts import ALREADY_RECORDED
 from .inserts import Inserts
@@ -30,7 +31,6 @@ from .status import JobState
 from .status import PARKED
 from .status import Status
 from .status import Wait
-from .writer import Writer
 
 #: Text that the sender wrote, to read and to filter by, and the characters of each.
 TEXTS = {

@@ -22,6 +22,7 @@ from ..config import Settings
 from ..config.values import in_force
 from ..errors import BadAuthorization
 from ..errors import BadSignature
+from ..errors import PayloadTooLarge
 from .differences import authorization_difference
 from .differences import digest_difference
 from .procore import PROCORE
@@ -61,6 +62,8 @@ def _hmac_states(key: bytes) -> tuple[HASH, HASH]:
 
 
 HMAC_SHA256 = PreparedHMAC(hashlib.sha256)
+#: Digits of a Content-Length at most.
+LONGEST_LENGTH = 18
 #: Digits of a timestamp at most.
 LONGEST_TIME = 16
 #: Unix seconds reach this number in the year 5138; Unix milliseconds did so in 1973.
@@ -124,6 +127,21 @@ def verify(
     """
     if signed := check_headers(headers, source, settings, now):
         check_digest(signed, body, settings, now)
+
+
+def announced_length(text: str | None, limit: int) -> int | None:
+    """The number in a Content-Length header, or ``None`` without one.
+
+    :raises DeliveryError: it is malformed, or more than ``limit``.
+    """
+    if not text:
+        return None
+    digits = text.lstrip("0")
+    if not (text.isascii() and text.isdigit()) or len(digits) > LONGEST_LENGTH:
+        raise BadSignature("Content-Length is not one number")
+    if int(digits or 0) > limit:
+        raise PayloadTooLarge(f"Content-Length is over MAX_BYTES ({limit})")
+    return int(digits or 0)
 
 
 def check_headers(

@@ -31,6 +31,8 @@ from .servers import find_traits
 from .servers import SERVER_TIME
 from .servers import ServerClock
 from .servers import Traits
+from .transactions import is_in_transaction
+from .transactions import transaction
 
 T = TypeVar("T")
 
@@ -38,17 +40,6 @@ T = TypeVar("T")
 BUSY_TIMEOUT = "procore_webhooks_busy_timeout"
 #: Seconds between two tries: doubled from the first on, with jitter.
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25
-
-#: How a transaction begins. MariaDB's default isolation level also locks the gaps
-#: between rows, and new events would wait for them. In SQLite, a transaction that
-#: begins with a read cannot write after another connection has written.
-_MYSQL = ("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "START TRANSACTION")
-BEGIN = {
-    "mysql": _MYSQL,
-    "mariadb": _MYSQL,
-    "postgresql": ("BEGIN ISOLATION LEVEL READ COMMITTED",),
-    "sqlite": ("BEGIN IMMEDIATE",),
-}
 
 
 class TransientError(InboxUnavailable):
@@ -137,11 +128,11 @@ class Store:
                     self.clock.compare(connection)
                 try:
                     if begin:
-                        with _transaction(connection):
+                        with transaction(connection):
                             yield connection
                     else:
                         yield connection
-                        if _is_in_transaction(connection):
+                        if is_in_transaction(connection):
                             connection.connection.commit()
                 finally:
                     if limits_waits and not connection.invalidated:
@@ -264,50 +255,6 @@ def to_db_time(when: datetime) -> datetime:
     if when.tzinfo is not timezone.utc:
         when = when.astimezone(timezone.utc)
     return when.replace(tzinfo=None)
-
-
-@contextmanager
-def _transaction(connection: Connection) -> Iterator[None]:
-    if _is_in_transaction(connection):
-        yield
-        connection.connection.commit()
-        return
-    # As statements, because a connection whose isolation level was changed may come
-    # back to the pool without autocommit (SQLAlchemy 2.0.16).
-    for statement in BEGIN.get(connection.dialect.name, ("BEGIN",)):
-        connection.exec_driver_sql(statement)
-    try:
-        yield
-        connection.exec_driver_sql("COMMIT")
-    except BaseException:
-        _roll_back(connection)
-        raise
-
-
-def _is_in_transaction(connection: Connection, *, unknown: bool = False) -> bool:
-    """Whether the driver has a transaction that SQLAlchemy does not know of.
-
-    With ``autocommit=False`` (Python 3.12), ``sqlite3`` always has one.
-
-    :param unknown: the answer for drivers without this information.
-    """
-    driver: Any = connection.connection.dbapi_connection
-    return bool(getattr(driver, "in_transaction", unknown))
-
-
-def _roll_back(connection: Connection) -> None:
-    """End a transaction that was begun as a statement.
-
-    The pool does not do it: psycopg2 rolls back only what it has begun itself, and the
-    next user of the connection would be in the same transaction.
-    """
-    # SQLite ends the transaction itself after some errors.
-    if connection.invalidated or not _is_in_transaction(connection, unknown=True):
-        return
-    try:
-        connection.exec_driver_sql("ROLLBACK")
-    except Exception:
-        connection.invalidate()
 
 
 def _set_wait(connection: Connection, milliseconds: int | None = None) -> None:

@@ -21,7 +21,6 @@ from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.event import Event
-from flask_procore_webhooks.inbox import writer
 from flask_procore_webhooks.inbox.inserts import LARGEST_STATEMENT
 from flask_procore_webhooks.inbox.record import record as record_event
 from flask_procore_webhooks.inbox.record import Recorder
@@ -29,6 +28,7 @@ from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.operations import queries
 from flask_procore_webhooks.senders.samples import payload
 from flask_procore_webhooks.senders.samples import to_bytes
+from flask_procore_webhooks.storage import writer
 from flask_procore_webhooks.storage.servers import Traits
 from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.storage.store import TransientError

@@ -16,7 +16,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import gevent, threading
-from flask_procore_webhooks.inbox.writer import Writer
+from flask_procore_webhooks.storage.writer import Writer
 
 go = threading.Event()
 

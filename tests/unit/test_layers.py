@@ -38,10 +38,11 @@ FOLDERS = {
     "config": "values options",
     "schema": "columns tables state gaps mismatches carry_over",
     "storage": """
-        masks servers engines upgrade database store texts probes upserts tally
+        masks servers engines upgrade database transactions store texts probes upserts
+        tally writer
     """,
     "inbox": """
-        status writer inserts direct record keys others jobs completion held claims
+        status inserts direct record keys others jobs completion held claims
         batches cut due enqueued
     """,
     "operations": """

@@ -39,6 +39,7 @@ from flask_procore_webhooks.senders import signature as signature_module
 from flask_procore_webhooks.senders.procore import PROCORE
 from flask_procore_webhooks.senders.prudra import PRUDRA
 from flask_procore_webhooks.senders.signature import check_headers
+from flask_procore_webhooks.senders.signature import HMAC_SHA256
 from flask_procore_webhooks.senders.signature import verify
 from flask_procore_webhooks.senders.source import Source
 from flask_procore_webhooks.testing import sign
@@ -492,6 +493,18 @@ def test_verification_returns_or_raises_bad_signature_for_any_bytes(
         message = stamp.encode("utf-8", "surrogatepass") + b"." + body
         assert not settings.secrets or digest == hmac_by_hand(SECRET.encode(), message)
         assert not settings.authorizations or headers["Authorization"] == AUTHORIZATION
+
+
+@given(key=st.binary(max_size=200), message=st.binary(max_size=3000))
+@example(b"", b"")
+@example(b"k" * 64, b"message")
+@example(b"k" * 65, b"message")
+def test_prepared_hmac_equals_hmac(key: bytes, message: bytes) -> None:
+    expected = hmac.digest(key, message, "sha256")
+    for _ in range(2):
+        assert HMAC_SHA256.get_signature(key, message) == expected
+    assert HMAC_SHA256.verify_signature(key, message, expected)
+    assert not HMAC_SHA256.verify_signature(key, message + b"x", expected)
 
 
 def test_headers_may_be_a_dict_or_werkzeug_headers() -> None:

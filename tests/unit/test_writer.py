@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from support.waiting import wait_until
 
-from flask_procore_webhooks.inbox import writer as module
-from flask_procore_webhooks.inbox.writer import LARGEST_BATCH
-from flask_procore_webhooks.inbox.writer import Writer
+from flask_procore_webhooks.storage import writer as module
+from flask_procore_webhooks.storage.writer import LARGEST_BATCH
+from flask_procore_webhooks.storage.writer import Writer
 
 
 class Work:
