@@ -53,20 +53,3 @@ class Event:
     origin: str = "delivery"
     #: When it was recorded: aware, UTC. ``None`` outside of a run.
     received_at: datetime | None = None
-
-
-def new_event(values: dict[str, Any]) -> Event:
-    """Return ``Event(**values)``.
-
-    The constructor of a frozen class sets its fields one by one, which takes as long as
-    parsing the body.
-
-    :param values: ``id``, ``type`` and ``payload`` among them.
-    """
-    event = object.__new__(Event)
-    vars(event).update(_DEFAULTS)
-    vars(event).update(values)
-    return event
-
-
-_DEFAULTS = vars(Event("", ""))

@@ -11,12 +11,17 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 from weakref import WeakSet
 
+import sqlalchemy as sa
 from sqlalchemy import Connection
+from sqlalchemy import Dialect
 from sqlalchemy import Engine
 from sqlalchemy import event
 from sqlalchemy import QueuePool
@@ -30,14 +35,20 @@ from ..storage.servers import Fault
 from ..storage.servers import fault_of
 from ..storage.store import Store
 from .inserts import ALREADY_RECORDED
+from .inserts import KEY
 from .inserts import KEY_OF
 from .inserts import LARGEST_STATEMENT
-from .inserts import PENDING
-from .inserts import PreparedInsert
 from .inserts import Row
+from .status import Status
 
 #: Drivers whose cursors accept SQLAlchemy's compiled SQL and bound values unchanged.
 DRIVERS = ("pysqlite", "psycopg", "psycopg2")
+PENDING, DELIVERY = Status.PENDING.value, "delivery"
+#: The columns whose values differ between pending events.
+GIVEN = (
+    "endpoint event_id type resource_type reason resource_id company_id project_id"
+    " user_id application_id event_at body received_at"
+).split()
 #: Seconds without an event after which a connection is closed and none is kept: it is
 #: idle, and a firewall may have dropped it.
 LONGEST_IDLE = 60.0
@@ -118,12 +129,13 @@ class _Kept:
         self.is_broken = False
         self._pool: Any = engine.pool
         self._table = table
-        self._statements: dict[int, PreparedInsert] = {}
+        #: By the number of rows.
+        self._statements = {1: _Statement(table, engine.dialect, 1)}
         driver: Any = connection.connection.dbapi_connection
         self._cursor = driver.cursor()
         self._opened = self._used = time.monotonic()
-        #: Also when the app is collected, and when the process ends.
-        self._close = weakref.finalize(self, _close, driver, os.getpid())
+        #: Closes the connection. Safe to repeat; called when the app is collected, too.
+        self.close = weakref.finalize(self, _close, driver, os.getpid())
         _kept_of(engine).add(self)
 
     def is_valid(self, engine: Engine | None) -> bool:
@@ -146,7 +158,7 @@ class _Kept:
         statement = self._statements.get(number)
         if statement is None:
             dialect = self.engine.dialect
-            statement = PreparedInsert(self._table, dialect, number)
+            statement = _Statement(self._table, dialect, number)
             self._statements[number] = statement
         if not statement.returns_ids:
             cursor.execute(statement.text, statement.values(rows))
@@ -156,9 +168,74 @@ class _Kept:
         new = {(endpoint, id): row_id for row_id, endpoint, id in cursor.fetchall()}
         return [new.pop(KEY_OF(row), ALREADY_RECORDED) for row in rows]
 
-    def close(self) -> None:
-        """Close the connection. Safe to repeat."""
-        self._close()
+
+class _Statement:
+    """The insert of the new ones of so many pending events, compiled by SQLAlchemy."""
+
+    def __init__(self, table: Table, dialect: Dialect, number: int) -> None:
+        rows = [_row_values(table, index) for index in range(number)]
+        statement = _insert(table, dialect).values(rows)
+        statement = statement.on_conflict_do_nothing(index_elements=KEY)
+        #: SQLite has the id of a single row without that.
+        self.returns_ids = dialect.name != "sqlite" or number > 1
+        if self.returns_ids:
+            c = table.c
+            statement = statement.returning(c.id, c.endpoint, c.event_id)
+        # Every driver here takes the values in their order.
+        style = "qmark" if dialect.name == "sqlite" else "format"
+        positional: Any = type(dialect)
+        compiled = statement.compile(dialect=positional(paramstyle=style))
+        self.text = str(compiled)
+        per_row = len(compiled.positiontup) // number
+        names = [name.removesuffix("_0") for name in compiled.positiontup[:per_row]]
+        self._in_order = itemgetter(*names)
+        self._processors = [
+            (name, processor)
+            for name in GIVEN
+            if (processor := _processor(table.c[name].type, dialect))
+        ]
+
+    def values(self, rows: Sequence[Row]) -> Sequence[Any]:
+        """The values of the rows in the order of the statement."""
+        if len(rows) == 1:
+            return self._row(rows[0])  # type: ignore[no-any-return]
+        return [*chain.from_iterable(map(self._row, rows))]
+
+    def _row(self, row: Row) -> Any:
+        values = {**row}
+        for name, process in self._processors:
+            values[name] = process(values[name])
+        return self._in_order(values)
+
+
+def _insert(table: Table, dialect: Dialect) -> Any:
+    if dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(table)
+
+
+def _row_values(table: Table, index: int) -> dict[str, Any]:
+    """The values of one pending event: its own, and those of every pending event."""
+    values: dict[str, Any] = {
+        name: sa.bindparam(f"{name}_{index}", type_=table.c[name].type)
+        for name in GIVEN
+    }
+    values["due_at"] = values["received_at"]
+    for name in ("claims", "repeats", "conflicts"):
+        values[name] = sa.literal_column("0")
+    for name, text in (("status", PENDING), ("origin", DELIVERY)):
+        values[name] = sa.literal_column(f"'{text}'")
+    return values
+
+
+def _processor(type_: Any, dialect: Dialect) -> Callable[[Any], Any] | None:
+    found: Callable[[Any], Any] | None
+    found = type_.dialect_impl(dialect).bind_processor(dialect)
+    return found
 
 
 def _are_pending(rows: Sequence[Row]) -> bool:

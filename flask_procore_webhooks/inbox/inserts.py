@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import chain
 from operator import itemgetter
 from typing import Any
 from typing import cast
@@ -19,31 +17,12 @@ from sqlalchemy import insert
 from sqlalchemy import Table
 from sqlalchemy.exc import IntegrityError
 
-from .status import Status
-
 Row = Mapping[str, Any]
 
 #: Bytes of bodies in one statement: drivers hold them several times over.
 LARGEST_STATEMENT = 4 * 2**20
 #: Returned instead of a row id: the event was recorded before.
 ALREADY_RECORDED = -1
-PENDING, DELIVERY = Status.PENDING.value, "delivery"
-#: The columns whose values differ between pending events.
-GIVEN = (
-    "endpoint",
-    "event_id",
-    "type",
-    "resource_type",
-    "reason",
-    "resource_id",
-    "company_id",
-    "project_id",
-    "user_id",
-    "application_id",
-    "event_at",
-    "body",
-    "received_at",
-)
 KEY = ["endpoint", "event_id"]
 KEY_OF = itemgetter(*KEY)
 
@@ -141,75 +120,3 @@ def _kind(dialect: Dialect) -> str:
 def _given(table: Table) -> list[sa.Column[Any]]:
     """The columns for which a row has a value."""
     return [column for column in table.c if not column.primary_key]
-
-
-class PreparedInsert:
-    """The insert of the new ones of so many pending events, for the driver's cursor.
-
-    It means what :class:`Inserts` means, and SQLAlchemy compiles it from the table.
-    """
-
-    def __init__(self, table: Table, dialect: Dialect, number: int) -> None:
-        rows = [_row_values(table, index) for index in range(number)]
-        statement = _insert(table, dialect).values(rows)
-        statement = statement.on_conflict_do_nothing(index_elements=KEY)
-        #: SQLite has the id of a single row without that.
-        self.returns_ids = dialect.name != "sqlite" or number > 1
-        if self.returns_ids:
-            c = table.c
-            statement = statement.returning(c.id, c.endpoint, c.event_id)
-        # Every driver here takes the values in their order.
-        style = "qmark" if dialect.name == "sqlite" else "format"
-        positional: Any = type(dialect)
-        compiled = statement.compile(dialect=positional(paramstyle=style))
-        self.text = str(compiled)
-        per_row = len(compiled.positiontup) // number
-        names = [name.removesuffix("_0") for name in compiled.positiontup[:per_row]]
-        self._in_order = itemgetter(*names)
-        self._processors = [
-            (name, processor)
-            for name in GIVEN
-            if (processor := _processor(table.c[name].type, dialect))
-        ]
-
-    def values(self, rows: Sequence[Row]) -> Sequence[Any]:
-        """The values of the rows in the order of the statement."""
-        if len(rows) == 1:
-            return self._row(rows[0])  # type: ignore[no-any-return]
-        return [*chain.from_iterable(map(self._row, rows))]
-
-    def _row(self, row: Row) -> Any:
-        values = {**row}
-        for name, process in self._processors:
-            values[name] = process(values[name])
-        return self._in_order(values)
-
-
-def _insert(table: Table, dialect: Dialect) -> Any:
-    if dialect.name == "sqlite":
-        from sqlalchemy.dialects import sqlite
-
-        return sqlite.insert(table)
-    from sqlalchemy.dialects import postgresql
-
-    return postgresql.insert(table)
-
-
-def _row_values(table: Table, index: int) -> dict[str, Any]:
-    """The values of one pending event: its own, and those of every pending event."""
-    values: dict[str, Any] = {
-        name: sa.bindparam(f"{name}_{index}", type_=table.c[name].type)
-        for name in GIVEN
-    }
-    values["due_at"] = values["received_at"]
-    for name in ("claims", "repeats", "conflicts"):
-        values[name] = sa.literal_column("0")
-    for name, text in (("status", PENDING), ("origin", DELIVERY)):
-        values[name] = sa.literal_column(f"'{text}'")
-    return values
-
-
-def _processor(type_: Any, dialect: Dialect) -> Callable[[Any], Any] | None:
-    found: Callable[[Any], Any] | None
-    found = type_.dialect_impl(dialect).bind_processor(dialect)
-    return found

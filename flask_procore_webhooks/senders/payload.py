@@ -13,7 +13,6 @@ from typing import Any
 
 from ..errors import BadPayload
 from ..event import Event
-from ..event import new_event
 from .source import Shape
 from .source import Source
 
@@ -108,7 +107,7 @@ def read_event(
     fields["id"] = event_key(fields["id"], timestamp, body)
     fields |= {"payload": payload, "body": body}
     fields |= {"source": source.name, "endpoint": endpoint}
-    return new_event(fields)
+    return _new_event(fields)
 
 
 def unreadable_event(
@@ -149,6 +148,18 @@ def to_datetime(value: object) -> datetime | None:
     except (ValueError, OverflowError, OSError):
         pass
     return None
+
+
+def _new_event(fields: dict[str, Any]) -> Event:
+    """Return ``Event(**fields)``.
+
+    The constructor of a frozen class sets its fields one by one, which takes as long as
+    parsing the body.
+    """
+    event = object.__new__(Event)
+    vars(event).update(_DEFAULTS)
+    vars(event).update(fields)
+    return event
 
 
 def _read_fields(payload: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
@@ -247,6 +258,8 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
+#: Of the fields that :func:`read_event` does not read.
+_DEFAULTS = vars(Event("", ""))
 _HOOKS: dict[str, Any] = {
     "object_pairs_hook": _unique,
     "parse_float": _finite,

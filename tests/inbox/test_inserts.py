@@ -246,9 +246,9 @@ def test_disposed_engine_has_no_connection_left(store: Store) -> None:
     direct = opened(store)
     (row_id,) = inserts_directly(direct)([ROW])
     kept = direct._kept
-    assert kept is not None and kept._close.alive
+    assert kept is not None and kept.close.alive
     store.database.engine.dispose()
-    assert not kept._close.alive
+    assert not kept.close.alive
     assert direct([ROW]) is None
     direct.open()
     assert direct([ROW]) == [ALREADY_RECORDED]
@@ -262,10 +262,10 @@ def test_connection_in_use_is_closed_after_its_use(store: Store) -> None:
     assert kept is not None
     with kept.lock:
         store.database.engine.dispose()
-        assert kept._close.alive
+        assert kept.close.alive
         assert direct([ROW]) is None, "another thread uses it"
     assert direct([ROW]) is None
-    assert not kept._close.alive
+    assert not kept.close.alive
 
 
 @DIRECT
@@ -280,7 +280,7 @@ def test_old_and_idle_connections_are_replaced(
         monkeypatch.setattr(pool, "_recycle", 3600)
         setattr(kept, age, getattr(kept, age) - 3601)
         assert direct([{**ROW, "event_id": age}]) is None
-        assert kept is not None and not kept._close.alive
+        assert kept is not None and not kept.close.alive
         direct.open()
         assert direct([{**ROW, "event_id": age}])
 
@@ -310,7 +310,7 @@ def test_lost_connection_leaves_the_rows_to_the_plain_statement(
         assert direct([ROW])
         relay.cut()
         assert direct([{**ROW, "event_id": "evt_2"}]) is None
-        assert direct._kept is not None and not direct._kept._close.alive
+        assert direct._kept is not None and not direct._kept.close.alive
         endpoint.store.database.engine.dispose()
 
 
@@ -328,7 +328,7 @@ def test_interrupted_insert_closes_the_connection(store: Store) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         direct([{**ROW, "event_id": Interrupting(number)} for number in range(2)])
-    assert not kept._close.alive and not kept.lock.locked()
+    assert not kept.close.alive and not kept.lock.locked()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
