@@ -24,7 +24,7 @@ ALL_OURS = ("growth", "prune", "memory")
 OUR_COLOR, OTHER_COLOR = "#c2410c", "#94a3b8"
 
 
-def plot(parts: Sequence[Part], path: Path) -> bool:
+def plot(parts: Sequence[Part], targets: object, path: Path) -> bool:
     """Write a PNG; whether matplotlib is there to do so."""
     try:
         from matplotlib.figure import Figure as Sheet
