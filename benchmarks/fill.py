@@ -50,8 +50,8 @@ FROM (
 JOBS = """
 INSERT INTO procore_webhook_job (event, subscriber, endpoint, state, version, attempts,
     started_at, finished_at, dead_at, error_class, error)
-SELECT id, '{subscriber}', endpoint, status, 1, CASE status WHEN 'dead' THEN 8 ELSE 1 END,
-    finished_at, finished_at, parked_at,
+SELECT id, '{subscriber}', endpoint, status, 1,
+    CASE status WHEN 'dead' THEN 8 ELSE 1 END, finished_at, finished_at, parked_at,
     CASE status WHEN 'dead' THEN 'ValueError' END, error
 FROM procore_webhook_event WHERE status IN ('done', 'dead')
 """
@@ -195,7 +195,8 @@ def _filling(url: str) -> Iterator[Fill]:
 @contextmanager
 def _indexed_later(connection: sa.Connection, metadata: sa.MetaData) -> Iterator[None]:
     """A database is several times as fast when it indexes what is there already."""
-    keys, indexes = [], []
+    keys: list[sa.UniqueConstraint] = []
+    indexes: list[sa.Index] = []
     for table in metadata.tables.values():
         indexes += table.indexes
         if connection.dialect.name == "postgresql":

@@ -13,6 +13,7 @@ from .candidates import BARE
 from .candidates import DATABASE
 from .candidates import DISPATCH
 from .candidates import WHO
+from .client import deliver
 from .databases import Missing
 from .databases import POSTGRESQL
 from .databases import rows
@@ -21,10 +22,10 @@ from .figures import figures
 from .figures import Measured
 from .figures import OURS
 from .figures import Part
+from .load import CONNECTIONS
 from .load import GUNICORN
 from .load import THREADS
 from .memory import children
-from .memory import deliver
 from .memory import DONE
 from .process import wait_for
 from .queues import Job
@@ -103,7 +104,7 @@ def _server(bench: Bench, env: dict[str, str]) -> Iterator[int]:
     log = bench.folder / f"{port}.log"
     with running(wsgi_command(GUNICORN, port, THREADS), port, env, log) as pid:
         (worker,) = children(pid)
-        deliver(20, port)
+        deliver(20, port, CONNECTIONS)
         yield worker
 
 

@@ -22,6 +22,7 @@ from .candidates import HAND_CANDIDATE
 from .candidates import OUR_CANDIDATE
 from .candidates import OUR_DB_CANDIDATE
 from .candidates import WHO
+from .client import deliver
 from .databases import Missing
 from .databases import POSTGRESQL
 from .databases import rows
@@ -180,6 +181,9 @@ def _measure(one: Server, player: Player, part: Part) -> None:
         return
     try:
         with one.start():
+            # The first event waits for tables and connections.
+            deliver(CONNECTIONS, one.port, CONNECTIONS)
+            one.answered += CONNECTIONS
             _play(one, replace(player, seconds=1))
             played = _play(one, player)
             while played["exhausted"]:
@@ -187,7 +191,7 @@ def _measure(one: Server, player: Player, part: Part) -> None:
     except WrongAnswer as wrong:
         # The others are measured all the same.
         one.is_sound = False
-        part.failures.append(str(wrong))
+        part.failures.append(f"{one.measured.name}: {wrong}")
         return
     one.measured.add(
         rate=played["answered"] / played["seconds"],
@@ -201,8 +205,7 @@ def _play(one: Server, player: Player) -> dict[str, float]:
     write_requests(player.file, one.prepared)
     played = player.play(one.port)
     if played["refused"] or played["failed"] or not played["answered"]:
-        who = one.measured.name
-        raise WrongAnswer(f"not every answer of {who} was 200: {played}")
+        raise WrongAnswer(f"not every answer was 200: {played}")
     new = one.prepared - CONNECTIONS if played["exhausted"] else played["answered"]
     one.answered += int(new)
     one.open += CONNECTIONS

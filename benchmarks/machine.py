@@ -97,7 +97,9 @@ class Machine:
             return ""
         commit, fsync = (setting(url, name) for name in ("synchronous_commit", "fsync"))
         waits = commit != "off" and fsync == "on"
-        means = "waits until it is on the disk" if waits else "does NOT wait for the disk"
+        means = (
+            "waits until it is on the disk" if waits else "does NOT wait for the disk"
+        )
         return (
             f"PostgreSQL with synchronous_commit {commit} and fsync {fsync}: each"
             f" commit {means}"

@@ -8,12 +8,11 @@ from pathlib import Path
 from .bench import Bench
 from .candidates import DATABASE
 from .candidates import WHO
-from .client import play
+from .client import deliver
 from .databases import Missing
 from .databases import POSTGRESQL
 from .databases import rows
 from .databases import SQLITE
-from .deliveries import deliveries
 from .figures import figures
 from .figures import Measured
 from .figures import OURS
@@ -32,9 +31,6 @@ from .servers import running
 from .servers import started
 from .servers import wsgi_command
 
-#: Deliveries that are made at a time, so that no signature gets old.
-AT_A_TIME = 5000
-PATIENCE = 300.0
 DONE = "procore_webhook_event WHERE due_at IS NULL"
 
 
@@ -79,20 +75,12 @@ def _receive(url: str, folder: Path, few: int, many: int, measured: Measured) ->
     env, log = {WHO: OURS, DATABASE: url}, folder / "memory.log"
     with running(wsgi_command(GUNICORN, port, THREADS), port, env, log) as pid:
         (worker,) = children(pid)
-        deliver(few, port)
+        deliver(few, port, CONNECTIONS)
         first = _resident(worker)
-        deliver(many - few, port)
+        deliver(many - few, port, CONNECTIONS)
         measured.add(first=first, last=_resident(worker))
     if (found := rows(url, "procore_webhook_event")) != many:
         raise WrongAnswer(f"gunicorn: {many} events, {found} rows")
-
-
-def deliver(count: int, port: int) -> None:
-    for start in range(0, count, AT_A_TIME):
-        requests = [one.request() for one in deliveries(min(AT_A_TIME, count - start))]
-        played = play(requests, port, CONNECTIONS, PATIENCE)
-        if played["refused"] or played["answered"] != len(requests):
-            raise WrongAnswer(f"gunicorn: not every answer was 200: {played}")
 
 
 def _work(url: str, folder: Path, few: int, many: int, measured: Measured) -> None:

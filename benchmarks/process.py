@@ -122,7 +122,11 @@ def where(who: str, kind: str, writes: bool = False) -> str:
     what = A_ROW if writes else NOTHING
     if who == OUR_CELERY:
         return f"{who}, {kind} and {REDIS}, {what}"
-    return f"{kind}, {what}" if who in (CELERY, PROCRASTINATE) else f"{who}, {kind}, {what}"
+    return (
+        f"{kind}, {what}"
+        if who in (CELERY, PROCRASTINATE)
+        else f"{who}, {kind}, {what}"
+    )
 
 
 def _measure(candidate: Candidate) -> None:

@@ -161,9 +161,7 @@ def _growth(few: int, many: int) -> Iterator[Target]:
             ours, other = ((cost, size) for size in sizes)
             if cost == growth.PRUNE:
                 name = f"{cost} with nothing to do, {many:,} events in {kind}"
-                yield Target(
-                    "growth", "time", name, 1, ours, scale=1e-6, unit=" s"
-                )
+                yield Target("growth", "time", name, 1, ours, scale=1e-6, unit=" s")
             else:
                 name = f"{cost}, {against}"
                 yield Target("growth", "time", name, 1.25, ours, other)
