@@ -55,16 +55,16 @@ SELECT id, '{subscriber}', endpoint, status, 1,
     CASE status WHEN 'dead' THEN 'ValueError' END, error
 FROM procore_webhook_event WHERE status IN ('done', 'dead')
 """
+#: From the newest event of each resource.
 KEYS = """
 INSERT INTO procore_webhook_key (endpoint, subscriber, key, done_event, done_event_at,
     began_at)
-SELECT endpoint, '{subscriber}', 'rfis/' || resource_id, max(id), max(event_at),
-    max(event_at)
-FROM procore_webhook_event GROUP BY endpoint, resource_id
+SELECT endpoint, '{subscriber}', 'rfis/' || resource_id, id, event_at, event_at
+FROM procore_webhook_event WHERE id > {older}
 """
 TALLY = """
 INSERT INTO procore_webhook_tally (endpoint, minute, outcome, count)
-SELECT endpoint, {minute}, status, count(*) FROM procore_webhook_event GROUP BY 1, 2, 3
+SELECT '{endpoint}', {minute}, 'processed', 100 FROM {numbers}
 """
 
 
@@ -74,7 +74,6 @@ class Dialect:
 
     numbers: str
     time: str
-    minute: str
     body: str
 
 
@@ -82,13 +81,11 @@ SQLITE = Dialect(
     "(WITH RECURSIVE numbers(n) AS (SELECT 1 WHERE {count} > 0 UNION ALL SELECT n + 1"
     " FROM numbers WHERE n < {count}) SELECT n FROM numbers)",
     r"strftime('%Y-%m-%d %H\:%M\:%f000', {seconds}, 'unixepoch')",
-    r"substr(received_at, 1, 16) || '\:00.000000'",
     "CAST({text} AS BLOB)",
 )
 POSTGRESQL = Dialect(
-    "generate_series(1, {count}) AS numbers(n)",
+    "generate_series(CAST(1 AS BIGINT), {count}) AS numbers(n)",
     "CAST(to_timestamp({seconds}) AT TIME ZONE 'UTC' AS TIMESTAMP)",
-    "date_trunc('minute', received_at)",
     "convert_to({text}, 'UTF8')",
 )
 
@@ -120,9 +117,8 @@ def fill_history(url: str, count: int) -> None:
     with _filling(url) as fill:
         fill.events(count, status, oldest=HISTORY, bodiless=bodiless)
         fill.execute(JOBS, subscriber=SUBSCRIBER)
-        for subscriber in KEYED:
-            fill.execute(KEYS, subscriber=subscriber)
-        fill.execute(TALLY, minute=fill.dialect.minute)
+        fill.keys(count)
+        fill.tally(count)
 
 
 class Fill:
@@ -153,11 +149,31 @@ class Fill:
             endpoint=ENDPOINT,
             status=status,
             bodiless=bodiless,
-            resources=max(1, count // A_RESOURCE),
+            resources=resources(count),
             at=self.dialect.time.format(seconds=f"({first} + {step} * n)"),
             body=self.dialect.body.format(text=_body()),
             numbers=self.dialect.numbers.format(count=count),
         )
+
+    def keys(self, count: int) -> None:
+        for subscriber in KEYED:
+            self.execute(KEYS, subscriber=subscriber, older=count - resources(count))
+
+    def tally(self, count: int) -> None:
+        """The counts of each minute of the history that had an event."""
+        minutes = min(count, int(HISTORY.total_seconds() / 60))
+        last = int(time.time() / 60) * 60
+        self.execute(
+            TALLY,
+            endpoint=ENDPOINT,
+            minute=self.dialect.time.format(seconds=f"({last} - 60 * n)"),
+            numbers=self.dialect.numbers.format(count=minutes),
+        )
+
+
+def resources(count: int) -> int:
+    """Of how many resources so many events are; their numbers are below that."""
+    return max(1, count // A_RESOURCE)
 
 
 def tidy(engine: sa.Engine) -> None:

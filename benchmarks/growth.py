@@ -35,8 +35,8 @@ from .figures import interleaved
 from .figures import Measured
 from .figures import Part
 from .figures import WrongAnswer
-from .fill import A_RESOURCE
 from .fill import fill_history
+from .fill import resources
 from .fill import ROW_BYTES
 from .receive import answers
 
@@ -166,7 +166,7 @@ def where(kind: str, size: int) -> str:
 def _measure(inbox: Inbox, calls: int) -> None:
     old = [*_repeats(inbox, calls)]
     for cost, app in inbox.apps.items():
-        new = deliveries(calls, max(1, inbox.count // A_RESOURCE))
+        new = deliveries(calls, resources(inbox.count))
         received = _timed(_deliver, app, new) / calls
         if cost == RUN:
             inbox.measured[RECEIVE].add(time=received)

@@ -151,8 +151,8 @@ def _load(bars: _Bars) -> Iterator[Panel]:
             names += [(f"ours, db=, {kind}", (OURS_DB, place))]
         names += [("Express, Redis", (load.EXPRESS, load.REDIS))]
         yield Panel(
-            f"How many deliveries a second? {server}, {load.CONNECTIONS} connections",
-            f"rate, a bare route that stores nothing = 1: {MORE}",
+            f"How many deliveries a second? {server}",
+            f"rate with {load.CONNECTIONS} connections, a bare route = 1: {MORE}",
             bars.ratios("rate", (BARE, server), *names),
         )
 
@@ -191,7 +191,7 @@ def _growth(bars: _Bars) -> Iterator[Panel]:
             found += bars.ratios("time", (cost, few), (cost, (cost, many)))
         size = many.removeprefix(f"{kind}, ")
         yield Panel(
-            f"What does a full inbox cost? {size} in {kind}",
+            f"What do {size} cost? {kind}",
             f"time, {few.removeprefix(f'{kind}, ')} = 1: {LESS}",
             found,
         )

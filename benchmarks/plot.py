@@ -39,14 +39,17 @@ def plot(parts: Sequence[Part], targets: Sequence[Target], path: Path) -> bool:
         grid = sheet.subplots(len(rows), COLUMNS, squeeze=False, height_ratios=heights)
         for axes in grid.flat[len(shown) :]:
             axes.set_axis_off()
-        for axes, panel in zip(grid.flat, shown, strict=False):
-            _draw(axes, panel)
+        sheet.get_layout_engine().set(h_pad=0.15, w_pad=0.15)
+        for number, panel in enumerate(shown):
+            most = max(len(other.bars) for other in rows[number // COLUMNS])
+            _draw(grid.flat[number], panel, most)
         sheet.suptitle("black line: target; thin line: half of the rounds", size=13)
         sheet.savefig(path, dpi=90)
     return True
 
 
-def _draw(axes: Any, panel: Panel) -> None:
+def _draw(axes: Any, panel: Panel, most_bars: int) -> None:
+    """Bars of one height: a row of panels has room for ``most_bars``."""
     for number, bar in enumerate(panel.bars):
         value, half = bar.figure.median, bar.figure.middle_half
         color = OUR_COLOR if bar.is_ours else OTHER_COLOR
@@ -61,7 +64,7 @@ def _draw(axes: Any, panel: Panel) -> None:
     limits = [bar.target.limit for bar in panel.bars if bar.target]
     axes.set_xlim(0, max([most, *limits]) * (1 + MARGIN))
     axes.set_yticks(range(len(panel.bars)), [bar.name for bar in panel.bars])
-    axes.set_ylim(len(panel.bars) - 0.4, -0.6)
+    axes.set_ylim(most_bars - 0.4, -0.6)
     axes.set_title(panel.question, loc="left")
     axes.set_xlabel(panel.axis)
     for side in ("top", "right"):
