@@ -65,8 +65,10 @@ class Delivery:
 
 
 def deliveries(count: int, resources: int = 0) -> list[Delivery]:
-    """New events; each of one of so many resources, if there are any."""
-    return [_new(random.randrange(resources) if resources else 1) for _ in range(count)]
+    """New events of one resource, or each of another one of so many."""
+    if not resources:
+        return [_new(1) for _ in range(count)]
+    return [_new(resource) for resource in random.sample(range(resources), count)]
 
 
 def _new(resource: int) -> Delivery:

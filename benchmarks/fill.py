@@ -64,7 +64,7 @@ FROM procore_webhook_event WHERE id > {older}
 """
 TALLY = """
 INSERT INTO procore_webhook_tally (endpoint, minute, outcome, count)
-SELECT '{endpoint}', {minute}, 'processed', 100 FROM {numbers}
+SELECT '{endpoint}', {minute}, 'recorded', 100 FROM {numbers}
 """
 
 
