@@ -220,6 +220,17 @@ def test_idle(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("what", ["receive", "run"])
+def test_profile(what: str) -> None:
+    if not (ROOT / "benchmarks").is_dir():
+        pytest.skip("these tests run apart from the benchmarks")
+    options = [what, "--database", "SQLite", "--seconds", "1"]
+    command = [sys.executable, "-m", "benchmarks.profile", *options]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ran.stdout.startswith(f"{what}, {OURS}, SQLite: "), ran.stderr
+    assert re.search(r"^ *[\d.]+%  sqlalchemy$", ran.stdout, re.MULTILINE)
+
+
 def test_parts_are_separated_by_commas(tmp_path: Path) -> None:
     report = run(tmp_path, "--only", "verify,prune", "--without", "PostgreSQL")
     assert "## Verify a signature" in report
