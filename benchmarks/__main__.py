@@ -42,6 +42,7 @@ PARTS: dict[str, tuple[Callable[[Bench, int], Part], int, int]] = {
 }
 WITHOUT = (
     "PostgreSQL",
+    "SQLite",
     "SQLite on tmpfs",
     "gunicorn",
     "granian",
