@@ -36,9 +36,9 @@ soak: .venv/check
 bursts: .venv/check
 	cd tests && ../$(BIN)/python -m bursts $(BURSTS)
 
-# Compare the package with alternatives; about 40 minutes and 5 GB of disk. A trial: make
-# bench BENCH=--quick. A part: make bench BENCH="--only process". PostgreSQL, wrk, node and
-# Redis are used if they are installed.
+# Compare the package with alternatives; about 30 minutes and 8 GB of disk or memory, on a
+# machine with nothing else to do. A trial: make bench BENCH=--quick. Some parts: make bench
+# BENCH="--only process,load". PostgreSQL, wrk, node, Redis and git are used if there are any.
 bench: .venv/bench
 	$(BIN)/python -m benchmarks $(BENCH)
 

@@ -26,17 +26,21 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.orm import Mapped
 from sqlalchemy.orm import mapped_column
 
+from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 
 from .deliveries import PATH
 from .deliveries import SECRET
 from .figures import OURS
 
+OURS_DB = f"{OURS} with db="
 BARE = "bare Flask route"
 BY_HAND = "hand-written view"
 ORM = "Flask-SQLAlchemy view"
 
+#: In the environment of a server; the last is "worker" where there is none.
 WHO, DATABASE = "BENCHMARKS_WHO", "BENCHMARKS_DATABASE"
+DISPATCH = "BENCHMARKS_DISPATCH"
 TOLERANCE = 300
 #: Seconds: rivals wait for SQLite's one writer rather than fail.
 SQLITE_PATIENCE = 60
@@ -51,12 +55,51 @@ class Candidate:
 
 
 def ours(url: str) -> Flask:
-    app = Flask("ours")
-    app.config["PROCORE_WEBHOOK_SECRET"] = SECRET
-    app.config["PROCORE_WEBHOOK_DISPATCH"] = "worker"
+    app = configured("ours")
     app.config["PROCORE_WEBHOOK_DATABASE_URI"] = url
-    app.register_blueprint(ProcoreWebhooks())
+    app.register_blueprint(_with_subscriber(ProcoreWebhooks()))
     return app
+
+
+def ours_with_db(url: str) -> Flask:
+    """In the host's database, as the README recommends."""
+    app = configured("ours_with_db")
+    db = _flask_sqlalchemy(app, url)
+    app.register_blueprint(_with_subscriber(ProcoreWebhooks(db=db)))
+    with app.app_context():
+        db.create_all()
+    return app
+
+
+def _with_subscriber(webhooks: ProcoreWebhooks) -> ProcoreWebhooks:
+    @webhooks.on("*", "*")
+    def nothing(event: Event) -> None:
+        pass
+
+    return webhooks
+
+
+def configured(name: str) -> Flask:
+    app = Flask(name)
+    app.config["PROCORE_WEBHOOK_SECRET"] = SECRET
+    app.config["PROCORE_WEBHOOK_DISPATCH"] = os.environ.get(DISPATCH, "worker")
+    return app
+
+
+def _flask_sqlalchemy(app: Flask, url: str) -> Any:
+    from flask_sqlalchemy import SQLAlchemy
+
+    class Base(DeclarativeBase):
+        pass
+
+    app.config["SQLALCHEMY_DATABASE_URI"] = url
+    if _is_sqlite(url):
+        connect_args = {"timeout": SQLITE_PATIENCE}
+        app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"connect_args": connect_args}
+    db = SQLAlchemy(app, model_class=Base)
+    with app.app_context():
+        tune(db.engine)
+    return db
 
 
 def bare(url: str) -> Flask:
@@ -89,28 +132,17 @@ def by_hand(url: str) -> Flask:
 
 def orm(url: str) -> Flask:
     """Look whether it is there, add it if not, commit."""
-    from flask_sqlalchemy import SQLAlchemy
+    app = Flask("orm")
+    db = _flask_sqlalchemy(app, url)
 
-    class Base(DeclarativeBase):
-        pass
-
-    db = SQLAlchemy(model_class=Base)
-
-    class Received(Base):
+    class Received(db.Model):  # type: ignore[misc,name-defined]
         __tablename__ = "received"
         id: Mapped[str] = mapped_column(primary_key=True)
         body: Mapped[bytes]
         at: Mapped[float]
 
-    app = Flask("orm")
-    app.config["SQLALCHEMY_DATABASE_URI"] = url
-    if _is_sqlite(url):
-        connect_args = {"timeout": SQLITE_PATIENCE}
-        app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"connect_args": connect_args}
-    db.init_app(app)
     with app.app_context():
-        tune(db.engine)
-        Base.metadata.create_all(db.engine)
+        db.create_all()
 
     @app.post(PATH)
     def receive() -> ResponseReturnValue:
@@ -127,11 +159,18 @@ def orm(url: str) -> Flask:
     return app
 
 
+EVENTS = "procore_webhook_event"
+OUR_CANDIDATE = Candidate(OURS, ours, EVENTS)
+OUR_DB_CANDIDATE = Candidate(OURS_DB, ours_with_db, EVENTS)
+BARE_CANDIDATE = Candidate(BARE, bare, None)
+HAND_CANDIDATE = Candidate(BY_HAND, by_hand, "received")
+ORM_CANDIDATE = Candidate(ORM, orm, "received")
 CANDIDATES = (
-    Candidate(OURS, ours, "procore_webhook_event"),
-    Candidate(BARE, bare, None),
-    Candidate(BY_HAND, by_hand, "received"),
-    Candidate(ORM, orm, "received"),
+    OUR_CANDIDATE,
+    OUR_DB_CANDIDATE,
+    BARE_CANDIDATE,
+    HAND_CANDIDATE,
+    ORM_CANDIDATE,
 )
 
 

@@ -15,12 +15,16 @@ import sys
 import time
 from pathlib import Path
 
+from .deliveries import deliveries
 from .deliveries import read_requests
+from .figures import WrongAnswer
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 OK = b"HTTP/1.1 200 "
 #: Seconds to wait for an answer.
 PATIENCE = 10.0
+#: Deliveries that are made at a time, so that no signature gets old.
+AT_A_TIME = 5000
 
 
 def main() -> None:
@@ -47,6 +51,18 @@ def play(
         "p99": percentile(run.latencies, 0.99),
         "exhausted": run.exhausted,
     }
+
+
+def deliver(count: int, port: int, connections: int) -> None:
+    """Deliver so many new events.
+
+    :raises WrongAnswer: one was not answered with 200.
+    """
+    for start in range(0, count, AT_A_TIME):
+        requests = [one.request() for one in deliveries(min(AT_A_TIME, count - start))]
+        played = play(requests, port, connections, 60 + len(requests))
+        if played["refused"] or played["answered"] != len(requests):
+            raise WrongAnswer(f"not every answer was 200: {played}")
 
 
 class _Run:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import io
+import json
+import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flask_procore_webhooks.senders.samples import payload
-from flask_procore_webhooks.senders.samples import to_bytes
+from flask_procore_webhooks.testing import payload
 
 SECRET = "a secret of the benchmarks"
 PATH = "/webhooks/procore"
@@ -62,8 +64,20 @@ class Delivery:
         return head.encode("ascii") + self.body
 
 
-def deliveries(count: int) -> list[Delivery]:
-    return [signed(to_bytes(payload("RFIs.update", format="v4"))) for _ in range(count)]
+def deliveries(count: int, resources: int = 0) -> list[Delivery]:
+    """New events of one resource, or each of another one of so many."""
+    if not resources:
+        return [_new(1) for _ in range(count)]
+    return [_new(resource) for resource in random.sample(range(resources), count)]
+
+
+def _new(resource: int) -> Delivery:
+    sample = payload("RFIs.update", format="v4", resource_id=str(resource))
+    return signed(to_bytes(sample))
+
+
+def to_bytes(sample: Mapping[str, Any]) -> bytes:
+    return json.dumps(sample, separators=(",", ":")).encode()
 
 
 def signed(body: bytes) -> Delivery:

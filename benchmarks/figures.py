@@ -37,6 +37,14 @@ class Figure:
         low, _, high = statistics.quantiles(self.values, n=4, method="inclusive")
         return low, high
 
+    def over(self, other: Figure) -> Figure:
+        """The ratios to ``other``, one for each round.
+
+        A disturbance that lasts for a round is in both values, and not in their ratio.
+        """
+        pairs = zip(self.values, other.values, strict=True)
+        return Figure([mine / theirs for mine, theirs in pairs])
+
 
 @dataclass
 class Measured:
@@ -50,30 +58,15 @@ class Measured:
     def name(self) -> str:
         return f"{self.who}, {self.where}" if self.where else self.who
 
+    def add(self, **values: float) -> None:
+        """Add the values of a round."""
+        for name, value in values.items():
+            self.figures[name].values.append(value)
+
     def forget(self) -> None:
         """What was measured so far was to warm up."""
         for figure in self.figures.values():
             figure.values.clear()
-
-
-@dataclass(frozen=True)
-class Target:
-    """A ratio that we want to reach."""
-
-    name: str
-    limit: float
-    reached: float
-    at_most: bool = True
-
-    @property
-    def is_met(self) -> bool:
-        if self.at_most:
-            return self.reached <= self.limit
-        return self.reached >= self.limit
-
-    @property
-    def wanted(self) -> str:
-        return f"{'≤' if self.at_most else '≥'} {self.limit:g}"
 
 
 @dataclass
@@ -84,7 +77,6 @@ class Part:
     title: str
     about: str
     measured: list[Measured] = field(default_factory=list)
-    targets: list[Target] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
@@ -94,21 +86,9 @@ class Part:
                 return one
         return None
 
-    def compare(
-        self,
-        name: str,
-        limit: float,
-        key: str,
-        ours: tuple[str, str],
-        other: tuple[str, str],
-        *,
-        at_most: bool = True,
-    ) -> None:
-        """Add a target, unless one of the two was left out."""
-        mine, theirs = self.find(*ours), self.find(*other)
-        if mine and theirs:
-            ratio = mine.figures[key].median / theirs.figures[key].median
-            self.targets.append(Target(name, limit, ratio, at_most))
+
+def figures(*names: str) -> dict[str, Figure]:
+    return {name: Figure() for name in names}
 
 
 def interleaved(

@@ -10,18 +10,18 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
 from flask import Flask
 
-from flask_procore_webhooks.dispatching.worker import Worker
-from flask_procore_webhooks.endpoint import Endpoint
-from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.testing import drain
 
-from .candidates import ours
+from .bench import Bench
+from .candidates import configured
+from .candidates import EVENTS as TABLE
 from .databases import Databases
 from .databases import Missing
 from .databases import POSTGRESQL
@@ -30,17 +30,29 @@ from .databases import SQLITE
 from .deliveries import deliveries
 from .deliveries import Delivery
 from .deliveries import signed
-from .figures import Figure
+from .figures import figures
 from .figures import interleaved
 from .figures import Measured
 from .figures import Part
 from .figures import WrongAnswer
-from .fill import fill
+from .fill import fill_history
+from .fill import resources
 from .fill import ROW_BYTES
 from .receive import answers
 
-RECEIVE, RUN, REPEAT = "receive", "run", "repeat"
-COSTS = (RECEIVE, RUN, REPEAT)
+RECEIVE, REPEAT, RUN = "receive", "repeat", "run"
+LATEST_ONLY, ONE_AT_A_TIME = "latest_only", "one_at_a_time"
+#: By the name of what it costs to run: the options of the subscriber.
+SUBSCRIBERS = {
+    RUN: {},
+    LATEST_ONLY: {LATEST_ONLY: True},
+    ONE_AT_A_TIME: {ONE_AT_A_TIME: True},
+}
+EVENTS = (RECEIVE, REPEAT, *SUBSCRIBERS)
+PRUNE = "prune"
+COMMANDS = {"stats": [], "errors": [], "list": [], PRUNE: ["-y"]}
+#: Rounds of the commands: one takes as long as many events.
+COMMAND_ROUNDS = 5
 
 
 @dataclass
@@ -49,133 +61,169 @@ class Inbox:
 
     count: int
     url: str
-    app: Flask
+    #: The same inbox with another subscriber, by what is measured of it.
+    apps: dict[str, Flask]
     #: By cost.
     measured: dict[str, Measured]
     received: int = 0
 
     @property
-    def endpoint(self) -> Endpoint:
-        (endpoint,) = endpoints(self.app).values()
-        return endpoint
+    def app(self) -> Flask:
+        return self.apps[RUN]
 
 
-def run(
-    folder: Path,
-    rounds: int,
-    sizes: Sequence[int],
-    calls: int,
-    leave_out: tuple[str, ...] = (),
-) -> Part:
+def run(bench: Bench, rounds: int) -> Part:
     about = (
-        "One event at a time, with so many finished events in the inbox. Receive: one"
-        " WSGI call with a new event. Repeat: one with an event that is somewhere among"
-        " the finished ones. Run: a worker claims one event, runs a subscriber that"
-        " does nothing, and settles it."
+        "The time of each in an inbox with so many events of the last 26 days: those of"
+        " the last week with their bodies, the others as prune leaves them. As many"
+        " events are dead in each. receive: one WSGI call with a new event. repeat: one"
+        " with an event that is among the finished ones. run: claiming, running and"
+        " settling one event of many that are due, with a subscriber that does nothing;"
+        " likewise with latest_only and one_at_a_time. stats, errors, list and prune:"
+        " the whole command without the start of Python; prune has nothing to do."
     )
     part = Part("growth", "An inbox that grows", about)
     for kind in (SQLITE, POSTGRESQL):
         try:
-            if kind in leave_out:
-                raise Missing("not wanted")
-            part.measured += _grow(kind, folder, rounds, sizes, calls)
+            bench.require(kind)
+            part.measured += _grow(kind, bench, rounds)
         except Missing as missing:
             part.left_out.append(f"{kind}: {missing}")
-            continue
-        for cost in COSTS:
-            few, many = (_where(kind, size) for size in (min(sizes), max(sizes)))
-            name = f"{cost} with {max(sizes):,} rows in {kind} against {min(sizes):,}"
-            part.compare(name, 1.25, "time", (cost, many), (cost, few))
     return part
 
 
-def _grow(
-    kind: str, folder: Path, rounds: int, sizes: Sequence[int], calls: int
-) -> list[Measured]:
+def _grow(kind: str, bench: Bench, rounds: int) -> list[Measured]:
     """What it costs in one kind of database; nothing is left of it afterwards."""
-    with tempfile.TemporaryDirectory(dir=folder) as name:
-        if kind == SQLITE:
-            require_space(Path(name), sum(sizes))
+    calls = 10 if bench.is_quick else 50
+    with tempfile.TemporaryDirectory(dir=_place(kind, bench)) as name:
         with Databases(Path(name)) as databases:
-            inboxes = [_filled(databases.make(kind), kind, size) for size in sizes]
+            inboxes = [
+                _filled(databases.make(kind), kind, size) for size in bench.sizes
+            ]
             # Or the disk would still be writing them when the measuring begins.
             os.sync()
-            interleaved(inboxes, 1, lambda one: _measure(one, calls))
-            for store in inboxes:
-                for measured in store.measured.values():
-                    measured.forget()
-            interleaved(inboxes, rounds, lambda one: _measure(one, calls))
-            for store in inboxes:
-                _check(store)
-    return [store.measured[cost] for cost in COSTS for store in inboxes]
+            for count in (1, rounds):
+                for inbox in inboxes:
+                    for measured in inbox.measured.values():
+                        measured.forget()
+                interleaved(inboxes, count, lambda one: _measure(one, calls))
+                commanded = min(count, COMMAND_ROUNDS)
+                interleaved(inboxes, commanded, _measure_commands)
+            for inbox in inboxes:
+                _check(inbox)
+    return [inbox.measured[cost] for cost in inboxes[0].measured for inbox in inboxes]
 
 
-def require_space(folder: Path, rows: int) -> None:
+def _place(kind: str, bench: Bench) -> Path:
+    """A folder with room: in memory, where filling it is quick, or on the disk.
+
+    :raises Missing: there is none.
+    """
+    if kind == POSTGRESQL:
+        return bench.folder
+    try:
+        return require_space(bench.databases.tmpfs(), sum(bench.sizes))
+    except Missing:
+        return require_space(bench.folder, sum(bench.sizes))
+
+
+def require_space(folder: Path, rows: int) -> Path:
     """:raises Missing: there is none for so many."""
     if shutil.disk_usage(folder).free < 2 * rows * ROW_BYTES:
         gigabytes = 2 * rows * ROW_BYTES / 1e9
         raise Missing(f"{rows:,} rows want {gigabytes:.0f} GB free in {folder}")
+    return folder
 
 
 def _filled(url: str, kind: str, size: int) -> Inbox:
-    fill(url, size, is_done=True)
-    app = ours(url)
-    app.blueprints["procore_webhooks"].on("*", "*")(_nothing)  # type: ignore[attr-defined]
-    where = _where(kind, size)
-    measured = {cost: Measured(cost, where, {"time": Figure()}) for cost in COSTS}
-    return Inbox(size, url, app, measured)
+    fill_history(url, size)
+    apps = {name: _app(url, options) for name, options in SUBSCRIBERS.items()}
+    measured = {
+        cost: Measured(cost, where(kind, size), figures("time")) for cost in EVENTS
+    }
+    for cost in COMMANDS:
+        measured[cost] = Measured(cost, where(kind, size), figures("time"))
+    return Inbox(size, url, apps, measured)
+
+
+def _app(url: str, options: dict[str, bool]) -> Flask:
+    app = configured("grown")
+    app.config["PROCORE_WEBHOOK_DATABASE_URI"] = url
+    webhooks = ProcoreWebhooks()
+    webhooks.on("*", "*", **options)(_nothing)  # type: ignore[arg-type]
+    app.register_blueprint(webhooks)
+    return app
 
 
 def _nothing(event: object) -> None:
     pass
 
 
-def _where(kind: str, size: int) -> str:
-    return f"{kind}, {size:,} rows"
+def where(kind: str, size: int) -> str:
+    return f"{kind}, {size:,} events"
 
 
-def _measure(store: Inbox, calls: int) -> None:
-    new, old = deliveries(calls), [*_repeats(store, calls)]
-    for cost, work in (
-        (RECEIVE, lambda: _deliver(store, new)),
-        (REPEAT, lambda: _deliver(store, old)),
-        (RUN, lambda: _run_each(store, calls)),
-    ):
-        seconds = _timed(work)
-        store.measured[cost].figures["time"].values.append(seconds / calls * 1e6)
-    store.received += calls
+def _measure(inbox: Inbox, calls: int) -> None:
+    old = [*_repeats(inbox, calls)]
+    for cost, app in inbox.apps.items():
+        new = deliveries(calls, resources(inbox.count))
+        received = _timed(_deliver, app, new) / calls
+        if cost == RUN:
+            inbox.measured[RECEIVE].add(time=received)
+            repeated = _timed(_deliver, app, old) / calls
+            inbox.measured[REPEAT].add(time=repeated)
+        inbox.measured[cost].add(time=_timed(_run, app, calls) / calls)
+        inbox.received += calls
 
 
-def _timed(work: Callable[[], None]) -> float:
+def _measure_commands(inbox: Inbox) -> None:
+    for command, options in COMMANDS.items():
+        arguments = ["procore-webhooks", command, *options]
+        inbox.measured[command].add(time=_timed(_command, inbox.app, arguments))
+
+
+def _timed(work: Callable[..., None], *arguments: object) -> float:
+    """Microseconds."""
     start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    work(*arguments)
+    return (time.perf_counter() - start) * 1e6
 
 
-def _deliver(store: Inbox, played: Iterable[Delivery]) -> None:
-    statuses = answers(store.app, [delivery.environ() for delivery in played])
+def _deliver(app: Flask, played: Iterable[Delivery]) -> None:
+    statuses = answers(app, [delivery.environ() for delivery in played])
     if set(statuses) != {"200 OK"}:
         raise WrongAnswer(f"answers were {set(statuses)}")
 
 
-def _run_each(store: Inbox, calls: int) -> None:
-    for _ in range(calls):
-        # A new one takes one event; later it would take several at once.
-        if Worker([store.endpoint], poll=1.0).run_due() != 1:
-            raise WrongAnswer("a worker found nothing to run")
+def _run(app: Flask, calls: int) -> None:
+    if (run := drain(app)) != calls:
+        raise WrongAnswer(f"{run} of {calls} events were run")
 
 
-def _repeats(store: Inbox, calls: int) -> Iterator[Delivery]:
-    c = store.endpoint.store.columns
-    ids = random.sample(range(1, store.count + 1), calls)
-    for row in store.endpoint.store.rows(sa.select(c.body).where(c.id.in_(ids))):
-        yield signed(bytes(row.body))
+def _command(app: Flask, arguments: list[str]) -> None:
+    result = app.test_cli_runner().invoke(args=arguments)
+    if result.exit_code:
+        raise WrongAnswer(f"{' '.join(arguments)}: {result.output}")
 
 
-def _check(store: Inbox) -> None:
+def _repeats(inbox: Inbox, calls: int) -> Iterator[Delivery]:
+    """Deliveries of events that are done; that of a dead one would run it again."""
+    first = inbox.count - inbox.count // 5
+    ids = random.sample(range(first, inbox.count + 1), 2 * calls)
+    engine = sa.create_engine(inbox.url, poolclass=sa.NullPool)
+    wanted = ", ".join(str(one) for one in ids)
+    query = f"SELECT body FROM {TABLE} WHERE status = 'done' AND id IN ({wanted})"
+    with engine.connect() as connection:
+        found = connection.execute(sa.text(f"{query} LIMIT {calls}"))
+        for body in found.scalars():
+            yield signed(bytes(body))
+
+
+def _check(inbox: Inbox) -> None:
     """Every new event is there and done, and no repeat is there twice."""
-    done = rows(store.url, "procore_webhook_event WHERE status = 'done'")
-    every = rows(store.url, "procore_webhook_event")
-    wanted = store.count + store.received
+    ended = "'done', 'dead', 'unmatched'"
+    done = rows(inbox.url, f"{TABLE} WHERE status IN ({ended})")
+    every = rows(inbox.url, TABLE)
+    wanted = inbox.count + inbox.received
     if not every == done == wanted:
         raise WrongAnswer(f"{wanted} events, {every} rows, of which {done} are done")

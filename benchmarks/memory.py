@@ -5,44 +5,37 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+from .bench import Bench
 from .candidates import DATABASE
 from .candidates import WHO
-from .client import play
-from .databases import Databases
+from .client import deliver
 from .databases import Missing
 from .databases import POSTGRESQL
 from .databases import rows
 from .databases import SQLITE
-from .deliveries import deliveries
-from .figures import Figure
+from .figures import figures
 from .figures import Measured
 from .figures import OURS
 from .figures import Part
 from .figures import WrongAnswer
+from .load import CONNECTIONS
+from .load import GUNICORN
+from .load import THREADS
 from .process import wait_for
 from .queues import CONCURRENCY
 from .queues import Job
+from .queues import runner
 from .queues import WORKER
 from .servers import free_port
 from .servers import running
 from .servers import started
 from .servers import wsgi_command
 
-THREADS = CONNECTIONS = 16
-#: Deliveries that are made at a time, so that no signature gets old.
-AT_A_TIME = 5000
-PATIENCE = 300.0
 DONE = "procore_webhook_event WHERE due_at IS NULL"
 
 
-def run(
-    databases: Databases,
-    folder: Path,
-    rounds: int,
-    few: int,
-    many: int,
-    leave_out: tuple[str, ...] = (),
-) -> Part:
+def run(bench: Bench, rounds: int) -> Part:
+    few, many = (100, 500) if bench.is_quick else (1000, 200_000)
     about = (
         f"The resident memory of one process after {few:,} events and after {many:,}:"
         f" gunicorn's gthread worker of {THREADS} threads, which receives them over"
@@ -50,29 +43,27 @@ def run(
         " threads, which then runs them."
     )
     part = Part("memory", "Memory", about)
-    kind = _kind(part, databases, leave_out)
+    kind = _kind(part, bench)
     server, worker = (
-        Measured(OURS, f"{what}, {kind}", {"last": Figure(), "first": Figure()})
-        for what in ("gunicorn", WORKER)
+        Measured(OURS, f"{what}, {kind}", figures("last", "first"))
+        for what in (GUNICORN, WORKER)
     )
     try:
         for _ in range(rounds):
-            url = databases.make(kind)
-            _receive(url, folder, few, many, server)
-            _work(url, folder, few, many, worker)
+            url = bench.url(kind)
+            _receive(url, bench.folder, few, many, server)
+            _work(url, bench.folder, few, many, worker)
     except Missing as missing:
-        part.left_out.append(f"gunicorn and {WORKER}: {missing}")
+        part.left_out.append(f"{GUNICORN} and {WORKER}: {missing}")
         return part
     part.measured = [server, worker]
     return part
 
 
-def _kind(part: Part, databases: Databases, leave_out: tuple[str, ...]) -> str:
+def _kind(part: Part, bench: Bench) -> str:
     """PostgreSQL, or SQLite where there is none."""
     try:
-        if POSTGRESQL in leave_out:
-            raise Missing("not wanted")
-        databases.make(POSTGRESQL)
+        bench.url(POSTGRESQL)
     except Missing as missing:
         part.left_out.append(f"{POSTGRESQL}: {missing}")
         return SQLITE
@@ -82,40 +73,29 @@ def _kind(part: Part, databases: Databases, leave_out: tuple[str, ...]) -> str:
 def _receive(url: str, folder: Path, few: int, many: int, measured: Measured) -> None:
     port = free_port()
     env, log = {WHO: OURS, DATABASE: url}, folder / "memory.log"
-    with running(wsgi_command("gunicorn", port, THREADS), port, env, log) as pid:
-        (worker,) = _children(pid)
-        _deliver(few, port)
-        _add(measured, "first", worker)
-        _deliver(many - few, port)
-        _add(measured, "last", worker)
+    with running(wsgi_command(GUNICORN, port, THREADS), port, env, log) as pid:
+        (worker,) = children(pid)
+        deliver(few, port, CONNECTIONS)
+        first = _resident(worker)
+        deliver(many - few, port, CONNECTIONS)
+        measured.add(first=first, last=_resident(worker))
     if (found := rows(url, "procore_webhook_event")) != many:
         raise WrongAnswer(f"gunicorn: {many} events, {found} rows")
-
-
-def _deliver(count: int, port: int) -> None:
-    for start in range(0, count, AT_A_TIME):
-        requests = [one.request() for one in deliveries(min(AT_A_TIME, count - start))]
-        played = play(requests, port, CONNECTIONS, PATIENCE)
-        if played["refused"] or played["answered"] != len(requests):
-            raise WrongAnswer(f"gunicorn: not every answer was 200: {played}")
 
 
 def _work(url: str, folder: Path, few: int, many: int, measured: Measured) -> None:
     file, log = folder / "memory.json", folder / "memory.log"
     file.unlink(missing_ok=True)
-    with started(Job(WORKER, many, str(file), url).command, {}, log) as process:
+    command = runner(Job(WORKER, many, str(file), url)).command
+    with started(command, {}, log) as process:
         for name, count in (("first", few), ("last", many)):
             are_done = functools.partial(_are_done, url, count)
             wait_for(are_done, count, process, log)
-            _add(measured, name, process.pid)
+            measured.add(**{name: _resident(process.pid)})
 
 
 def _are_done(url: str, count: int) -> bool:
     return rows(url, DONE) >= count
-
-
-def _add(measured: Measured, name: str, pid: int) -> None:
-    measured.figures[name].values.append(_resident(pid))
 
 
 def _resident(pid: int) -> float:
@@ -126,7 +106,7 @@ def _resident(pid: int) -> float:
     raise Missing("/proc tells nothing of memory")
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     return [int(one) for one in _proc(pid, f"task/{pid}/children").read_text().split()]
 
 

@@ -1,76 +1,88 @@
-"""The same as a picture: one panel for each benchmark."""
+"""The same as a picture: one panel for each question."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from .figures import Figure
-from .figures import Measured
-from .figures import OURS
 from .figures import Part
+from .panels import Bar
+from .panels import Panel
+from .panels import panels
+from .targets import Target
 
-AXES = {
-    "verify": ("time", "µs a check"),
-    "receive": ("time", "µs an event"),
-    "load": ("rate", "events a second"),
-    "process": ("rate", "events a second"),
-    "growth": ("time", "µs an event"),
-    "prune": ("p99", "ms, of 99 in 100 deliveries at most"),
-    "memory": ("last", "MiB"),
-}
-#: Where there is nobody else.
-ALL_OURS = ("growth", "prune", "memory")
-OUR_COLOR, OTHER_COLOR = "#c2410c", "#94a3b8"
+OUR_COLOR, OTHER_COLOR, TARGET_COLOR = "#ea580c", "#94a3b8", "#111827"
+MET_COLOR, MISSED_COLOR = "#15803d", "#b91c1c"
+FONT = {"font.size": 13, "axes.titlesize": 15, "axes.titleweight": "bold"}
+COLUMNS = 2
+#: Inches of a bar, and of a panel without bars.
+BAR_HEIGHT, REST_HEIGHT = 0.42, 1.5
+#: Of the longest bar: the room for the text beside it.
+MARGIN = 1.2
 
 
-def plot(parts: Sequence[Part], path: Path) -> bool:
+def plot(parts: Sequence[Part], targets: Sequence[Target], path: Path) -> bool:
     """Write a PNG; whether matplotlib is there to do so."""
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure as Sheet
     except ImportError:
         return False
-    heights = [len(part.measured) + 2 for part in parts]
-    sheet = Sheet(figsize=(11, 0.3 * sum(heights) + 0.5), layout="constrained")
-    panels = sheet.subplots(len(parts), 1, squeeze=False, height_ratios=heights)
-    for (panel,), part in zip(panels, parts, strict=True):
-        _draw(panel, part)
-    sheet.savefig(path, dpi=120)
+    shown = [*panels(parts, targets)]
+    rows = [shown[i : i + COLUMNS] for i in range(0, len(shown), COLUMNS)]
+    heights = [
+        max(len(panel.bars) for panel in row) * BAR_HEIGHT + REST_HEIGHT for row in rows
+    ]
+    with rc_context(FONT):
+        sheet = Sheet(figsize=(20, sum(heights) + 0.5), layout="constrained")
+        grid = sheet.subplots(len(rows), COLUMNS, squeeze=False, height_ratios=heights)
+        for axes in grid.flat[len(shown) :]:
+            axes.set_axis_off()
+        sheet.get_layout_engine().set(h_pad=0.15, w_pad=0.15)
+        for number, panel in enumerate(shown):
+            most = max(len(other.bars) for other in rows[number // COLUMNS])
+            _draw(grid.flat[number], panel, most)
+        sheet.suptitle("black line: target; thin line: half of the rounds", size=13)
+        sheet.savefig(path, dpi=90)
     return True
 
 
-def _draw(panel: object, part: Part) -> None:
-    key, axis = AXES[part.name]
-    figures = [one.figures[key] for one in part.measured]
-    colors = [_color(part, one) for one in part.measured]
-    names = [one.name for one in part.measured]
-    medians = [figure.median for figure in figures]
-    bars = panel.barh(names, medians, color=colors, xerr=_errors(figures))  # type: ignore[attr-defined]
-    labels = [_label(one, key) for one in part.measured]
-    panel.bar_label(bars, labels, padding=4, fontsize=8)  # type: ignore[attr-defined]
-    panel.set(title=part.title, xlabel=axis)  # type: ignore[attr-defined]
-    panel.margins(x=0.45)  # type: ignore[attr-defined]
-    panel.invert_yaxis()  # type: ignore[attr-defined]
+def _draw(axes: Any, panel: Panel, most_bars: int) -> None:
+    """Bars of one height: a row of panels has room for ``most_bars``."""
+    for number, bar in enumerate(panel.bars):
+        value, half = bar.figure.median, bar.figure.middle_half
+        color = OUR_COLOR if bar.is_ours else OTHER_COLOR
+        axes.barh(number, value, height=0.66, color=color)
+        axes.plot(half, (number, number), color="#475569", linewidth=1.5)
+        if bar.target:
+            ends = number - 0.44, number + 0.44
+            axes.plot([bar.target.limit] * 2, ends, color=TARGET_COLOR, linewidth=3)
+        end = max(value, half[1], bar.target.limit if bar.target else 0)
+        _write(axes, panel, bar, end, number)
+    most = max(max(bar.figure.median, bar.figure.middle_half[1]) for bar in panel.bars)
+    limits = [bar.target.limit for bar in panel.bars if bar.target]
+    axes.set_xlim(0, max([most, *limits]) * (1 + MARGIN))
+    axes.set_yticks(range(len(panel.bars)), [bar.name for bar in panel.bars])
+    axes.set_ylim(most_bars - 0.4, -0.6)
+    axes.set_title(panel.question, loc="left")
+    axes.set_xlabel(panel.axis)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
 
 
-def _color(part: Part, one: Measured) -> str:
-    is_ours = one.who == OURS or part.name in ALL_OURS
-    return OUR_COLOR if is_ours else OTHER_COLOR
+def _write(axes: Any, panel: Panel, bar: Bar, end: float, number: int) -> None:
+    """The value, and what was to be reached, behind the bar."""
+    texts = [f"{_short(bar.figure.median)}{panel.unit}", bar.note]
+    color = TARGET_COLOR
+    if bar.target:
+        color = MET_COLOR if bar.target.is_met else MISSED_COLOR
+        is_met = "met" if bar.target.is_met else "missed"
+        texts.append(f"target {bar.target.wanted} {is_met}")
+    text = "   ".join(filter(None, texts))
+    options = {"textcoords": "offset points", "va": "center", "color": color}
+    axes.annotate(text, (end, number), (8, 0), weight="bold", **options)
 
 
-def _errors(figures: Sequence[Figure]) -> list[list[float]]:
-    """How far the middle half of the rounds lies from the median, both ways."""
-    halves = [figure.middle_half for figure in figures]
-    medians = [figure.median for figure in figures]
-    below = [median - low for median, (low, _) in zip(medians, halves, strict=True)]
-    above = [high - median for median, (_, high) in zip(medians, halves, strict=True)]
-    return [below, above]
-
-
-def _label(one: Measured, key: str) -> str:
-    value = one.figures[key].median
-    if key == "rate" and "p99" in one.figures:
-        return f"{value:.0f} (p99 {one.figures['p99'].median:.0f} ms)"
-    if "first" in one.figures:
-        return f"{value:.1f} ({one.figures['first'].median:.1f} at first)"
-    return f"{value:.1f}"
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -9,14 +9,16 @@ import uuid
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from .databases import Databases
+from .bench import Bench
 from .databases import Missing
 from .databases import POSTGRESQL
 from .databases import SQLITE
-from .figures import Figure
+from .earlier import export
+from .figures import figures
 from .figures import interleaved
 from .figures import Measured
 from .figures import OURS
@@ -24,6 +26,7 @@ from .figures import Part
 from .figures import WrongAnswer
 from .queues import CELERY
 from .queues import CONCURRENCY
+from .queues import EARLIER
 from .queues import Job
 from .queues import OUR_CELERY
 from .queues import PREFETCH
@@ -44,23 +47,21 @@ Candidate = tuple[Measured, Runner]
 #: Who, on what, and whether its subscriber writes a row.
 EVERYBODY = (
     (WORKER, POSTGRESQL, False),
-    (WORKER, POSTGRESQL, True),
-    (WORKER, SQLITE, False),
-    (WORKER, SQLITE, True),
-    (OUR_CELERY, POSTGRESQL, False),
-    (OUR_CELERY, POSTGRESQL, True),
-    (CELERY, REDIS, False),
+    (EARLIER, POSTGRESQL, False),
     (PROCRASTINATE, POSTGRESQL, False),
+    (WORKER, SQLITE, False),
+    (EARLIER, SQLITE, False),
+    (WORKER, POSTGRESQL, True),
+    (EARLIER, POSTGRESQL, True),
+    (WORKER, SQLITE, True),
+    (EARLIER, SQLITE, True),
+    (OUR_CELERY, POSTGRESQL, False),
+    (CELERY, REDIS, False),
 )
 
 
-def run(
-    databases: Databases,
-    folder: Path,
-    rounds: int,
-    events: int,
-    leave_out: tuple[str, ...] = (),
-) -> Part:
+def run(bench: Bench, rounds: int) -> Part:
+    events = 100 if bench.is_quick else 2000
     about = (
         f"{events} events are in the queue before a worker starts; timed from the first"
         f" run to the last. One process each, which runs {CONCURRENCY} at a time:"
@@ -71,79 +72,70 @@ def run(
     )
     part = Part("process", "Run events", about)
     with ExitStack() as stack:
-        every = [*_candidates(part, databases, folder, events, leave_out)]
+        every = [*_candidates(part, bench, events)]
         for _, one in every:
             stack.callback(one.clear)
         interleaved(every, rounds, _measure)
     part.measured = [measured for measured, _ in every]
-    _compare(part)
     return part
 
 
-def _compare(part: Part) -> None:
-    ours = OURS, _where(WORKER, POSTGRESQL, False)
-    for name, limit, other in (
-        (
-            "worker against procrastinate",
-            2.2,
-            (PROCRASTINATE, f"{POSTGRESQL}, {NOTHING}"),
-        ),
-        ("worker against Celery's empty task", 1.0, (CELERY, f"{REDIS}, {NOTHING}")),
-    ):
-        part.compare(f"rate of the {name}", limit, "rate", ours, other, at_most=False)
-
-
-def _candidates(
-    part: Part,
-    databases: Databases,
-    folder: Path,
-    events: int,
-    leave_out: tuple[str, ...],
-) -> Iterator[Candidate]:
+def _candidates(part: Part, bench: Bench, events: int) -> Iterator[Candidate]:
     for who, kind, writes in EVERYBODY:
         measured = _measured(who, kind, writes)
         try:
-            _require(who, kind, leave_out)
-            url = "" if kind == REDIS else databases.make(kind)
-            unique = uuid.uuid4().hex
-            file, prefix = str(folder / unique), f"benchmarks:{unique}:"
-            candidate = runner(Job(who, events, file, url, writes, prefix))
-            # Or there is no Redis.
-            candidate.clear()
+            yield measured, _runner(bench, who, kind, writes, events)
         except Missing as missing:
             part.left_out.append(f"{measured.name}: {missing}")
-            continue
-        yield measured, candidate
+
+
+def _runner(bench: Bench, who: str, kind: str, writes: bool, events: int) -> Runner:
+    """:raises Missing: it is not wanted, or something that it needs is not here."""
+    bench.require(who, kind)
+    package = {OUR_CELERY: CELERY}.get(who, who)
+    bench.require(package)
+    if package in (CELERY, PROCRASTINATE) and not find_spec(package.lower()):
+        raise Missing(f"{package.lower()} is not installed")
+    unique = uuid.uuid4().hex
+    job = Job(
+        who,
+        events,
+        str(bench.folder / unique),
+        "" if kind == REDIS else bench.url(kind),
+        writes,
+        f"benchmarks:{unique}:",
+    )
+    if who == EARLIER:
+        job = replace(job, folder=str(export(bench.folder)))
+    one = runner(job)
+    # Or there is no Redis.
+    one.clear()
+    return one
 
 
 def _measured(who: str, kind: str, writes: bool) -> Measured:
-    figures = {"rate": Figure(), "cpu": Figure()}
-    if who in (WORKER, OUR_CELERY):
-        return Measured(OURS, _where(who, kind, writes), figures)
-    return Measured(who, f"{kind}, {NOTHING}", figures)
+    name = OURS if who in (WORKER, OUR_CELERY, EARLIER) else who
+    return Measured(name, where(who, kind, writes), figures("rate", "cpu"))
 
 
-def _where(who: str, kind: str, writes: bool) -> str:
-    on = f"{kind} and {REDIS}" if who == OUR_CELERY else kind
-    return f"{who}, {on}, {A_ROW if writes else NOTHING}"
-
-
-def _require(who: str, kind: str, leave_out: tuple[str, ...]) -> None:
-    package = {OUR_CELERY: "celery", CELERY: "celery"}.get(who, who)
-    if kind in leave_out or package.capitalize() in leave_out or who in leave_out:
-        raise Missing("not wanted")
-    if who != WORKER and not find_spec(package):
-        raise Missing(f"{package} is not installed")
+def where(who: str, kind: str, writes: bool = False) -> str:
+    what = A_ROW if writes else NOTHING
+    if who == OUR_CELERY:
+        return f"{who}, {kind} and {REDIS}, {what}"
+    return (
+        f"{kind}, {what}"
+        if who in (CELERY, PROCRASTINATE)
+        else f"{who}, {kind}, {what}"
+    )
 
 
 def _measure(candidate: Candidate) -> None:
     measured, one = candidate
     told = work_off(one)
-    for name, value in (
-        ("rate", (one.job.count - 1) / told["seconds"]),
-        ("cpu", told["cpu"] / one.job.count * 1e6),
-    ):
-        measured.figures[name].values.append(value)
+    measured.add(
+        rate=(one.job.count - 1) / told["seconds"],
+        cpu=told["cpu"] / one.job.count * 1e6,
+    )
 
 
 def work_off(one: Runner) -> dict[str, float]:
@@ -151,7 +143,7 @@ def work_off(one: Runner) -> dict[str, float]:
     file, log = Path(one.job.file), Path(f"{one.job.file}.log")
     file.unlink(missing_ok=True)
     one.fill()
-    with started(one.job.command, {}, log) as process:
+    with started(one.command, {}, log, Path(one.job.folder)) as process:
         count = one.job.count
         wait_for(file.exists, count, process, log)
         wait_for(lambda: one.done() == count, count, process, log)

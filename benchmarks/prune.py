@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flask import Flask
 
+from .bench import Bench
 from .candidates import DATABASE
 from .candidates import ours
 from .candidates import WHO
@@ -22,12 +23,12 @@ from .databases import POSTGRESQL
 from .databases import rows
 from .databases import SQLITE
 from .deliveries import deliveries
-from .figures import Figure
+from .figures import figures
 from .figures import Measured
 from .figures import OURS
 from .figures import Part
 from .figures import WrongAnswer
-from .fill import fill
+from .fill import fill_finished
 from .growth import require_space
 from .receive import answers
 from .servers import last_line
@@ -35,17 +36,13 @@ from .servers import started
 
 #: Deliveries a second.
 RATE = 50
+DURING = ", during prune"
 AGE = timedelta(days=60)
 COMMAND = "-m flask --app benchmarks.candidates:serve procore-webhooks prune -y".split()
 
 
-def run(
-    folder: Path,
-    rounds: int,
-    count: int,
-    seconds: float,
-    leave_out: tuple[str, ...] = (),
-) -> Part:
+def run(bench: Bench, rounds: int) -> Part:
+    count, seconds = (3000, 1.0) if bench.is_quick else (200_000, 15.0)
     about = (
         f"{RATE} deliveries a second, each one WSGI call, timed from when it was due:"
         f" for {seconds:g} s with {count:,} old events in the inbox, and then while the"
@@ -54,14 +51,13 @@ def run(
     part = Part("prune", "Receive while old events are removed", about)
     for kind in (SQLITE, POSTGRESQL):
         try:
-            if kind in leave_out:
-                raise Missing("not wanted")
+            bench.require(kind)
             alone, meanwhile = (
-                Measured(OURS, f"{kind}{when}", {"p50": Figure(), "p99": Figure()})
-                for when in ("", ", during prune")
+                Measured(OURS, f"{kind}{when}", figures("p50", "p99"))
+                for when in ("", DURING)
             )
             for _ in range(rounds):
-                _measure(kind, folder, count, seconds, alone, meanwhile)
+                _measure(kind, bench.folder, count, seconds, alone, meanwhile)
         except Missing as missing:
             part.left_out.append(f"{kind}: {missing}")
             continue
@@ -82,7 +78,7 @@ def _measure(
             require_space(Path(name), count)
         with Databases(Path(name)) as databases:
             url = databases.make(kind)
-            fill(url, count, is_done=True, age=AGE)
+            fill_finished(url, count, AGE)
             os.sync()
             app = ours(url)
             warm_up = len(_receive(app, _until(1.0)))
@@ -131,6 +127,6 @@ def _wait_until(due: float) -> float:
 
 def _add(measured: Measured, times: list[float]) -> int:
     ordered = sorted(times)
-    for name, part in (("p50", 0.5), ("p99", 0.99)):
-        measured.figures[name].values.append(percentile(ordered, part) * 1000)
+    p50, p99 = percentile(ordered, 0.5), percentile(ordered, 0.99)
+    measured.add(p50=p50 * 1000, p99=p99 * 1000)
     return len(ordered)

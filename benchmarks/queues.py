@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -24,19 +25,24 @@ from sqlalchemy.orm import sessionmaker
 
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
-from flask_procore_webhooks.endpoint import endpoints
-from flask_procore_webhooks.inbox.due import due_events
 
 from .candidates import SQLITE_PATIENCE
 from .candidates import tune
 from .databases import Missing
 from .databases import rows
+from .deliveries import deliveries
 from .deliveries import SECRET
-from .fill import fill
+from .earlier import COMMIT
+from .figures import WrongAnswer
+from .fill import fill_pending
 from .fill import tidy
+from .receive import answers
+from .servers import last_line
 from .servers import redis_url
+from .servers import ROOT
 
 WORKER, OUR_CELERY = "worker", 'DISPATCH="celery"'
+EARLIER = f"worker at {COMMIT}"
 CELERY, PROCRASTINATE = "Celery", "procrastinate"
 
 #: Threads, or coroutines, of the one process that each has.
@@ -61,11 +67,8 @@ class Job:
     writes: bool = False
     #: Of the keys in Redis.
     prefix: str = ""
-
-    @property
-    def command(self) -> list[str]:
-        job = json.dumps(dataclasses.asdict(self))
-        return [sys.executable, "-m", "benchmarks.queues", job]
+    #: Where the package and the benchmarks are that run it.
+    folder: str = str(ROOT)
 
 
 class Tally:
@@ -104,6 +107,11 @@ class Runner:
     def __init__(self, job: Job) -> None:
         self.job = job
 
+    @property
+    def command(self) -> list[str]:
+        job = json.dumps(dataclasses.asdict(self.job))
+        return [sys.executable, "-m", "benchmarks.queues", job]
+
     def fill(self) -> None:
         """Queue as many events as the job has, and nothing else."""
         raise NotImplementedError
@@ -125,7 +133,7 @@ class OurWorker(Runner):
 
     def fill(self) -> None:
         _make_written(self.job.url)
-        fill(self.job.url, self.job.count, is_done=False)
+        fill_pending(self.job.url, self.job.count)
 
     def work(self, tally: Callable[[], None]) -> None:
         arguments = ["worker", "--concurrency", str(CONCURRENCY)]
@@ -152,18 +160,45 @@ class OurWorker(Runner):
         return app
 
 
+class EarlierWorker(OurWorker):
+    """Filled and run by the benchmarks of that commit."""
+
+    FILL = (
+        "import json, sys; from benchmarks.queues import Job, runner;"
+        " runner(Job(**json.loads(sys.argv[1]))).fill()"
+    )
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        options = dataclasses.asdict(job) | {"who": WORKER}
+        del options["folder"]
+        self._argument = json.dumps(options)
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.queues", self._argument]
+
+    def fill(self) -> None:
+        command = [sys.executable, "-c", self.FILL, self._argument]
+        ran = subprocess.run(command, cwd=self.job.folder, capture_output=True)
+        if ran.returncode:
+            raise WrongAnswer(f"{EARLIER}: {last_line(ran.stderr)}")
+
+
 class OurCelery(OurWorker):
+    """Its events are delivered, so that each has the message of its delivery."""
+
     dispatch = "celery"
 
     def fill(self) -> None:
-        from flask_procore_webhooks.dispatching.celery import publish
-
         self.clear()
-        super().fill()
-        (endpoint,) = endpoints(self.app(lambda: None)).values()
-        due = due_events([endpoint.store], self.job.count)
-        if publish(endpoint, [row_id for _, row_id in due]) != self.job.count:
-            raise Missing("not every message could be sent")
+        _make_written(self.job.url)
+        fill_pending(self.job.url, 0)
+        environs = [each.environ() for each in deliveries(self.job.count)]
+        if {*answers(self.app(lambda: None), environs)} != {"200 OK"}:
+            raise WrongAnswer(f"{OUR_CELERY}: a delivery was not answered with 200")
+        if _waiting(self.job) != self.job.count:
+            raise WrongAnswer(f"{OUR_CELERY}: not every message was sent")
 
     def work(self, tally: Callable[[], None]) -> None:
         _work_for(self.app(tally).extensions["celery"])
@@ -243,6 +278,7 @@ class Procrastinate(Runner):
 
 RUNNERS: dict[str, type[Runner]] = {
     WORKER: OurWorker,
+    EARLIER: EarlierWorker,
     OUR_CELERY: OurCelery,
     CELERY: PlainCelery,
     PROCRASTINATE: Procrastinate,

@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from flask import Flask
 
-from .candidates import BARE
-from .candidates import BY_HAND
+from .bench import Bench
+from .candidates import BARE_CANDIDATE
 from .candidates import Candidate
-from .candidates import CANDIDATES
-from .databases import Databases
+from .candidates import HAND_CANDIDATE
+from .candidates import ORM_CANDIDATE
+from .candidates import OUR_CANDIDATE
+from .candidates import OUR_DB_CANDIDATE
 from .databases import Missing
 from .databases import POSTGRESQL
 from .databases import rows
 from .databases import SQLITE
+from .databases import TMPFS
 from .deliveries import deliveries
-from .figures import Figure
+from .figures import figures
 from .figures import interleaved
 from .figures import Measured
-from .figures import OURS
 from .figures import Part
 from .figures import WrongAnswer
+
+MOST = (OUR_CANDIDATE, OUR_DB_CANDIDATE, HAND_CANDIDATE)
+#: The bare route stores nothing: where is all the same.
+EVERYBODY = (
+    ("", (BARE_CANDIDATE,)),
+    (TMPFS, MOST),
+    (SQLITE, (*MOST, ORM_CANDIDATE)),
+    (POSTGRESQL, (*MOST, ORM_CANDIDATE)),
+)
 
 
 @dataclass
@@ -36,17 +48,17 @@ class Running:
     answered: int = 0
 
 
-def run(
-    databases: Databases, rounds: int, calls: int, leave_out: tuple[str, ...] = ()
-) -> Part:
+def run(bench: Bench, rounds: int) -> Part:
     about = (
-        "One WSGI call from one thread; what stores commits each event by itself. Ours"
-        ' with DISPATCH="worker", so that nothing else is done meanwhile. The bare'
-        " route reads the body and stores nothing. Processor time is this process's:"
-        " not the disk's, and not that of PostgreSQL."
+        "One WSGI call from one thread; what stores commits each event by itself, and"
+        " on a disk waits for it. Ours with an engine of its own, and in the host's"
+        ' database by db=; with DISPATCH="worker", so that nothing else is done'
+        " meanwhile. The bare route reads the body and stores nothing. Processor time"
+        " is this process's: not the disk's, and not that of PostgreSQL."
     )
     part = Part("receive", "Receive, in process", about)
-    running = [*_running(part, databases, leave_out)]
+    calls = 10 if bench.is_quick else 100
+    running = [*_running(part, bench)]
     interleaved(running, 1, lambda one: _measure(one, calls))
     for one in running:
         one.measured.forget()
@@ -54,42 +66,18 @@ def run(
     for one in running:
         _check(one)
     part.measured = [one.measured for one in running]
-    _compare(part)
     return part
 
 
-def _compare(part: Part) -> None:
-    for kind, limit, other in (
-        (SQLITE, 2.0, (BARE, "")),
-        (POSTGRESQL, 1.25, (BY_HAND, POSTGRESQL)),
-    ):
-        name = f"receive on {kind} against the {other[0]}"
-        part.compare(name, limit, "time", (OURS, kind), other)
-
-
-def _running(
-    part: Part, databases: Databases, leave_out: tuple[str, ...]
-) -> Iterable[Running]:
-    for kind in (SQLITE, POSTGRESQL):
-        if kind in leave_out:
-            part.left_out.append(f"{kind}: not wanted")
-            continue
-        for candidate in CANDIDATES:
-            if candidate.table is None and kind != SQLITE:
-                continue
-            where = kind if candidate.table else ""
+def _running(part: Part, bench: Bench) -> Iterator[Running]:
+    for kind, candidates in EVERYBODY:
+        for candidate in candidates:
+            measured = Measured(candidate.name, kind, figures("time", "cpu"))
             try:
-                url = databases.make(kind)
-                app = candidate.make(url)
+                url = bench.url(kind) if kind else ""
+                yield Running(candidate, candidate.make(url), url, measured)
             except (ImportError, Missing) as missing:
-                part.left_out.append(f"{candidate.name}, {where}: {missing}")
-                continue
-            measured = Measured(candidate.name, where, _figures())
-            yield Running(candidate, app, url, measured)
-
-
-def _figures() -> dict[str, Figure]:
-    return {"time": Figure(), "cpu": Figure()}
+                part.left_out.append(f"{measured.name}: {missing}")
 
 
 def _measure(running: Running, calls: int) -> None:
@@ -100,8 +88,7 @@ def _measure(running: Running, calls: int) -> None:
     if set(statuses) != {"200 OK"}:
         raise WrongAnswer(f"{running.candidate.name} answered {set(statuses)}")
     running.answered += len(statuses)
-    running.measured.figures["time"].values.append(seconds / calls * 1e6)
-    running.measured.figures["cpu"].values.append(cpu / calls * 1e6)
+    running.measured.add(time=seconds / calls * 1e6, cpu=cpu / calls * 1e6)
 
 
 def answers(flask: Flask, environs: Iterable[dict[str, Any]]) -> list[str]:

@@ -1,66 +1,37 @@
-"""What was measured as Markdown, with the machine, the versions and the date."""
+"""What was measured as Markdown."""
 
 from __future__ import annotations
 
-import os
-import platform
-import re
-import shutil
-import sqlite3
-import subprocess
 from collections.abc import Iterable
 from collections.abc import Sequence
-from datetime import datetime
-from datetime import timezone
-from importlib import metadata
-from pathlib import Path
 
 from .candidates import BARE
-from .databases import Databases
-from .databases import Missing
-from .databases import POSTGRESQL
-from .databases import server_version
+from .candidates import BY_HAND
 from .figures import Figure
+from .figures import Measured
 from .figures import Part
+from .targets import Target
 
-PACKAGES = (
-    "flask-procore-webhooks",
-    "flask",
-    "werkzeug",
-    "sqlalchemy",
-    "flask-sqlalchemy",
-    "psycopg",
-    "stripe",
-    "standardwebhooks",
-    "gunicorn",
-    "granian",
-    "celery",
-    "redis",
-    "procrastinate",
-)
 #: Of the parts with simple tables: the heads, and the figures below them.
 COLUMNS = {
     "process": {"events/s": "rate", "processor µs": "cpu"},
-    "growth": {"µs": "time"},
     "prune": {"p99 ms": "p99", "p50 ms": "p50"},
+    "idle": {"% of a core": "cpu"},
     "memory": {"MiB after all": "last", "MiB after the first": "first"},
 }
-COMMANDS = ("node --version", "wrk --version", "redis-server --version")
-VERSION = re.compile(r"\d+(?:\.\d+)+")
+#: Where the profile of a missed target is, from the folder of the results.
+PROFILES = "../README.md#where-the-time-goes"
 
 
-def report(parts: Sequence[Part], databases: Databases, rounds: dict[str, int]) -> str:
-    sections = ["# Benchmarks", _about(databases, rounds)]
+def report(parts: Sequence[Part], targets: Sequence[Target], about: str) -> str:
+    sections = ["# Benchmarks", about]
     for part in parts:
         sections += [f"## {part.title}", part.about, _figures(part)]
-    targets = [target for part in parts for target in part.targets]
     if targets:
-        rows = [
-            (one.name, one.wanted, f"{one.reached:.2f}", "yes" if one.is_met else "no")
-            for one in targets
-        ]
-        heads = ("ratio of medians", "target", "reached", "met")
-        sections += ["## Targets", _table(heads, rows)]
+        sections += ["## Targets", _targets(targets)]
+    if any(target.reached and not target.is_met for target in targets):
+        where = f"[Where the time goes]({PROFILES})"
+        sections.append(f"{where} has the profiles of what misses its target.")
     missing = [what for part in parts for what in (*part.left_out, *part.failures)]
     left_out = [f"- {what}" for what in missing]
     if left_out:
@@ -68,40 +39,43 @@ def report(parts: Sequence[Part], databases: Databases, rounds: dict[str, int]) 
     return "\n\n".join(sections) + "\n"
 
 
-def _about(databases: Databases, rounds: dict[str, int]) -> str:
-    now = datetime.now(timezone.utc)
-    load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
-    counts = ", ".join(f"{name} {count}" for name, count in rounds.items())
-    return "\n".join(
-        [
-            f"- {now:%Y-%m-%d %H:%M} UTC; {os.cpu_count()} cores, {_cpu()},"
-            f" {platform.system()} {platform.release()}; load average {load}",
-            f"- {', '.join(_versions(databases))}",
-            f"- medians of several rounds ({counts}), in each of which every candidate"
-            " has its turn, and between which lie half of the rounds; each request is"
-            " a new event with a fresh valid signature, and every answer was 200",
-        ]
-    )
+def _targets(targets: Sequence[Target]) -> str:
+    rows = []
+    for one in targets:
+        if one.reached is None:
+            rows.append((one.name, one.wanted, "not measured", "", ""))
+            continue
+        met = "yes" if one.is_met else "no"
+        value, half = _short(one.reached.median), _half(one.reached)
+        rows.append((one.name, one.wanted, f"{value}{one.unit}", half, met))
+    return _table(("", "target", "reached", "half of the rounds", "met"), rows)
 
 
 def _figures(part: Part) -> str:
     if part.name == "load":
         return _load_table(part)
+    if part.name == "growth":
+        return _growth_table(part)
     if part.name in COLUMNS:
         return _simple_table(part, COLUMNS[part.name])
-    least = min((one.figures["time"].median for one in part.measured), default=0)
-    heads = ["", "µs", "half of the rounds", "to the fastest"]
+    return _time_table(part)
+
+
+def _time_table(part: Part) -> str:
+    has_cpu = any("cpu" in one.figures for one in part.measured)
+    heads = ["", "µs", "half of the rounds", "to bare", "to hand-written"]
     rows = []
     for one in part.measured:
         time = one.figures["time"]
-        ratio = f"{time.median / least:.2f}"
-        row = [one.name, _short(time.median), _half(time), ratio]
-        if cpu := one.figures.get("cpu"):
-            row.append(_short(cpu.median))
+        row = [one.name, _short(time.median), _half(time)]
+        row += [_ratio(one, part.find(BARE, ""), "time")]
+        row += [_ratio(one, part.find(BY_HAND, one.where), "time")]
+        if has_cpu:
+            row.append(_short(one.figures["cpu"].median))
         rows.append(row)
-    if any("cpu" in one.figures for one in part.measured):
-        heads.append("processor µs")
-    return _table(heads, rows)
+    if has_cpu:
+        return _table([*heads, "processor µs"], rows)
+    return _table(heads[:3], [row[:3] for row in rows])
 
 
 def _load_table(part: Part) -> str:
@@ -109,19 +83,23 @@ def _load_table(part: Part) -> str:
     for one in part.measured:
         rate, p50, p99 = (one.figures[name] for name in ("rate", "p50", "p99"))
         bare = part.find(BARE, one.where.partition(",")[0])
-        ratio = f"{rate.median / bare.figures['rate'].median:.2f}" if bare else ""
-        rows.append(
-            (
-                one.name,
-                _short(rate.median),
-                _half(rate),
-                ratio,
-                _short(p50.median),
-                _short(p99.median),
-            )
-        )
-    heads = ("", "events/s", "half of the rounds", "to bare", "p50 ms", "p99 ms")
-    return _table(heads, rows)
+        hand = part.find(BY_HAND, one.where)
+        ratios = _ratio(one, bare, "rate"), _ratio(one, hand, "rate")
+        times = _short(p50.median), _short(p99.median)
+        rows.append((one.name, _short(rate.median), _half(rate), *ratios, *times))
+    heads = "", "events/s", "half of the rounds", "to bare", "to hand-written"
+    return _table((*heads, "p50 ms", "p99 ms"), rows)
+
+
+def _growth_table(part: Part) -> str:
+    rows = []
+    first: dict[tuple[str, str], Measured] = {}
+    for one in part.measured:
+        least = first.setdefault((one.who, one.where.partition(",")[0]), one)
+        time = one.figures["time"]
+        row = one.name, _short(time.median), _half(time), _ratio(one, least, "time")
+        rows.append(row)
+    return _table(("", "µs", "half of the rounds", "to the smallest"), rows)
 
 
 def _simple_table(part: Part, columns: dict[str, str]) -> str:
@@ -132,6 +110,12 @@ def _simple_table(part: Part, columns: dict[str, str]) -> str:
         rest = [_short(one.figures[columns[head]].median) for head in others]
         rows.append([one.name, _short(main.median), _half(main), *rest])
     return _table(["", first, "half of the rounds", *others], rows)
+
+
+def _ratio(one: Measured, other: Measured | None, key: str) -> str:
+    if other is None:
+        return ""
+    return f"{one.figures[key].over(other.figures[key]).median:.2f}"
 
 
 def _half(figure: Figure) -> str:
@@ -155,32 +139,3 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     first, *others = zip(cells, widths, strict=True)
     aligned = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
     return f"| {' | '.join(aligned)} |"
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _versions(databases: Databases) -> Iterable[str]:
-    yield f"{platform.python_implementation()} {platform.python_version()}"
-    for name in PACKAGES:
-        try:
-            yield f"{name} {metadata.version(name)}"
-        except metadata.PackageNotFoundError:
-            continue
-    yield f"SQLite {sqlite3.sqlite_version}"
-    try:
-        yield f"PostgreSQL {server_version(databases.make(POSTGRESQL))}"
-    except Missing:
-        pass
-    for command in COMMANDS:
-        name, option = command.split()
-        if shutil.which(name):
-            ran = subprocess.run([name, option], capture_output=True, text=True)
-            if found := VERSION.search(ran.stdout + ran.stderr):
-                yield f"{name} {found[0]}"

@@ -20,6 +20,9 @@ from support.services import REDIS
 
 ROOT = Path(__file__).parents[2]
 OURS = "flask-procore-webhooks"
+COMMIT = "e84ab2c"
+EVENTS = ("receive", "repeat", "run", "latest_only", "one_at_a_time")
+PAGES = ("stats", "errors", "list")
 
 
 def run(
@@ -60,30 +63,52 @@ def test_verify(tmp_path: Path) -> None:
     for rival in ("stripe", "standardwebhooks"):
         assert (rival in times) == (find_spec(rival) is not None)
         assert (f"- {rival}: not installed" in report) == (rival not in times)
-    assert "verify against the floor" in report
+    assert targets(report) == {"verify against hmac.digest and compare_digest"}
     assert min(times.values()) > 0
 
 
 def test_receive_on_sqlite(tmp_path: Path) -> None:
-    report = run(tmp_path, "--only", "receive", "--without", "PostgreSQL")
+    without = "--without", "PostgreSQL", "--without", "SQLite on tmpfs"
+    report = run(tmp_path, "--only", "receive", *without)
     times = measured(report)
     assert set(times) == {
         f"{OURS}, SQLite",
+        f"{OURS} with db=, SQLite",
         "bare Flask route",
         "hand-written view, SQLite",
         "Flask-SQLAlchemy view, SQLite",
     }
     assert min(times.values()) > 0
-    assert "receive on SQLite against the bare Flask route" in report
-    assert "- PostgreSQL: not wanted" in report
+    assert "receive, SQLite on the disk, against the hand-written view" in report
+    assert f"- {OURS}, PostgreSQL: not wanted" in report
+    assert f"- {OURS}, SQLite on tmpfs: not wanted" in report
+
+
+def test_head_of_a_report_describes_the_machine(tmp_path: Path) -> None:
+    head = run(tmp_path, "--only", "verify").partition("## ")[0]
+    assert re.search(r"load average .* before the run .* after it", head)
+    assert re.search(r"one fdatasync .* took [\d.]+ ms before", head)
 
 
 def test_receive_on_postgresql(tmp_path: Path, postgresql_url: str) -> None:
     report = run(tmp_path, "--only", "receive")
     times = measured(report)
-    for who in (OURS, "hand-written view", "Flask-SQLAlchemy view"):
+    for who in (OURS, f"{OURS} with db=", "hand-written view", "Flask-SQLAlchemy view"):
         assert times[f"{who}, PostgreSQL"] > 0
-    assert "receive on PostgreSQL against the hand-written view" in report
+    assert "receive, PostgreSQL, db=, against the hand-written view" in targets(report)
+    assert "PostgreSQL with synchronous_commit " in report
+
+
+def test_receive_in_memory(tmp_path: Path) -> None:
+    if not os.access("/dev/shm", os.W_OK):
+        pytest.skip("there is no tmpfs")
+    report = run(tmp_path, "--only", "receive", "--without", "PostgreSQL")
+    for who in (OURS, f"{OURS} with db=", "hand-written view"):
+        assert measured(report)[f"{who}, SQLite on tmpfs"] > 0
+    assert {
+        "receive, SQLite on tmpfs, own engine, against a bare route",
+        "receive, SQLite on tmpfs, db=, against a bare route",
+    } < targets(report)
 
 
 @pytest.mark.soak
@@ -102,19 +127,22 @@ def test_load(tmp_path: Path, player: str) -> None:
         f"{OURS}, gunicorn, SQLite",
         "bare Flask route, gunicorn",
         "hand-written view, gunicorn, SQLite",
-        "Flask-SQLAlchemy view, gunicorn, SQLite",
     }
     assert min(rates.values()) > 0
-    assert "gunicorn: rate on SQLite against the bare Flask route" in report
-    assert "- granian: not wanted" in report
+    assert "rate, gunicorn, SQLite, against a bare route" in targets(report)
+    assert f"- {OURS}, granian, SQLite: not wanted" in report
 
 
 def test_process_on_sqlite(tmp_path: Path) -> None:
     report = run(tmp_path, "--only", "process", "--without", "PostgreSQL", *no_rivals())
     rates = measured(report)
+    workers = ["worker"]
+    if has_commit(COMMIT):
+        workers.append(f"worker at {COMMIT}")
     assert set(rates) == {
-        f"{OURS}, worker, SQLite, does nothing",
-        f"{OURS}, worker, SQLite, writes a row",
+        f"{OURS}, {worker}, SQLite, {what}"
+        for worker in workers
+        for what in ("does nothing", "writes a row")
     }
     assert min(rates.values()) > 0
     assert "- Celery, Redis, does nothing: not wanted" in report
@@ -142,8 +170,14 @@ def test_process_with_rivals(tmp_path: Path, postgresql_url: str) -> None:
 def test_growth_on_sqlite(tmp_path: Path) -> None:
     report = run(tmp_path, "--only", "growth", "--without", "PostgreSQL")
     assert set(measured(report)) == growth("SQLite")
-    for cost in ("receive", "run", "repeat"):
-        assert f"{cost} with 3,000 rows in SQLite against 1,000" in report
+    costs = *EVENTS, *PAGES
+    for kind in ("SQLite", "PostgreSQL"):
+        assert {
+            *(f"{cost}, 3,000 events in {kind} against 1,000" for cost in costs),
+            f"prune with nothing to do, 3,000 events in {kind}",
+        } < targets(report)
+    # PostgreSQL was left out.
+    assert report.count("not measured") == len(costs) + 1
 
 
 def test_growth_on_postgresql(tmp_path: Path, postgresql_url: str) -> None:
@@ -174,12 +208,61 @@ def test_memory(tmp_path: Path) -> None:
     assert min(sizes.values()) > 1
 
 
+@pytest.mark.slow
+def test_idle(tmp_path: Path) -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("there is no /proc")
+    report = run(tmp_path, "--only", "idle", "--without", "PostgreSQL")
+    assert set(measured(report)) == {
+        "bare Flask route, gunicorn",
+        f"{OURS}, gunicorn, background, SQLite",
+        f"{OURS}, worker, SQLite",
+    }
+
+
+@pytest.mark.parametrize("what", ["receive", "run"])
+def test_profile(what: str) -> None:
+    if not (ROOT / "benchmarks").is_dir():
+        pytest.skip("these tests run apart from the benchmarks")
+    options = [what, "--database", "SQLite", "--seconds", "1"]
+    command = [sys.executable, "-m", "benchmarks.profile", *options]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ran.stdout.startswith(f"{what}, {OURS}, SQLite: "), ran.stderr
+    assert re.search(r"^ *[\d.]+%  sqlalchemy$", ran.stdout, re.MULTILINE)
+
+
+def test_parts_are_separated_by_commas(tmp_path: Path) -> None:
+    report = run(tmp_path, "--only", "verify,prune", "--without", "PostgreSQL")
+    assert "## Verify a signature" in report
+    assert "## Receive while old events are removed" in report
+
+
+def test_ratio_is_the_median_of_the_ratios_of_the_rounds() -> None:
+    figures = pytest.importorskip("benchmarks.figures")
+    ours = figures.Figure([200.0, 10.0, 12.0])
+    ratio = ours.over(figures.Figure([100.0, 10.0, 10.0]))
+    assert ratio.values == [2.0, 1.0, 1.2]
+    assert ratio.median == 1.2
+
+
 def growth(kind: str, *sizes: int) -> set[str]:
     return {
-        f"{cost}, {kind}, {size:,} rows"
-        for cost in ("receive", "run", "repeat")
+        f"{cost}, {kind}, {size:,} events"
+        for cost in (*EVENTS, *PAGES, "prune")
         for size in sizes or (1000, 3000)
     }
+
+
+def targets(report: str) -> set[str]:
+    table = report.partition("## Targets")[2]
+    return {*re.findall(r"^\| (\S.*?) +\| +[≤≥]", table, re.MULTILINE)}
+
+
+def has_commit(commit: str) -> bool:
+    if not shutil.which("git"):
+        return False
+    command = ["git", "cat-file", "-e", commit]
+    return not subprocess.run(command, cwd=ROOT, capture_output=True).returncode
 
 
 def require_redis() -> None:
