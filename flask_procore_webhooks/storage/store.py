@@ -31,8 +31,8 @@ from .servers import find_traits
 from .servers import SERVER_TIME
 from .servers import ServerClock
 from .servers import Traits
-from .transactions import is_in_transaction
-from .transactions import transaction
+from .transactions import BEGIN
+from .transactions import roll_back
 
 T = TypeVar("T")
 
@@ -128,11 +128,11 @@ class Store:
                     self.clock.compare(connection)
                 try:
                     if begin:
-                        with transaction(connection):
+                        with _transaction(connection):
                             yield connection
                     else:
                         yield connection
-                        if is_in_transaction(connection):
+                        if _is_in_transaction(connection):
                             connection.connection.commit()
                 finally:
                     if limits_waits and not connection.invalidated:
@@ -255,6 +255,34 @@ def to_db_time(when: datetime) -> datetime:
     if when.tzinfo is not timezone.utc:
         when = when.astimezone(timezone.utc)
     return when.replace(tzinfo=None)
+
+
+@contextmanager
+def _transaction(connection: Connection) -> Iterator[None]:
+    """One transaction, on a connection on which each statement is one by itself."""
+    if _is_in_transaction(connection):
+        yield
+        connection.connection.commit()
+        return
+    # As statements, because a connection whose isolation level was changed may come
+    # back to the pool without autocommit (SQLAlchemy 2.0.16).
+    for statement in BEGIN.get(connection.dialect.name, ("BEGIN",)):
+        connection.exec_driver_sql(statement)
+    try:
+        yield
+        connection.exec_driver_sql("COMMIT")
+    except BaseException:
+        roll_back(connection)
+        raise
+
+
+def _is_in_transaction(connection: Connection) -> bool:
+    """Whether the driver has a transaction that SQLAlchemy does not know of.
+
+    With ``autocommit=False`` (Python 3.12), ``sqlite3`` always has one.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    return bool(getattr(driver, "in_transaction", False))
 
 
 def _set_wait(connection: Connection, milliseconds: int | None = None) -> None:

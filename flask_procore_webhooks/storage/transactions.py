@@ -1,9 +1,7 @@
-"""Transactions on connections on which each statement is a transaction of its own."""
+"""How a transaction begins on each database, and how it ends after an error."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection
@@ -20,44 +18,15 @@ BEGIN = {
 }
 
 
-@contextmanager
-def transaction(connection: Connection) -> Iterator[None]:
-    """One transaction, on a connection on which each statement is one by itself."""
-    if is_in_transaction(connection):
-        yield
-        connection.connection.commit()
-        return
-    # As statements, because a connection whose isolation level was changed may come
-    # back to the pool without autocommit (SQLAlchemy 2.0.16).
-    for statement in BEGIN.get(connection.dialect.name, ("BEGIN",)):
-        connection.exec_driver_sql(statement)
-    try:
-        yield
-        connection.exec_driver_sql("COMMIT")
-    except BaseException:
-        _roll_back(connection)
-        raise
-
-
-def is_in_transaction(connection: Connection, *, unknown: bool = False) -> bool:
-    """Whether the driver has a transaction that SQLAlchemy does not know of.
-
-    With ``autocommit=False`` (Python 3.12), ``sqlite3`` always has one.
-
-    :param unknown: the answer for drivers without this information.
-    """
-    driver: Any = connection.connection.dbapi_connection
-    return bool(getattr(driver, "in_transaction", unknown))
-
-
-def _roll_back(connection: Connection) -> None:
+def roll_back(connection: Connection) -> None:
     """End a transaction that was begun as a statement.
 
     The pool does not do it: psycopg2 rolls back only what it has begun itself, and the
     next user of the connection would be in the same transaction.
     """
     # SQLite ends the transaction itself after some errors.
-    if connection.invalidated or not is_in_transaction(connection, unknown=True):
+    driver: Any = None if connection.invalidated else connection.connection
+    if driver is None or not getattr(driver.dbapi_connection, "in_transaction", True):
         return
     try:
         connection.exec_driver_sql("ROLLBACK")
