@@ -45,10 +45,10 @@ from .selection import PART
 #: The row of an event is kept this many times as long as its body, so that a late copy
 #: is still recognised as a repeat.
 IDS_KEPT = 4
-#: Events of a range that are counted at once.
-COUNTED = 50_000
-#: Parts after which the mark is moved, and at the end.
-MOVED_EVERY = 200
+#: Rows that one query reads.
+READ = 5000
+#: Such parts after which the mark is moved, and at the end.
+MOVED_EVERY = 50
 
 
 class Part(NamedTuple):
@@ -145,7 +145,7 @@ def _events(store: Store) -> _What:
 def _count(store: Store, old: Old, what: _What) -> int:
     """How many events have it and are old."""
     number = 0
-    for part in _parts(store, old.before, _mark(store, what), COUNTED):
+    for part in _parts(store, old.before, _mark(store, what)):
         query = select(func.count()).select_from(store.columns.id.table)
         query = query.where(part.where, what.has, old.where(store))
         number += int(store.rows(query)[0][0])
@@ -159,38 +159,42 @@ def _prune(store: Store, old: Old, what: _What) -> Iterator[int]:
     """
     mark = _mark(store, what)
     row, left, moves = mark.row, set[int](), old.wanted == EVERY_EVENT
-    for number, part in enumerate(_parts(store, old.before, mark, PART), 1):
-        start = time.monotonic()
-        found, removed = _prune_part(store, old, what, part.where)
-        row, left = part.end, left | (found - removed)
-        if moves and row > mark.row and not number % MOVED_EVERY:
-            mark = _moved(store, what, mark, row, left)
-            left |= {*mark.left}  # events that were noted since
-        if removed:
+    for number, part in enumerate(_parts(store, old.before, mark), 1):
+        is_old = _find(store, old, what, part)
+        row, left = part.end, {*left, *is_old}
+        ids = [row_id for row_id in is_old if is_old[row_id]]
+        for first in range(0, len(ids), PART):
+            start = time.monotonic()
+            removed = _remove(store, old, what, ids[first : first + PART])
+            left -= removed
             yield len(removed)
             # It leaves the database to others for as long as it took.
             time.sleep(time.monotonic() - start)
+        if moves and row > mark.row and not number % MOVED_EVERY:
+            mark = _moved(store, what, mark, row, left)
+            left |= {*mark.left}  # events that were noted since
     if moves:
         _moved(store, what, mark, row, left)
 
 
-def _prune_part(
-    store: Store, old: Old, what: _What, where: ColumnElement[bool]
-) -> tuple[set[int], set[int]]:
-    """The row ids of the events that had it, and of those from which it was removed."""
-    c, is_old = store.columns, old.where(store)
-    query = select(c.id, case((is_old, 1), else_=0).label("is_old"))
-    rows = store.rows(query.where(where, EVERY_EVENT.where(store), what.has))
-    ids = [row.id for row in rows if row.is_old]
+def _find(store: Store, old: Old, what: _What, part: Part) -> dict[int, bool]:
+    """The row ids of the events that have it, and whether they are old."""
+    c, is_old = store.columns, case((old.where(store), 1), else_=0).label("is_old")
+    query = select(c.id, is_old).where(part.where, EVERY_EVENT.where(store), what.has)
+    return {row.id: bool(row.is_old) for row in store.rows(query.order_by(c.id))}
 
-    def remove(connection: Connection) -> set[int]:
-        same = c.id.in_(ids), what.has, is_old
+
+def _remove(store: Store, old: Old, what: _What, ids: list[int]) -> set[int]:
+    """Remove it from those of the events that are still old; return their row ids."""
+    c = store.columns
+    same = c.id.in_(ids), what.has, old.where(store)
+
+    def work(connection: Connection) -> set[int]:
         locked = [row.id for row in lock_in_order(connection, c.id.table, *same)]
         what.remove(connection, locked)
         return {*locked}
 
-    found = {row.id for row in rows}
-    return found, store.run(remove, begin=True) if ids else set()
+    return store.run(work, begin=True)
 
 
 def _mark(store: Store, what: _What) -> Mark:
@@ -215,17 +219,17 @@ def _moved(store: Store, what: _What, mark: Mark, row: int, left: set[int]) -> M
     return _mark(store, what)
 
 
-def _parts(store: Store, before: datetime, mark: Mark, size: int) -> Iterator[Part]:
+def _parts(store: Store, before: datetime, mark: Mark) -> Iterator[Part]:
     """The events that were left before the mark, and those after it, oldest first.
 
-    They end at the first ``size`` rows that were all received after ``before``.
+    They end at the first rows that were all received after ``before``.
     """
     c, then, last, end = store.columns, to_db_time(before), mark.row, mark.row
     for start in range(0, len(mark.left), PART):
         yield Part(c.id.in_(mark.left[start : start + PART]), mark.row)
     while True:
         rows = select(c.id, c.received_at).where(c.id > last).order_by(c.id)
-        part = rows.limit(size).subquery().c
+        part = rows.limit(READ).subquery().c
         settled = func.max(case((part.received_at < then, part.id)))
         ((newest, settled_id),) = store.rows(select(func.max(part.id), settled))
         if settled_id is None:
@@ -292,6 +296,5 @@ def _delete(store: Store, table: Any, *where: ColumnElement[bool]) -> int:
             return 0
         return connection.execute(delete(table).where(*where)).rowcount
 
-    # A transaction for its isolation level: under MariaDB's default, new events would
-    # wait.
+    # Under MariaDB's default isolation level, new events would wait.
     return store.run(work, begin=True)
