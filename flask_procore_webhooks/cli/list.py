@@ -12,7 +12,6 @@ from ..endpoint import Endpoint
 from ..inbox.status import Status
 from ..operations.filters import Filter
 from ..operations.queries import count_events
-from ..operations.queries import MOST_COUNTED
 from ..operations.queries import newest
 from ._options import as_json as as_json_option
 from ._options import command
@@ -54,8 +53,8 @@ def list_events(
         return
     if rows:
         _print_rows(rows, len(found) > 1)
-    numbers = [count_events(each.store, wanted) for each in found]
-    _print_total(len(rows), numbers, oldest_first)
+    counts = [count_events(each.store, wanted) for each in found]
+    _print_total(len(rows), counts, oldest_first)
 
 
 def _rows(
@@ -85,11 +84,14 @@ def _cell(row: Mapping[str, Any], name: str) -> object:
     return shortened(value, WIDTHS[name]) if value and name in WIDTHS else value
 
 
-def _print_total(shown: int, numbers: list[int], oldest_first: bool) -> None:
-    total = sum(min(number, MOST_COUNTED) for number in numbers)
+def _print_total(
+    shown: int, counts: list[tuple[int, bool]], oldest_first: bool
+) -> None:
+    # A page may have events that are older than those that were counted.
+    total = max(shown, sum(number for number, _ in counts))
     if not total:
         click.echo("No events.")
         return
-    more = "+" if any(number > MOST_COUNTED for number in numbers) else ""
+    more = "+" if any(has_more for _, has_more in counts) else ""
     order = "oldest" if oldest_first else "newest"
     click.echo(f"{shown} of {total:,}{more}, {order} first")

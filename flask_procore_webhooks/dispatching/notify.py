@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from contextlib import contextmanager
 from importlib import import_module
+from selectors import BaseSelector
+from selectors import DefaultSelector
+from selectors import EVENT_READ
 from typing import Any
 
 from sqlalchemy import bindparam
@@ -150,10 +153,19 @@ class Listener:
             log.info("Notifications of new events arrive again")
         # For events that were committed before LISTEN.
         self._wake()
+        with DefaultSelector() as selector:
+            selector.register(connection, EVENT_READ)
+            self._read(connection, selector)
+
+    def _read(self, connection: Any, selector: BaseSelector) -> None:
         checked_at = time.monotonic()
         while not self._stopping.is_set():
-            found = connection.notifies(timeout=SLICE, stop_after=1)
-            if self._names & {notification.payload for notification in found}:
+            # While it waits, psycopg itself wakes ten times a second.
+            names = set[str]()
+            if selector.select(SLICE):
+                found = connection.notifies(timeout=INTERVAL, stop_after=1)
+                names = {notification.payload for notification in found}
+            if self._names & names:
                 self._wake()
                 # For events that were committed since, without a notification.
                 self._stopping.wait(INTERVAL)

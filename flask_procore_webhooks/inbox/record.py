@@ -19,6 +19,7 @@ from sqlalchemy import select
 from sqlalchemy import update
 
 from ..event import Event
+from ..schema.marks import note_body
 from ..storage.store import Store
 from ..storage.store import to_db_time
 from ..storage.store import TransientError
@@ -232,10 +233,15 @@ def _revive(store: Store, row: Row, row_id: int, connection: Connection) -> None
         "finished_at": None,
         "claims": 0,
     }
-    # Guarded by the status: no run has the event.
-    change = update(c.id.table).where(*parked).values(values)
-    if not connection.execute(change).rowcount:
+    pruned = select(c.body.is_(None)).where(*parked).with_for_update()
+    is_pruned = connection.execute(pruned).scalar()
+    if is_pruned is None:
         return  # it has become pending meanwhile
+    # Guarded by the status: no run has the event.
+    connection.execute(update(c.id.table).where(*parked).values(values))
+    if is_pruned:
+        tables = store.database.tables
+        note_body(connection, tables, store.endpoint, row_id, row["received_at"])
     dead = j.event == row_id, j.state == JobState.DEAD.value
     job = {
         "state": JobState.PENDING.value,

@@ -71,6 +71,12 @@ class Filter:
         """Whether jobs decide which events are selected."""
         return any((self.subscriber, self.error, self.died_since))
 
+    @property
+    def has_index(self) -> bool:
+        """Whether the selected events are found without reading others."""
+        is_indexed = bool(self.statuses) and _INDEXED.issuperset(self.statuses)
+        return is_indexed or any((self.resource_id, self.died_since))
+
     def where(self, store: Store) -> ColumnElement[bool]:
         """The condition for rows of events."""
         return and_(self._is_mine(store), *self._event(store))

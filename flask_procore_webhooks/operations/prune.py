@@ -3,47 +3,61 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import and_
+from sqlalchemy import case
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
-from sqlalchemy import Delete
 from sqlalchemy import delete
 from sqlalchemy import exists
 from sqlalchemy import func
 from sqlalchemy import or_
 from sqlalchemy import select
-from sqlalchemy import Update
+from sqlalchemy import true
 from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
 
 from ..inbox.status import FINISHED
 from ..inbox.status import Status
+from ..schema.marks import BODIES
+from ..schema.marks import EVENTS
+from ..schema.marks import Mark
+from ..schema.marks import move_mark
+from ..schema.marks import read_mark
 from ..schema.state import WHOLE_INBOX
 from ..schema.tables import lock_in_order
 from ..storage.store import Store
 from ..storage.store import to_db_time
 from .filters import EVERY_EVENT
 from .filters import Filter
-from .seen import put_state
 from .seen import SEEN
 from .seen import SEEN_KEPT
-from .seen import states
 from .selection import PART
 
 #: The row of an event is kept this many times as long as its body, so that a late copy
 #: is still recognised as a repeat.
 IDS_KEPT = 4
-#: The name of a value in the state table: the row id up to which no event of the
-#: endpoint has a body.
-MARK = "prune"
-#: Events of a range that are counted at once.
-COUNTED = 50_000
+#: Rows that one query reads.
+READ = 5000
+#: Such parts after which the mark is moved, and at the end.
+MOVED_EVERY = 50
 
-Window = tuple[int, int]
+
+class Part(NamedTuple):
+    """Some rows of the inbox."""
+
+    where: ColumnElement[bool]
+    #: Up to this row id, every event of the endpoint is in this part or before it, and
+    #: was received before the time of the prune.
+    end: int
 
 
 @dataclass(frozen=True)
@@ -72,25 +86,25 @@ class Old:
         return and_(*conditions)
 
 
+@dataclass(frozen=True)
+class _What:
+    """What a prune removes of old events."""
+
+    mark: str
+    #: The events that have it.
+    has: ColumnElement[bool]
+    #: Removes it from the events with these row ids.
+    remove: Callable[[Connection, list[int]], object]
+
+
 def count_bodies(store: Store, old: Old) -> int:
     """How many bodies :func:`prune_bodies` would remove."""
-    has_body = store.columns.body.is_not(None)
-    return _count(store, old, _mark(store), old.where(store), has_body)
+    return _count(store, old, _bodies(store))
 
 
 def count_rows(store: Store, old: Old) -> int:
     """How many events :func:`prune_rows` would remove."""
-    return _count(store, old, 0, old.where(store))
-
-
-def _count(store: Store, old: Old, last: int, *where: ColumnElement[bool]) -> int:
-    """Count the events after the row ``last``, up to those that are too young."""
-    c, number = store.columns, 0
-    for window in _ranges(store, old.before, last, COUNTED):
-        query = select(func.count()).select_from(c.id.table)
-        query = query.where(_within(c.id, window), *where)
-        number += int(store.rows(query)[0][0])
-    return number
+    return _count(store, old, _events(store))
 
 
 def prune_bodies(store: Store, old: Old) -> Iterator[int]:
@@ -98,27 +112,7 @@ def prune_bodies(store: Store, old: Old) -> Iterator[int]:
 
     Their rows stay: a late copy of such an event is still a repeat.
     """
-    c = store.columns
-    is_old = and_(old.where(store), c.body.is_not(None))
-    mark = former = _mark(store)
-    is_complete = True
-    for window in _windows(store, old.before, mark):
-        where = _within(c.id, window), is_old
-        change = update(c.id.table).where(*where).values(body=None)
-        yield _execute(store, change, *where)
-        mine = _within(c.id, window), c.endpoint == store.endpoint
-        has_body = select(c.id).where(*mine, c.body.is_not(None)).limit(1)
-        is_complete = is_complete and not store.rows(has_body)
-        mark = window[1] if is_complete else mark
-    if mark > former:
-        put_state(store, MARK, mark)
-
-
-def _mark(store: Store) -> int:
-    for state in states(store, MARK):
-        if state["name"] == MARK and isinstance(state["value"], int):
-            return int(state["value"])
-    return 0
+    return _prune(store, old, _bodies(store))
 
 
 def prune_rows(store: Store, old: Old) -> Iterator[int]:
@@ -126,17 +120,123 @@ def prune_rows(store: Store, old: Old) -> Iterator[int]:
 
     A copy of such an event that is received later is a new event.
     """
-    tables, c = store.database.tables, store.columns
-    is_old = old.where(store)
-    for window in _windows(store, old.before):
-        where = _within(c.id, window), is_old
-        count = _execute(store, delete(tables.event).where(*where), *where)
-        # By existing rows, so that the next prune completes an interrupted one.
-        for other in (tables.job, tables.journal):
-            orphaned = ~exists().where(c.id == other.c.event)
-            orphans = _within(other.c.event, window), orphaned
-            _execute(store, delete(other).where(*orphans), *orphans)
-        yield count
+    return _prune(store, old, _events(store))
+
+
+def _bodies(store: Store) -> _What:
+    c = store.columns
+
+    def remove(connection: Connection, ids: list[int]) -> None:
+        connection.execute(update(c.id.table).where(c.id.in_(ids)).values(body=None))
+
+    return _What(BODIES, c.body.is_not(None), remove)
+
+
+def _events(store: Store) -> _What:
+    tables = store.database.tables
+
+    def remove(connection: Connection, ids: list[int]) -> None:
+        for column in (tables.job.c.event, tables.journal.c.event, tables.event.c.id):
+            connection.execute(delete(column.table).where(column.in_(ids)))
+
+    return _What(EVENTS, true(), remove)
+
+
+def _count(store: Store, old: Old, what: _What) -> int:
+    """How many events have it and are old."""
+    number = 0
+    for part in _parts(store, old.before, _mark(store, what)):
+        query = select(func.count()).select_from(store.columns.id.table)
+        query = query.where(part.where, what.has, old.where(store))
+        number += int(store.rows(query)[0][0])
+    return number
+
+
+def _prune(store: Store, old: Old, what: _What) -> Iterator[int]:
+    """Remove it from old events, and remember which other events have it.
+
+    A prune of some events only leaves the mark as it is.
+    """
+    mark = _mark(store, what)
+    row, left, moves = mark.row, set[int](), old.wanted == EVERY_EVENT
+    for number, part in enumerate(_parts(store, old.before, mark), 1):
+        is_old = _find(store, old, what, part)
+        row, left = part.end, {*left, *is_old}
+        ids = [row_id for row_id in is_old if is_old[row_id]]
+        for first in range(0, len(ids), PART):
+            start = time.monotonic()
+            removed = _remove(store, old, what, ids[first : first + PART])
+            left -= removed
+            yield len(removed)
+            # It leaves the database to others for as long as it took.
+            time.sleep(time.monotonic() - start)
+        if moves and row > mark.row and not number % MOVED_EVERY:
+            mark = _moved(store, what, mark, row, left)
+            left |= {*mark.left}  # events that were noted since
+    if moves:
+        _moved(store, what, mark, row, left)
+
+
+def _find(store: Store, old: Old, what: _What, part: Part) -> dict[int, bool]:
+    """The row ids of the events that have it, and whether they are old."""
+    c, is_old = store.columns, case((old.where(store), 1), else_=0).label("is_old")
+    query = select(c.id, is_old).where(part.where, EVERY_EVENT.where(store), what.has)
+    return {row.id: bool(row.is_old) for row in store.rows(query.order_by(c.id))}
+
+
+def _remove(store: Store, old: Old, what: _What, ids: list[int]) -> set[int]:
+    """Remove it from those of the events that are still old; return their row ids."""
+    c = store.columns
+    same = c.id.in_(ids), what.has, old.where(store)
+
+    def work(connection: Connection) -> set[int]:
+        locked = [row.id for row in lock_in_order(connection, c.id.table, *same)]
+        what.remove(connection, locked)
+        return {*locked}
+
+    return store.run(work, begin=True)
+
+
+def _mark(store: Store, what: _What) -> Mark:
+    tables = store.database.tables
+    return store.run(lambda each: read_mark(each, tables, store.endpoint, what.mark))
+
+
+def _moved(store: Store, what: _What, mark: Mark, row: int, left: set[int]) -> Mark:
+    """Move the mark, unless another prune does so; return it as it is then.
+
+    :param left: of all events so far that have it, also of those after the row.
+    """
+    moved = replace(mark, row=row, left=tuple(sorted(i for i in left if i <= row)))
+    if moved == mark:
+        return mark
+    tables, now = store.database.tables, store.db_now()
+    with suppress(IntegrityError):
+        store.run(
+            lambda each: move_mark(each, tables, store.endpoint, mark, moved, now),
+            begin=True,
+        )
+    return _mark(store, what)
+
+
+def _parts(store: Store, before: datetime, mark: Mark) -> Iterator[Part]:
+    """The events that were left before the mark, and those after it, oldest first.
+
+    They end at the first rows that were all received after ``before``.
+    """
+    c, then, last, end = store.columns, to_db_time(before), mark.row, mark.row
+    for start in range(0, len(mark.left), PART):
+        yield Part(c.id.in_(mark.left[start : start + PART]), mark.row)
+    while True:
+        rows = select(c.id, c.received_at).where(c.id > last).order_by(c.id)
+        part = rows.limit(READ).subquery().c
+        settled = func.max(case((part.received_at < then, part.id)))
+        ((newest, settled_id),) = store.rows(select(func.max(part.id), settled))
+        if settled_id is None:
+            return
+        end = settled_id
+        yield Part(and_(c.id > last, c.id <= newest), end)
+        last = newest
 
 
 def prune_history(store: Store, before: datetime) -> int:
@@ -178,59 +278,23 @@ def _prune_in_order(store: Store, column: Any, *conditions: ColumnElement[bool])
         if found[0][0] is None:
             return removed
         some = where, column <= found[0][0]
-        removed += _execute(store, delete(table).where(*some), *some)
+        removed += _delete(store, table, *some)
 
 
 def prune_seen(store: Store) -> int:
     """Remove the notes of processes that are older than a day."""
     s = store.database.tables.state.c
-    is_old = s.at < store.db_now() - SEEN_KEPT
-    mine = and_(s.endpoint == WHOLE_INBOX, s.name.startswith(SEEN, autoescape=True))
-    return _execute(store, delete(s.name.table).where(mine, is_old))
+    mine = s.endpoint == WHOLE_INBOX, s.name.startswith(SEEN, autoescape=True)
+    return _delete(store, s.name.table, *mine, s.at < store.db_now() - SEEN_KEPT)
 
 
-def _execute(store: Store, change: Update | Delete, *where: ColumnElement[bool]) -> int:
-    """Change the rows of ``where`` in a transaction; return their number."""
+def _delete(store: Store, table: Any, *where: ColumnElement[bool]) -> int:
+    """Delete the rows in a transaction; return their number."""
 
     def work(connection: Connection) -> int:
-        table: Any = change.table
         if not lock_in_order(connection, table, *where):
             return 0
-        return connection.execute(change).rowcount
+        return connection.execute(delete(table).where(*where)).rowcount
 
-    # A transaction for its isolation level: under MariaDB's default, new events would
-    # wait.
+    # Under MariaDB's default isolation level, new events would wait.
     return store.run(work, begin=True)
-
-
-def _windows(store: Store, before: datetime, last: int = 0) -> Iterator[Window]:
-    """Ranges of 500 rows; after each, the prune sleeps for as long as it took."""
-    start = time.monotonic()
-    for window in _ranges(store, before, last, PART):
-        yield window
-        time.sleep(time.monotonic() - start)
-        start = time.monotonic()
-
-
-def _ranges(store: Store, before: datetime, last: int, size: int) -> Iterator[Window]:
-    """Yield ranges of row ids with ``size`` rows each, oldest first.
-
-    They end at the first range whose events were all received after ``before``.
-
-    :param last: the row id after which the first range begins.
-    """
-    c = store.columns
-    while True:
-        rows = select(c.id, c.received_at).where(c.id > last).order_by(c.id)
-        part = rows.limit(size).subquery()
-        query = select(func.max(part.c.id).label("end"), func.min(part.c.received_at))
-        ((end, oldest),) = store.rows(query)
-        if end is None or oldest >= to_db_time(before):
-            return
-        yield last, end
-        last = end
-
-
-def _within(column: ColumnElement[int], window: Window) -> ColumnElement[bool]:
-    first, last = window
-    return and_(column > first, column <= last)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
 from datetime import datetime
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import asc
@@ -23,11 +26,16 @@ from ..senders.payload import PLAIN_ID
 from ..storage.masks import mask
 from ..storage.masks import READ
 from ..storage.store import Store
+from ..storage.store import to_db_time
 from .filters import EVERY_EVENT
 from .filters import Filter
 
 #: Events are counted up to this number.
 MOST_COUNTED = 10_000
+#: Newest row ids among which events are counted that no index finds.
+EXAMINED = 100_000
+#: Row ids rise with the time of receipt, if no clock was wrong by half of this.
+CLOCK_ERROR = timedelta(days=1)
 #: Dead jobs, and live events, whose errors are grouped.
 MOST_GROUPED = 100_000
 
@@ -47,7 +55,8 @@ def newest(
     hidden = ("body", "lease", "attempts")
     columns = [column for column in c if column.name not in hidden]
     order = asc if oldest_first else desc
-    query = select(*columns).where(wanted.where(store)).order_by(order(c.id))
+    query = select(*columns).where(wanted.where(store), *_within(store, wanted))
+    query = query.order_by(order(c.id))
     # The jobs of these events only, also where a database sorts all events first.
     page = query.limit(limit).subquery()
     most = select(func.max(j.attempts)).where(j.event == page.c.id).scalar_subquery()
@@ -56,10 +65,48 @@ def newest(
     return [row._mapping for row in found]
 
 
-def count_events(store: Store, wanted: Filter = EVERY_EVENT) -> int:
-    """How many events are selected; above :data:`MOST_COUNTED`, one more than that."""
-    part = select(store.columns.id).where(wanted.where(store))
-    return count_rows(store, part, MOST_COUNTED)
+def count_events(store: Store, wanted: Filter = EVERY_EVENT) -> tuple[int, bool]:
+    """How many events are selected, and whether there may be more.
+
+    Counted to :data:`MOST_COUNTED`; those that no index finds, among the newest
+    :data:`EXAMINED` of the time that is selected.
+    """
+    c, within = store.columns, _within(store, wanted)
+    part = select(c.id).where(wanted.where(store), *within)
+    first = 0
+    if not wanted.has_index:
+        last = store.rows(select(func.max(c.id)).where(*within))[0][0] or 0
+        first = max(0, last - EXAMINED)
+    number = count_rows(store, part.where(c.id > first), MOST_COUNTED)
+    if number > MOST_COUNTED:
+        return MOST_COUNTED, True
+    older = select(c.id).where(c.id <= first, *within).limit(1)
+    return number, bool(first and store.rows(older))
+
+
+def _within(store: Store, wanted: Filter) -> list[ColumnElement[bool]]:
+    """The range of row ids that has the events of the filter's time."""
+    row_id, found = store.columns.id, list[ColumnElement[bool]]()
+    if wanted.since:
+        found.append(row_id >= _row_at(store, wanted.since, -CLOCK_ERROR))
+    if wanted.until:
+        found.append(row_id < _row_at(store, wanted.until, CLOCK_ERROR))
+    return found
+
+
+def _row_at(store: Store, when: datetime, error: timedelta) -> int:
+    """The row id from which on events were received at ``when + error`` or later."""
+    c, then = store.columns, to_db_time(when)
+    with suppress(OverflowError):  # before the first year of the calendar
+        then += error
+
+    def received_at(row_id: int) -> datetime:
+        query = select(c.received_at).where(c.id >= row_id).order_by(c.id).limit(1)
+        found: datetime = store.rows(query)[0][0]
+        return found
+
+    newest = store.rows(select(func.max(c.id)))[0][0]
+    return bisect_left(range((newest or -1) + 1), then, key=received_at)
 
 
 def count_rows(store: Store, query: Select[Any], most: int) -> int:

@@ -42,7 +42,8 @@ def put_value(
 ) -> None:
     """Set a value in the state table; safe to repeat and to race.
 
-    :param connection: each statement on it is a transaction of its own.
+    :param connection: each statement on it is a transaction of its own, or nothing else
+        sets the value until its transaction ends.
     :param value: is stored as JSON.
     :param at: UTC without a zone; by default the current time of this host.
     """

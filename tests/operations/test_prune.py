@@ -18,6 +18,7 @@ from support.sites import add_finished
 from support.sites import at_once
 from support.sites import Site
 
+from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox import claims
 from flask_procore_webhooks.inbox.claims import Settlement
 from flask_procore_webhooks.inbox.status import Status
@@ -29,7 +30,6 @@ from flask_procore_webhooks.operations.journal import journal_of
 from flask_procore_webhooks.operations.pauses import pause
 from flask_procore_webhooks.operations.prune import count_bodies
 from flask_procore_webhooks.operations.prune import count_rows
-from flask_procore_webhooks.operations.prune import MARK
 from flask_procore_webhooks.operations.prune import Old
 from flask_procore_webhooks.operations.prune import prune_bodies
 from flask_procore_webhooks.operations.prune import prune_history
@@ -38,6 +38,8 @@ from flask_procore_webhooks.operations.prune import prune_seen
 from flask_procore_webhooks.operations.seen import put_state
 from flask_procore_webhooks.operations.seen import states
 from flask_procore_webhooks.operations.selection import PART
+from flask_procore_webhooks.schema.marks import BODIES
+from flask_procore_webhooks.schema.marks import read_mark
 from flask_procore_webhooks.schema.state import WHOLE_INBOX
 from flask_procore_webhooks.storage.store import Store
 from flask_procore_webhooks.testing import payload
@@ -150,26 +152,25 @@ def end(site: Site, row: int) -> None:
     set_event(site.store, row, status="done", due_at=None, finished_at=now)
 
 
-def test_interrupted_prune_is_completed_by_the_next(site: Site) -> None:
-    rows = [
-        add_event(site.store, f"{number:04}", {"subscriber": "good"})
-        for number in range(PART + 10)
-    ]
-    replay(site.store, rows[:3], ME, anew=True)
-    for row in rows[:3]:
-        end(site, row)
+@pytest.mark.parametrize("table", ["job", "journal", "event"])
+def test_event_is_removed_with_its_jobs_or_not_at_all(site: Site, table: str) -> None:
+    row = add_event(site.store, "old", {"subscriber": "good"})
+    replay(site.store, [row], ME, anew=True)
+    end(site, row)
     site.clock.forward(100)
-    young = add_event(site.store, "young", {"subscriber": "good"})
-    # The rows are gone, as after a prune that was killed between statements.
-    for part in (rows[:10], rows[-1:]):
-        with site.store.connection() as connection:
-            where = site.events.c.id.in_(part)
-            connection.execute(sa.delete(site.events).where(where))
-    before = site.clock() - timedelta(seconds=50)
-    assert sum(prune_rows(site.store, Old(before))) == PART - 1
-    assert site.count("job") == 1
-    assert [row["event"] for row in entries(site.store)] == [None]
-    assert list(jobs_of(site.store, young)) == ["good"]
+    engine = site.store.database.engine
+
+    def fail(connection: object, cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith(f"DELETE FROM procore_webhook_{table} "):
+            raise RuntimeError("the process ends here")
+
+    sa.event.listen(engine, "after_cursor_execute", fail)
+    with pytest.raises(InboxUnavailable, match="the process ends here"):
+        list(prune_rows(site.store, Old(site.clock())))
+    sa.event.remove(engine, "after_cursor_execute", fail)
+    assert [site.count(name) for name in ("event", "job", "journal")] == [1, 1, 2]
+    assert sum(prune_rows(site.store, Old(site.clock()))) == 1
+    assert [site.count(name) for name in ("event", "job", "journal")] == [0, 0, 1]
 
 
 def test_partial_prune_can_be_repeated(site: Site) -> None:
@@ -346,21 +347,22 @@ def test_bodies_of_a_type_or_of_a_subscriber_alone_are_pruned(site: Site) -> Non
     assert left(Filter(resource_type="RFIs")) == [False, False, False]
 
 
-def test_prune_looks_again_only_from_the_first_body_that_is_left(site: Site) -> None:
+def test_prune_examines_what_it_left_and_what_came_since(site: Site) -> None:
     add_finished(site, PART + 10, age=100)
-    add_finished(site, 1, Status.DEAD, age=100, name="dead")
-    add_finished(site, PART, age=100, name="more")
-    young = add_finished(site, 1, name="young")
+    (dead,) = add_finished(site, 1, Status.DEAD, age=100, name="dead")
+    last = add_finished(site, PART, age=100, name="more")[-1]
+    add_finished(site, 1, name="young")
     old = Old(site.clock() - timedelta(seconds=50))
-    assert sum(prune_bodies(site.store, old)) == 2 * PART + 10
-    (mark,) = states(site.store, MARK)
-    assert mark["value"] == PART, "a dead event of the second part has its body"
-    dead = Old(old.before, dead=True)
-    assert count_bodies(site.store, dead) == 1
-    assert sum(prune_bodies(site.store, dead)) == 1
-    (mark,) = states(site.store, MARK)
-    assert PART < mark["value"] < young[0]
-    assert list(prune_bodies(site.store, dead)) == [0], "the last part, with young ones"
+    assert list(prune_bodies(site.store, old)) == [PART, PART, 10]
+    with site.store.connection() as connection:
+        tables = site.store.database.tables
+        mark = read_mark(connection, tables, site.store.endpoint, BODIES)
+    assert (mark.row, mark.left) == (last, (dead,))
+    assert list(prune_bodies(site.store, old)) == []
+    with_dead = Old(old.before, dead=True)
+    assert count_bodies(site.store, with_dead) == 1
+    assert list(prune_bodies(site.store, with_dead)) == [1]
+    assert count_bodies(site.store, with_dead) == 0
 
 
 def test_history_is_pruned_with_its_age(two_sites: tuple[Site, Site]) -> None:

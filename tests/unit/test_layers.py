@@ -36,7 +36,7 @@ LAYERS = """
 FOLDERS = {
     "senders": "source payload procore prudra differences signature samples",
     "config": "values options",
-    "schema": "columns tables state gaps mismatches carry_over",
+    "schema": "columns tables state marks gaps mismatches carry_over",
     "storage": """
         masks servers engines upgrade database transactions store texts probes upserts
         tally writer
