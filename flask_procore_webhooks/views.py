@@ -117,8 +117,7 @@ def receive(**_: object) -> Response:
         taken = _take(sent, app_state(current_app).endpoints[str(sent.blueprint)])
     if isinstance(taken, DeliveryError):
         raise taken
-    endpoint, store, body = taken
-    timestamp = sent.headers.get(endpoint.source.timestamp_header, "")
+    endpoint, store, body, timestamp = taken
     event, unreadable = endpoint.read(body, timestamp)
     status = _status(endpoint, event, unreadable)
     recorded = record(store, event, status, unreadable)
@@ -155,8 +154,8 @@ def refuse(error: DeliveryError) -> Response:
     return response
 
 
-def _take(sent: Request, endpoint: Endpoint) -> tuple[Endpoint, Store, bytes]:
-    """Return the body of an authentic delivery, with the endpoint and its store.
+def _take(sent: Request, endpoint: Endpoint) -> tuple[Endpoint, Store, bytes, str]:
+    """Return the endpoint of an authentic delivery, its store, body and timestamp.
 
     The body is read once the headers have passed every check that needs no body.
 
@@ -184,7 +183,9 @@ def _take(sent: Request, endpoint: Endpoint) -> tuple[Endpoint, Store, bytes]:
         raise
     if signed:
         check_digest(signed, body, settings, now)
-    return endpoint, store, body
+        return endpoint, store, body, signed.timestamp
+    timestamp = sent.headers.get(endpoint.source.timestamp_header, "")
+    return endpoint, store, body, timestamp
 
 
 def _compared_now(store: Store) -> float:
@@ -238,12 +239,16 @@ def _read(sent: Request, length: int | None, limit: int) -> bytes:
     # silently at the limit.
     most = limit + 1 if length is None else length
     body = _read_up_to(sent.environ["wsgi.input"], most)
-    with suppress(AttributeError):
+    try:
         sent.max_content_length = limit + 1
-    # The request caches it, unless its class does not.
+    except AttributeError:
+        pass
     vars(sent)["stream"] = BytesIO(body)
-    with suppress(Exception):
+    try:
+        # The request caches it, unless its class does not.
         sent.get_data()
+    except Exception:
+        pass
     del vars(sent)["stream"]
     sent.environ["wsgi.input"] = BytesIO(body)
     return body

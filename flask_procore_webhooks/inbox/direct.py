@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -35,7 +36,7 @@ from ..storage.servers import Fault
 from ..storage.servers import fault_of
 from ..storage.store import Store
 from .inserts import ALREADY_RECORDED
-from .inserts import KEY
+from .inserts import insert_unless_there
 from .inserts import KEY_OF
 from .inserts import LARGEST_STATEMENT
 from .inserts import Row
@@ -174,8 +175,7 @@ class _Statement:
 
     def __init__(self, table: Table, dialect: Dialect, number: int) -> None:
         rows = [_row_values(table, index) for index in range(number)]
-        statement = _insert(table, dialect).values(rows)
-        statement = statement.on_conflict_do_nothing(index_elements=KEY)
+        statement = insert_unless_there(table, dialect).values(rows)
         #: SQLite has the id of a single row without that.
         self.returns_ids = dialect.name != "sqlite" or number > 1
         if self.returns_ids:
@@ -208,16 +208,6 @@ class _Statement:
         return self._in_order(values)
 
 
-def _insert(table: Table, dialect: Dialect) -> Any:
-    if dialect.name == "sqlite":
-        from sqlalchemy.dialects import sqlite
-
-        return sqlite.insert(table)
-    from sqlalchemy.dialects import postgresql
-
-    return postgresql.insert(table)
-
-
 def _row_values(table: Table, index: int) -> dict[str, Any]:
     """The values of one pending event: its own, and those of every pending event."""
     values: dict[str, Any] = {
@@ -233,9 +223,17 @@ def _row_values(table: Table, index: int) -> dict[str, Any]:
 
 
 def _processor(type_: Any, dialect: Dialect) -> Callable[[Any], Any] | None:
+    """Convert a value as SQLAlchemy does; ``None`` if the driver has it unchanged."""
+    if dialect.name == "sqlite" and isinstance(type_, sa.DateTime):
+        return _to_sqlite_time
     found: Callable[[Any], Any] | None
     found = type_.dialect_impl(dialect).bind_processor(dialect)
     return found
+
+
+def _to_sqlite_time(value: datetime | None) -> str | None:
+    """The text of SQLAlchemy, in a tenth of the time."""
+    return None if value is None else value.isoformat(" ", "microseconds")
 
 
 def _are_pending(rows: Sequence[Row]) -> bool:

@@ -94,6 +94,15 @@ def _sqlite(table: Table) -> Any:
     return sqlite.insert(table).on_conflict_do_nothing(index_elements=KEY)
 
 
+def insert_unless_there(table: Table, dialect: Dialect) -> Any:
+    """An INSERT, without values, that skips the events that are there."""
+    if dialect.name == "sqlite":
+        return _sqlite(table)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(table).on_conflict_do_nothing(index_elements=KEY)
+
+
 def _mariadb(table: Table) -> Any:
     # INSERT IGNORE also hides truncation errors; none can occur because every value was
     # cut to its column's size.

@@ -6,10 +6,9 @@ Deliveries that arrive together are inserted by one statement, which is one comm
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from dataclasses import replace
 from functools import partial
 from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import and_
 from sqlalchemy import case
@@ -54,8 +53,7 @@ Row = dict[str, Any]
 Delivery = tuple[Row, float]
 
 
-@dataclass(frozen=True)
-class RecordResult:
+class RecordResult(NamedTuple):
     """The inbox's answer to one delivery."""
 
     row_id: int
@@ -101,7 +99,7 @@ def record(
         if status is Status.PENDING and repeated.status in REVIVED:
             revive = partial(_revive, store, row, repeated.row_id)
             store.run(revive, begin=True, until=until)
-            return replace(repeated, status=Status.PENDING)
+            return repeated._replace(status=Status.PENDING)
         return repeated
     raise store.unavailable(LookupError("neither inserted nor found"))
 

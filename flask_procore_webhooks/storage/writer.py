@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Generic
 from typing import TypeVar
 
@@ -28,12 +27,14 @@ IDLE = 2.0
 LATE = "the batch of this delivery did not end in time"
 
 
-@dataclass(eq=False)
 class _Call(Generic[Item, Result]):
-    item: Item
-    outcome: Result | Exception | None = None
-    #: Locked until the call's batch has ended; ``None`` if the caller runs the batch.
-    ended: threading.Lock | None = None
+    __slots__ = ("ended", "item", "outcome")
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.outcome: Result | Exception | None = None
+        #: Locked until the batch has ended; ``None`` if the caller runs the batch.
+        self.ended: threading.Lock | None = None
 
 
 class Writer(Generic[Item, Result]):
@@ -51,7 +52,8 @@ class Writer(Generic[Item, Result]):
         self, work: Callable[[list[Item]], Sequence[Result | Exception | None]]
     ) -> None:
         self._work = work
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         #: The batch that the next one waits for.
         self._running: list[_Call[Item, Result]] | None = None
         self._waiting: list[_Call[Item, Result]] = []
@@ -78,7 +80,7 @@ class Writer(Generic[Item, Result]):
 
     def _join(self, call: _Call[Item, Result]) -> list[_Call[Item, Result]] | None:
         """Return a batch for the caller to run, or ``None``: the thread will run it."""
-        with self._changed:
+        with self._lock:
             if self._running is None and not self._waiting:
                 self._running = [call]
                 return self._running
@@ -116,7 +118,7 @@ class Writer(Generic[Item, Result]):
 
     def _pass_hanging(self, call: _Call[Item, Result]) -> None:
         """Have another thread run the waiting calls, if this call is one of them."""
-        with self._changed:
+        with self._lock:
             if call in self._waiting:
                 self._running = self._thread = None
                 # The thread ends now, or after the batch that hangs.
@@ -124,7 +126,7 @@ class Writer(Generic[Item, Result]):
                 self._has_thread()
 
     def _leave(self, call: _Call[Item, Result]) -> None:
-        with self._changed:
+        with self._lock:
             if call in self._waiting:
                 self._waiting.remove(call)
 
@@ -135,7 +137,7 @@ class Writer(Generic[Item, Result]):
 
     def _next_batch(self) -> list[_Call[Item, Result]] | None:
         """Wait for calls; ``None`` once the thread is idle, or replaced."""
-        with self._changed:
+        with self._lock:
             while self._thread is threading.current_thread():
                 if self._waiting and self._running is None:
                     self._running = self._waiting[:LARGEST_BATCH]
@@ -152,7 +154,7 @@ class Writer(Generic[Item, Result]):
                 call.outcome = outcome
         finally:
             # Also after SystemExit of a worker timeout: no call may wait on.
-            with self._changed:
+            with self._lock:
                 if self._running is batch:
                     self._running = None
                     if self._waiting:
