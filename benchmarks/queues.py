@@ -162,7 +162,8 @@ class OurCelery(OurWorker):
         super().fill()
         (endpoint,) = endpoints(self.app(lambda: None)).values()
         due = due_events([endpoint.store], self.job.count)
-        if publish(endpoint, [row_id for _, row_id in due]) != self.job.count:
+        rows = [row_id for _, row_id in due]
+        if publish(endpoint, rows, is_new=True) != self.job.count:
             raise Missing("not every message could be sent")
 
     def work(self, tally: Callable[[], None]) -> None:

@@ -46,6 +46,8 @@ class Crew:
 
     #: As ``stats`` and ``check`` show it.
     mode = "worker"
+    #: Seconds after which the rest of a batch is released.
+    batch_seconds = BATCH_SECONDS
 
     def runs(self, worker: Worker) -> list[int]:
         """The runs of each thread so far."""
@@ -60,6 +62,20 @@ class Crew:
 
     def check(self) -> None:
         """A call of this worker takes long, or is abandoned."""
+
+    def ended(
+        self, endpoint: Endpoint, row_id: int, outcome: RunOutcome, woken: list[int]
+    ) -> None:
+        """An event has run; the end of its jobs has made the rows ``woken`` due."""
+
+    def interrupted(self, error: BaseException) -> None:
+        """A run was interrupted, for example by a subscriber's ``SystemExit``.
+
+        The event runs again, and the worker goes on unless this raises an error.
+        """
+
+    def released(self, endpoint: Endpoint, rows: list[int]) -> None:
+        """Claimed events were not run, and are due again."""
 
     def needs(self, worker: Worker) -> bool:
         """Whether the worker goes on."""
@@ -218,6 +234,7 @@ class Worker:
                 interrupt(endpoint, claim)
             release(endpoint.store, held.queued())
             self._held.pop(endpoint.name, None)
+            self.crew.released(endpoint, [*held.claims])
 
     def _try(self) -> float:
         """Run due events; return the seconds to sleep, 0 if there may be more."""
@@ -256,7 +273,7 @@ class Worker:
         start, done, seconds = time.monotonic(), 0, 0.0
         for claim in claims:
             # If the first events take longer than expected, the rest is released too.
-            if self._is_ending or seconds >= BATCH_SECONDS:
+            if self._is_ending or seconds >= self.crew.batch_seconds:
                 break
             if not self._run_claimed(endpoint, claim, held):
                 break
@@ -268,8 +285,11 @@ class Worker:
     def _run_claimed(self, endpoint: Endpoint, claim: Claim, held: HeldClaims) -> bool:
         """Run an event; ``False`` if the claim was lost, or a call is abandoned."""
         self.ran += 1
+        woken: list[int] = []
         try:
-            if run_claimed(endpoint, claim, held) is not RunOutcome.NOT_CLAIMED:
+            outcome = run_claimed(endpoint, claim, held, woken)
+            if outcome is not RunOutcome.NOT_CLAIMED:
+                self.crew.ended(endpoint, claim.row_id, outcome, woken)
                 return True
             self.ran, self._has_lost = self.ran - 1, True
             return False
@@ -281,11 +301,12 @@ class Worker:
         except BaseException as error:
             # A subscriber's SystemExit ends its run, which is repeated, not the worker.
             log.error("Event %s was interrupted: %r", claim.event_id, error)
+            self.crew.interrupted(error)
             return True
 
     def _adjust(self, events: int, seconds: float) -> None:
-        """Claim as many events next time as may run in ``BATCH_SECONDS``."""
-        fitting = int(BATCH_SECONDS * events / max(seconds, 1e-6))
+        """Claim as many events next time as may run in ``batch_seconds``."""
+        fitting = int(self.crew.batch_seconds * events / max(seconds, 1e-6))
         self._batch_size = max(1, min(fitting, self._batch_size * 2, LARGEST_BATCH))
 
     def _seconds_to_sleep(self) -> float:

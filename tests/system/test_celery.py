@@ -45,13 +45,14 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks import RetryLater
 from flask_procore_webhooks.dispatching import celery
+from flask_procore_webhooks.dispatching import tasks
 from flask_procore_webhooks.dispatching.celery import BREAKER_SECONDS
-from flask_procore_webhooks.dispatching.celery import LONGEST_COUNTDOWN
 from flask_procore_webhooks.dispatching.celery import PATIENCE
 from flask_procore_webhooks.dispatching.celery import publish
 from flask_procore_webhooks.dispatching.celery import Publisher
 from flask_procore_webhooks.dispatching.celery import RUN
 from flask_procore_webhooks.dispatching.celery import SWEEP
+from flask_procore_webhooks.dispatching.tasks import LONGEST_COUNTDOWN
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import ConfigError
@@ -160,7 +161,7 @@ def test_message_carries_the_name_of_the_endpoint_and_the_row_id(
     assert message == {
         "task": "flask_procore_webhooks.run",
         "args": ["procore_webhooks", row],
-        "kwargs": {},
+        "kwargs": {"is_new": True},
         "eta": None,
     }
     assert calls == []
@@ -860,7 +861,7 @@ def test_documented_celery_settings_are_valid(app: Flask) -> None:
     assert entry["task"] in theirs.tasks
     page = text_of("docs/dispatch.md")
     assert f"`{RUN}`" in page
-    assert f'"overdue": {celery.OVERDUE:g}, "limit": {celery.LARGEST_SWEEP}' in page
+    assert f'"overdue": {tasks.OVERDUE:g}, "limit": {tasks.LARGEST_SWEEP}' in page
 
 
 @pytest.mark.slow
@@ -912,7 +913,7 @@ def test_forked_process_has_its_own_broker_connections(
 def test_dispatch_celery_without_celery_is_a_config_error(
     make_app: MakeApp, webhooks: ProcoreWebhooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    celery._register_tasks.cache_clear()
+    tasks._register_tasks.cache_clear()
     monkeypatch.setitem(sys.modules, "celery", None)
     app = make_app(PROCORE_WEBHOOK_DISPATCH="celery")
     with pytest.raises(ConfigError, match="Celery is not installed"):

@@ -51,7 +51,7 @@ FOLDERS = {
     "running": """
         failures sessions calls gate leases plan schedule outcomes jobs run
     """,
-    "dispatching": "worker pool notify background celery dispatch",
+    "dispatching": "worker pool notify background celery tasks dispatch",
     "testing": "isolation",
     "cli": """
         _http _values _output _conditions _options _actor _report _selected _preview
