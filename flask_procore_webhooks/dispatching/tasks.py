@@ -33,13 +33,9 @@ from .celery import NO_CONTEXT
 from .celery import publish
 from .celery import RUN
 from .celery import SWEEP
-from .worker import Crew
+from .crew import Crew
 from .worker import Worker
 
-#: Seconds for which a task begins other events: it runs for at most so long and two
-#: events more. Idle processes have taken the tasks of the events that they can run, so
-#: a batch delays events by its length only where tasks wait.
-BATCH_SECONDS = 0.25
 #: Events of batches that a process remembers until their own tasks come.
 REMEMBERED = 10_000
 #: Seconds; the sweep publishes events that are due later. Brokers redeliver a message,
@@ -138,7 +134,9 @@ class Batches(Crew):
     """
 
     mode = "celery"
-    batch_seconds = BATCH_SECONDS
+    #: A task runs for so long and two events more. An idle process takes a message and
+    #: runs its event first, so that a batch holds events that wait anyway.
+    batch_seconds = 0.25
 
     def __init__(self) -> None:
         self._idle: dict[str, list[Worker]] = {}

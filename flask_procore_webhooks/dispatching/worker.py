@@ -29,57 +29,15 @@ from ..running.leases import longest_call
 from ..running.leases import renew_late
 from ..running.leases import renewing
 from ..running.run import run_claimed
+from .crew import Crew
 
-#: Events in a batch at most, and the seconds after which the rest of it is released: a
-#: claimed event waits for its turn here although another worker may be idle.
+#: Events in a batch at most.
 LARGEST_BATCH = 32
-BATCH_SECONDS = 1.0
 #: Seconds between two polls while the database is away: doubled from the first on.
 FIRST_OUTAGE_WAIT = 0.5
 LONGEST_OUTAGE_WAIT = 15.0
 #: Minimum sleep in seconds: avoids a busy loop while another worker holds a row lock.
 SHORTEST_SLEEP = 0.1
-
-
-class Crew:
-    """The pool of a worker. This base class stands for a worker without a pool."""
-
-    #: As ``stats`` and ``check`` show it.
-    mode = "worker"
-    #: Seconds after which the rest of a batch is released.
-    batch_seconds = BATCH_SECONDS
-
-    def runs(self, worker: Worker) -> list[int]:
-        """The runs of each thread so far."""
-        return [worker.ran]
-
-    def has_room(self) -> bool:
-        """Whether a thread is idle, or one more can be started."""
-        return False
-
-    def wake(self) -> None:
-        """More events may be due than this worker has claimed."""
-
-    def check(self) -> None:
-        """A call of this worker takes long, or is abandoned."""
-
-    def ended(
-        self, endpoint: Endpoint, row_id: int, outcome: RunOutcome, woken: list[int]
-    ) -> None:
-        """An event has run; the end of its jobs has made the rows ``woken`` due."""
-
-    def interrupted(self, error: BaseException) -> None:
-        """A run was interrupted, for example by a subscriber's ``SystemExit``.
-
-        The event runs again, and the worker goes on unless this raises an error.
-        """
-
-    def released(self, endpoint: Endpoint, rows: list[int]) -> None:
-        """Claimed events were not run, and are due again."""
-
-    def needs(self, worker: Worker) -> bool:
-        """Whether the worker goes on."""
-        return True
 
 
 class Worker:
@@ -197,7 +155,7 @@ class Worker:
         ran, failure, polled_at = 0, None, float("-inf")
         for endpoint in group:
             # Again when batches have taken long: an endpoint may be paused meanwhile.
-            if time.monotonic() - polled_at > BATCH_SECONDS:
+            if time.monotonic() - polled_at > self.crew.batch_seconds:
                 self._poll(group)
                 polled_at = time.monotonic()
             # An error at one endpoint delays no other.
@@ -223,7 +181,7 @@ class Worker:
     def _note_seen(self, group: list[Endpoint]) -> None:
         names = [endpoint.name for endpoint in group]
         longest = longest_call([endpoint.store for endpoint in group])
-        runs = self.crew.runs(self)
+        runs = self.crew.runs(self.ran)
         note_seen(group[0].store, self.crew.mode, names, runs, longest)
 
     def _release(self, endpoint: Endpoint) -> None:

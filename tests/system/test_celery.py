@@ -113,6 +113,8 @@ def app(make_app: MakeApp, redis: Broker, calls: list[str]) -> Flask:
             raise RetryLater(event.data["wait"])
         if "fails" in event.data:
             raise ValueError("as asked for")
+        if "exits" in event.data:
+            raise SystemExit
 
     app = make_app(PROCORE_WEBHOOK_DISPATCH="celery", PROCORE_WEBHOOK_RETRY_BASE=60)
     app.register_blueprint(webhooks)
@@ -393,6 +395,131 @@ def test_event_is_swept_after_a_database_outage(
     file.rmdir()
     away.rename(file)
     assert call(app, SWEEP, overdue=0) == 1
+
+
+# Batches
+
+
+def run_new(app: Flask, row_id: int) -> list[str]:
+    """Run the task of the event's first message; return its statements."""
+    statements: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    engine = endpoint_of(app).store.database.engine
+    sa.event.listen(engine, "before_cursor_execute", note)
+    try:
+        call(app, RUN, "procore_webhooks", row_id, is_new=True)
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", note)
+    return statements
+
+
+def test_task_runs_other_due_events_whose_tasks_then_end_at_once(
+    app: Flask, redis: Broker, calls: list[str]
+) -> None:
+    ids = numbered(7, "evt")
+    rows = [send(app, id=id) for id in ids]
+    # The first batch has one event, the second one two, the third one four.
+    for row, count in ((rows[0], 2), (rows[2], 5), (rows[5], 7)):
+        call(app, RUN, "procore_webhooks", row, is_new=True)
+        assert sorted(calls) == ids[:count]
+    assert [status(app, row) for row in rows] == ["done"] * 7
+    for row in rows[1], rows[3], rows[4], rows[6]:
+        assert run_new(app, row) == [], "this process has run the event"
+        assert len(run_new(app, row)) == 1, "the inbox has no due event"
+    assert sorted(calls) == ids
+
+
+def test_replayed_event_of_a_batch_is_run_by_its_message(
+    app: Flask, redis: Broker, calls: list[str]
+) -> None:
+    """The first message of the event is still queued when the event is replayed."""
+    rows = [send(app, id=id) for id in ("evt_1", "evt_2")]
+    redis.take()
+    call(app, RUN, "procore_webhooks", rows[0], is_new=True)
+    assert calls == ["evt_1", "evt_2"]
+    commands = app.test_cli_runner()
+    commands.invoke(args=["procore-webhooks", "replay", "evt_2", "--anew"])
+    (message,) = redis.take()
+    assert message["args"] == ["procore_webhooks", rows[1]]
+    call(app, RUN, *message["args"], **message["kwargs"])
+    assert calls == ["evt_1", "evt_2", "evt_2"]
+    assert status(app, rows[1]) == "done"
+
+
+def test_batch_holds_events_of_its_endpoint_only(app: Flask, redis: Broker) -> None:
+    ran: list[str] = []
+    prudra = PrudraWebhooks()
+    prudra.on(name="of_prudra")(lambda event: ran.append(event.id))
+    app.config["PRUDRA_WEBHOOK_SECRET"] = SECRET
+    app.config["PRUDRA_WEBHOOK_DISPATCH"] = "celery"
+    app.register_blueprint(prudra)
+    sent = payload("payment.received", format="prudra")
+    deliver(app.test_client(), sent, endpoint="prudra_webhooks")
+    rows = [send(app) for _ in range(2)]
+    call(app, RUN, "procore_webhooks", rows[0])
+    assert [status(app, row) for row in rows] == ["done"] * 2
+    assert ran == []
+    call(app, RUN, "prudra_webhooks", 1)
+    assert ran == [sent["id"]]
+
+
+def test_failed_event_of_a_batch_is_published_with_a_countdown(
+    app: Flask, redis: Broker
+) -> None:
+    rows = [send(app), send(app, fails=True)]
+    redis.take()
+    call(app, RUN, "procore_webhooks", rows[0], is_new=True)
+    (message,) = redis.take()
+    assert message["args"] == ["procore_webhooks", rows[1]]
+    assert message["eta"] and message["kwargs"] == {}
+
+
+def test_rest_of_a_long_batch_is_published(
+    app: Flask, redis: Broker, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other workers may have taken the messages of claimed events meanwhile."""
+    rows = [send(app, id=id) for id in numbered(7, "evt")]
+    for row in rows[0], rows[2]:
+        call(app, RUN, "procore_webhooks", row, is_new=True)
+    assert len(calls) == 5
+    rows += [send(app) for _ in range(4)]
+    redis.take()
+    monkeypatch.setattr(tasks.Batches, "batch_seconds", 0.0)
+    call(app, RUN, "procore_webhooks", rows[5], is_new=True)
+    assert len(calls) == 6
+    rest = rows[6:10]
+    assert [status(app, row) for row in rest] == ["pending"] * 4
+    assert redis.taken_rows() == rest
+    monkeypatch.undo()
+    for row in rest:
+        call(app, RUN, "procore_webhooks", row)
+    assert [status(app, row) for row in rows] == ["done"] * 11
+
+
+def test_request_to_stop_ends_the_task_and_releases_its_batch(
+    app: Flask, redis: Broker, calls: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [send(app, id=id) for id in numbered(3, "evt")]
+    call(app, RUN, "procore_webhooks", rows[0])
+    stopping, last = send(app, id="evt_exit", exits=True), send(app)
+    redis.take()
+    with pytest.raises(SystemExit):
+        app.extensions["celery"].tasks[RUN]("procore_webhooks", rows[2])
+    assert calls[-1] == "evt_exit"
+    assert status(app, last) == "pending"
+    assert redis.taken_rows() == [stopping, last]
+
+
+def test_eager_task_leaves_other_events_to_their_own_tasks(
+    app: Flask, redis: Broker, calls: list[str]
+) -> None:
+    send(app, id="evt_1")
+    app.extensions["celery"].conf.task_always_eager = True
+    send(app, id="evt_2")
+    assert calls == ["evt_2"]
 
 
 # The sweep
@@ -845,6 +972,23 @@ def test_run_of_a_killed_worker_is_done_by_another(
     site.check_effects(ids)
 
 
+@pytest.mark.slow
+def test_batch_of_a_killed_worker_is_run_once(large_site: Site) -> None:
+    """The kill leaves an event running and the rest of its batch claimed."""
+    site, ids = large_site, numbered(40, "evt_batch")
+    site.send(ids)
+    site.send(["evt_slow"], seconds=600)
+    site.send(more := numbered(10, "evt_more"))
+    with site.worker("-P", "solo") as killed:
+        site.wait_for(lambda: "evt_slow" in site.calls(), killed)
+        killed.kill()
+    found = site.statuses()
+    assert found["running"] >= 1 and found["done"] >= 30, found
+    with site.worker("-c", "2", SITE_IS_QUICK="yes") as worker:
+        site.sweep_until_finished(worker, done=51)
+    site.check_effects([*ids, "evt_slow", *more])
+
+
 def documented_settings() -> dict[str, Any]:
     """``CELERY`` as in docs/dispatch.md."""
     found_in = blocks("docs/dispatch.md", "python")
@@ -884,13 +1028,18 @@ def test_beat_calls_the_sweep(site: Site) -> None:
 
 @pytest.mark.slow
 @only_redis
-@pytest.mark.parametrize("pool", ["solo", "threads", "gevent"])
-def test_other_celery_pools_run_events(site: Site, pool: str) -> None:
-    ids = numbered(5, f"evt_{pool}")
-    with site.worker("-P", pool, "-c", "2") as worker:
-        site.send(ids)
-        site.wait_until_finished(worker, done=5)
+@pytest.mark.parametrize("acks_late", [False, True])
+@pytest.mark.parametrize("pool", ["prefork", "solo", "threads", "gevent"])
+def test_celery_pools_run_queued_events(site: Site, pool: str, acks_late: bool) -> None:
+    ids = numbered(30, f"evt_{pool}")
+    site.send(ids[:25])
+    theirs = as_env(site.broker.config(task_acks_late=acks_late))
+    with site.worker("-P", pool, "-c", "2", FLASK_CELERY=theirs) as worker:
+        site.send(ids[25:])
+        site.wait_until_finished(worker, done=30)
+        wait_until(lambda: not site.broker.take(), DEADLINE)
     site.check_effects(ids)
+    assert Counter(site.calls()) == Counter(ids)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
