@@ -8,6 +8,7 @@ its run still holds, to no effect. The sweep finds the row when the lease has en
 from __future__ import annotations
 
 import functools
+import time
 from contextlib import suppress
 
 from flask import current_app
@@ -23,7 +24,6 @@ from ..inbox.due import seconds_to
 from ..inbox.due import seconds_to_work
 from ..log import log
 from ..operations.seen import note_seen
-from ..running.calls import current
 from ..running.failures import RunOutcome
 from ..running.run import process
 from ..storage.store import Store
@@ -85,12 +85,13 @@ def _register_tasks() -> None:
 def run(endpoint: str, row_id: int, is_new: bool = False) -> None:
     """Run one event if it is due, then a batch of other due events of its endpoint.
 
-    Safe to repeat. The tasks of the other events find them run, and end.
+    No batch follows an event that has taken long. Safe to repeat. The tasks of the
+    other events find them run, and end.
 
     :param is_new: the message is the first one of the event.
     """
-    app_endpoints = _endpoints(RUN)
-    found = app_endpoints.get(endpoint)
+    start = time.monotonic()
+    found = _endpoints(RUN).get(endpoint)
     if found is None:
         if has_app_context():
             log.error(NO_ENDPOINT, row_id, endpoint)
@@ -100,8 +101,9 @@ def run(endpoint: str, row_id: int, is_new: bool = False) -> None:
     if is_new and batches.forget(found, row_id):
         return
     try:
-        if _run(found, row_id) and not (is_eager(found.app) or current.get()):
-            batches.run(found)
+        if _run(found, row_id) and not is_eager(found.app):
+            if time.monotonic() - start < batches.batch_seconds:
+                batches.run(found)
     except InboxUnavailable as error:
         log.error("Event %s is left to the sweep: %s", row_id, error)
 
@@ -134,8 +136,8 @@ class Batches(Crew):
     """
 
     mode = "celery"
-    #: A task runs for so long and two events more. An idle process takes a message and
-    #: runs its event first, so that a batch holds events that wait anyway.
+    #: Also the longest time of an event that a batch follows. An idle process takes a
+    #: message and runs its event first: a batch holds events that wait anyway.
     batch_seconds = 0.25
 
     def __init__(self) -> None:

@@ -68,6 +68,8 @@ MakeApp = Callable[..., Flask]
 
 #: Timeout in seconds of a condition on a busy machine.
 DEADLINE = 90.0
+#: Seconds within which a busy machine runs a batch.
+PATIENT = 60.0
 
 
 @pytest.fixture
@@ -111,6 +113,7 @@ def app(make_app: MakeApp, redis: Broker, calls: list[str]) -> Flask:
         calls.append(event.id)
         if "wait" in event.data:
             raise RetryLater(event.data["wait"])
+        time.sleep(event.data.get("seconds", 0))
         if "fails" in event.data:
             raise ValueError("as asked for")
         if "exits" in event.data:
@@ -400,6 +403,12 @@ def test_event_is_swept_after_a_database_outage(
 # Batches
 
 
+@pytest.fixture
+def large_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batches of an endpoint grow (1, 2, 4 …) even on a slow machine."""
+    monkeypatch.setattr(tasks.Batches, "batch_seconds", PATIENT)
+
+
 def run_new(app: Flask, row_id: int) -> list[str]:
     """Run the task of the event's first message; return its statements."""
     statements: list[str] = []
@@ -416,6 +425,7 @@ def run_new(app: Flask, row_id: int) -> list[str]:
     return statements
 
 
+@pytest.mark.usefixtures("large_batches")
 def test_task_runs_other_due_events_whose_tasks_then_end_at_once(
     app: Flask, redis: Broker, calls: list[str]
 ) -> None:
@@ -432,6 +442,7 @@ def test_task_runs_other_due_events_whose_tasks_then_end_at_once(
     assert sorted(calls) == ids
 
 
+@pytest.mark.usefixtures("large_batches")
 def test_replayed_event_of_a_batch_is_run_by_its_message(
     app: Flask, redis: Broker, calls: list[str]
 ) -> None:
@@ -449,6 +460,7 @@ def test_replayed_event_of_a_batch_is_run_by_its_message(
     assert status(app, rows[1]) == "done"
 
 
+@pytest.mark.usefixtures("large_batches")
 def test_batch_holds_events_of_its_endpoint_only(app: Flask, redis: Broker) -> None:
     ran: list[str] = []
     prudra = PrudraWebhooks()
@@ -463,9 +475,10 @@ def test_batch_holds_events_of_its_endpoint_only(app: Flask, redis: Broker) -> N
     assert [status(app, row) for row in rows] == ["done"] * 2
     assert ran == []
     call(app, RUN, "prudra_webhooks", 1)
-    assert ran == [sent["id"]]
+    assert len(ran) == 1
 
 
+@pytest.mark.usefixtures("large_batches")
 def test_failed_event_of_a_batch_is_published_with_a_countdown(
     app: Flask, redis: Broker
 ) -> None:
@@ -477,6 +490,7 @@ def test_failed_event_of_a_batch_is_published_with_a_countdown(
     assert message["eta"] and message["kwargs"] == {}
 
 
+@pytest.mark.usefixtures("large_batches")
 def test_rest_of_a_long_batch_is_published(
     app: Flask, redis: Broker, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -485,20 +499,28 @@ def test_rest_of_a_long_batch_is_published(
     for row in rows[0], rows[2]:
         call(app, RUN, "procore_webhooks", row, is_new=True)
     assert len(calls) == 5
-    rows += [send(app) for _ in range(4)]
+    rows += [send(app, id="evt_slow", seconds=1.5), *(send(app) for _ in range(3))]
     redis.take()
-    monkeypatch.setattr(tasks.Batches, "batch_seconds", 0.0)
+    monkeypatch.setattr(tasks.Batches, "batch_seconds", 1.0)
     call(app, RUN, "procore_webhooks", rows[5], is_new=True)
-    assert len(calls) == 6
-    rest = rows[6:10]
-    assert [status(app, row) for row in rest] == ["pending"] * 4
+    assert calls[6:] == ["evt_006", "evt_slow"]
+    rest = rows[8:10]
+    assert [status(app, row) for row in rows[8:]] == ["pending"] * 3
     assert redis.taken_rows() == rest
-    monkeypatch.undo()
     for row in rest:
         call(app, RUN, "procore_webhooks", row)
     assert [status(app, row) for row in rows] == ["done"] * 11
 
 
+def test_no_batch_follows_a_slow_event(
+    app: Flask, redis: Broker, calls: list[str]
+) -> None:
+    rows = [send(app, id="evt_slow", seconds=0.3), send(app)]
+    call(app, RUN, "procore_webhooks", rows[0])
+    assert calls == ["evt_slow"]
+
+
+@pytest.mark.usefixtures("large_batches")
 def test_request_to_stop_ends_the_task_and_releases_its_batch(
     app: Flask, redis: Broker, calls: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
