@@ -90,22 +90,15 @@ def run(endpoint: str, row_id: int, is_new: bool = False) -> None:
 
     :param is_new: the message is the first one of the event.
     """
-    start = time.monotonic()
-    found = _endpoints(RUN).get(endpoint)
-    if found is None:
-        if has_app_context():
-            log.error(NO_ENDPOINT, row_id, endpoint)
-        return
-    batches = found.state.runtime.part(Batches, Batches)
-    # This process has run it since it was recorded. Later runs have other messages.
-    if is_new and batches.forget(found, row_id):
-        return
-    try:
-        if _run(found, row_id) and not is_eager(found.app):
-            if time.monotonic() - start < batches.batch_seconds:
-                batches.run(found)
-    except InboxUnavailable as error:
-        log.error("Event %s is left to the sweep: %s", row_id, error)
+    if found := _endpoints(RUN).get(endpoint):
+        batches, start = found.state.runtime.part(Batches, Batches), time.monotonic()
+        # This process has run it since it was recorded. Later runs have other messages.
+        if is_new and batches.forget(found, row_id):
+            return
+        if _run(found, row_id) and time.monotonic() - start < batches.batch_seconds:
+            batches.run(found)
+    elif has_app_context():
+        log.error(NO_ENDPOINT, row_id, endpoint)
 
 
 def sweep(overdue: float = OVERDUE, limit: int = LARGEST_SWEEP) -> int:
@@ -138,7 +131,7 @@ class Batches(Crew):
     mode = "celery"
     #: Also the longest time of an event that a batch follows. An idle process takes a
     #: message and runs its event first: a batch holds events that wait anyway.
-    batch_seconds = 0.25
+    batch_seconds = 0.5
 
     def __init__(self) -> None:
         self._idle: dict[str, list[Worker]] = {}
@@ -148,21 +141,22 @@ class Batches(Crew):
     def run(self, endpoint: Endpoint) -> None:
         """Run a batch of the endpoint's due events; afterwards no claim is held.
 
-        Claims that cannot be released end with their lease, without an error.
+        Without an error: claims that cannot be released end with their lease, or are
+        released before the next batch.
         """
+        if is_eager(endpoint.app):
+            return  # in a request
         idle = self._idle.setdefault(endpoint.name, [])
         worker = idle.pop() if idle else Worker([endpoint], poll=0.0, crew=self)
         try:
             worker.run_due()
-        except BaseException as error:
+        except InboxUnavailable as error:
+            log.error("A batch of %s has ended: %s", endpoint.name, error)
+        finally:
             with suppress(InboxUnavailable):
                 worker.release()
-            if not isinstance(error, InboxUnavailable):
-                raise
-            log.error("A batch of %s has ended: %s", endpoint.name, error)
-        else:
-            if not worker.is_abandoned:
-                idle.append(worker)
+        if not worker.is_abandoned:
+            idle.append(worker)
 
     def forget(self, endpoint: Endpoint, row_id: int) -> bool:
         """Whether the event was run in a batch; asked again, the answer is no."""
@@ -188,15 +182,18 @@ class Batches(Crew):
 
 
 def _run(endpoint: Endpoint, row_id: int) -> bool:
-    """Run the event, and publish its next run; ``False`` if it needs no run now."""
-    store = endpoint.store
-    # After a pause, the sweep publishes the events that were recorded meanwhile.
-    if seconds_to_work([store])[store.endpoint] != 0.0:
+    """Run the event, and publish its next run; return whether it was run."""
+    store, woken = endpoint.store, list[int]()
+    try:
+        # After a pause, the sweep publishes the events that were recorded meanwhile.
+        if seconds_to_work([store])[store.endpoint] != 0.0:
+            return False
+        _note_seen(store)
+        outcome = process(endpoint, row_id, woken=woken)
+        _publish_next(endpoint, row_id, outcome, woken)
+    except InboxUnavailable as error:
+        log.error("Event %s is left to the sweep: %s", row_id, error)
         return False
-    _note_seen(store)
-    woken: list[int] = []
-    outcome = process(endpoint, row_id, woken=woken)
-    _publish_next(endpoint, row_id, outcome, woken)
     return outcome is not RunOutcome.NOT_CLAIMED
 
 

@@ -515,7 +515,7 @@ def test_rest_of_a_long_batch_is_published(
 def test_no_batch_follows_a_slow_event(
     app: Flask, redis: Broker, calls: list[str]
 ) -> None:
-    rows = [send(app, id="evt_slow", seconds=0.3), send(app)]
+    rows = [send(app, id="evt_slow", seconds=0.6), send(app)]
     call(app, RUN, "procore_webhooks", rows[0])
     assert calls == ["evt_slow"]
 
