@@ -23,7 +23,7 @@ from .config.values import without_secret
 from .dispatching.background import prepare_process
 from .dispatching.background import start_when_serving
 from .dispatching.background import warn_threads_disabled
-from .dispatching.celery import register_tasks
+from .dispatching.tasks import register_tasks
 from .endpoint import app_state
 from .endpoint import AppState
 from .endpoint import check_name

@@ -245,7 +245,7 @@ def _dispatch(endpoint: Endpoint, rows: list[int]) -> None:
     tally.count(endpoint.store, ENQUEUED, len(rows))
     mode, state = endpoint.dispatch, endpoint.state
     if mode != "background":
-        notify_others(endpoint, mode, rows)
+        notify_others(endpoint, mode, rows, is_new=True)
     elif state.prepared_pid == os.getpid():
         # A process that does not serve starts no thread.
         background_of(state).wake()

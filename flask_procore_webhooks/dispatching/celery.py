@@ -1,46 +1,29 @@
-"""Celery: events as messages to the app's own Celery, and the sweep of lost messages.
+"""Celery: events as messages to the app's own Celery.
 
 The inbox stays the queue: a message names a row. A doubled message changes nothing,
 because the row is claimed once; the sweep replaces a lost message.
-
-So Celery may acknowledge a message before its task begins, which is its default. With
-``acks_late`` the broker would repeat the message of a killed worker while the lease of
-its run still holds, to no effect. The sweep finds the row when the lease has ended.
 
 Celery is imported where it is used: only the mode ``celery`` needs it.
 """
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from collections.abc import Iterable
 from collections.abc import Iterator
-from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from importlib import import_module
 from itertools import takewhile
 from typing import Any
 
-from flask import current_app
 from flask import Flask
 from flask import has_app_context
 
 from ..endpoint import Endpoint
-from ..endpoint import endpoints
 from ..errors import ConfigError
-from ..errors import InboxUnavailable
-from ..inbox.due import due_events
-from ..inbox.due import is_paused
-from ..inbox.due import seconds_to
 from ..log import log
-from ..operations.seen import note_seen
-from ..running.failures import RunOutcome
-from ..running.run import process
-from ..storage.store import Store
-from ..storage.tally import flush_all
 
 #: The names of the tasks. Messages in queues hold them, so they never change.
 RUN = "flask_procore_webhooks.run"
@@ -52,20 +35,7 @@ PATIENCE = 1.5
 QUICK = 0.5
 #: Circuit breaker: seconds without publishing after a failure.
 BREAKER_SECONDS = 10.0
-#: Seconds; the sweep publishes events that are due later. Brokers redeliver a message,
-#: or close the connection, when a worker has held it for long: RabbitMQ after 30
-#: minutes, Redis after an hour.
-LONGEST_COUNTDOWN = 900.0
-#: Seconds by which the clocks of two workers may differ: an event is not run early.
-CLOCK_TOLERANCE = 0.5
-#: Events that a sweep publishes at most, and the seconds for which they have been due:
-#: newer events still have their own message in the queue.
-LARGEST_SWEEP, OVERDUE = 1000, 30.0
 
-NOT_INSTALLED = (
-    "DISPATCH is 'celery', and Celery is not installed: pip install"
-    " 'flask-procore-webhooks[celery]'"
-)
 NOT_SET_UP = (
     "DISPATCH is 'celery', and the app has no app.extensions['celery']: set your Celery"
     " up as https://flask.palletsprojects.com/en/stable/patterns/celery/ shows"
@@ -73,10 +43,6 @@ NOT_SET_UP = (
 NO_SWEEP = (
     f"No entry of Celery's beat_schedule calls {SWEEP!r}: an event whose message is"
     " lost would wait until the sender repeats it."
-)
-NO_ENDPOINT = (
-    "Event %s is not run: this worker's app has no endpoint %r. Start it with the"
-    " Celery of the Flask app: celery -A ..."
 )
 NO_CONTEXT = (
     "The task %s runs outside an app context, so it cannot find the Flask app: set your"
@@ -94,102 +60,23 @@ BOUNDED: dict[str, Any] = {
 }
 
 
-# Tasks
-
-
-def register_tasks() -> None:
-    """Register the tasks with every Celery of this process, also with later ones.
-
-    Called when the blueprint is registered: a Celery worker imports the app and
-    receives no request.
-
-    :raises ConfigError: Celery is not installed.
-    """
-    try:
-        _register_tasks()
-    except ImportError:
-        raise ConfigError([f"{NOT_INSTALLED}."]) from None
-
-
-@functools.cache
-def _register_tasks() -> None:
-    from celery import shared_task
-    from celery.signals import worker_process_shutdown
-
-    worker_process_shutdown.connect(lambda **_: flush_all(), weak=False)
-    shared_task(run, name=RUN, ignore_result=True)
-    shared_task(sweep, name=SWEEP, ignore_result=True)
-
-
-def run(endpoint: str, row_id: int) -> None:
-    """Run one event if it is due, and publish its next run."""
-    found = [each for each in _endpoints(RUN) if each.name == endpoint]
-    if not found and has_app_context():
-        log.error(NO_ENDPOINT, row_id, endpoint)
-    try:
-        for each in found:
-            _run(each, row_id)
-    except InboxUnavailable as error:
-        log.error("Event %s is left to the sweep: %s", row_id, error)
-
-
-def sweep(overdue: float = OVERDUE, limit: int = LARGEST_SWEEP) -> int:
-    """Publish the events that have been due for ``overdue`` seconds, oldest first.
-
-    Their messages are lost or still queued; then these are second messages and change
-    nothing.
-
-    :param limit: events of each endpoint at most.
-    :return: how many messages were sent.
-    """
-    sent = 0
-    for endpoint in _endpoints(SWEEP):
-        try:
-            _note_seen(store := endpoint.store)
-            if endpoint.dispatch == "celery" and not is_paused(store):
-                found = due_events([store], limit, since=overdue)
-                sent += publish(endpoint, [row_id for _, row_id in found])
-        except InboxUnavailable as unavailable:
-            log.error("%s is not swept: %s", endpoint.name, unavailable)
-    return sent
-
-
-def _run(endpoint: Endpoint, row_id: int) -> None:
-    # After a pause, the sweep publishes the events that were recorded meanwhile.
-    if is_paused(endpoint.store):
-        return
-    _note_seen(endpoint.store)
-    woken: list[int] = []
-    outcome = process(endpoint, row_id, woken=woken)
-    publish(endpoint, woken)
-    if outcome in (RunOutcome.RETRY, RunOutcome.POSTPONED):
-        wait = seconds_to(endpoint.store, row_id)
-        if wait is not None and wait <= LONGEST_COUNTDOWN:
-            _publisher_of(endpoint).send(endpoint, row_id, wait + CLOCK_TOLERANCE)
-
-
-def _note_seen(store: Store) -> None:
-    with suppress(Exception):  # it is no failure of the task
-        note_seen(store, "celery")
-
-
-def _endpoints(task: str) -> list[Endpoint]:
-    """The endpoints of the app whose context the task runs in."""
-    if not has_app_context():
-        log.error(NO_CONTEXT, task)
-        return []
-    return list(endpoints(current_app).values())
-
-
-# Messages
-
-
-def publish(endpoint: Endpoint, rows: Iterable[int]) -> int:
+def publish(
+    endpoint: Endpoint,
+    rows: Iterable[int],
+    *,
+    countdown: float = 0.0,
+    is_new: bool = False,
+) -> int:
     """Send a message for each row until a message fails; return how many were sent.
 
     Raises nothing, and returns before the timeout of a delivery's sender.
+
+    :param countdown: seconds after which the events are run.
+    :param is_new: these are the first messages of the events.
     """
-    send = partial(_publisher_of(endpoint).send, endpoint)
+    publisher = endpoint.state.runtime.part(Publisher, Publisher)
+    options = {"kwargs": {"is_new": True} if is_new else {}, "countdown": countdown}
+    send = partial(publisher.send, endpoint, options=options)
     return sum(1 for _ in takewhile(send, rows))
 
 
@@ -201,24 +88,25 @@ class Publisher:
         self._open_until = 0.0
         self._lock = threading.Lock()
 
-    def send(self, endpoint: Endpoint, row_id: int, countdown: float = 0.0) -> bool:
-        """Send a message to run the event after ``countdown`` seconds; never raises.
+    def send(self, endpoint: Endpoint, row_id: int, options: dict[str, Any]) -> bool:
+        """Send a message to run the event; never raises.
 
+        :param options: for Celery's ``apply_async``.
         :return: whether it was sent.
         """
         if time.monotonic() < self._open_until:
             return False
         try:
-            self._send(celery_of(endpoint.app), [endpoint.name, row_id], countdown)
+            self._send(celery_of(endpoint.app), [endpoint.name, row_id], options)
         except Exception as error:
             self._open_breaker(error)
             return False
         return True
 
-    def _send(self, celery: Any, arguments: list[Any], countdown: float) -> None:
+    def _send(self, celery: Any, arguments: list[Any], options: dict[str, Any]) -> None:
         task, start = celery.tasks[RUN], time.monotonic()
         with self._pool(celery).acquire(block=True, timeout=PATIENCE) as producer:
-            options = {"countdown": countdown, "producer": producer, "retry": False}
+            options = {**options, "producer": producer, "retry": False}
             connection = producer.connection
             try:
                 task.apply_async(arguments, **options)
@@ -261,6 +149,12 @@ def celery_of(app: Flask) -> Any:
     return celery
 
 
+def is_eager(app: Flask) -> bool:
+    """Whether the app's Celery runs a task in the place of sending its message."""
+    celery = app.extensions.get("celery")
+    return celery is not None and bool(celery.conf.task_always_eager)
+
+
 def problems(app: Flask) -> Iterator[tuple[str, bool]]:
     """The problems of the app's Celery; each with whether it stops all events."""
     try:
@@ -294,7 +188,3 @@ def _new_pool(celery: Any) -> Any:
     limit = celery.conf.broker_pool_limit
     connections = celery.connection_for_write(**BOUNDED).Pool(limit)
     return pools.ProducerPool(connections, limit, Producer=celery.amqp.Producer)
-
-
-def _publisher_of(endpoint: Endpoint) -> Publisher:
-    return endpoint.state.runtime.part(Publisher, Publisher)

@@ -35,13 +35,18 @@ def dispatch(endpoint: Endpoint, recorded: RecordResult) -> None:
     elif mode == "background":
         background_of(endpoint.state).wake()
     else:
-        notify_others(endpoint, mode, [recorded.row_id])
+        notify_others(endpoint, mode, [recorded.row_id], is_new=recorded.is_new)
 
 
-def notify_others(endpoint: Endpoint, mode: str, rows: Collection[int]) -> None:
-    """Notify other processes of due events in the modes ``celery`` and ``worker``."""
+def notify_others(
+    endpoint: Endpoint, mode: str, rows: Collection[int], *, is_new: bool = False
+) -> None:
+    """Notify other processes of due events in the modes ``celery`` and ``worker``.
+
+    :param is_new: the events were never due before.
+    """
     if mode == "celery":
-        publish(endpoint, rows)
+        publish(endpoint, rows, is_new=is_new)
     elif mode == "worker" and endpoint.store.dialect_name == "postgresql":
         notify(endpoint.store)
 

@@ -24,7 +24,7 @@ from ..log import log
 from ..running.failures import interrupt
 from ..running.gate import Gate
 from ..runtime import OwnedThread
-from .worker import Crew
+from .crew import Crew
 from .worker import Worker
 
 #: Signals that end :meth:`Pool.run`.
@@ -83,7 +83,7 @@ class Pool(Crew):
         """The runs so far."""
         return self._ran + sum(thread.worker.ran for thread in self.threads)
 
-    def runs(self, worker: Worker) -> list[int]:
+    def runs(self, own: int) -> list[int]:
         return [thread.worker.ran for thread in self.threads]
 
     @property
@@ -128,7 +128,7 @@ class Pool(Crew):
             self._was_signalled.set()
         self._has_warned = is_exhausted
 
-    def needs(self, worker: Worker) -> bool:
+    def needs(self, worker: object) -> bool:
         """Whether the worker goes on; it ends when enough others are usable."""
         if len(self.threads) <= self.size:
             return True

@@ -29,41 +29,15 @@ from ..running.leases import longest_call
 from ..running.leases import renew_late
 from ..running.leases import renewing
 from ..running.run import run_claimed
+from .crew import Crew
 
-#: Events in a batch at most, and the seconds after which the rest of it is released: a
-#: claimed event waits for its turn here although another worker may be idle.
+#: Events in a batch at most.
 LARGEST_BATCH = 32
-BATCH_SECONDS = 1.0
 #: Seconds between two polls while the database is away: doubled from the first on.
 FIRST_OUTAGE_WAIT = 0.5
 LONGEST_OUTAGE_WAIT = 15.0
 #: Minimum sleep in seconds: avoids a busy loop while another worker holds a row lock.
 SHORTEST_SLEEP = 0.1
-
-
-class Crew:
-    """The pool of a worker. This base class stands for a worker without a pool."""
-
-    #: As ``stats`` and ``check`` show it.
-    mode = "worker"
-
-    def runs(self, worker: Worker) -> list[int]:
-        """The runs of each thread so far."""
-        return [worker.ran]
-
-    def has_room(self) -> bool:
-        """Whether a thread is idle, or one more can be started."""
-        return False
-
-    def wake(self) -> None:
-        """More events may be due than this worker has claimed."""
-
-    def check(self) -> None:
-        """A call of this worker takes long, or is abandoned."""
-
-    def needs(self, worker: Worker) -> bool:
-        """Whether the worker goes on."""
-        return True
 
 
 class Worker:
@@ -181,7 +155,7 @@ class Worker:
         ran, failure, polled_at = 0, None, float("-inf")
         for endpoint in group:
             # Again when batches have taken long: an endpoint may be paused meanwhile.
-            if time.monotonic() - polled_at > BATCH_SECONDS:
+            if time.monotonic() - polled_at > self.crew.batch_seconds:
                 self._poll(group)
                 polled_at = time.monotonic()
             # An error at one endpoint delays no other.
@@ -207,7 +181,7 @@ class Worker:
     def _note_seen(self, group: list[Endpoint]) -> None:
         names = [endpoint.name for endpoint in group]
         longest = longest_call([endpoint.store for endpoint in group])
-        runs = self.crew.runs(self)
+        runs = self.crew.runs(self.ran)
         note_seen(group[0].store, self.crew.mode, names, runs, longest)
 
     def _release(self, endpoint: Endpoint) -> None:
@@ -218,6 +192,7 @@ class Worker:
                 interrupt(endpoint, claim)
             release(endpoint.store, held.queued())
             self._held.pop(endpoint.name, None)
+            self.crew.released(endpoint, [*held.claims])
 
     def _try(self) -> float:
         """Run due events; return the seconds to sleep, 0 if there may be more."""
@@ -256,7 +231,7 @@ class Worker:
         start, done, seconds = time.monotonic(), 0, 0.0
         for claim in claims:
             # If the first events take longer than expected, the rest is released too.
-            if self._is_ending or seconds >= BATCH_SECONDS:
+            if self._is_ending or seconds >= self.crew.batch_seconds:
                 break
             if not self._run_claimed(endpoint, claim, held):
                 break
@@ -268,8 +243,11 @@ class Worker:
     def _run_claimed(self, endpoint: Endpoint, claim: Claim, held: HeldClaims) -> bool:
         """Run an event; ``False`` if the claim was lost, or a call is abandoned."""
         self.ran += 1
+        woken: list[int] = []
         try:
-            if run_claimed(endpoint, claim, held) is not RunOutcome.NOT_CLAIMED:
+            outcome = run_claimed(endpoint, claim, held, woken)
+            if outcome is not RunOutcome.NOT_CLAIMED:
+                self.crew.ended(endpoint, claim.row_id, outcome, woken)
                 return True
             self.ran, self._has_lost = self.ran - 1, True
             return False
@@ -281,11 +259,12 @@ class Worker:
         except BaseException as error:
             # A subscriber's SystemExit ends its run, which is repeated, not the worker.
             log.error("Event %s was interrupted: %r", claim.event_id, error)
+            self.crew.interrupted(error)
             return True
 
     def _adjust(self, events: int, seconds: float) -> None:
-        """Claim as many events next time as may run in ``BATCH_SECONDS``."""
-        fitting = int(BATCH_SECONDS * events / max(seconds, 1e-6))
+        """Claim as many events next time as may run in ``batch_seconds``."""
+        fitting = int(self.crew.batch_seconds * events / max(seconds, 1e-6))
         self._batch_size = max(1, min(fitting, self._batch_size * 2, LARGEST_BATCH))
 
     def _seconds_to_sleep(self) -> float:

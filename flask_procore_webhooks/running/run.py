@@ -64,13 +64,20 @@ def process(
     return RunOutcome.NOT_CLAIMED
 
 
-def run_claimed(endpoint: Endpoint, claim: Claim, held: HeldClaims) -> RunOutcome:
+def run_claimed(
+    endpoint: Endpoint,
+    claim: Claim,
+    held: HeldClaims,
+    woken: list[int] | None = None,
+) -> RunOutcome:
     """Run an event that is claimed already; see :func:`process`.
 
     :param held: renews the lease of the claim.
+    :param woken: as for :func:`process`.
     :raises CallAbandoned: a call exceeded its time limit; another thread runs the rest.
     """
     run = new_run(endpoint, claim, held)
+    run.jobs.woken = [] if woken is None else woken
     return run.conduct(run.perform)
 
 

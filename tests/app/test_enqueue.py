@@ -259,7 +259,7 @@ def test_process_that_does_not_serve_starts_no_thread(committed: Host) -> None:
 def test_celery_gets_one_message_after_the_outermost_commit(committed: Host) -> None:
     celery = pytest.importorskip("celery")
     signals = pytest.importorskip("celery.signals")
-    from flask_procore_webhooks.dispatching.celery import register_tasks
+    from flask_procore_webhooks.dispatching.tasks import register_tasks
 
     host, sent = committed, list[Any]()
 

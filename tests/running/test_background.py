@@ -420,7 +420,7 @@ def test_stopped_worker_releases_queued_claims(
     endpoint: Endpoint, webhooks: ProcoreWebhooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "flask_procore_webhooks.dispatching.worker.BATCH_SECONDS", PATIENCE
+        "flask_procore_webhooks.dispatching.crew.Crew.batch_seconds", PATIENCE
     )
     begun, go_on = threading.Event(), threading.Event()
     ran = []

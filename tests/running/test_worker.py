@@ -183,7 +183,7 @@ def test_stopped_worker_releases_queued_events(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "flask_procore_webhooks.dispatching.worker.BATCH_SECONDS", PATIENCE
+        "flask_procore_webhooks.dispatching.crew.Crew.batch_seconds", PATIENCE
     )
     begun, go_on = threading.Event(), threading.Event()
     slow = False
@@ -580,7 +580,9 @@ def test_error_at_one_endpoint_does_not_delay_another_of_its_database(
 def test_pause_is_noticed_between_the_batches_of_two_endpoints(
     make_app: MakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flask_procore_webhooks.dispatching.worker.BATCH_SECONDS", 1e-9)
+    monkeypatch.setattr(
+        "flask_procore_webhooks.dispatching.crew.Crew.batch_seconds", 1e-9
+    )
     app = sharing_app(make_app, tmp_path)
     ran: list[str] = []
     procore, prudra = ProcoreWebhooks(), PrudraWebhooks()

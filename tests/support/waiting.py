@@ -13,8 +13,8 @@ PATIENCE = 60.0
 #: Code for apps in other processes: the batches of workers grow (1, 2, 4, 8 …) even
 #: on a slow machine.
 LARGE_BATCHES = f"""
-from flask_procore_webhooks.dispatching import worker
-worker.BATCH_SECONDS = {PATIENCE}
+from flask_procore_webhooks.dispatching.crew import Crew
+Crew.batch_seconds = {PATIENCE}
 """
 
 

@@ -45,13 +45,14 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks import RetryLater
 from flask_procore_webhooks.dispatching import celery
+from flask_procore_webhooks.dispatching import tasks
 from flask_procore_webhooks.dispatching.celery import BREAKER_SECONDS
-from flask_procore_webhooks.dispatching.celery import LONGEST_COUNTDOWN
 from flask_procore_webhooks.dispatching.celery import PATIENCE
 from flask_procore_webhooks.dispatching.celery import publish
 from flask_procore_webhooks.dispatching.celery import Publisher
 from flask_procore_webhooks.dispatching.celery import RUN
 from flask_procore_webhooks.dispatching.celery import SWEEP
+from flask_procore_webhooks.dispatching.tasks import LONGEST_COUNTDOWN
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import ConfigError
@@ -67,6 +68,8 @@ MakeApp = Callable[..., Flask]
 
 #: Timeout in seconds of a condition on a busy machine.
 DEADLINE = 90.0
+#: Seconds within which a busy machine runs a batch.
+PATIENT = 60.0
 
 
 @pytest.fixture
@@ -110,8 +113,11 @@ def app(make_app: MakeApp, redis: Broker, calls: list[str]) -> Flask:
         calls.append(event.id)
         if "wait" in event.data:
             raise RetryLater(event.data["wait"])
+        time.sleep(event.data.get("seconds", 0))
         if "fails" in event.data:
             raise ValueError("as asked for")
+        if "exits" in event.data:
+            raise SystemExit
 
     app = make_app(PROCORE_WEBHOOK_DISPATCH="celery", PROCORE_WEBHOOK_RETRY_BASE=60)
     app.register_blueprint(webhooks)
@@ -160,7 +166,7 @@ def test_message_carries_the_name_of_the_endpoint_and_the_row_id(
     assert message == {
         "task": "flask_procore_webhooks.run",
         "args": ["procore_webhooks", row],
-        "kwargs": {},
+        "kwargs": {"is_new": True},
         "eta": None,
     }
     assert calls == []
@@ -392,6 +398,150 @@ def test_event_is_swept_after_a_database_outage(
     file.rmdir()
     away.rename(file)
     assert call(app, SWEEP, overdue=0) == 1
+
+
+# Batches
+
+
+@pytest.fixture
+def large_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batches of an endpoint grow (1, 2, 4 …) even on a slow machine."""
+    monkeypatch.setattr(tasks.Batches, "batch_seconds", PATIENT)
+
+
+def run_new(app: Flask, row_id: int) -> list[str]:
+    """Run the task of the event's first message; return its statements."""
+    statements: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    engine = endpoint_of(app).store.database.engine
+    sa.event.listen(engine, "before_cursor_execute", note)
+    try:
+        call(app, RUN, "procore_webhooks", row_id, is_new=True)
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", note)
+    return statements
+
+
+@pytest.mark.usefixtures("large_batches")
+def test_task_runs_other_due_events_whose_tasks_then_end_at_once(
+    app: Flask, redis: Broker, calls: list[str]
+) -> None:
+    ids = numbered(7, "evt")
+    rows = [send(app, id=id) for id in ids]
+    # The first batch has one event, the second one two, the third one four.
+    for row, count in ((rows[0], 2), (rows[2], 5), (rows[5], 7)):
+        call(app, RUN, "procore_webhooks", row, is_new=True)
+        assert sorted(calls) == ids[:count]
+    assert [status(app, row) for row in rows] == ["done"] * 7
+    for row in rows[1], rows[3], rows[4], rows[6]:
+        assert run_new(app, row) == [], "this process has run the event"
+        assert len(run_new(app, row)) == 1, "the inbox has no due event"
+    assert sorted(calls) == ids
+
+
+@pytest.mark.usefixtures("large_batches")
+def test_replayed_event_of_a_batch_is_run_by_its_message(
+    app: Flask, redis: Broker, calls: list[str]
+) -> None:
+    """The first message of the event is still queued when the event is replayed."""
+    rows = [send(app, id=id) for id in ("evt_1", "evt_2")]
+    redis.take()
+    call(app, RUN, "procore_webhooks", rows[0], is_new=True)
+    assert calls == ["evt_1", "evt_2"]
+    commands = app.test_cli_runner()
+    commands.invoke(args=["procore-webhooks", "replay", "evt_2", "--anew"])
+    (message,) = redis.take()
+    assert message["args"] == ["procore_webhooks", rows[1]]
+    call(app, RUN, *message["args"], **message["kwargs"])
+    assert calls == ["evt_1", "evt_2", "evt_2"]
+    assert status(app, rows[1]) == "done"
+
+
+@pytest.mark.usefixtures("large_batches")
+def test_batch_holds_events_of_its_endpoint_only(app: Flask, redis: Broker) -> None:
+    ran: list[str] = []
+    prudra = PrudraWebhooks()
+    prudra.on(name="of_prudra")(lambda event: ran.append(event.id))
+    app.config["PRUDRA_WEBHOOK_SECRET"] = SECRET
+    app.config["PRUDRA_WEBHOOK_DISPATCH"] = "celery"
+    app.register_blueprint(prudra)
+    sent = payload("payment.received", format="prudra")
+    deliver(app.test_client(), sent, endpoint="prudra_webhooks")
+    rows = [send(app) for _ in range(2)]
+    call(app, RUN, "procore_webhooks", rows[0])
+    assert [status(app, row) for row in rows] == ["done"] * 2
+    assert ran == []
+    call(app, RUN, "prudra_webhooks", 1)
+    assert len(ran) == 1
+
+
+@pytest.mark.usefixtures("large_batches")
+def test_failed_event_of_a_batch_is_published_with_a_countdown(
+    app: Flask, redis: Broker
+) -> None:
+    rows = [send(app), send(app, fails=True)]
+    redis.take()
+    call(app, RUN, "procore_webhooks", rows[0], is_new=True)
+    (message,) = redis.take()
+    assert message["args"] == ["procore_webhooks", rows[1]]
+    assert message["eta"] and message["kwargs"] == {}
+
+
+@pytest.mark.usefixtures("large_batches")
+def test_rest_of_a_long_batch_is_published(
+    app: Flask, redis: Broker, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other workers may have taken the messages of claimed events meanwhile."""
+    rows = [send(app, id=id) for id in numbered(7, "evt")]
+    for row in rows[0], rows[2]:
+        call(app, RUN, "procore_webhooks", row, is_new=True)
+    assert len(calls) == 5
+    rows += [send(app, id="evt_slow", seconds=1.5), *(send(app) for _ in range(3))]
+    redis.take()
+    monkeypatch.setattr(tasks.Batches, "batch_seconds", 1.0)
+    call(app, RUN, "procore_webhooks", rows[5], is_new=True)
+    assert calls[6:] == ["evt_006", "evt_slow"]
+    rest = rows[8:10]
+    assert [status(app, row) for row in rows[8:]] == ["pending"] * 3
+    assert redis.taken_rows() == rest
+    for row in rest:
+        call(app, RUN, "procore_webhooks", row)
+    assert [status(app, row) for row in rows] == ["done"] * 11
+
+
+def test_no_batch_follows_a_slow_event(
+    app: Flask, redis: Broker, calls: list[str]
+) -> None:
+    rows = [send(app, id="evt_slow", seconds=0.6), send(app)]
+    call(app, RUN, "procore_webhooks", rows[0])
+    assert calls == ["evt_slow"]
+
+
+@pytest.mark.usefixtures("large_batches")
+def test_request_to_stop_ends_the_task_and_releases_its_batch(
+    app: Flask, redis: Broker, calls: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [send(app, id=id) for id in numbered(3, "evt")]
+    call(app, RUN, "procore_webhooks", rows[0])
+    stopping, last = send(app, id="evt_exit", exits=True), send(app)
+    redis.take()
+    with pytest.raises(SystemExit):
+        app.extensions["celery"].tasks[RUN]("procore_webhooks", rows[2])
+    assert calls[-1] == "evt_exit"
+    assert status(app, last) == "pending"
+    assert redis.taken_rows() == [stopping, last]
+
+
+def test_eager_task_leaves_other_events_to_their_own_tasks(
+    app: Flask, redis: Broker, calls: list[str]
+) -> None:
+    send(app, id="evt_1")
+    app.extensions["celery"].conf.task_always_eager = True
+    send(app, id="evt_2")
+    assert calls == ["evt_2"]
 
 
 # The sweep
@@ -844,6 +994,23 @@ def test_run_of_a_killed_worker_is_done_by_another(
     site.check_effects(ids)
 
 
+@pytest.mark.slow
+def test_batch_of_a_killed_worker_is_run_once(large_site: Site) -> None:
+    """The kill leaves an event running and the rest of its batch claimed."""
+    site, ids = large_site, numbered(40, "evt_batch")
+    site.send(ids)
+    site.send(["evt_slow"], seconds=600)
+    site.send(more := numbered(10, "evt_more"))
+    with site.worker("-P", "solo") as killed:
+        site.wait_for(lambda: "evt_slow" in site.calls(), killed)
+        killed.kill()
+    found = site.statuses()
+    assert found["running"] >= 1 and found["done"] >= 30, found
+    with site.worker("-c", "2", SITE_IS_QUICK="yes") as worker:
+        site.sweep_until_finished(worker, done=51)
+    site.check_effects([*ids, "evt_slow", *more])
+
+
 def documented_settings() -> dict[str, Any]:
     """``CELERY`` as in docs/dispatch.md."""
     found_in = blocks("docs/dispatch.md", "python")
@@ -860,7 +1027,7 @@ def test_documented_celery_settings_are_valid(app: Flask) -> None:
     assert entry["task"] in theirs.tasks
     page = text_of("docs/dispatch.md")
     assert f"`{RUN}`" in page
-    assert f'"overdue": {celery.OVERDUE:g}, "limit": {celery.LARGEST_SWEEP}' in page
+    assert f'"overdue": {tasks.OVERDUE:g}, "limit": {tasks.LARGEST_SWEEP}' in page
 
 
 @pytest.mark.slow
@@ -883,13 +1050,18 @@ def test_beat_calls_the_sweep(site: Site) -> None:
 
 @pytest.mark.slow
 @only_redis
-@pytest.mark.parametrize("pool", ["solo", "threads", "gevent"])
-def test_other_celery_pools_run_events(site: Site, pool: str) -> None:
-    ids = numbered(5, f"evt_{pool}")
-    with site.worker("-P", pool, "-c", "2") as worker:
-        site.send(ids)
-        site.wait_until_finished(worker, done=5)
+@pytest.mark.parametrize("acks_late", [False, True])
+@pytest.mark.parametrize("pool", ["prefork", "solo", "threads", "gevent"])
+def test_celery_pools_run_queued_events(site: Site, pool: str, acks_late: bool) -> None:
+    ids = numbered(30, f"evt_{pool}")
+    site.send(ids[:25])
+    theirs = as_env(site.broker.config(task_acks_late=acks_late))
+    with site.worker("-P", pool, "-c", "2", FLASK_CELERY=theirs) as worker:
+        site.send(ids[25:])
+        site.wait_until_finished(worker, done=30)
+        wait_until(lambda: not site.broker.take(), DEADLINE)
     site.check_effects(ids)
+    assert Counter(site.calls()) == Counter(ids)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
@@ -912,7 +1084,7 @@ def test_forked_process_has_its_own_broker_connections(
 def test_dispatch_celery_without_celery_is_a_config_error(
     make_app: MakeApp, webhooks: ProcoreWebhooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    celery._register_tasks.cache_clear()
+    tasks._register_tasks.cache_clear()
     monkeypatch.setitem(sys.modules, "celery", None)
     app = make_app(PROCORE_WEBHOOK_DISPATCH="celery")
     with pytest.raises(ConfigError, match="Celery is not installed"):

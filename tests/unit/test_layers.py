@@ -52,7 +52,7 @@ FOLDERS = {
     "running": """
         failures sessions calls gate leases plan schedule outcomes jobs run
     """,
-    "dispatching": "worker pool notify background celery dispatch",
+    "dispatching": "crew worker pool notify background celery tasks dispatch",
     "testing": "isolation",
     "cli": """
         _http _values _output _conditions _options _actor _report _selected _preview
@@ -221,7 +221,7 @@ def test_only_required_packages_are_imported() -> None:
     found = {
         name.partition(".")[0]
         for file in modules()
-        if file.stem != "celery"
+        if file.stem not in ("celery", "tasks")
         for name in imported(file)
     }
     assert found - sys.stdlib_module_names - {NAME} <= required
