@@ -123,9 +123,9 @@ def receive(**_: object) -> Response:
     recorded = record(store, event, status, unreadable)
     new = "quarantined" if unreadable else "recorded"
     repeat = "conflict" if recorded.is_conflict else "duplicate"
-    tally.count(store, new if recorded.is_new else repeat)
+    tally.count(store, new if recorded.is_new else repeat, now=recorded.at)
     if recorded.is_new and status is Status.IGNORED:
-        tally.count(store, status.value)
+        tally.count(store, status.value, now=recorded.at)
     _announce(endpoint, event, recorded, unreadable)
     if unreadable:
         return _response(QUARANTINED)

@@ -14,9 +14,9 @@ import weakref
 from collections.abc import Callable
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
 from itertools import chain
 from operator import itemgetter
+from operator import methodcaller
 from typing import Any
 from weakref import WeakSet
 
@@ -29,6 +29,7 @@ from sqlalchemy import QueuePool
 from sqlalchemy import Table
 
 from ..runtime import keep
+from ..storage.engines import HostEngine
 from ..storage.engines import is_exhausted
 from ..storage.engines import is_in_autocommit
 from ..storage.engines import is_in_memory
@@ -45,11 +46,17 @@ from .status import Status
 #: Drivers whose cursors accept SQLAlchemy's compiled SQL and bound values unchanged.
 DRIVERS = ("pysqlite", "psycopg", "psycopg2")
 PENDING, DELIVERY = Status.PENDING.value, "delivery"
+#: Listeners of a host that would miss a statement of the driver's cursor.
+WATCHING = (
+    "before_execute before_cursor_execute after_cursor_execute after_execute"
+).split()
 #: The columns whose values differ between pending events.
 GIVEN = (
     "endpoint event_id type resource_type reason resource_id company_id project_id"
     " user_id application_id event_at body received_at"
 ).split()
+#: Makes the text that SQLAlchemy makes of a time, in a tenth of its time.
+SQLITE_TIME = methodcaller("isoformat", " ", "microseconds")
 #: Seconds without an event after which a connection is closed and none is kept: it is
 #: idle, and a firewall may have dropped it.
 LONGEST_IDLE = 60.0
@@ -72,10 +79,9 @@ class DirectInserts:
         self._refused: Engine | None = None
 
     def __call__(self, rows: Sequence[Row]) -> list[int] | None:
-        """Return what :class:`~.inserts.Inserts` returns.
+        """Return what :class:`~.inserts.Inserts` returns, or ``None``: use that one.
 
-        :return: ``None`` if the rows are for another statement. After an error, they
-            may have been inserted; to insert them again is safe.
+        After an error, the rows may have been inserted; to repeat that is safe.
         """
         kept = self._kept
         if kept is None or not _are_pending(rows) or not kept.lock.acquire(False):
@@ -137,7 +143,8 @@ class _Kept:
         self._opened = self._used = time.monotonic()
         #: Closes the connection. Safe to repeat; called when the app is collected, too.
         self.close = weakref.finalize(self, _close, driver, os.getpid())
-        _kept_of(engine).add(self)
+        if isinstance(engine, HostEngine):
+            _close_with(engine, self)
 
     def is_valid(self, engine: Engine | None) -> bool:
         """Whether the host would use this connection, if its pool had it.
@@ -190,22 +197,23 @@ class _Statement:
         names = [name.removesuffix("_0") for name in compiled.positiontup[:per_row]]
         self._in_order = itemgetter(*names)
         self._processors = [
-            (name, processor)
-            for name in GIVEN
+            (position, processor)
+            for position, name in enumerate(names)
             if (processor := _processor(table.c[name].type, dialect))
         ]
 
     def values(self, rows: Sequence[Row]) -> Sequence[Any]:
         """The values of the rows in the order of the statement."""
         if len(rows) == 1:
-            return self._row(rows[0])  # type: ignore[no-any-return]
+            return self._row(rows[0])
         return [*chain.from_iterable(map(self._row, rows))]
 
-    def _row(self, row: Row) -> Any:
-        values = {**row}
-        for name, process in self._processors:
-            values[name] = process(values[name])
-        return self._in_order(values)
+    def _row(self, row: Row) -> list[Any]:
+        values = [*self._in_order(row)]
+        for position, process in self._processors:
+            if (value := values[position]) is not None:
+                values[position] = process(value)
+        return values
 
 
 def _row_values(table: Table, index: int) -> dict[str, Any]:
@@ -225,15 +233,10 @@ def _row_values(table: Table, index: int) -> dict[str, Any]:
 def _processor(type_: Any, dialect: Dialect) -> Callable[[Any], Any] | None:
     """Convert a value as SQLAlchemy does; ``None`` if the driver has it unchanged."""
     if dialect.name == "sqlite" and isinstance(type_, sa.DateTime):
-        return _to_sqlite_time
+        return SQLITE_TIME
     found: Callable[[Any], Any] | None
     found = type_.dialect_impl(dialect).bind_processor(dialect)
     return found
-
-
-def _to_sqlite_time(value: datetime | None) -> str | None:
-    """The text of SQLAlchemy, in a tenth of the time."""
-    return None if value is None else value.isoformat(" ", "microseconds")
 
 
 def _are_pending(rows: Sequence[Row]) -> bool:
@@ -260,29 +263,28 @@ def _allows(engine: Engine) -> bool:
 
 def _is_watched(engine: Engine) -> bool:
     """Whether a log or a tracer of the host sees each statement of the engine."""
-    listeners = engine.dispatch
+    # SQLAlchemy sets the attribute, which is its own, with the first listener.
+    may_have_listeners = getattr(engine, "_has_events", True)
     return bool(
-        listeners.before_cursor_execute
-        or listeners.after_cursor_execute
-        or listeners.before_execute
-        or listeners.after_execute
+        may_have_listeners
+        and any([getattr(engine.dispatch, name) for name in WATCHING])
         or engine.dialect.dispatch.do_execute
         or engine.logger.isEnabledFor(logging.INFO)
     )
 
 
-def _kept_of(engine: Engine) -> WeakSet[_Kept]:
-    owner = getattr(engine, "host", engine)
-    if not hasattr(owner, KEPT):
-        setattr(owner, KEPT, WeakSet())
-        event.listen(owner, "engine_disposed", _close_all)
-    found: WeakSet[_Kept] = getattr(owner, KEPT)
-    return found
+def _close_with(engine: HostEngine, kept: _Kept) -> None:
+    """Close the connection when the host disposes of its engine."""
+    host = engine.host
+    if not hasattr(host, KEPT):
+        setattr(host, KEPT, WeakSet())
+        event.listen(host, "engine_disposed", _close_all)
+    getattr(host, KEPT).add(kept)
 
 
-def _close_all(engine: Engine) -> None:
+def _close_all(host: Engine) -> None:
     """A listener: close connections with those of the pool."""
-    for kept in list(_kept_of(engine)):
+    for kept in list(getattr(host, KEPT)):
         kept.is_broken = True
         # In use now, it is closed after that.
         if kept.lock.acquire(blocking=False):

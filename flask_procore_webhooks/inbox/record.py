@@ -6,7 +6,10 @@ Deliveries that arrive together are inserted by one statement, which is one comm
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from datetime import datetime
 from functools import partial
+from operator import attrgetter
 from typing import Any
 from typing import NamedTuple
 
@@ -43,6 +46,9 @@ TEXTS = {
     "user_id": 80,
     "application_id": 80,
 }
+SHORTEST = min(TEXTS.values())
+#: The values of these columns, of an event.
+OF_SENDER = attrgetter(*TEXTS)
 LONGEST_ERROR = 4000
 #: Statuses of events that a repeat makes pending.
 REVIVED = (Status.DEAD, Status.UNMATCHED)
@@ -62,6 +68,8 @@ class RecordResult(NamedTuple):
     is_new: bool
     #: Whether it was recorded with another body; the new body is not stored.
     is_conflict: bool = False
+    #: When the delivery came, as it is stored.
+    at: datetime | None = None
 
 
 def record(
@@ -92,7 +100,7 @@ def record(
         except TimeoutError as late:
             raise store.unavailable(late) from None
         if row_id != ALREADY_RECORDED:
-            return RecordResult(row_id, status, is_new=True)
+            return RecordResult(row_id, status, is_new=True, at=row["received_at"])
         repeated = store.run(partial(_repeat, store, row), until=until)
         if repeated is None:
             continue
@@ -127,8 +135,7 @@ class Recorder:
             return [*row_ids]
         until = min(until for _, until in batch)
         try:
-            insert = partial(self._insert, rows=rows)
-            row_ids = self._store.run(insert, until=until)
+            row_ids = self._store.run(partial(self._insert, rows=rows), until=until)
             self._insert_directly.open()
             return [*row_ids]
         except TransientError as error:
@@ -185,13 +192,17 @@ def new_row(store: Store, event: Event, status: Status, error: str | None) -> Ro
         "repeats": 0,
         "conflicts": 0,
     }
-    for name, size in TEXTS.items():
-        text = getattr(event, name)
-        # Most texts are stored as they are.
-        if text and not (text.isascii() and len(text) <= size and "\0" not in text):
-            text = store.text(text, size)
-        row[name] = text
+    texts = OF_SENDER(event)
+    if not _are_short(texts):
+        texts = tuple(map(store.text, texts, TEXTS.values()))
+    row.update(zip(TEXTS, texts, strict=True))
     return row
+
+
+def _are_short(texts: Iterable[str | None]) -> bool:
+    """Whether all are stored as they are, as most are: each fits the least column."""
+    text = "".join(filter(None, texts))
+    return len(text) <= SHORTEST and text.isascii() and "\0" not in text
 
 
 def _repeat(store: Store, row: Row, connection: Connection) -> RecordResult | None:

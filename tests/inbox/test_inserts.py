@@ -10,7 +10,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -242,30 +244,16 @@ def test_log_of_statements_has_each_insert(store: Store) -> None:
 
 
 @DIRECT
-def test_disposed_engine_has_no_connection_left(store: Store) -> None:
+def test_connection_of_a_disposed_engine_is_replaced(store: Store) -> None:
     direct = opened(store)
     (row_id,) = inserts_directly(direct)([ROW])
     kept = direct._kept
-    assert kept is not None and kept.close.alive
     store.database.engine.dispose()
-    assert not kept.close.alive
     assert direct([ROW]) is None
+    assert kept is not None and not kept.close.alive
     direct.open()
     assert direct([ROW]) == [ALREADY_RECORDED]
     assert stored(store, row_id)
-
-
-@DIRECT
-def test_connection_in_use_is_closed_after_its_use(store: Store) -> None:
-    direct = opened(store)
-    kept = direct._kept
-    assert kept is not None
-    with kept.lock:
-        store.database.engine.dispose()
-        assert kept.close.alive
-        assert direct([ROW]) is None, "another thread uses it"
-    assert direct([ROW]) is None
-    assert not kept.close.alive
 
 
 @DIRECT
@@ -358,11 +346,11 @@ def test_thread_does_not_wait_for_the_connection_of_another(store: Store) -> Non
         assert thread_saw == [None]
 
 
-def test_host_that_disposes_its_engine_has_no_open_file_left(tmp_path: Path) -> None:
-    """Test suites dispose of the engine and drop the database."""
+@contextmanager
+def host(tmp_path: Path, **connect_args: Any) -> Iterator[tuple[Store, SQLAlchemy]]:
     app, db = Flask("host"), SQLAlchemy()
-    file = tmp_path / "host.db"
-    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{file}"
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path / 'host.db'}"
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"connect_args": connect_args}
     app.config["PROCORE_WEBHOOK_SECRET"] = "a secret"
     db.init_app(app)
     app.register_blueprint(ProcoreWebhooks(db=db))
@@ -370,31 +358,44 @@ def test_host_that_disposes_its_engine_has_no_open_file_left(tmp_path: Path) -> 
     with app.app_context():
         db.create_all()
         endpoint.store.traits()
-        assert opened(endpoint.store)([ROW])
+        yield endpoint.store, db
         db.engine.dispose()
-    links = [
-        os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
-    ]
-    assert str(file) not in links
+
+
+def open_files() -> set[str]:
+    return {os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is of Linux")
+def test_host_that_disposes_of_its_engine_has_no_open_file_left(tmp_path: Path) -> None:
+    """Test suites dispose of the engine and drop the database."""
+    with host(tmp_path) as (store, db):
+        direct = opened(store)
+        assert direct([ROW])
+        db.engine.dispose()
+        assert str(tmp_path / "host.db") not in open_files()
+        assert direct([ROW]) is None
+
+
+def test_connection_in_use_is_closed_after_its_use(tmp_path: Path) -> None:
+    with host(tmp_path) as (store, db):
+        direct = opened(store)
+        kept = direct._kept
+        assert kept is not None
+        with kept.lock:
+            db.engine.dispose()
+            assert kept.close.alive
+            assert direct([ROW]) is None, "another thread uses it"
+        assert direct([ROW]) is None
+        assert not kept.close.alive
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="autocommit= is of Python 3.12")
 def test_connection_that_is_always_in_a_transaction_is_not_kept(
     tmp_path: Path,
 ) -> None:
-    app, db = Flask("host"), SQLAlchemy()
-    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path / 'host.db'}"
-    options = {"connect_args": {"autocommit": False}}
-    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = options
-    app.config["PROCORE_WEBHOOK_SECRET"] = "a secret"
-    db.init_app(app)
-    app.register_blueprint(ProcoreWebhooks(db=db))
-    (endpoint,) = endpoints(app).values()
-    with app.app_context():
-        db.create_all()
-        endpoint.store.traits()
-        assert opened(endpoint.store)([ROW]) is None
-        db.engine.dispose()
+    with host(tmp_path, autocommit=False) as (store, _):
+        assert opened(store)([ROW]) is None
 
 
 def test_schema_that_is_renamed_at_execution_is_respected(tmp_path: Path) -> None:
