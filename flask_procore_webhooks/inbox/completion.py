@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy import BigInteger
 from sqlalchemy import bindparam
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
+from sqlalchemy import DateTime
+from sqlalchemy import func
 from sqlalchemy import insert
+from sqlalchemy import Integer
+from sqlalchemy import literal
 from sqlalchemy import literal_column
+from sqlalchemy import select
+from sqlalchemy import Text
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
+from sqlalchemy.types import TypeEngine
 
+from ..schema.tables import Tables
 from ..storage.store import Store
 from .jobs import Job
 from .jobs import state_of
 from .keys import end_key
 from .keys import free_key
 from .keys import HeldKey
+from .status import Status
 
 #: On PostgreSQL, the commit of a statement that returns this does not wait for the
 #: disk. A crash of the database server may lose the last fraction of a second of such
@@ -30,16 +40,27 @@ ASYNC_COMMIT: ColumnElement[str] = literal_column(
     "set_config('synchronous_commit', 'off', true)"
 )
 
-#: The columns of the event that a settlement changes.
-SETTLED = (
-    "status",
-    "claims",
-    "error",
-    "lease",
-    "due_at",
-    "parked_at",
-    "finished_at",
-)
+#: The values of an event that is done, without its time.
+DONE = {
+    "status": Status.DONE.value,
+    "claims": 0,
+    "error": None,
+    "lease": None,
+    "due_at": None,
+    "parked_at": None,
+}
+
+#: The columns of a job that has ended without a row before: type, and the parameter of
+#: :func:`end_values`.
+ENDED: dict[str, tuple[type[TypeEngine[Any]], str]] = {
+    "event": (BigInteger, "row"),
+    "subscriber": (Text, "name"),
+    "endpoint": (Text, "owner"),
+    "state": (Text, "how"),
+    "attempts": (Integer, "tried"),
+    "started_at": (DateTime, "began"),
+    "finished_at": (DateTime, "at"),
+}
 
 
 def async_commit(store: Store, change: Any) -> Any:
@@ -70,20 +91,14 @@ class RunStatements:
             "key": None,
             "dead_at": None,
         }
-        new = {
-            "event": bindparam("row"),
-            "subscriber": bindparam("name"),
-            "endpoint": bindparam("owner"),
-            "version": 1,
+        new: dict[str, Any] = {
+            column: bindparam(name) for column, (_, name) in ENDED.items()
         }
-        for name in ("state", "attempts", "started_at", "finished_at"):
-            new[name] = ended[name]
         self.held = update(tables.event).where(
             c.id == bindparam("row"), c.lease == bindparam("token")
         )
         self.settle = async_commit(store, self.held)
-        self.insertion = insert(tables.job).values(new)
-        self.async_insertion = async_commit(store, self.insertion)
+        self.insertion = insert(tables.job).values(**new, version=1)
         j = tables.job.c
         #: Changes no row if the version has risen: the run has outlived its lease or
         #: its timeout.
@@ -93,20 +108,38 @@ class RunStatements:
             .where(j.version == bindparam("seen"))
             .values(**ended, version=j.version + 1)
         )
-        #: Settles and inserts a job: one statement instead of four round trips. Its
-        #: parameters for the event begin with ``to_``, because both tables have some of
-        #: the columns.
-        self.finish: Any = None
+        rows: Any = bindparam("rows", expanding=True)
+        tokens: Any = bindparam("tokens", expanding=True)
+        done = {"finished_at": bindparam("at"), **DONE}
+        #: Settles events that are done. Parameters: ``rows``, ``tokens`` and ``at``.
+        mine = c.id.in_(rows), c.lease.in_(tokens)
+        self.done = update(tables.event).where(*mine).values(done)
+        #: The same in one statement that inserts the jobs, too. Its parameters for them
+        #: are arrays, one for each of ``ENDED``, whose names begin with ``each_``.
+        self.done_with_jobs = self.async_done_with_jobs = None
         if store.dialect_name == "postgresql":
-            from sqlalchemy.dialects import postgresql
+            self.done_with_jobs = _done_with_jobs(tables, done)
+            self.async_done_with_jobs = async_commit(store, self.done_with_jobs)
 
-            written = postgresql.insert(tables.job).values(new)
-            written = written.on_conflict_do_nothing()
-            settled: dict[str, Any] = {
-                name: bindparam(f"to_{name}") for name in SETTLED
-            }
-            settle = async_commit(store, self.held.values(settled))
-            self.finish = settle.add_cte(written.cte("written"))
+
+def _done_with_jobs(tables: Tables, done: dict[str, Any]) -> Any:
+    """Settle events, in the order of their row ids, and insert jobs, on PostgreSQL.
+
+    Its text is the same for any number of rows, so that it is prepared once.
+    """
+    from sqlalchemy.dialects.postgresql import ARRAY
+
+    c = tables.event.c
+    rows = bindparam("rows", type_=ARRAY(BigInteger))
+    tokens = bindparam("tokens", type_=ARRAY(Text))
+    mine = c.id == func.any(rows), c.lease == func.any(tokens)
+    held = select(c.id).where(*mine).order_by(c.id).with_for_update().cte("held")
+    arrays = [bindparam(f"each_{n}", type_=ARRAY(kind)) for kind, n in ENDED.values()]
+    ended = func.unnest(*arrays).table_valued(*ENDED).render_derived(name="ended")
+    job = select(*ended.c, literal(1))
+    jobs = insert(tables.job).from_select([*ENDED, "version"], job).cte("jobs")
+    settle = update(tables.event).where(c.id == held.c.id).values(done)
+    return settle.add_cte(jobs)
 
 
 def run_statements(store: Store) -> RunStatements:
@@ -168,9 +201,9 @@ def finish(
     :param durable: the commit waits for the disk.
     """
     statements, values = run_statements(store), end_values(store, row_id, job)
-    statement = statements.insertion if durable else statements.async_insertion
-    if job.version:
-        statement = statements.completion
+    statement: Any = statements.completion if job.version else statements.insertion
+    if not durable:
+        statement = async_commit(store, statement)
 
     def work(connection: Connection) -> None:
         connection.execute(statement, values)

@@ -28,14 +28,13 @@ from ..inbox.others import wake_event
 from ..inbox.status import JobState
 from ..inbox.status import Wait
 from ..log import log
-from ..storage.store import Store
 from ..storage.tally import count
 from ..subscribers import Subscriber
 from . import failures
 from .calls import Call
 from .failures import RunOutcome
 from .gate import Turn
-from .leases import HeldClaims
+from .held import HeldClaims
 from .outcomes import count_changed
 from .outcomes import settle
 from .plan import failed
@@ -51,10 +50,12 @@ from .schedule import wake_waiting
 class Jobs:
     """The jobs of one claimed event in one run."""
 
-    def __init__(self, endpoint: Endpoint, store: Store, claim: Claim) -> None:
+    def __init__(self, endpoint: Endpoint, held: HeldClaims, claim: Claim) -> None:
         self.endpoint = endpoint
         self.claim = claim
-        self.store = store
+        #: Holds the claim; another one after a call was abandoned.
+        self.held = held
+        self.store = held.store
         self.plan = Plan()
         #: Whether jobs run that wait for their next attempt.
         self.hurry = False
@@ -113,7 +114,7 @@ class Jobs:
             if isinstance(error, InboxUnavailable):
                 raise
             self._call, call.error = call, error
-            self.conclude(call, is_last=False)
+            self.conclude(call)
             return False
         if decided is None:
             self._call = call
@@ -144,10 +145,12 @@ class Jobs:
         turn.begun = call.job = replace(self.plan.jobs[job.subscriber], is_begun=True)
         return True
 
-    def conclude(self, call: Call, *, is_last: bool) -> None:
+    def conclude(self, call: Call) -> None:
         """Take the outcome of a call into the plan.
 
-        :param is_last: the job is written together with the outcome of the run.
+        The end of a job without a row is written together with others, unless its
+        subscriber is ``durable``, or it has a key.
+
         :raises BaseException: a request to stop.
         """
         late, ended = call.late_error, call.ended
@@ -155,24 +158,20 @@ class Jobs:
             error, call.error = call.error, None
             ended = self._take_error(call, error)
         if ended is not None:
-            claim, durable = self.claim, call.subscriber.durable
-            can_wait = is_last and late is None and call.key is None and not durable
-            if can_wait and not call.is_committed:
-                self.plan.finished = ended  # in one commit with the outcome
+            durable = call.subscriber.durable or self.claim.durable
+            if call.is_committed:
+                pass
+            elif ended.version or call.key or call.subscriber.durable:
+                row_id = self.claim.row_id
+                finish(self.store, row_id, ended, call.key, durable=durable)
             else:
-                if not call.is_committed:
-                    durable = durable or claim.durable
-                    finish(self.store, claim.row_id, ended, call.key, durable=durable)
-                count(self.store, ended.state.value)
-            self.plan.jobs[ended.subscriber] = ended
-            self.plan.changed.discard(ended.subscriber)
-            if call.key is not None:
-                self._ended.append(call.key)
+                self.held.end(self.claim, ended)
+            self._note_end(call, ended)
         self._call = None
         if late is not None and not failures.is_failure(late, self.endpoint.dispatch):
             raise late
 
-    def abandon(self, call: Call, failure: Failure, held: HeldClaims) -> bool:
+    def abandon(self, call: Call, failure: Failure) -> bool:
         """Reject what a call that exceeded its time limit still writes.
 
         :return: ``False`` if the claim was lost.
@@ -182,19 +181,21 @@ class Jobs:
             if not call.is_committed:
                 # The subscriber has finished; the host hangs when its context ends.
                 finish(self.store, self.claim.row_id, call.ended, call.key)
-            self._note_late_end(call, call.ended, held)
+            self._note_end(call, call.ended)
+            self.held.renew()
             return True
         wait = self._wait(call.job)
         job = failed(call.job, failure, self.store.db_now(), call.began, wait)
         others = self.plan.without_rows(name)
-        state = abandon(self.store, self.claim, job, others, held.seconds)
+        state = abandon(self.store, self.claim, job, others, self.held.seconds)
         if state is job.state:
             self.plan.failures[name] = failure
             self.plan.changed.add(name)
             self._note_written([job, *others])
             self._free(call.key, job)
         elif state is not None:
-            self._note_late_end(call, call.finished(state), held)
+            self._note_end(call, call.finished(state))
+            self.held.renew()
         return state is not None
 
     def interrupt(self) -> None:
@@ -213,11 +214,11 @@ class Jobs:
 
     def settle(self) -> RunOutcome:
         """End the run, and make jobs due that have waited for those of this event."""
-        store = self.store
-        outcome = settle(self.endpoint, store, self.claim, self.plan)
-        if not (self._ended or self._awaited):
-            return outcome
-        self.woken += wake_waiting(store, self._ended, self._awaited)
+        outcome = settle(self.endpoint, self.held, self.claim, self.plan)
+        if self.claim.unsettled or self._ended or self._awaited:
+            self.held.flush()
+        if self._ended or self._awaited:
+            self.woken += wake_waiting(self.store, self._ended, self._awaited)
         return outcome
 
     def _take_error(self, call: Call, error: BaseException) -> Job | None:
@@ -238,12 +239,12 @@ class Jobs:
         self._fail(call.job, failure, call.began, wait, call.key)
         return None
 
-    def _note_late_end(self, call: Call, ended: Job, held: HeldClaims) -> None:
+    def _note_end(self, call: Call, ended: Job) -> None:
         count(self.store, ended.state.value)
         self.plan.jobs[ended.subscriber] = ended
+        self.plan.changed.discard(ended.subscriber)
         if call.key is not None:
             self._ended.append(call.key)
-        held.renew()
 
     def _note_written(self, jobs: Sequence[Job]) -> None:
         count_changed(self.store, self.plan, jobs)

@@ -49,7 +49,7 @@ FOLDERS = {
         progress prune
     """,
     "running": """
-        failures sessions calls gate leases plan schedule outcomes jobs run
+        failures sessions calls gate held leases plan schedule outcomes jobs run
     """,
     "dispatching": "worker pool notify background celery dispatch",
     "testing": "isolation",
