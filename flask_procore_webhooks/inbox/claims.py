@@ -136,8 +136,11 @@ def claimable(
     return due
 
 
-def running_values(store: Store, lease: str, ends: datetime) -> dict[str, Any]:
-    """The values of claimed rows."""
+def running_values(store: Store, lease: Any, ends: Any) -> dict[str, Any]:
+    """The values of claimed rows.
+
+    :param lease: like ``ends``, a value or a parameter.
+    """
     return {
         "status": Status.RUNNING.value,
         "due_at": ends,

@@ -37,6 +37,7 @@ from .gate import Turn
 from .held import HeldClaims
 from .outcomes import count_changed
 from .outcomes import settle
+from .outcomes import with_values
 from .plan import failed
 from .plan import new_plan
 from .plan import Plan
@@ -94,7 +95,7 @@ class Jobs:
                 begun = replace(job, is_begun=True)
                 self._fail(begun, failures.WITHOUT_OUTCOME, job.started_at, None)
                 return None
-        event = replace(event, attempt=job.attempts + 1)
+        event = with_values(event, attempt=job.attempts + 1)
         call = Call(self.endpoint, self.store, claim, subscriber, event, job, take_over)
         self._call = call
         return call

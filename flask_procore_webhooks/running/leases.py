@@ -53,6 +53,7 @@ class LeaseRenewer:
         # A thread that wakes in time sleeps on: most runs are short.
         if self._wakes_at > when:
             with self._changed:
+                self._wakes_at = when
                 self._changed.notify()
 
     def discard(self, held: HeldClaims) -> None:
