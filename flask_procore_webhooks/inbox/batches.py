@@ -1,4 +1,4 @@
-"""Batches: claims of several events. Claim what is due, renew, settle, release."""
+"""Batches: claims of several events at once. Claim what is due, renew, release."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Iterable
-from collections.abc import Sequence
 from datetime import datetime
 from datetime import timedelta
 from typing import Any
@@ -15,23 +14,19 @@ from sqlalchemy import bindparam
 from sqlalchemy import Connection
 from sqlalchemy import select
 from sqlalchemy import update
-from sqlalchemy.exc import IntegrityError
 
 from ..schema.tables import lock_in_order
 from ..storage.store import Store
 from .claims import running_values
 from .completion import async_commit
-from .completion import end_values
-from .completion import ENDED
-from .completion import finish
-from .completion import run_statements
 from .held import Claim
 from .held import CLAIMED
-from .held import new_claim
 from .held import NO_JOBS
 from .jobs import Job
 from .jobs import jobs_of
 from .status import Status
+
+_Jobs = dict[int, dict[str, Job]]
 
 
 def claim_due(store: Store, limit: int, seconds: float) -> list[Claim]:
@@ -69,7 +64,7 @@ def claim_due(store: Store, limit: int, seconds: float) -> list[Claim]:
             return _claimed(store, connection, rows, lease, ends)
         jobs = jobs_of(store, connection, order)
         return [
-            new_claim(row, lease, ends, jobs.get(row.id, NO_JOBS), row.claims)
+            _claim(row[:-1], lease, ends, jobs, row.claims)
             for row in found
             if row.id in rows
         ]
@@ -121,10 +116,16 @@ def _claimed(
     jobs = jobs_of(store, connection, order)
     taken = _statements(store).taken
     claims = [
-        new_claim(row, lease, ends, jobs.get(row.id, NO_JOBS), rows[row.id])
+        _claim(row, lease, ends, jobs, rows[row.id])
         for row in connection.execute(taken, {"rows": order, "token": lease})
     ]
     return sorted(claims, key=lambda claim: order.index(claim.row_id))
+
+
+def _claim(row: Any, lease: str, ends: datetime, jobs: _Jobs, unsettled: int) -> Claim:
+    id, event_id, body, origin, received_at = row
+    own = id, event_id, body, origin, received_at
+    return Claim(*own, lease, ends, jobs.get(id, NO_JOBS), unsettled)
 
 
 def renew(store: Store, claims: Collection[Claim], seconds: float) -> set[int]:
@@ -135,63 +136,6 @@ def renew(store: Store, claims: Collection[Claim], seconds: float) -> set[int]:
     length = timedelta(seconds=seconds)
     # From the time of the change: it may have waited for a lock.
     return _change_held(store, claims, lambda: {"due_at": store.db_now() + length})
-
-
-def settle_done(
-    store: Store,
-    claims: Sequence[Claim],
-    jobs: Sequence[tuple[int, Job]],
-    until: float | None = None,
-) -> set[int]:
-    """Settle events that are done, and insert jobs that have ended, in one commit.
-
-    A job is inserted even if the lease of its event has passed on; a row of a later run
-    stays as it is.
-
-    :param jobs: without rows, each with the row of its event.
-    :param until: as for :meth:`Store.run`.
-    :return: the rows of the claims that were still held.
-    """
-    if not (claims or jobs):
-        return set()
-    rows, tokens = [each.row_id for each in claims], {each.lease for each in claims}
-    settled = {"rows": rows, "tokens": [*tokens], "at": store.db_now()}
-    statements = run_statements(store)
-    is_durable = any(claim.durable for claim in claims)
-    one: Any = statements.async_done_with_jobs
-    if is_durable:
-        one = statements.done_with_jobs
-    ends = [end_values(store, *each) for each in jobs]
-
-    def work(connection: Connection) -> int:
-        if one is not None:
-            names = [name for _, name in ENDED.values()]
-            arrays = {f"each_{name}": [each[name] for each in ends] for name in names}
-            return connection.execute(one, settled | arrays).rowcount
-        if store.dialect_name != "sqlite":  # which locks the whole file
-            c = store.columns
-            lock_in_order(connection, c.id.table, c.id.in_(rows), c.lease.in_(tokens))
-        if ends:
-            connection.execute(statements.insertion, ends)
-        return connection.execute(statements.done, settled).rowcount
-
-    try:
-        changed = store.run(work, begin=one is None, until=until)
-    except IntegrityError:
-        # A later run has written one of the jobs.
-        for each in jobs:
-            finish(store, *each, durable=is_durable)
-        ends.clear()
-        changed = store.run(work, begin=one is None, until=until)
-    return set(rows) if changed == len(rows) else _settled(store, settled)
-
-
-def _settled(store: Store, settled: dict[str, Any]) -> set[int]:
-    """The rows that these values have settled, by a try whose answer was lost too."""
-    c = store.columns
-    mine = c.id.in_(settled["rows"]), c.finished_at == settled["at"]
-    query = select(c.id).where(*mine, c.status == Status.DONE.value)
-    return {row.id for row in store.rows(query)}
 
 
 def release(store: Store, claims: Collection[Claim]) -> None:

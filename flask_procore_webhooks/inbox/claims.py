@@ -25,7 +25,6 @@ from ..storage.store import Store
 from .completion import run_statements
 from .held import Claim
 from .held import CLAIMED
-from .held import new_claim
 from .held import NO_JOBS
 from .held import NotHeld
 from .held import write_held
@@ -89,7 +88,9 @@ def claim(
             taken = change.values(running_values(store, lease, ends))
             if connection.execute(taken).rowcount == 0:
                 return None
-        return new_claim(row, lease, ends, jobs, unsettled, durable=durable)
+        id, event_id, body, origin, received_at = row[: len(CLAIMED)]
+        own = id, event_id, body, origin, received_at
+        return Claim(*own, lease, ends, jobs, unsettled, durable)
 
     return store.run(work)
 

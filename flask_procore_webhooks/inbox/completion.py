@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from operator import attrgetter
 from typing import Any
+from typing import Protocol
 
 from sqlalchemy import BigInteger
 from sqlalchemy import bindparam
@@ -21,12 +24,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from sqlalchemy.types import TypeEngine
 
+from ..schema.tables import lock_in_order
 from ..schema.tables import Tables
 from ..storage.store import Store
 from .jobs import Job
 from .jobs import state_of
 from .keys import end_key
-from .keys import free_key
 from .keys import HeldKey
 from .status import Status
 
@@ -61,6 +64,20 @@ ENDED: dict[str, tuple[type[TypeEngine[Any]], str]] = {
     "started_at": (DateTime, "began"),
     "finished_at": (DateTime, "at"),
 }
+
+
+_ROW_ID, _LEASE, _IS_DURABLE = map(attrgetter, ("row_id", "lease", "durable"))
+
+
+class _Held(Protocol):
+    """What is read of a claim."""
+
+    @property
+    def row_id(self) -> int: ...
+    @property
+    def lease(self) -> str: ...
+    @property
+    def durable(self) -> bool: ...
 
 
 def async_commit(store: Store, change: Any) -> Any:
@@ -112,6 +129,8 @@ class RunStatements:
         tokens: Any = bindparam("tokens", expanding=True)
         done = {"finished_at": bindparam("at"), **DONE}
         #: Settles events that are done. Parameters: ``rows``, ``tokens`` and ``at``.
+        #: Whether one transaction writes at a time, without locks of rows.
+        self.locks_file = store.dialect_name == "sqlite"
         mine = c.id.in_(rows), c.lease.in_(tokens)
         self.done = update(tables.event).where(*mine).values(done)
         #: The same in one statement that inserts the jobs, too. Its parameters for them
@@ -176,12 +195,13 @@ def finish_in_session(
     :raises sqlalchemy.exc.IntegrityError: the claim saw no row, and there is one.
     """
     statements, values = run_statements(store), end_values(store, row_id, job)
+    # Without the machinery of the session for its own objects.
+    table = {"clause": statements.insertion.table}
+    connection = session.connection(bind_arguments=table)
     if not job.version:
-        session.execute(statements.insertion, values)
-    else:
-        changed: Any = session.execute(statements.completion, values)
-        if not changed.rowcount:
-            return False
+        connection.execute(statements.insertion, values)
+    elif not connection.execute(statements.completion, values).rowcount:
+        return False
     if key is not None:
         end_key(session, store, key, job)
     return True
@@ -217,11 +237,57 @@ def finish(
             raise
 
 
-def let_go(store: Store, key: HeldKey, job: Job) -> bool:
-    """Free the key of a job that has failed or waits; ``False`` if it held none."""
-    if not job.is_pending:
-        store.run(lambda connection: end_key(connection, store, key, job))
-        return True
-    if key.is_exclusive:
-        free_key(store, key)
-    return key.is_exclusive
+def settle_done(
+    store: Store,
+    claims: Collection[_Held],
+    jobs: Collection[tuple[int, Job]],
+    until: float | None = None,
+) -> set[int]:
+    """Settle events that are done, and insert jobs that have ended, in one commit.
+
+    A job is inserted even if the lease of its event has passed on; a row of a later run
+    stays as it is.
+
+    :param jobs: without rows, each with the row of its event.
+    :param until: as for :meth:`Store.run`.
+    :return: the rows of the claims that were still held.
+    """
+    if not (claims or jobs):
+        return set()
+    statements, durable = run_statements(store), any(map(_IS_DURABLE, claims))
+    one: Any = statements.async_done_with_jobs
+    if durable:
+        one = statements.done_with_jobs
+    rows, tokens = [*map(_ROW_ID, claims)], {*map(_LEASE, claims)}
+    settled = {"rows": rows, "tokens": [*tokens], "at": store.db_now()}
+    ends = [end_values(store, *each) for each in jobs]
+
+    def work(connection: Connection) -> int:
+        if one is not None:
+            names = [name for _, name in ENDED.values()]
+            arrays = {f"each_{name}": [each[name] for each in ends] for name in names}
+            return connection.execute(one, settled | arrays).rowcount
+        if not statements.locks_file:
+            c = store.columns
+            lock_in_order(connection, c.id.table, c.id.in_(rows), c.lease.in_(tokens))
+        if ends:
+            connection.execute(statements.insertion, ends)
+        return connection.execute(statements.done, settled).rowcount if rows else 0
+
+    try:
+        changed = store.run(work, begin=one is None, until=until)
+    except IntegrityError:
+        # A later run has written one of the jobs.
+        for each in jobs:
+            finish(store, *each, durable=durable)
+        ends.clear()
+        changed = store.run(work, begin=one is None, until=until)
+    return set(rows) if changed == len(rows) else _settled(store, settled)
+
+
+def _settled(store: Store, settled: dict[str, Any]) -> set[int]:
+    """The rows that these values have settled, by a try whose answer was lost too."""
+    c = store.columns
+    mine = c.id.in_(settled["rows"]), c.finished_at == settled["at"]
+    query = select(c.id).where(*mine, c.status == Status.DONE.value)
+    return {row.id for row in store.rows(query)}

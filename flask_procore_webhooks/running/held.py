@@ -15,6 +15,7 @@ from datetime import timedelta
 from math import inf
 
 from ..inbox import batches
+from ..inbox.completion import settle_done
 from ..inbox.held import Claim
 from ..inbox.jobs import Job
 from ..log import log
@@ -63,17 +64,20 @@ class HeldClaims:
     failures: int = 0
     _started: set[int] = field(default_factory=set)
     _is_closed: bool = False
-    #: So that no claim is started and released at the same time.
-    _lock: threading.Lock = field(default_factory=lambda: threading.Lock())
     #: Ends that are not written, each with the row of its event.
     _jobs: list[tuple[int, Job]] = field(default_factory=list)
-    #: Claims of events that are done and not settled, each with what announces it.
-    _done: dict[int, tuple[Claim, Callable[[], None]]] = field(default_factory=dict)
+    #: Claims of events that are done and not settled, by row, and what announces them.
+    _done: dict[int, Claim] = field(default_factory=dict)
+    _announced: dict[int, Callable[[], None]] = field(default_factory=dict)
     #: Of settled events, in their order.
     _announcements: deque[Callable[[], None]] = field(default_factory=deque)
-    #: Held while ends are written.
-    _writing: threading.Lock = field(default_factory=lambda: threading.Lock())
     _pid: int = field(default_factory=os.getpid)
+
+    def __post_init__(self) -> None:
+        #: So that no claim is started and released at the same time.
+        self._lock = threading.Lock()
+        #: Held while ends are written.
+        self._writing = threading.Lock()
 
     def remove(self, claim: Claim) -> None:
         """Remove a claim that is lost or whose run has ended.
@@ -102,12 +106,14 @@ class HeldClaims:
         self._jobs.append((claim.row_id, job))
         self.write_at = min(self.write_at, time.monotonic() + LONGEST_DELAY)
 
-    def settle(self, claim: Claim, announce: Callable[[], None]) -> None:
+    def settle(self, claim: Claim, announce: Callable[[], None] | None) -> None:
         """Settle the event as done, within ``LONGEST_DELAY`` seconds.
 
         :param announce: is called by :meth:`flush` when that is committed.
         """
-        self._done[claim.row_id] = claim, announce
+        if announce is not None:
+            self._announced[claim.row_id] = announce
+        self._done[claim.row_id] = claim
         self.write_at = min(self.write_at, time.monotonic() + LONGEST_DELAY)
 
     def flush(self) -> None:
@@ -143,18 +149,24 @@ class HeldClaims:
             # Before the rest is read: what ends meanwhile has a time of its own. The
             # events first, because their jobs ended before them.
             self.write_at = inf
-            done = dict(self._done)
-            jobs = self._jobs[:]
+            done = self._done.copy()
+            jobs = self._jobs.copy()
             try:
-                claims = [claim for claim, _ in done.values()]
-                settled = batches.settle_done(self.store, claims, jobs, until)
+                settled = settle_done(self.store, done.values(), jobs, until)
             except BaseException:
                 self.write_at = time.monotonic() + FAILURE_DELAY
                 self.failures += 1
                 raise
             self.failures = 0
             del self._jobs[: len(jobs)]
-            self._note_settled(done, settled)
+            for row_id in done:
+                del self._done[row_id]
+                self.claims.pop(row_id, None)
+                announce = self._announced.pop(row_id, None)
+                if row_id not in settled:
+                    self.lost += 1
+                elif announce is not None:
+                    self._announcements.append(announce)
 
     def hand_over(self, claim: Claim, other: HeldClaims) -> None:
         """Let ``other`` alone hold a claim whose call is abandoned."""
@@ -238,14 +250,3 @@ class HeldClaims:
         except RuntimeError as error:
             call.deadline = time.monotonic() + self.seconds
             log.warning("%s is not abandoned: %s", call.subscriber.name, error)
-
-    def _note_settled(
-        self, done: dict[int, tuple[Claim, Callable[[], None]]], settled: set[int]
-    ) -> None:
-        for row_id, (claim, announce) in done.items():
-            del self._done[row_id]
-            self.remove(claim)
-            if row_id in settled:
-                self._announcements.append(announce)
-            else:
-                self.lost += 1

@@ -16,7 +16,6 @@ from ..errors import InboxUnavailable
 from ..errors import RetryLater
 from ..event import Event
 from ..inbox.completion import finish
-from ..inbox.completion import let_go
 from ..inbox.cut import abandon
 from ..inbox.held import Claim
 from ..inbox.held import NotHeld
@@ -24,6 +23,7 @@ from ..inbox.held import write_held
 from ..inbox.jobs import Failure
 from ..inbox.jobs import Job
 from ..inbox.keys import HeldKey
+from ..inbox.keys import let_go
 from ..inbox.others import wake_event
 from ..inbox.status import JobState
 from ..inbox.status import Wait
@@ -37,7 +37,6 @@ from .gate import Turn
 from .held import HeldClaims
 from .outcomes import count_changed
 from .outcomes import settle
-from .outcomes import with_values
 from .plan import failed
 from .plan import new_plan
 from .plan import Plan
@@ -64,16 +63,17 @@ class Jobs:
         self.ahead = timedelta()
         #: Rows of events that the end of a job has made due.
         self.woken: list[int] = []
-        #: Keys for whose end other jobs may wait.
+        #: Keys for whose end other jobs may wait, and those that jobs of this event
+        #: wait for, each with the event.
         self._ended: list[HeldKey] = []
-        #: Keys that jobs of this event wait for, each with the event.
         self._awaited: list[tuple[HeldKey, Event]] = []
         #: The call that runs now, or has raised a request to stop.
         self._call: Call | None = None
 
     def make_plan(self, event: Event) -> bool:
         """Read which jobs are due; ``False`` if the claim was lost."""
-        now = self.store.db_now() + self.ahead
+        # The jobs of a first run have no due times.
+        now = self.store.db_now() + self.ahead if self.claim.jobs else datetime.min
         self.plan = new_plan(self.endpoint, self.claim, event, now, hurry=self.hurry)
         if self.plan.waiting:
             self._awaited += awaited_keys(self.plan, self.claim, event)
@@ -95,7 +95,8 @@ class Jobs:
                 begun = replace(job, is_begun=True)
                 self._fail(begun, failures.WITHOUT_OUTCOME, job.started_at, None)
                 return None
-        event = with_values(event, attempt=job.attempts + 1)
+        # Nobody else has this event yet.
+        vars(event)["attempt"] = job.attempts + 1
         call = Call(self.endpoint, self.store, claim, subscriber, event, job, take_over)
         self._call = call
         return call
@@ -159,14 +160,12 @@ class Jobs:
             error, call.error = call.error, None
             ended = self._take_error(call, error)
         if ended is not None:
-            durable = call.subscriber.durable or self.claim.durable
-            if call.is_committed:
-                pass
-            elif ended.version or call.key or call.subscriber.durable:
-                row_id = self.claim.row_id
-                finish(self.store, row_id, ended, call.key, durable=durable)
-            else:
-                self.held.end(self.claim, ended)
+            claim, key, durable = self.claim, call.key, call.subscriber.durable
+            if (durable or key or ended.version) and not call.is_committed:
+                durable |= claim.durable
+                finish(self.store, claim.row_id, ended, key, durable=durable)
+            elif not call.is_committed:
+                self.held.end(claim, ended)
             self._note_end(call, ended)
         self._call = None
         if late is not None and not failures.is_failure(late, self.endpoint.dispatch):

@@ -39,22 +39,23 @@ class LeaseRenewer:
         self._held: set[HeldClaims] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._wakes_at = inf
+        #: When the thread looks next, by the monotonic clock.
+        self.wakes_at = inf
 
     def add(self, held: HeldClaims) -> None:
         with self._changed:
             self._held.add(held)
             if self._thread is None or not self._thread.is_alive():
                 self._start()
-        self.expect(held.renew_at)
-
-    def expect(self, when: float) -> None:
-        """Look at the held claims at that time of the monotonic clock."""
-        # A thread that wakes in time sleeps on: most runs are short.
-        if self._wakes_at > when:
-            with self._changed:
-                self._wakes_at = when
+            # A thread that wakes in time sleeps on: most runs are short.
+            if self.wakes_at > held.renew_at:
                 self._changed.notify()
+
+    def wake_at(self, when: float) -> None:
+        """Look at the held claims at that time of the monotonic clock."""
+        with self._changed:
+            self.wakes_at = when
+            self._changed.notify()
 
     def discard(self, held: HeldClaims) -> None:
         with self._changed:
@@ -96,8 +97,8 @@ class LeaseRenewer:
 
     def _seconds_to_work(self) -> float:
         times = (min(held.renew_at, held.write_at) for held in self._held)
-        self._wakes_at = min(times, default=inf)
-        return self._wakes_at - time.monotonic()
+        self.wakes_at = min(times, default=inf)
+        return self.wakes_at - time.monotonic()
 
     def _work(self) -> None:
         for held in self.held():
@@ -159,7 +160,8 @@ def watch(held: HeldClaims, call: Call) -> None:
     if call.deadline < held.renew_at:
         renewer.watch(held, call.deadline)
     # Earlier ends do not wait for the end of this call.
-    renewer.expect(held.write_at)
+    if held.write_at < renewer.wakes_at:
+        renewer.wake_at(held.write_at)
 
 
 def longest_call(stores: Iterable[Store]) -> dict[str, Any] | None:

@@ -38,17 +38,15 @@ def read_claimed(
     endpoint: Endpoint, claim: Claim, attempt: int = 0
 ) -> tuple[Event, str | None]:
     """Return a new event of a claim, and why its body is unreadable if so."""
-    event, unreadable = endpoint.read(claim.body)
-    received_at = claim.received_at.replace(tzinfo=timezone.utc)
-    values = {"id": claim.event_id, "origin": claim.origin, "attempt": attempt}
-    return with_values(event, received_at=received_at, **values), unreadable
-
-
-def with_values(event: Event, **values: object) -> Event:
-    """A copy of the event with other values, in a fifth of the time of ``replace``."""
-    new = object.__new__(Event)
-    vars(new).update(vars(event), **values)
-    return new
+    event, unreadable = endpoint.read(claim.body or b"")
+    # Nobody else has it yet, and a copy would take ten times as long.
+    vars(event).update(
+        id=claim.event_id,
+        origin=claim.origin,
+        attempt=attempt,
+        received_at=claim.received_at.replace(tzinfo=timezone.utc),
+    )
+    return event, unreadable
 
 
 def settle(
@@ -60,13 +58,15 @@ def settle(
     """
     store, status, due_at = held.store, _status(plan), None
     changed = [*map(plan.jobs.__getitem__, sorted(plan.changed))]
-    if status is Status.DONE and not any(job.version or job.failure for job in changed):
+    has_rows = changed and any(job.version or job.failure for job in changed)
+    if status is Status.DONE and not has_rows:
         for job in changed:
             held.end(claim, job)
             count(store, job.state.value)
-        # Of the job that has most.
-        attempts = max(job.attempts for job in plan.jobs.values())
-        held.settle(claim, partial(_announce_done, endpoint, claim, attempts))
+        announce = None
+        if signals.event_processed.receivers:
+            announce = partial(_announce_done, endpoint, claim, _attempts(plan))
+        held.settle(claim, announce)
         return RunOutcome.DONE
     # The jobs that have ended are written before their event.
     held.flush()
@@ -121,8 +121,7 @@ def _status(plan: Plan) -> Status:
 def _announce(
     endpoint: Endpoint, claim: Claim, plan: Plan, status: Status, error: str
 ) -> RunOutcome:
-    # Of the job that has most.
-    attempts = max((job.attempts for job in plan.jobs.values()), default=0)
+    attempts = _attempts(plan)
     if status is Status.DONE:
         _send(endpoint, claim, attempts, signals.event_processed)
         return RunOutcome.DONE
@@ -167,6 +166,11 @@ def _log_unmatched(endpoint: Endpoint, claim: Claim) -> None:
         event.type,
         event.type,
     )
+
+
+def _attempts(plan: Plan) -> int:
+    """The attempts of the job that has most."""
+    return max(map(attrgetter("attempts"), plan.jobs.values()), default=0)
 
 
 def _announce_done(endpoint: Endpoint, claim: Claim, attempts: int) -> None:
