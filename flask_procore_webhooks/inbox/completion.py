@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
+from itertools import starmap
 from operator import attrgetter
 from typing import Any
 from typing import Protocol
@@ -260,7 +262,7 @@ def settle_done(
         one = statements.done_with_jobs
     rows, tokens = [*map(_ROW_ID, claims)], {*map(_LEASE, claims)}
     settled = {"rows": rows, "tokens": [*tokens], "at": store.db_now()}
-    ends = [end_values(store, *each) for each in jobs]
+    ends = [*starmap(partial(end_values, store), jobs)]
 
     def work(connection: Connection) -> int:
         if one is not None:

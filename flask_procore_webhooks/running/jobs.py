@@ -48,24 +48,25 @@ from .schedule import wake_waiting
 
 
 class Jobs:
-    """The jobs of one claimed event in one run."""
+    """The jobs of one claimed event in one run.
+
+    :param held: holds the claim; replaced after a call was abandoned.
+    """
 
     def __init__(self, endpoint: Endpoint, held: HeldClaims, claim: Claim) -> None:
-        self.endpoint = endpoint
+        self.endpoint, self.held = endpoint, held
         self.claim = claim
-        #: Holds the claim; another one after a call was abandoned.
-        self.held = held
         self.store = held.store
         self.plan = Plan()
-        #: Whether jobs run that wait for their next attempt.
+        #: Whether jobs run that wait for their next attempt, and within which time.
         self.hurry = False
-        #: Jobs run that are due within this time.
         self.ahead = timedelta()
         #: Rows of events that the end of a job has made due.
         self.woken: list[int] = []
         #: Keys for whose end other jobs may wait, and those that jobs of this event
-        #: wait for, each with the event.
+        #: Keys for whose end other jobs may wait.
         self._ended: list[HeldKey] = []
+        #: Keys that jobs wait for, each with this event.
         self._awaited: list[tuple[HeldKey, Event]] = []
         #: The call that runs now, or has raised a request to stop.
         self._call: Call | None = None
@@ -97,9 +98,9 @@ class Jobs:
                 return None
         # Nobody else has this event yet.
         vars(event)["attempt"] = job.attempts + 1
-        call = Call(self.endpoint, self.store, claim, subscriber, event, job, take_over)
-        self._call = call
-        return call
+        own = claim, subscriber, event, job
+        self._call = Call(self.endpoint, self.store, *own, take_over)
+        return self._call
 
     def is_called(self, call: Call) -> bool:
         """Whether the options of the subscriber want the call now.
@@ -150,8 +151,7 @@ class Jobs:
     def conclude(self, call: Call) -> None:
         """Take the outcome of a call into the plan.
 
-        The end of a job without a row is written together with others, unless its
-        subscriber is ``durable``, or it has a key.
+        The end of a job is written with others, unless it has a row or a key.
 
         :raises BaseException: a request to stop.
         """

@@ -9,11 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextlib import suppress
 from math import inf
+from operator import attrgetter
 from typing import Any
 
 from ..errors import InboxUnavailable
@@ -39,8 +41,7 @@ class LeaseRenewer:
         self._held: set[HeldClaims] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        #: When the thread looks next, by the monotonic clock.
-        self.wakes_at = inf
+        self._wakes_at = inf
 
     def add(self, held: HeldClaims) -> None:
         with self._changed:
@@ -48,14 +49,16 @@ class LeaseRenewer:
             if self._thread is None or not self._thread.is_alive():
                 self._start()
             # A thread that wakes in time sleeps on: most runs are short.
-            if self.wakes_at > held.renew_at:
+            if self._wakes_at > held.renew_at:
                 self._changed.notify()
 
     def wake_at(self, when: float) -> None:
         """Look at the held claims at that time of the monotonic clock."""
-        with self._changed:
-            self.wakes_at = when
-            self._changed.notify()
+        if when < self._wakes_at:
+            with self._changed:
+                # So that later calls leave it alone until it has woken.
+                self._wakes_at = when
+                self._changed.notify()
 
     def discard(self, held: HeldClaims) -> None:
         with self._changed:
@@ -97,8 +100,8 @@ class LeaseRenewer:
 
     def _seconds_to_work(self) -> float:
         times = (min(held.renew_at, held.write_at) for held in self._held)
-        self.wakes_at = min(times, default=inf)
-        return self.wakes_at - time.monotonic()
+        self._wakes_at = min(times, default=inf)
+        return self._wakes_at - time.monotonic()
 
     def _work(self) -> None:
         for held in self.held():
@@ -113,7 +116,7 @@ class LeaseRenewer:
 @contextmanager
 def renewing(
     store: Store,
-    claimed: Iterable[Claim],
+    claimed: Collection[Claim],
     seconds: float,
     on_hang: Callable[[], None] = lambda: None,
 ) -> Iterator[HeldClaims]:
@@ -123,7 +126,7 @@ def renewing(
 
     :raises InboxUnavailable: that is not written; see :meth:`HeldClaims.flush`.
     """
-    by_row = {claim.row_id: claim for claim in claimed}
+    by_row = dict(zip(map(attrgetter("row_id"), claimed), claimed))
     renew_at = time.monotonic() + seconds / RENEWALS
     held = HeldClaims(store, seconds, by_row, renew_at, on_hang)
     renewer = _renewer_of(store)
@@ -155,13 +158,12 @@ def renew_late(store: Store) -> None:
 def watch(held: HeldClaims, call: Call) -> None:
     """Watch the call, which runs for one of the held claims, until the next one."""
     held.call = call
-    renewer = _renewer_of(held.store)
     # Most calls are short: they end before the first renewal, which watches them.
     if call.deadline < held.renew_at:
-        renewer.watch(held, call.deadline)
+        _renewer_of(held.store).watch(held, call.deadline)
     # Earlier ends do not wait for the end of this call.
-    if held.write_at < renewer.wakes_at:
-        renewer.wake_at(held.write_at)
+    if held.write_at < inf:
+        _renewer_of(held.store).wake_at(held.write_at)
 
 
 def longest_call(stores: Iterable[Store]) -> dict[str, Any] | None:
