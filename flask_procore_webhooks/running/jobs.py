@@ -54,9 +54,8 @@ class Jobs:
     """
 
     def __init__(self, endpoint: Endpoint, held: HeldClaims, claim: Claim) -> None:
-        self.endpoint, self.held = endpoint, held
-        self.claim = claim
-        self.store = held.store
+        self.endpoint, self.claim = endpoint, claim
+        self.held, self.store = held, held.store
         self.plan = Plan()
         #: Whether jobs run that wait for their next attempt, and within which time.
         self.hurry = False

@@ -126,7 +126,7 @@ def renewing(
 
     :raises InboxUnavailable: that is not written; see :meth:`HeldClaims.flush`.
     """
-    by_row = dict(zip(map(attrgetter("row_id"), claimed), claimed))
+    by_row = dict(zip(map(attrgetter("row_id"), claimed), claimed, strict=True))
     renew_at = time.monotonic() + seconds / RENEWALS
     held = HeldClaims(store, seconds, by_row, renew_at, on_hang)
     renewer = _renewer_of(store)
