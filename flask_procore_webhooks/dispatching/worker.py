@@ -24,7 +24,7 @@ from ..operations.seen import note_seen
 from ..running.calls import CallAbandoned
 from ..running.failures import interrupt
 from ..running.failures import RunOutcome
-from ..running.leases import HeldClaims
+from ..running.held import HeldClaims
 from ..running.leases import longest_call
 from ..running.leases import renew_late
 from ..running.leases import renewing
@@ -185,9 +185,10 @@ class Worker:
         note_seen(group[0].store, self.crew.mode, names, runs, longest)
 
     def _release(self, endpoint: Endpoint) -> None:
-        """Release the claims of the endpoint."""
+        """Release the claims of the endpoint; write what has ended before."""
         if held := self._held.get(endpoint.name):
             held.close()
+            held.flush()
             for claim in held.started():
                 interrupt(endpoint, claim)
             release(endpoint.store, held.queued())
@@ -222,8 +223,10 @@ class Worker:
         with renewing(store, claims, seconds, self._on_hang) as held:
             self._held[endpoint.name] = held
             ran = self._run_batch(endpoint, claims, held)
+        if held.lost:
+            self.ran, self._has_lost = self.ran - held.lost, True
         self._release(endpoint)
-        return ran
+        return ran - held.lost
 
     def _run_batch(
         self, endpoint: Endpoint, claims: list[Claim], held: HeldClaims
@@ -247,6 +250,7 @@ class Worker:
         try:
             outcome = run_claimed(endpoint, claim, held, woken)
             if outcome is not RunOutcome.NOT_CLAIMED:
+                held.flush_due()
                 self.crew.ended(endpoint, claim.row_id, outcome, woken)
                 return True
             self.ran, self._has_lost = self.ran - 1, True

@@ -10,21 +10,23 @@ from datetime import datetime
 from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import bindparam
 from sqlalchemy import Connection
 from sqlalchemy import select
 from sqlalchemy import update
 
 from ..schema.tables import lock_in_order
 from ..storage.store import Store
-from .claims import claimable
 from .claims import running_values
 from .completion import async_commit
 from .held import Claim
 from .held import CLAIMED
-from .held import new_claim
 from .held import NO_JOBS
+from .jobs import Job
 from .jobs import jobs_of
 from .status import Status
+
+_Jobs = dict[int, dict[str, Job]]
 
 
 def claim_due(store: Store, limit: int, seconds: float) -> list[Claim]:
@@ -34,34 +36,68 @@ def claim_due(store: Store, limit: int, seconds: float) -> list[Claim]:
     when it is claimed again. SQLite has one write transaction at a time: query for due
     events first.
     """
-    c, now, lease = store.columns, store.db_now(), secrets.token_hex(16)
+    now, lease = store.db_now(), secrets.token_hex(16)
     ends = now + timedelta(seconds=seconds)
-    due = claimable(store, now)
+    statements = _statements(store)
+    values = {"owner": store.endpoint, "now": now, "most": limit}
+    taken = {"now": now, "token": lease, "ends": ends}
     # Claimed by a try whose answer was lost; each with its unsettled claims.
     rows: dict[int, int] = {}
-    query = select(c.id, c.claims).where(c.endpoint == store.endpoint, due)
-    if skips_locked := store.traits().skips_locked:
-        query = query.with_for_update(skip_locked=True)
-    query = query.order_by(c.due_at).limit(limit)
 
     def work(connection: Connection) -> list[Claim]:
         nonlocal rows
         if rows and (claims := _claimed(store, connection, rows, lease, ends)):
             return claims
-        found = connection.execute(query).all()
+        found = connection.execute(statements.due, values).all()
         rows = _batch(found)
         if not rows:
             return []
-        if not skips_locked:
-            lock_in_order(connection, c.id.table, c.id.in_(list(rows)))
+        order = list(rows)
+        if not statements.locks_due:
+            lock_in_order(
+                connection, store.columns.id.table, store.columns.id.in_(order)
+            )
         # Where rows were not locked, two claims may have found the same rows, and this
         # update decides.
-        change = update(c.id.table).where(c.id.in_(list(rows)), due)
-        change = change.values(running_values(store, lease, ends))
-        connection.execute(async_commit(store, change))
-        return _claimed(store, connection, rows, lease, ends)
+        connection.execute(statements.take, {**taken, "rows": order})
+        if not statements.locks_due:
+            return _claimed(store, connection, rows, lease, ends)
+        jobs = jobs_of(store, connection, order)
+        return [
+            _claim(row[:-1], lease, ends, jobs, row.claims)
+            for row in found
+            if row.id in rows
+        ]
 
     return store.run(work, begin=True)
+
+
+class BatchStatements:
+    """The statements of :func:`claim_due`, built once for each database."""
+
+    def __init__(self, store: Store) -> None:
+        c = store.columns
+        rows: Any = bindparam("rows", expanding=True)
+        due = c.due_at <= bindparam("now")
+        claimed = [c[name] for name in CLAIMED]
+        query = select(*claimed, c.claims).where(c.endpoint == bindparam("owner"), due)
+        skips_locked = store.traits().skips_locked
+        if skips_locked:
+            query = query.with_for_update(skip_locked=True)
+        self.due = query.order_by(c.due_at).limit(bindparam("most"))
+        #: Whether no other claim can find the rows that ``due`` has found.
+        self.locks_due = skips_locked or store.dialect_name == "sqlite"
+        values = running_values(store, bindparam("token"), bindparam("ends"))
+        take = update(c.id.table).where(c.id.in_(rows), due).values(values)
+        self.take = async_commit(store, take)
+        mine = c.id.in_(rows), c.lease == bindparam("token")
+        self.taken = select(*claimed).where(*mine)
+
+
+def _statements(store: Store) -> BatchStatements:
+    parts = store.database.parts
+    found: BatchStatements | None = parts.get(BatchStatements)
+    return found or parts.setdefault(BatchStatements, BatchStatements(store))
 
 
 def _claimed(
@@ -75,16 +111,21 @@ def _claimed(
 
     :param rows: the unsettled claims of each row.
     """
-    c, order = store.columns, list(rows)
+    order = list(rows)
     # After the update, because another run may have ended since the query.
     jobs = jobs_of(store, connection, order)
-    found = select(*[c[name] for name in CLAIMED])
-    taken = connection.execute(found.where(c.id.in_(order), c.lease == lease))
+    taken = _statements(store).taken
     claims = [
-        new_claim(row, lease, ends, jobs.get(row.id, NO_JOBS), rows[row.id])
-        for row in taken
+        _claim(row, lease, ends, jobs, rows[row.id])
+        for row in connection.execute(taken, {"rows": order, "token": lease})
     ]
     return sorted(claims, key=lambda claim: order.index(claim.row_id))
+
+
+def _claim(row: Any, lease: str, ends: datetime, jobs: _Jobs, unsettled: int) -> Claim:
+    id, event_id, body, origin, received_at = row
+    own = id, event_id, body, origin, received_at
+    return Claim(*own, lease, ends, jobs.get(id, NO_JOBS), unsettled)
 
 
 def renew(store: Store, claims: Collection[Claim], seconds: float) -> set[int]:

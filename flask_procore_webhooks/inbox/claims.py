@@ -22,13 +22,9 @@ from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
 from ..storage.store import Store
-from .completion import end_values
-from .completion import finish
 from .completion import run_statements
-from .completion import SETTLED
 from .held import Claim
 from .held import CLAIMED
-from .held import new_claim
 from .held import NO_JOBS
 from .held import NotHeld
 from .held import write_held
@@ -50,8 +46,6 @@ class Settlement:
     due_at: datetime | None = None
     #: The jobs that are written together with the status.
     jobs: Sequence[Job] = ()
-    #: Committed together with the status, even if the lease has passed on.
-    finished: Job | None = None
 
 
 def claim(
@@ -94,7 +88,9 @@ def claim(
             taken = change.values(running_values(store, lease, ends))
             if connection.execute(taken).rowcount == 0:
                 return None
-        return new_claim(row, lease, ends, jobs, unsettled, durable=durable)
+        id, event_id, body, origin, received_at = row[: len(CLAIMED)]
+        own = id, event_id, body, origin, received_at
+        return Claim(*own, lease, ends, jobs, unsettled, durable)
 
     return store.run(work)
 
@@ -120,8 +116,8 @@ def settle(store: Store, claim: Claim, end: Settlement) -> bool:
     if end.error is None and end.status in (Status.PENDING, Status.DEAD):
         del values["error"]  # that of an earlier run stays
     if end.jobs:
-        return _settle_jobs(store, claim, values, end)
-    return _settle(store, claim, values, end.finished)
+        return _settle_jobs(store, claim, values, end.jobs)
+    return _settle(store, claim, values)
 
 
 def claimable(
@@ -141,8 +137,11 @@ def claimable(
     return due
 
 
-def running_values(store: Store, lease: str, ends: datetime) -> dict[str, Any]:
-    """The values of claimed rows."""
+def running_values(store: Store, lease: Any, ends: Any) -> dict[str, Any]:
+    """The values of claimed rows.
+
+    :param lease: like ``ends``, a value or a parameter.
+    """
     return {
         "status": Status.RUNNING.value,
         "due_at": ends,
@@ -152,9 +151,8 @@ def running_values(store: Store, lease: str, ends: datetime) -> dict[str, Any]:
 
 
 def _settle_jobs(
-    store: Store, claim: Claim, values: dict[str, Any], end: Settlement
+    store: Store, claim: Claim, values: dict[str, Any], jobs: Sequence[Job]
 ) -> bool:
-    jobs = [*end.jobs, end.finished] if end.finished else end.jobs
     tries = 0
 
     def changes() -> Mapping[str, Any]:
@@ -165,48 +163,20 @@ def _settle_jobs(
     try:
         write_held(store, claim, jobs, changes)
     except (IntegrityError, NotHeld):
-        if tries > 1 and _was_settled(store, values):
-            return True
-        if end.finished is not None:
-            finish(store, claim.row_id, end.finished, durable=claim.durable)
-        return False
+        return tries > 1 and _was_settled(store, values)
     return True
 
 
-def _settle(
-    store: Store, claim: Claim, values: dict[str, Any], finished: Job | None
-) -> bool:
+def _settle(store: Store, claim: Claim, values: dict[str, Any]) -> bool:
     statements, tries = run_statements(store), 0
-    mine = {name: values[name] for name in ("row", "token")}
-    settle = change = statements.held if claim.durable else statements.settle
-    write: Any = None
-    written: dict[str, Any] = {}
-    if finished is not None:
-        written = end_values(store, claim.row_id, finished)
-        write = statements.completion if finished.version else statements.insertion
-        is_new = not finished.version and not claim.durable
-        if statements.finish is not None and is_new and "error" in values:
-            write, change = None, statements.finish
-            written |= {f"to_{name}": values[name] for name in SETTLED}
+    change = statements.held if claim.durable else statements.settle
 
     def work(connection: Connection) -> bool:
         nonlocal tries
         tries += 1
-        if write is not None:
-            connection.execute(write, written)
-        given = values if change is not statements.finish else mine | written
-        return connection.execute(change, given).rowcount > 0
+        return connection.execute(change, values).rowcount > 0
 
-    try:
-        is_settled = store.run(work, begin=write is not None)
-    except IntegrityError:
-        if finished is None:
-            raise
-        # The row may exist, and then only the outcome is missing.
-        finish(store, claim.row_id, finished, durable=claim.durable)
-        write, change = None, settle
-        is_settled = store.run(work)
-    return is_settled or tries > 1 and _was_settled(store, values)
+    return store.run(work) or tries > 1 and _was_settled(store, values)
 
 
 def _was_settled(store: Store, values: dict[str, Any]) -> bool:

@@ -39,6 +39,8 @@ PAUSE = "pause"
 #: The action in the journal that ends a pause.
 RESUME = "resume"
 _NULL = "null"
+#: Begins the key of a statement among the parts of a database.
+_WORK = "procore_webhooks_work"
 
 
 class Pause(NamedTuple):
@@ -144,7 +146,7 @@ def seconds_to_work(stores: Sequence[Store]) -> dict[str, float | None]:
     :param stores: of endpoints that share a database.
     """
     groups = [stores] if _can_share_a_look(stores[0]) else [[each] for each in stores]
-    found = [row for group in groups for row in group[0].rows(_work_query(group))]
+    found = [row for group in groups for row in group[0].rows(_cached_query(group))]
     by_name = {row.endpoint: row for row in found}
     waits: dict[str, float | None] = {}
     for store in stores:
@@ -161,6 +163,13 @@ def _can_share_a_look(store: Store) -> bool:
     """
     is_mysql = store.dialect_name in ("mysql", "mariadb")
     return store.traits().skips_locked if is_mysql else store.dialect_name in NAMED
+
+
+def _cached_query(stores: Sequence[Store]) -> Select[Any]:
+    """The query of these endpoints, built once for each database."""
+    parts, key = stores[0].database.parts, (_WORK, *(each.endpoint for each in stores))
+    found: Select[Any] | None = parts.get(key)
+    return parts.setdefault(key, _work_query(stores)) if found is None else found
 
 
 def _work_query(stores: Sequence[Store]) -> Select[Any]:

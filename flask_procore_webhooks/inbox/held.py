@@ -21,7 +21,7 @@ from .jobs import Job
 from .jobs import write_jobs
 
 NO_JOBS: Mapping[str, Job] = {}
-#: The columns of the event that a claim holds.
+#: The columns of the event that a claim holds, in its order.
 CLAIMED = ("id", "event_id", "body", "origin", "received_at")
 
 
@@ -30,14 +30,15 @@ class Claim:
     """The right to run one event until the lease ends."""
 
     row_id: int
-    lease: str
-    #: When the lease ends, unless it is renewed; as it is stored.
-    ends: datetime
     event_id: str
-    body: bytes = field(repr=False)
+    #: ``None`` after ``prune``.
+    body: bytes | None = field(repr=False)
     origin: str
     #: As it is stored.
     received_at: datetime
+    lease: str
+    #: When the lease ends, unless it is renewed; as it is stored.
+    ends: datetime
     #: The jobs that had rows when the event was claimed, by subscriber.
     jobs: Mapping[str, Job] = field(default_factory=dict)
     #: Earlier claims in a row that ended without an outcome. The event is a suspect
@@ -49,24 +50,6 @@ class Claim:
 
 class NotHeld(InboxUnavailable):
     """The claim is no longer held; the transaction is rolled back."""
-
-
-def new_claim(
-    row: Any,
-    lease: str,
-    ends: datetime,
-    jobs: Mapping[str, Job],
-    unsettled: int,
-    *,
-    durable: bool = False,
-) -> Claim:
-    """The claim of an event.
-
-    :param row: has the columns ``CLAIMED``.
-    """
-    id, event_id, body, origin, received_at = row[: len(CLAIMED)]
-    event = (event_id, body or b"", origin, received_at)
-    return Claim(id, lease, ends, *event, jobs, unsettled, durable)
 
 
 def write_held(

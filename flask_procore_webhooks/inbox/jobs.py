@@ -15,9 +15,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import bindparam
 from sqlalchemy import Connection
 from sqlalchemy import delete
 from sqlalchemy import insert
+from sqlalchemy import Select
 from sqlalchemy import select
 from sqlalchemy import update
 
@@ -32,6 +34,8 @@ from .status import Wait
 EVERY_OTHER = ""
 #: Characters of the class of an error, and of a traceback, whose beginning is cut.
 LONGEST_CLASS, LONGEST_TRACEBACK = 190, 20_000
+#: Among the parts of a database: the statement of :func:`jobs_of`.
+_JOBS_OF = "procore_webhooks_jobs_of"
 
 
 @dataclass(frozen=True)
@@ -93,16 +97,19 @@ class Job:
 
         :param began: when its attempt began; ``None`` if it was not called.
         """
-        return replace(
-            self,
-            state=state,
-            attempts=self.attempts + (began is not None and not self.is_begun),
-            due_at=None,
-            waits_for=None,
-            key=None,
-            started_at=began or self.started_at,
-            finished_at=now,
-            is_begun=False,
+        # Every run ends here: ``replace`` takes twice the time.
+        return Job(
+            self.subscriber,
+            state,
+            self.version,
+            self.attempts + (began is not None and not self.is_begun),
+            None,
+            None,
+            None,
+            self.first_at,
+            began or self.started_at,
+            now,
+            self.failure,
         )
 
     def put_off(
@@ -128,32 +135,29 @@ class Job:
 
 
 def jobs_of(
-    store: Store, connection: Connection, rows: Iterable[int]
+    store: Store, connection: Connection, rows: Collection[int]
 ) -> dict[int, dict[str, Job]]:
     """Return the jobs of each of ``rows`` that has some, by subscriber."""
-    c = store.database.tables.job.c
+    parts = store.database.parts
+    query = parts.get(_JOBS_OF)
+    if query is None:
+        query = parts[_JOBS_OF] = _jobs_query(store)
     found: dict[int, dict[str, Job]] = {}
-    for row in connection.execute(
-        select(
-            c.event,
-            c.subscriber,
-            c.state,
-            c.version,
-            c.attempts,
-            c.due_at,
-            c.waits_for,
-            c.key,
-            c.first_at,
-            c.started_at,
-            c.finished_at,
-        ).where(c.event.in_(rows))
-    ):
+    for row in connection.execute(query, {"rows": list(rows)}):
         event, name, state, version, attempts, due_at, waits_for, *rest = row
         waits_for = Wait(waits_for) if waits_for else None
         found.setdefault(event, {})[name] = Job(
             name, JobState(state), version, attempts, due_at, waits_for, *rest
         )
     return found
+
+
+def _jobs_query(store: Store) -> Select[Any]:
+    c = store.database.tables.job.c
+    begin = c.event, c.subscriber, c.state, c.version, c.attempts, c.due_at
+    rest = c.waits_for, c.key, c.first_at, c.started_at, c.finished_at
+    rows: Any = bindparam("rows", expanding=True)
+    return select(*begin, *rest).where(c.event.in_(rows))
 
 
 def state_of(store: Store, row_id: int, subscriber: str) -> JobState | None:

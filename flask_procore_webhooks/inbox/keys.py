@@ -32,12 +32,14 @@ from .status import JobState
 
 
 class _Ended(Protocol):
-    """What is read of a job that has ended."""
+    """What is read of a job whose call has ended."""
 
     @property
     def state(self) -> JobState: ...
     @property
     def started_at(self) -> datetime | None: ...
+    @property
+    def is_pending(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,16 @@ def end_key(
         noted = (k.holder, k.done_event, k.done_untimed, k.began_at)
         empty = (column.is_(None) for column in noted)
         executor.execute(delete(k.key.table).where(*mine, *empty))
+
+
+def let_go(store: Store, key: HeldKey, job: _Ended) -> bool:
+    """Free the key of a job that has failed or waits; ``False`` if it held none."""
+    if not job.is_pending:
+        store.run(lambda connection: end_key(connection, store, key, job))
+        return True
+    if key.is_exclusive:
+        free_key(store, key)
+    return key.is_exclusive
 
 
 def free_key(store: Store, key: HeldKey) -> None:

@@ -16,7 +16,6 @@ from ..errors import InboxUnavailable
 from ..errors import RetryLater
 from ..event import Event
 from ..inbox.completion import finish
-from ..inbox.completion import let_go
 from ..inbox.cut import abandon
 from ..inbox.held import Claim
 from ..inbox.held import NotHeld
@@ -24,18 +23,18 @@ from ..inbox.held import write_held
 from ..inbox.jobs import Failure
 from ..inbox.jobs import Job
 from ..inbox.keys import HeldKey
+from ..inbox.keys import let_go
 from ..inbox.others import wake_event
 from ..inbox.status import JobState
 from ..inbox.status import Wait
 from ..log import log
-from ..storage.store import Store
 from ..storage.tally import count
 from ..subscribers import Subscriber
 from . import failures
 from .calls import Call
 from .failures import RunOutcome
 from .gate import Turn
-from .leases import HeldClaims
+from .held import HeldClaims
 from .outcomes import count_changed
 from .outcomes import settle
 from .plan import failed
@@ -49,29 +48,32 @@ from .schedule import wake_waiting
 
 
 class Jobs:
-    """The jobs of one claimed event in one run."""
+    """The jobs of one claimed event in one run.
 
-    def __init__(self, endpoint: Endpoint, store: Store, claim: Claim) -> None:
-        self.endpoint = endpoint
-        self.claim = claim
-        self.store = store
+    :param held: holds the claim; replaced after a call was abandoned.
+    """
+
+    def __init__(self, endpoint: Endpoint, held: HeldClaims, claim: Claim) -> None:
+        self.endpoint, self.claim = endpoint, claim
+        self.held, self.store = held, held.store
         self.plan = Plan()
-        #: Whether jobs run that wait for their next attempt.
+        #: Whether jobs run that wait for their next attempt, and within which time.
         self.hurry = False
-        #: Jobs run that are due within this time.
         self.ahead = timedelta()
         #: Rows of events that the end of a job has made due.
         self.woken: list[int] = []
+        #: Keys for whose end other jobs may wait, and those that jobs of this event
         #: Keys for whose end other jobs may wait.
         self._ended: list[HeldKey] = []
-        #: Keys that jobs of this event wait for, each with the event.
+        #: Keys that jobs wait for, each with this event.
         self._awaited: list[tuple[HeldKey, Event]] = []
         #: The call that runs now, or has raised a request to stop.
         self._call: Call | None = None
 
     def make_plan(self, event: Event) -> bool:
         """Read which jobs are due; ``False`` if the claim was lost."""
-        now = self.store.db_now() + self.ahead
+        # The jobs of a first run have no due times.
+        now = self.store.db_now() + self.ahead if self.claim.jobs else datetime.min
         self.plan = new_plan(self.endpoint, self.claim, event, now, hurry=self.hurry)
         if self.plan.waiting:
             self._awaited += awaited_keys(self.plan, self.claim, event)
@@ -93,10 +95,11 @@ class Jobs:
                 begun = replace(job, is_begun=True)
                 self._fail(begun, failures.WITHOUT_OUTCOME, job.started_at, None)
                 return None
-        event = replace(event, attempt=job.attempts + 1)
-        call = Call(self.endpoint, self.store, claim, subscriber, event, job, take_over)
-        self._call = call
-        return call
+        # Nobody else has this event yet.
+        vars(event)["attempt"] = job.attempts + 1
+        own = claim, subscriber, event, job
+        self._call = Call(self.endpoint, self.store, *own, take_over)
+        return self._call
 
     def is_called(self, call: Call) -> bool:
         """Whether the options of the subscriber want the call now.
@@ -113,7 +116,7 @@ class Jobs:
             if isinstance(error, InboxUnavailable):
                 raise
             self._call, call.error = call, error
-            self.conclude(call, is_last=False)
+            self.conclude(call)
             return False
         if decided is None:
             self._call = call
@@ -144,10 +147,11 @@ class Jobs:
         turn.begun = call.job = replace(self.plan.jobs[job.subscriber], is_begun=True)
         return True
 
-    def conclude(self, call: Call, *, is_last: bool) -> None:
+    def conclude(self, call: Call) -> None:
         """Take the outcome of a call into the plan.
 
-        :param is_last: the job is written together with the outcome of the run.
+        The end of a job is written with others, unless it has a row or a key.
+
         :raises BaseException: a request to stop.
         """
         late, ended = call.late_error, call.ended
@@ -155,24 +159,18 @@ class Jobs:
             error, call.error = call.error, None
             ended = self._take_error(call, error)
         if ended is not None:
-            claim, durable = self.claim, call.subscriber.durable
-            can_wait = is_last and late is None and call.key is None and not durable
-            if can_wait and not call.is_committed:
-                self.plan.finished = ended  # in one commit with the outcome
-            else:
-                if not call.is_committed:
-                    durable = durable or claim.durable
-                    finish(self.store, claim.row_id, ended, call.key, durable=durable)
-                count(self.store, ended.state.value)
-            self.plan.jobs[ended.subscriber] = ended
-            self.plan.changed.discard(ended.subscriber)
-            if call.key is not None:
-                self._ended.append(call.key)
+            claim, key, durable = self.claim, call.key, call.subscriber.durable
+            if (durable or key or ended.version) and not call.is_committed:
+                durable |= claim.durable
+                finish(self.store, claim.row_id, ended, key, durable=durable)
+            elif not call.is_committed:
+                self.held.end(claim, ended)
+            self._note_end(call, ended)
         self._call = None
         if late is not None and not failures.is_failure(late, self.endpoint.dispatch):
             raise late
 
-    def abandon(self, call: Call, failure: Failure, held: HeldClaims) -> bool:
+    def abandon(self, call: Call, failure: Failure) -> bool:
         """Reject what a call that exceeded its time limit still writes.
 
         :return: ``False`` if the claim was lost.
@@ -182,19 +180,21 @@ class Jobs:
             if not call.is_committed:
                 # The subscriber has finished; the host hangs when its context ends.
                 finish(self.store, self.claim.row_id, call.ended, call.key)
-            self._note_late_end(call, call.ended, held)
+            self._note_end(call, call.ended)
+            self.held.renew()
             return True
         wait = self._wait(call.job)
         job = failed(call.job, failure, self.store.db_now(), call.began, wait)
         others = self.plan.without_rows(name)
-        state = abandon(self.store, self.claim, job, others, held.seconds)
+        state = abandon(self.store, self.claim, job, others, self.held.seconds)
         if state is job.state:
             self.plan.failures[name] = failure
             self.plan.changed.add(name)
             self._note_written([job, *others])
             self._free(call.key, job)
         elif state is not None:
-            self._note_late_end(call, call.finished(state), held)
+            self._note_end(call, call.finished(state))
+            self.held.renew()
         return state is not None
 
     def interrupt(self) -> None:
@@ -213,11 +213,11 @@ class Jobs:
 
     def settle(self) -> RunOutcome:
         """End the run, and make jobs due that have waited for those of this event."""
-        store = self.store
-        outcome = settle(self.endpoint, store, self.claim, self.plan)
-        if not (self._ended or self._awaited):
-            return outcome
-        self.woken += wake_waiting(store, self._ended, self._awaited)
+        outcome = settle(self.endpoint, self.held, self.claim, self.plan)
+        if self.claim.unsettled or self._ended or self._awaited:
+            self.held.flush()
+        if self._ended or self._awaited:
+            self.woken += wake_waiting(self.store, self._ended, self._awaited)
         return outcome
 
     def _take_error(self, call: Call, error: BaseException) -> Job | None:
@@ -238,12 +238,12 @@ class Jobs:
         self._fail(call.job, failure, call.began, wait, call.key)
         return None
 
-    def _note_late_end(self, call: Call, ended: Job, held: HeldClaims) -> None:
+    def _note_end(self, call: Call, ended: Job) -> None:
         count(self.store, ended.state.value)
         self.plan.jobs[ended.subscriber] = ended
+        self.plan.changed.discard(ended.subscriber)
         if call.key is not None:
             self._ended.append(call.key)
-        held.renew()
 
     def _note_written(self, jobs: Sequence[Job]) -> None:
         count_changed(self.store, self.plan, jobs)

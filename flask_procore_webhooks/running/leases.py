@@ -1,6 +1,7 @@
 """Leases: one thread for each database renews the leases of running events.
 
-Another one watches calls, and has a call that exceeds its time limit taken over.
+It also writes what has ended while a call goes on. Another thread watches calls, and
+has a call that exceeds its time limit taken over.
 """
 
 from __future__ import annotations
@@ -8,157 +9,27 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from dataclasses import field
-from datetime import datetime
-from datetime import timedelta
+from contextlib import suppress
 from math import inf
+from operator import attrgetter
 from typing import Any
 
 from ..errors import InboxUnavailable
-from ..inbox import batches
 from ..inbox.held import Claim
 from ..log import log
 from ..runtime import Alarms
 from ..runtime import start_thread
 from ..storage.store import Store
 from .calls import Call
-from .failures import describe
+from .held import HeldClaims
+from .held import RENEWALS
 
-#: A lease is renewed this often in its time, so that one failure does not end it.
-RENEWALS = 3
-#: Seconds after which the thread of an abandoned call is replaced at the latest.
-HANDOVER = 1.0
 #: Seconds after which a thread without leases to renew ends.
 IDLE = 60.0
-
-
-@dataclass(eq=False)
-class HeldClaims:
-    """Claims of one endpoint that one worker runs, one after the other."""
-
-    store: Store
-    #: Seconds of each lease.
-    seconds: float
-    claims: dict[int, Claim]
-    #: When the leases are to be renewed, by the monotonic clock.
-    renew_at: float
-    #: Called when a call has gone on for another lease, and when it is abandoned.
-    on_hang: Callable[[], None] = lambda: None
-    #: The call that runs now.
-    call: Call | None = None
-    #: Whether a call was abandoned: its thread runs nothing else.
-    is_abandoned: bool = False
-    #: Until when the leases of running claims were renewed, as it is stored, by row.
-    ends: dict[int, datetime] = field(default_factory=dict)
-    _started: set[int] = field(default_factory=set)
-    _is_closed: bool = False
-    #: So that no claim is started and released at the same time.
-    _lock: threading.Lock = field(default_factory=lambda: threading.Lock())
-
-    def remove(self, claim: Claim) -> None:
-        """Remove a claim that is settled or lost."""
-        self.claims.pop(claim.row_id, None)
-
-    def start(self, claim: Claim) -> bool:
-        """Mark the claim as running and return ``True``; safe to repeat.
-
-        ``False`` if it was released or its lease has ended, for example because the
-        process was suspended.
-        """
-        with self._lock:
-            ends = self.ends.get(claim.row_id, claim.ends)
-            has_ended = self.store.db_now() >= ends
-            if self._is_closed or has_ended or claim.row_id not in self.claims:
-                return False
-            self._started.add(claim.row_id)
-            return True
-
-    def hand_over(self, claim: Claim, other: HeldClaims) -> None:
-        """Let ``other`` alone hold a claim whose call is abandoned."""
-        self.call, self.is_abandoned = None, True
-        other.ends.update(self.ends)
-        other._started.add(claim.row_id)
-        self.remove(claim)
-
-    def close(self) -> None:
-        """Let no further claim start."""
-        with self._lock:
-            self._is_closed = True
-
-    def renew(self) -> None:
-        """Renew the leases of running claims, and remove lost ones; release the rest.
-
-        The rest is still queued; an idle worker can take it then.
-        """
-        ends = self.store.db_now() + timedelta(seconds=self.seconds)
-        started = self.started()
-        renewed = batches.renew(self.store, started, self.seconds)
-        for claim in started:
-            if claim.row_id in renewed:
-                self.ends[claim.row_id] = ends
-            else:
-                self.remove(claim)
-        with self._lock:
-            queued = self.queued()
-            batches.release(self.store, queued)
-            for claim in queued:
-                self.remove(claim)
-
-    def is_late(self) -> bool:
-        """Whether a renewal of running claims is missing."""
-        started = self.started()
-        if not started:
-            return False
-        ends = min(self.ends.get(each.row_id, each.ends) for each in started)
-        left = ends - self.store.db_now()
-        return left < timedelta(seconds=self.seconds / RENEWALS)
-
-    def started(self) -> list[Claim]:
-        # Copies: another thread may remove a claim meanwhile.
-        return [
-            each for each in [*self.claims.values()] if each.row_id in self._started
-        ]
-
-    def queued(self) -> list[Claim]:
-        claims = [*self.claims.values()]
-        return [each for each in claims if each.row_id not in self._started]
-
-    def watch(self) -> float:
-        """Log a call that goes on, or have it taken over; return when to look again.
-
-        It uses no database: that may wait for a lock of the call.
-        """
-        call, now = self.call, time.monotonic()
-        if call is None:
-            if self.is_abandoned:
-                self.on_hang()
-            return inf
-        if call.deadline <= now:
-            self._end_call(call)
-            return min(call.deadline, now + HANDOVER)
-        elif now - call.warned_at >= self.seconds:
-            call.warned_at = now
-            log.warning(
-                "%s has been running for %.0f s for %s; its lease is renewed",
-                call.subscriber.name,
-                now - call.started,
-                describe(call.event),
-            )
-            self.on_hang()
-        return min(call.deadline, call.warned_at + self.seconds)
-
-    def _end_call(self, call: Call) -> None:
-        try:
-            state = call.endpoint.state
-            start_thread("webhook rest", lambda: call.take_over(call), state)
-            call.deadline = inf
-        except RuntimeError as error:
-            call.deadline = time.monotonic() + self.seconds
-            log.warning("%s is not abandoned: %s", call.subscriber.name, error)
 
 
 class LeaseRenewer:
@@ -179,6 +50,14 @@ class LeaseRenewer:
                 self._start()
             # A thread that wakes in time sleeps on: most runs are short.
             if self._wakes_at > held.renew_at:
+                self._changed.notify()
+
+    def wake_at(self, when: float) -> None:
+        """Look at the held claims at that time of the monotonic clock."""
+        if when < self._wakes_at:
+            with self._changed:
+                # So that later calls leave it alone until it has woken.
+                self._wakes_at = when
                 self._changed.notify()
 
     def discard(self, held: HeldClaims) -> None:
@@ -208,24 +87,26 @@ class LeaseRenewer:
     def _run(self) -> None:
         # While it sleeps, it references no app, so that an app can be collected.
         while self._sleep():
-            self._renew_due()
+            self._work()
 
     def _sleep(self) -> bool:
-        """Wait until a renewal is due; ``False`` after ``IDLE`` seconds without one."""
+        """Wait until work is due; ``False`` after ``IDLE`` seconds without any."""
         with self._changed:
-            while (seconds := self._seconds_to_renewal()) > 0:
+            while (seconds := self._seconds_to_work()) > 0:
                 if not self._changed.wait(min(seconds, IDLE)) and not self._held:
                     self._thread = None
                     return False
             return True
 
-    def _seconds_to_renewal(self) -> float:
-        times = (held.renew_at for held in self._held)
+    def _seconds_to_work(self) -> float:
+        times = (min(held.renew_at, held.write_at) for held in self._held)
         self._wakes_at = min(times, default=inf)
         return self._wakes_at - time.monotonic()
 
-    def _renew_due(self) -> None:
+    def _work(self) -> None:
         for held in self.held():
+            if held.write_at <= time.monotonic():
+                _write(held)
             if held.renew_at <= time.monotonic():
                 if held.call is not None:
                     self.watch(held, time.monotonic())
@@ -235,18 +116,28 @@ class LeaseRenewer:
 @contextmanager
 def renewing(
     store: Store,
-    claimed: Iterable[Claim],
+    claimed: Collection[Claim],
     seconds: float,
     on_hang: Callable[[], None] = lambda: None,
 ) -> Iterator[HeldClaims]:
-    """Renew the leases of the claims, of ``seconds`` each, until the block ends."""
-    by_row = {claim.row_id: claim for claim in claimed}
+    """Renew the leases of the claims, of ``seconds`` each, until the block ends.
+
+    What has ended in the block is written at its end at the latest.
+
+    :raises InboxUnavailable: that is not written; see :meth:`HeldClaims.flush`.
+    """
+    by_row = dict(zip(map(attrgetter("row_id"), claimed), claimed, strict=True))
     renew_at = time.monotonic() + seconds / RENEWALS
     held = HeldClaims(store, seconds, by_row, renew_at, on_hang)
     renewer = _renewer_of(store)
     renewer.add(held)
     try:
         yield held
+        held.flush()
+    except BaseException:
+        with suppress(InboxUnavailable):
+            held.write(until=0.0)
+        raise
     finally:
         renewer.discard(held)
 
@@ -270,6 +161,9 @@ def watch(held: HeldClaims, call: Call) -> None:
     # Most calls are short: they end before the first renewal, which watches them.
     if call.deadline < held.renew_at:
         _renewer_of(held.store).watch(held, call.deadline)
+    # Earlier ends do not wait for the end of this call.
+    if held.write_at < inf:
+        _renewer_of(held.store).wake_at(held.write_at)
 
 
 def longest_call(stores: Iterable[Store]) -> dict[str, Any] | None:
@@ -298,3 +192,14 @@ def _renew(held: HeldClaims) -> None:
         log.warning("Leases are not renewed: %s", unavailable)
     except Exception:
         log.exception("Leases are not renewed")
+
+
+def _write(held: HeldClaims) -> None:
+    """Write once: while the database is locked, other leases are to be renewed."""
+    try:
+        held.write(until=0.0)
+    except InboxUnavailable as unavailable:
+        if held.failures == 1:
+            log.warning("The ends of runs are not written yet: %s", unavailable)
+    except Exception:
+        log.exception("The ends of runs are not written yet")

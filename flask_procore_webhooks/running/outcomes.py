@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import timezone
+from functools import partial
 from operator import attrgetter
 
 from .. import signals
@@ -23,8 +23,10 @@ from ..storage.store import Store
 from ..storage.tally import count
 from .failures import attempt_text
 from .failures import describe
+from .failures import is_failure
 from .failures import last_exception
 from .failures import RunOutcome
+from .held import HeldClaims
 from .plan import Plan
 
 #: Types of unmatched events that a process logs once each.
@@ -32,34 +34,49 @@ MOST_TYPES = 1000
 _LOGGED_TYPES = "procore_webhooks_unmatched"
 
 
-def read_claimed(endpoint: Endpoint, claim: Claim) -> tuple[Event, str | None]:
-    """Return the event of a claim, and why its body is unreadable if so."""
-    event, unreadable = endpoint.read(claim.body)
-    received_at = claim.received_at.replace(tzinfo=timezone.utc)
-    event = replace(
-        event, id=claim.event_id, origin=claim.origin, received_at=received_at
+def read_claimed(
+    endpoint: Endpoint, claim: Claim, attempt: int = 0
+) -> tuple[Event, str | None]:
+    """Return a new event of a claim, and why its body is unreadable if so."""
+    event, unreadable = endpoint.read(claim.body or b"")
+    # Nobody else has it yet, and a copy would take ten times as long.
+    vars(event).update(
+        id=claim.event_id,
+        origin=claim.origin,
+        attempt=attempt,
+        received_at=claim.received_at.replace(tzinfo=timezone.utc),
     )
     return event, unreadable
 
 
-def settle(endpoint: Endpoint, store: Store, claim: Claim, plan: Plan) -> RunOutcome:
-    """Write what the run has changed, and the status of the event."""
-    finished = plan.finished
+def settle(
+    endpoint: Endpoint, held: HeldClaims, claim: Claim, plan: Plan
+) -> RunOutcome:
+    """Write what the run has changed, and the status of the event.
+
+    An event that is done is settled together with others of its worker.
+    """
+    store, status, due_at = held.store, _status(plan), None
     changed = [*map(plan.jobs.__getitem__, sorted(plan.changed))]
-    if finished is None and len(changed) == 1 and not changed[0].is_pending:
-        if changed[0].failure is None and changed[0].state is not JobState.DEAD:
-            finished = changed.pop()
-    status, due_at = _status(plan), None
+    has_rows = changed and any(job.version or job.failure for job in changed)
+    if status is Status.DONE and not has_rows:
+        for job in changed:
+            held.end(claim, job)
+            count(store, job.state.value)
+        announce = None
+        if signals.event_processed.receivers:
+            announce = partial(_announce_done, endpoint, claim, _attempts(plan))
+        held.settle(claim, announce)
+        return RunOutcome.DONE
+    # The jobs that have ended are written before their event.
+    held.flush()
     if status is Status.PENDING:
         now, jobs = store.db_now(), plan.jobs.values()
         due_at = min(job.due_at or now for job in jobs if job.is_pending)
     has_failed = plan.failures or status is Status.DEAD
     error = _error(store, claim, plan, status) if has_failed else None
-    end = Settlement(status, error, due_at, changed, finished)
-    if not claims.settle(store, claim, end):
+    if not claims.settle(store, claim, Settlement(status, error, due_at, changed)):
         return RunOutcome.NOT_CLAIMED
-    if finished is not None:
-        count(store, finished.state.value)
     if status is Status.UNMATCHED:
         count(store, status.value)
     if changed:
@@ -104,8 +121,9 @@ def _status(plan: Plan) -> Status:
 def _announce(
     endpoint: Endpoint, claim: Claim, plan: Plan, status: Status, error: str
 ) -> RunOutcome:
+    attempts = _attempts(plan)
     if status is Status.DONE:
-        _send(endpoint, claim, plan, signals.event_processed)
+        _send(endpoint, claim, attempts, signals.event_processed)
         return RunOutcome.DONE
     if status is Status.UNMATCHED:
         _log_unmatched(endpoint, claim)
@@ -116,10 +134,10 @@ def _announce(
         _log_failure(endpoint, claim, plan.jobs[name], failures[name].text)
     fields = {"error": error, "exception": exception}
     if status is Status.DEAD:
-        _send(endpoint, claim, plan, signals.event_dead, **fields)
+        _send(endpoint, claim, attempts, signals.event_dead, **fields)
         return RunOutcome.DEAD
     if failures:
-        _send(endpoint, claim, plan, signals.event_failed, **fields)
+        _send(endpoint, claim, attempts, signals.event_failed, **fields)
     waits = {job.waits_for for job in plan.jobs.values()}
     return RunOutcome.RETRY if Wait.RETRY in waits else RunOutcome.POSTPONED
 
@@ -150,17 +168,29 @@ def _log_unmatched(endpoint: Endpoint, claim: Claim) -> None:
     )
 
 
+def _attempts(plan: Plan) -> int:
+    """The attempts of the job that has most."""
+    return max(map(attrgetter("attempts"), plan.jobs.values()), default=0)
+
+
+def _announce_done(endpoint: Endpoint, claim: Claim, attempts: int) -> None:
+    try:
+        _send(endpoint, claim, attempts, signals.event_processed)
+    except BaseException as error:
+        # A receiver's SystemExit in a thread of ours ends no other run.
+        if not is_failure(error, endpoint.dispatch):
+            raise
+        log.error("A receiver of event-processed was interrupted: %r", error)
+
+
 def _send(
     endpoint: Endpoint,
     claim: Claim,
-    plan: Plan,
+    attempts: int,
     signal: signals.LifecycleSignal,
     **fields: object,
 ) -> None:
     if signal.receivers:
         # Read again: a subscriber may have changed the payload of its event.
-        event = read_claimed(endpoint, claim)[0]
-        # Of the job that has most.
-        attempts = max(job.attempts for job in plan.jobs.values())
-        event = replace(event, attempt=attempts)
+        event = read_claimed(endpoint, claim, attempts)[0]
         signal.announce(endpoint.app, event=event, **fields)

@@ -52,8 +52,6 @@ class Plan:
     changed: set[str] = field(default_factory=set)
     #: Of this run, by subscriber.
     failures: dict[str, Failure] = field(default_factory=dict)
-    #: Of the last subscriber, to be committed together with the outcome.
-    finished: Job | None = None
     #: The row of an upgrade that the jobs replace.
     replaced: Job | None = None
 

@@ -23,8 +23,8 @@ from .calls import CallAbandoned
 from .failures import RunOutcome
 from .gate import Gate
 from .gate import Turn
+from .held import HeldClaims
 from .jobs import Jobs
-from .leases import HeldClaims
 from .leases import renewing
 from .leases import watch
 from .outcomes import quarantine
@@ -56,12 +56,13 @@ def process(
     )
     if claim is None:
         return RunOutcome.NOT_CLAIMED
+    outcome = RunOutcome.NOT_CLAIMED
     with renewing(store, [claim], seconds) as held, suppress(CallAbandoned):
         run = new_run(endpoint, claim, held)
         run.jobs.hurry, run.jobs.ahead = hurry, timedelta(seconds=ahead)
         run.jobs.woken = [] if woken is None else woken
-        return run.conduct(run.perform)
-    return RunOutcome.NOT_CLAIMED
+        outcome = run.conduct(run.perform)
+    return RunOutcome.NOT_CLAIMED if held.lost else outcome
 
 
 def run_claimed(
@@ -101,11 +102,10 @@ class Run:
     ) -> None:
         self.endpoint = endpoint
         self.claim = claim
-        self.held = held
         self.gate = gate
         self.turn = turn
         self.store = turn.store
-        self.jobs = Jobs(endpoint, self.store, claim)
+        self.jobs = Jobs(endpoint, held, claim)
         #: For its turn: what ends then was no attempt.
         self._is_waiting = False
 
@@ -113,11 +113,12 @@ class Run:
         """Perform the jobs that are due, and settle the event."""
         if self.claim.unsettled or self.gate.suspect is not None:
             if self.claim.unsettled:
-                self.held.start(self.claim)  # renewed while it waits, not released
+                self.jobs.held.start(self.claim)  # renewed while it waits, not released
+            self.jobs.held.flush()
             self._is_waiting = True
             self.gate.wait(self.turn, is_in_request=self.endpoint.dispatch == "inline")
             self._is_waiting = False
-        if not self.held.start(self.claim):
+        if not self.jobs.held.start(self.claim):
             return RunOutcome.NOT_CLAIMED
         event, unreadable = read_claimed(self.endpoint, self.claim)
         if unreadable:
@@ -128,16 +129,16 @@ class Run:
 
     def take_over(self, call: Call) -> None:
         """Abandon a call that exceeded its time limit, and go on without it."""
-        held, new = self.held, None
+        held, new = self.jobs.held, None
         try:
             with renewing(self.store, [self.claim], held.seconds, held.on_hang) as new:
                 if call.abandon(lambda: self._hand_over(call, new)):
-                    self._conduct_rest(call)
+                    self._conduct_rest(call, held)
         except BaseException:
             log.exception("The rest of %s failed", failures.describe(call.event))
         finally:
             # Unless another thread has taken over from this one.
-            if self.held is new:
+            if self.jobs.held is new:
                 self.gate.end_rest(self)
             held.on_hang()
 
@@ -157,29 +158,31 @@ class Run:
     def _hand_over(self, call: Call, held: HeldClaims) -> None:
         self.gate.rests.add(self)
         self.gate.hanging.add(call)
-        self.held.hand_over(self.claim, held)
-        self.held = held
+        self.jobs.held.hand_over(self.claim, held)
+        self.jobs.held = held
 
-    def _conduct_rest(self, call: Call) -> None:
+    def _conduct_rest(self, call: Call, former: HeldClaims) -> None:
         text = f"no answer within {call.limit:g} s (timeout)"
         event = failures.describe(call.event)
         log.error("%s: %s is abandoned for %s", call.subscriber.name, text, event)
         call.cut()
         with suppress(CallAbandoned):
-            self.conduct(lambda: self._go_on(call, text))
+            self.conduct(lambda: self._go_on(call, text, former))
 
-    def _go_on(self, call: Call, text: str) -> RunOutcome:
-        goes_on = self.jobs.abandon(call, Failure("Timeout", text), self.held)
+    def _go_on(self, call: Call, text: str, former: HeldClaims) -> RunOutcome:
+        goes_on = self.jobs.abandon(call, Failure("Timeout", text))
         # Now another thread may claim events: if the call had locked the database, its
         # lease was not renewed, and this one would have been claimed again.
-        self.held.on_hang()
+        former.on_hang()
+        # Its thread announces nothing any more.
+        former.flush()
         return self._perform_rest() if goes_on else RunOutcome.NOT_CLAIMED
 
     def _perform_rest(self, event: Event | None = None) -> RunOutcome:
         due = self.jobs.plan.due
         while due:
             if event is None:
-                held, claim = self.held, self.claim
+                held, claim = self.jobs.held, self.claim
                 if self.store.db_now() >= held.ends.get(claim.row_id, claim.ends):
                     held.renew()
                 if claim.row_id not in held.claims:
@@ -192,10 +195,10 @@ class Run:
                 continue
             if self.turn.is_alone and not self.jobs.begin(call, self.turn):
                 return RunOutcome.NOT_CLAIMED
-            watch(self.held, call)
+            watch(self.jobs.held, call)
             try:
                 if not subscriber.is_plain and not self.jobs.is_called(call):
-                    self.held.call = None
+                    self.jobs.held.call = None
                     continue
                 if call.is_abandoned:
                     raise CallAbandoned
@@ -203,8 +206,8 @@ class Run:
             except CallAbandoned:
                 self.gate.hanging.discard(call)
                 raise
-            self.held.call = None
-            self.jobs.conclude(call, is_last=not due)
+            self.jobs.held.call = None
+            self.jobs.conclude(call)
         return self.jobs.settle()
 
     def _interrupt(self, error: BaseException) -> None:

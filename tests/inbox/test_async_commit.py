@@ -17,9 +17,8 @@ from support.inboxes import states
 from flask_procore_webhooks import Event
 from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.inbox import batches
-from flask_procore_webhooks.inbox import claims
+from flask_procore_webhooks.inbox import completion
 from flask_procore_webhooks.inbox import due
-from flask_procore_webhooks.inbox.claims import Settlement
 from flask_procore_webhooks.inbox.completion import finish
 from flask_procore_webhooks.inbox.held import Claim
 from flask_procore_webhooks.inbox.record import record as record_event
@@ -79,9 +78,8 @@ def test_synchronous_commit_applies_to_the_next_transaction(host: Host) -> None:
         pytest.skip("it has no such setting")
     store, claim = host.endpoint.store, claimed(host)
     finish(store, claim.row_id, done(store, "a:b"))
-    assert claims.settle(
-        store, claim, Settlement(Status.DONE, finished=done(store, "c:d"))
-    )
+    jobs = [(claim.row_id, done(store, "c:d"))]
+    assert completion.settle_done(store, [claim], jobs) == {claim.row_id}
     ((setting,),) = store.rows(sa.text("SHOW synchronous_commit"))
     assert setting == "on"
 
@@ -118,9 +116,8 @@ def test_unused_session_is_not_committed(host: Host) -> None:
 def test_existing_row_of_a_job_does_not_block_the_outcome(host: Host) -> None:
     store, claim = host.endpoint.store, claimed(host)
     finish(store, claim.row_id, done(store, "a:b"))
-    assert claims.settle(
-        store, claim, Settlement(Status.DONE, finished=done(store, "a:b"))
-    )
+    jobs = [(claim.row_id, done(store, "a:b"))]
+    assert completion.settle_done(store, [claim], jobs) == {claim.row_id}
     assert due.status_of(store, claim.row_id) == Status.DONE
     assert states(store) == {"a:b": "done"}
 
@@ -128,8 +125,7 @@ def test_existing_row_of_a_job_does_not_block_the_outcome(host: Host) -> None:
 def test_finished_job_is_kept_after_the_lease_was_lost(host: Host) -> None:
     store, claim = host.endpoint.store, claimed(host)
     batches.release(store, [claim])
-    assert not claims.settle(
-        store, claim, Settlement(Status.DONE, finished=done(store, "a:b"))
-    )
+    jobs = [(claim.row_id, done(store, "a:b"))]
+    assert completion.settle_done(store, [claim], jobs) == set()
     assert due.status_of(store, claim.row_id) == Status.PENDING
     assert states(store) == {"a:b": "done"}

@@ -430,7 +430,7 @@ def test_claims_are_exclusive_without_skip_locked(
     engine.dispose()
 
 
-@pytest.mark.parametrize("failing", range(4))
+@pytest.mark.parametrize("failing", range(3))
 def test_claim_is_tried_again_on_a_new_connection(store: Store, failing: int) -> None:
     record(store, "evt_1", "evt_2")
     engine = store.database.engine
@@ -468,43 +468,96 @@ class LostAnswer:
 
 @pytest.mark.parametrize("durable", [False, True])
 @pytest.mark.parametrize("status", [Status.DONE, Status.PENDING, Status.DEAD])
-@pytest.mark.parametrize("version", [None, 0, 1])
 @pytest.mark.parametrize("others", [0, 2])
 def test_settlement_whose_answer_is_lost_is_made(
-    store: Store, status: Status, version: int | None, durable: bool, others: int
+    store: Store, status: Status, durable: bool, others: int
 ) -> None:
     row_id = record_event(store, event()).row_id
     claim = claim_one(store, row_id, durable=durable)
-    if version:
-        write_held(store, claim, [Job("a:b")])
-    finished = None if version is None else done(store, "a:b", version)
     rest = [Job(f"other{number}") for number in range(others)]
-    has_statement = not others and (
-        finished is None
-        or (store.dialect_name == "postgresql" and not durable and not version)
-    )
-    texts = ("WITH", "UPDATE") if has_statement else ("COMMIT",)
-    lost = LostAnswer(store, *texts)
-    due_at = due_in(store, 60)
-    end = Settlement(status, "failed", due_at, jobs=rest, finished=finished)
+    lost = LostAnswer(store, "COMMIT" if others else "UPDATE")
+    end = Settlement(status, "failed", due_in(store, 60), rest)
     assert claims.settle(store, claim, end)
     assert lost.made and row(store)["status"] == status
-    pending = dict.fromkeys([each.subscriber for each in rest], "pending")
-    assert states(store) == pending | ({"a:b": "done"} if finished else {})
+    assert states(store) == dict.fromkeys([each.subscriber for each in rest], "pending")
     assert not claims.settle(store, claim, Settlement(Status.IGNORED))
 
 
-def test_settlement_without_a_lease_keeps_what_is_finished(
-    store: Store, clock: Clock
+# Events that are done, settled together
+
+
+def claimed_batch(store: Store, number: int) -> list[Claim]:
+    for each in range(number):
+        record_event(store, event(str(each)))
+    found = batches.claim_due(store, number, 60)
+    assert len(found) == number
+    return found
+
+
+def ends(store: Store, claimed: list[Claim], name: str) -> list[tuple[int, Job]]:
+    return [(claim.row_id, done(store, name)) for claim in claimed]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_events_that_are_done_are_settled_with_their_jobs(
+    store: Store, durable: bool
 ) -> None:
+    found = [replace(claim, durable=durable) for claim in claimed_batch(store, 3)]
+    jobs = ends(store, found, "a:b") + ends(store, found[:1], "c:d")
+    rows = {claim.row_id for claim in found}
+    assert completion.settle_done(store, found, jobs) == rows
+    for claim in found:
+        settled = by_id(store)[claim.event_id]
+        assert (settled["status"], settled["lease"], settled["claims"]) == (
+            Status.DONE,
+            None,
+            0,
+        )
+        assert (settled["due_at"], settled["error"]) == (None, None)
+        assert settled["finished_at"] is not None
+        both = {"a:b": "done", "c:d": "done"} if claim is found[0] else {"a:b": "done"}
+        assert states(store, claim.event_id) == both
+    assert completion.settle_done(store, found, []) == set()
+
+
+def test_jobs_are_written_before_their_event_is_done(store: Store) -> None:
+    (claim,) = claimed_batch(store, 1)
+    assert completion.settle_done(store, [], ends(store, [claim], "a:b")) == set()
+    assert row(store, claim.event_id)["status"] == Status.RUNNING
+    assert states(store, claim.event_id) == {"a:b": "done"}
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_batch_whose_answer_is_lost_is_settled(store: Store, durable: bool) -> None:
+    found = [replace(claim, durable=durable) for claim in claimed_batch(store, 2)]
+    is_one = store.dialect_name == "postgresql"
+    lost = LostAnswer(store, "WITH" if is_one else "COMMIT")
+    rows = {claim.row_id for claim in found}
+    assert completion.settle_done(store, found, ends(store, found, "a:b")) == rows
+    assert lost.made
+    assert {each["status"] for each in by_id(store).values()} == {Status.DONE}
+
+
+def test_lost_lease_leaves_the_rest_of_a_batch(store: Store, clock: Clock) -> None:
     """A subscriber that wrote nothing has finished, whoever holds the event now."""
-    row_id = record_event(store, event()).row_id
-    lost = claim_one(store, row_id)
-    clock.forward(61)
-    assert claim_one(store, row_id)
-    end = Settlement(Status.PENDING, jobs=[Job("c:d")], finished=done(store, "a:b"))
-    assert not claims.settle(store, lost, end)
-    assert states(store) == {"a:b": "done"}
+    found = claimed_batch(store, 3)
+    batches.release(store, found[:1])
+    again = claim_one(store, found[0].row_id)
+    rows = {claim.row_id for claim in found[1:]}
+    assert completion.settle_done(store, found, ends(store, found, "a:b")) == rows
+    first = by_id(store)[again.event_id]
+    assert (first["status"], first["lease"]) == (Status.RUNNING, again.lease)
+    for claim in found:
+        assert states(store, claim.event_id) == {"a:b": "done"}
+
+
+def test_row_of_a_later_run_blocks_no_batch(store: Store) -> None:
+    found = claimed_batch(store, 3)
+    write_held(store, found[1], [Job("a:b")])
+    rows = {claim.row_id for claim in found}
+    assert completion.settle_done(store, found, ends(store, found, "a:b")) == rows
+    kept = [states(store, claim.event_id)["a:b"] for claim in found]
+    assert kept == ["done", "pending", "done"]
 
 
 # Abandoned calls

@@ -20,7 +20,7 @@ from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.inbox.held import Claim
 from flask_procore_webhooks.operations import queries
-from flask_procore_webhooks.running.leases import HeldClaims
+from flask_procore_webhooks.running.held import HeldClaims
 from flask_procore_webhooks.running.leases import LeaseRenewer
 from flask_procore_webhooks.running.leases import renewing
 from flask_procore_webhooks.storage.store import Store

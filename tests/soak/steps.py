@@ -29,8 +29,8 @@ from .app import SUBSCRIBERS
 
 INSERT = f"INSERT INTO {EVENT_TABLE} "
 CLAIM = f"UPDATE {EVENT_TABLE} SET status=.*claims=.*due_at=.*lease="
-CLAIMED = "SELECT .*lease = "
-SETTLE = f"UPDATE {EVENT_TABLE} SET status=.*error="
+CLAIMED = f"SELECT .*FROM {JOB_TABLE} "
+SETTLE = f"(WITH .*)?UPDATE {EVENT_TABLE} SET status=.*error="
 EFFECT = "INSERT INTO soak_effect "
 JOB = f"INSERT INTO {JOB_TABLE} "
 BEFORE, AFTER = "before_cursor_execute", "after_cursor_execute"
@@ -70,7 +70,8 @@ def _steps(dispatch: str) -> list[Step]:
             ("before the commit", AFTER, JOB, 2, "running", FIRST),
             ("after the commit", BEFORE, EFFECT, 3, "running", TWO),
             ("before settling", BEFORE, SETTLE, 1, "running", ALL),
-            ("after settling", AFTER, SETTLE, 1, "done", ALL),
+            # On some databases that is a transaction, which the kill rolls back.
+            ("after settling", AFTER, SETTLE, 1, "any", ALL),
         )
     ]
     # The status and the job that is left are one transaction: the kill rolls it back.

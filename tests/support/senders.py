@@ -43,8 +43,8 @@ from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
 from flask_procore_webhooks.inbox.due import seconds_to_work
+from flask_procore_webhooks.running.held import RENEWALS
 from flask_procore_webhooks.running.leases import LeaseRenewer
-from flask_procore_webhooks.running.leases import RENEWALS
 from support.values import Clock
 
 HOUR = 3600.0

@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,10 +24,13 @@ from soak.app import environment
 from soak.app import LEASE
 from soak.app import SUBSCRIBERS
 from soak.audit import Auditor
+from soak.batch import EVENTS
 from soak.fleet import wait_until
 from soak.steps import Step
 from soak.steps import STEPS
 from support.processes import child
+from support.processes import environment as env_of_tests
+from support.processes import running
 from support.values import Clock
 
 from flask_procore_webhooks.dispatching.worker import Worker
@@ -106,6 +113,26 @@ def _jobs(endpoint: Endpoint, event: dict[str, Any]) -> dict[str, tuple[str, int
     look = sa.select(j.subscriber, j.state, j.attempts).where(j.event == c.id)
     rows = endpoint.store.rows(look.where(c.event_id == event["id"]))
     return {row.subscriber: (row.state, row.attempts) for row in rows}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("durable", [False, True])
+def test_kill_repeats_the_calls_of_one_batch_at_most(
+    database_url: str, tmp_path: Path, durable: bool
+) -> None:
+    """With ``durable``, only the call that ran when the process was killed."""
+    killed_at, file = 20, tmp_path / "calls"
+    command = [sys.executable, "-m", "soak.batch", database_url, str(file)]
+    for number, exit_code in ((killed_at, -signal.SIGKILL), (0, 0)):
+        arguments = [*command, str(int(durable)), str(number)]
+        with running(arguments, env=env_of_tests()) as process:
+            assert process.exit_code() == exit_code, process.output()
+        if number:
+            assert len(file.read_text().split()) == killed_at
+    calls = Counter(file.read_text().split())
+    repeated = [id for id, times in calls.items() if times > 1]
+    assert len(calls) == EVENTS and set(calls.values()) == {1, 2}
+    assert len(repeated) == 1 if durable else 1 <= len(repeated) <= killed_at
 
 
 # The harness

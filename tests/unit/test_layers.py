@@ -50,7 +50,7 @@ FOLDERS = {
         progress prune
     """,
     "running": """
-        failures sessions calls gate leases plan schedule outcomes jobs run
+        failures sessions calls gate held leases plan schedule outcomes jobs run
     """,
     "dispatching": "crew worker pool notify background celery tasks dispatch",
     "testing": "isolation",
