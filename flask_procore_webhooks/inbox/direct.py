@@ -11,16 +11,13 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
 from operator import itemgetter
-from operator import methodcaller
 from typing import Any
 from weakref import WeakSet
 
-import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy import Dialect
 from sqlalchemy import Engine
@@ -37,26 +34,18 @@ from ..storage.servers import Fault
 from ..storage.servers import fault_of
 from ..storage.store import Store
 from .inserts import ALREADY_RECORDED
-from .inserts import insert_unless_there
 from .inserts import KEY_OF
 from .inserts import LARGEST_STATEMENT
+from .inserts import PENDING
+from .inserts import prepare
 from .inserts import Row
-from .status import Status
 
 #: Drivers whose cursors accept SQLAlchemy's compiled SQL and bound values unchanged.
 DRIVERS = ("pysqlite", "psycopg", "psycopg2")
-PENDING, DELIVERY = Status.PENDING.value, "delivery"
 #: Listeners of a host that would miss a statement of the driver's cursor.
 WATCHING = (
     "before_execute before_cursor_execute after_cursor_execute after_execute"
 ).split()
-#: The columns whose values differ between pending events.
-GIVEN = (
-    "endpoint event_id type resource_type reason resource_id company_id project_id"
-    " user_id application_id event_at body received_at"
-).split()
-#: Makes the text that SQLAlchemy makes of a time, in a tenth of its time.
-SQLITE_TIME = methodcaller("isoformat", " ", "microseconds")
 #: Seconds without an event after which a connection is closed and none is kept: it is
 #: idle, and a firewall may have dropped it.
 LONGEST_IDLE = 60.0
@@ -162,81 +151,52 @@ class _Kept:
 
     def insert(self, rows: Sequence[Row]) -> list[int]:
         """Insert the rows that are new, by one statement, which is one commit."""
-        number, cursor = len(rows), self._cursor
+        number = len(rows)
         statement = self._statements.get(number)
         if statement is None:
-            dialect = self.engine.dialect
-            statement = _Statement(self._table, dialect, number)
+            statement = _Statement(self._table, self.engine.dialect, number)
             self._statements[number] = statement
-        if not statement.returns_ids:
-            cursor.execute(statement.text, statement.values(rows))
-            return [cursor.lastrowid if cursor.rowcount else ALREADY_RECORDED]
-        # In one order everywhere, see Inserts.
-        cursor.execute(statement.text, statement.values(sorted(rows, key=KEY_OF)))
-        new = {(endpoint, id): row_id for row_id, endpoint, id in cursor.fetchall()}
-        return [new.pop(KEY_OF(row), ALREADY_RECORDED) for row in rows]
+        return statement(self._cursor, rows)
 
 
 class _Statement:
-    """The insert of the new ones of so many pending events, compiled by SQLAlchemy."""
+    """The insert of the new ones of so many pending events."""
 
     def __init__(self, table: Table, dialect: Dialect, number: int) -> None:
-        rows = [_row_values(table, index) for index in range(number)]
-        statement = insert_unless_there(table, dialect).values(rows)
-        #: SQLite has the id of a single row without that.
-        self.returns_ids = dialect.name != "sqlite" or number > 1
-        if self.returns_ids:
-            c = table.c
-            statement = statement.returning(c.id, c.endpoint, c.event_id)
-        # Every driver here takes the values in their order.
-        style = "qmark" if dialect.name == "sqlite" else "format"
-        positional: Any = type(dialect)
-        compiled = statement.compile(dialect=positional(paramstyle=style))
-        self.text = str(compiled)
-        per_row = len(compiled.positiontup) // number
-        names = [name.removesuffix("_0") for name in compiled.positiontup[:per_row]]
-        self._in_order = itemgetter(*names)
-        self._processors = [
-            (position, processor)
-            for position, name in enumerate(names)
-            if (processor := _processor(table.c[name].type, dialect))
-        ]
+        prepared = prepare(table, dialect, number)
+        self._text, self._new_rows, self._number = *prepared.texts, number
+        self._in_order = itemgetter(*prepared.names)
+        self._processors = prepared.processors
 
-    def values(self, rows: Sequence[Row]) -> Sequence[Any]:
-        """The values of the rows in the order of the statement."""
-        if len(rows) == 1:
-            return self._row(rows[0])
-        return [*chain.from_iterable(map(self._row, rows))]
+    def __call__(self, cursor: Any, rows: Sequence[Row]) -> list[int]:
+        # In one order everywhere, see Inserts.
+        ordered = sorted(rows, key=KEY_OF) if self._number > 1 else rows
+        cursor.execute(self._text, [*chain.from_iterable(map(self._values, ordered))])
+        new = self._find_new(cursor, ordered)
+        return [new.pop(KEY_OF(row), ALREADY_RECORDED) for row in rows]
 
-    def _row(self, row: Row) -> list[Any]:
+    def _find_new(
+        self, cursor: Any, ordered: Sequence[Row]
+    ) -> dict[tuple[str, str], int]:
+        """The ids of the inserted rows by their keys."""
+        if self._new_rows is None:
+            return {(name, id): row_id for row_id, name, id in cursor.fetchall()}
+        # On SQLite, RETURNING gives the GIL away at each row. One statement writes at a
+        # time, so that the ids of its rows are consecutive.
+        number, last = cursor.rowcount, cursor.lastrowid
+        if number == self._number:
+            ids = range(last - number + 1, last + 1)
+            return dict(zip(map(KEY_OF, ordered), ids, strict=True))
+        cursor.execute(self._new_rows, (last - number, last))
+        return {(name, id): row_id for row_id, name, id in cursor.fetchall()}
+
+    def _values(self, row: Row) -> list[Any]:
+        """The values of a row in the order of the statement."""
         values = [*self._in_order(row)]
         for position, process in self._processors:
             if (value := values[position]) is not None:
                 values[position] = process(value)
         return values
-
-
-def _row_values(table: Table, index: int) -> dict[str, Any]:
-    """The values of one pending event: its own, and those of every pending event."""
-    values: dict[str, Any] = {
-        name: sa.bindparam(f"{name}_{index}", type_=table.c[name].type)
-        for name in GIVEN
-    }
-    values["due_at"] = values["received_at"]
-    for name in ("claims", "repeats", "conflicts"):
-        values[name] = sa.literal_column("0")
-    for name, text in (("status", PENDING), ("origin", DELIVERY)):
-        values[name] = sa.literal_column(f"'{text}'")
-    return values
-
-
-def _processor(type_: Any, dialect: Dialect) -> Callable[[Any], Any] | None:
-    """Convert a value as SQLAlchemy does; ``None`` if the driver has it unchanged."""
-    if dialect.name == "sqlite" and isinstance(type_, sa.DateTime):
-        return SQLITE_TIME
-    found: Callable[[Any], Any] | None
-    found = type_.dialect_impl(dialect).bind_processor(dialect)
-    return found
 
 
 def _are_pending(rows: Sequence[Row]) -> bool:
