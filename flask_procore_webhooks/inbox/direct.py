@@ -11,6 +11,7 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Iterable
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
@@ -164,9 +165,9 @@ class _Statement:
 
     def __init__(self, table: Table, dialect: Dialect, number: int) -> None:
         prepared = prepare(table, dialect, number)
-        self._text, self._new_rows, self._number = *prepared.texts, number
-        self._in_order = itemgetter(*prepared.names)
-        self._processors = prepared.processors
+        self._number = number
+        self._text, self._newest, names, self._processors = prepared
+        self._in_order = itemgetter(*names)
 
     def __call__(self, cursor: Any, rows: Sequence[Row]) -> list[int]:
         # In one order everywhere, see Inserts.
@@ -179,16 +180,16 @@ class _Statement:
         self, cursor: Any, ordered: Sequence[Row]
     ) -> dict[tuple[str, str], int]:
         """The ids of the inserted rows by their keys."""
-        if self._new_rows is None:
-            return {(name, id): row_id for row_id, name, id in cursor.fetchall()}
+        if self._newest is None:
+            return _by_key(cursor.fetchall())
         # On SQLite, RETURNING gives the GIL away at each row. One statement writes at a
-        # time, so that the ids of its rows are consecutive.
+        # time: the ids of its rows were the highest, and consecutive if all were new.
         number, last = cursor.rowcount, cursor.lastrowid
         if number == self._number:
             ids = range(last - number + 1, last + 1)
             return dict(zip(map(KEY_OF, ordered), ids, strict=True))
-        cursor.execute(self._new_rows, (last - number, last))
-        return {(name, id): row_id for row_id, name, id in cursor.fetchall()}
+        cursor.execute(self._newest, (last - self._number, last))
+        return _by_key(cursor.fetchall()[:number])
 
     def _values(self, row: Row) -> list[Any]:
         """The values of a row in the order of the statement."""
@@ -197,6 +198,10 @@ class _Statement:
             if (value := values[position]) is not None:
                 values[position] = process(value)
         return values
+
+
+def _by_key(rows: Iterable[tuple[int, str, str]]) -> dict[tuple[str, str], int]:
+    return {(endpoint, event_id): row_id for row_id, endpoint, event_id in rows}
 
 
 def _are_pending(rows: Sequence[Row]) -> bool:

@@ -43,9 +43,11 @@ KEY_OF = itemgetter(*KEY)
 class Prepared(NamedTuple):
     """The insert of the new ones of pending events, for the cursor of a driver."""
 
-    #: Its SQL. The second selects the ids and keys of the rows between two ids if the
-    #: first does not return those of the inserted rows (SQLite).
-    texts: tuple[str, str | None]
+    #: Its SQL.
+    text: str
+    #: The SQL that selects ids and keys between two ids, the newest first; ``None`` if
+    #: the insert returns those of its rows.
+    newest: str | None
     #: The columns of the values of one row, in their order.
     names: list[str]
     #: What converts a value for the driver, by its position in a row.
@@ -159,21 +161,27 @@ def _given(table: Table) -> list[sa.Column[Any]]:
 def prepare(table: Table, dialect: Dialect, number: int) -> Prepared:
     """Compile the insert of so many pending events, for drivers with positions."""
     c, rows = table.c, [_row_values(table, index) for index in range(number)]
-    statement, new_rows = insert_unless_there(table, dialect).values(rows), None
+    statement, newest = insert_unless_there(table, dialect).values(rows), None
     is_sqlite, kind = dialect.name == "sqlite", cast(Any, type(dialect))
     positional = kind(paramstyle="qmark" if is_sqlite else "format")
     query = sa.select(c.id, c.endpoint, c.event_id)
     if is_sqlite:
-        between = c.id > sa.bindparam("first"), c.id <= sa.bindparam("last")
-        new_rows = str(query.where(*between).compile(dialect=positional))
+        between = c.id > sa.bindparam("after"), c.id <= sa.bindparam("last")
+        query = query.where(*between).order_by(c.id.desc())
+        newest = str(query.compile(dialect=positional))
     else:
         statement = statement.returning(*query.selected_columns)
     compiled = statement.compile(dialect=positional)
-    of_one = compiled.positiontup[: len(compiled.positiontup) // number]
-    names = [name.removesuffix("_0") for name in of_one]
-    found = [(n, _processor(c[name].type, dialect)) for n, name in enumerate(names)]
-    processors = [(n, process) for n, process in found if process]
-    return Prepared((str(compiled), new_rows), names, processors)
+    names = _names(compiled.positiontup, number)
+    found = [_processor(c[name].type, dialect) for name in names]
+    processors = [(n, process) for n, process in enumerate(found) if process]
+    return Prepared(str(compiled), newest, names, processors)
+
+
+def _names(parameters: Sequence[str], number: int) -> list[str]:
+    """The columns of the parameters of the first row."""
+    of_one = parameters[: len(parameters) // number]
+    return [name.removesuffix("_0") for name in of_one]
 
 
 def _row_values(table: Table, index: int) -> dict[str, Any]:

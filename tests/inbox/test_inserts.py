@@ -162,6 +162,21 @@ def test_events_of_several_endpoints_with_one_id_are_inserted(
 
 
 @BOTH_STATEMENTS
+def test_new_events_between_events_that_were_there_get_their_own_ids(
+    insert: Insert, store: Store
+) -> None:
+    for there in ([0, 1], [2, 5, 6], [9], [3]):
+        insert([{**ROW, "event_id": f"evt_{number:02}"} for number in there])
+    rows = [{**ROW, "event_id": f"evt_{number:02}"} for number in range(12)]
+    new = [4, 7, 8, 10, 11]
+    row_ids = insert(rows)
+    found = [number for number, id in enumerate(row_ids) if id != ALREADY_RECORDED]
+    assert found == new
+    for number in new:
+        assert stored(store, row_ids[number])["event_id"] == f"evt_{number:02}"
+
+
+@BOTH_STATEMENTS
 def test_largest_batch_is_inserted(insert: Insert, store: Store) -> None:
     rows = [{**ROW, "event_id": f"evt_{number}"} for number in range(64)]
     row_ids = insert(rows)
