@@ -248,8 +248,8 @@ class Worker:
         with renewing(store, claims, seconds, self._on_hang) as held:
             self._held[endpoint.name] = held
             ran = self._run_batch(endpoint, claims, held)
-        if held.lost:
-            self.ran, self._has_lost = self.ran - held.lost, True
+        self.ran -= held.lost
+        self._has_lost |= held.lost > 0
         self._release(endpoint)
         return ran - held.lost
 
@@ -264,6 +264,7 @@ class Worker:
             if not self._run_claimed(endpoint, claim, held):
                 break
             held.remove(claim)
+            held.flush_due()
             done, seconds = done + 1, time.monotonic() - start
         self._adjust(done, seconds)
         return done
@@ -273,7 +274,6 @@ class Worker:
         self.ran += 1
         try:
             if run_claimed(endpoint, claim, held) is not RunOutcome.NOT_CLAIMED:
-                held.flush_due()
                 return True
             self.ran, self._has_lost = self.ran - 1, True
             return False
