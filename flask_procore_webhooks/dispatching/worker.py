@@ -223,8 +223,8 @@ class Worker:
         with renewing(store, claims, seconds, self._on_hang) as held:
             self._held[endpoint.name] = held
             ran = self._run_batch(endpoint, claims, held)
-        if held.lost:
-            self.ran, self._has_lost = self.ran - held.lost, True
+        self.ran -= held.lost
+        self._has_lost |= held.lost > 0
         self._release(endpoint)
         return ran - held.lost
 
@@ -239,6 +239,7 @@ class Worker:
             if not self._run_claimed(endpoint, claim, held):
                 break
             held.remove(claim)
+            held.flush_due()
             done, seconds = done + 1, time.monotonic() - start
         self._adjust(done, seconds)
         return done
@@ -250,7 +251,6 @@ class Worker:
         try:
             outcome = run_claimed(endpoint, claim, held, woken)
             if outcome is not RunOutcome.NOT_CLAIMED:
-                held.flush_due()
                 self.crew.ended(endpoint, claim.row_id, outcome, woken)
                 return True
             self.ran, self._has_lost = self.ran - 1, True

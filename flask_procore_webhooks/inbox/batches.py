@@ -81,17 +81,16 @@ class BatchStatements:
         due = c.due_at <= bindparam("now")
         claimed = [c[name] for name in CLAIMED]
         query = select(*claimed, c.claims).where(c.endpoint == bindparam("owner"), due)
-        skips_locked = store.traits().skips_locked
-        if skips_locked:
+        if skips_locked := store.traits().skips_locked:
             query = query.with_for_update(skip_locked=True)
         self.due = query.order_by(c.due_at).limit(bindparam("most"))
         #: Whether no other claim can find the rows that ``due`` has found.
         self.locks_due = skips_locked or store.dialect_name == "sqlite"
         values = running_values(store, bindparam("token"), bindparam("ends"))
-        take = update(c.id.table).where(c.id.in_(rows), due).values(values)
-        self.take = async_commit(store, take)
-        mine = c.id.in_(rows), c.lease == bindparam("token")
-        self.taken = select(*claimed).where(*mine)
+        take = update(c.id.table).where(c.id.in_(rows), due)
+        self.take = async_commit(store, take.values(values))
+        taken = select(*claimed).where(c.id.in_(rows))
+        self.taken = taken.where(c.lease == bindparam("token"))
 
 
 def _statements(store: Store) -> BatchStatements:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
@@ -126,9 +127,12 @@ class HeldClaims:
         if self._jobs or self._done:
             self.write()
         while self._announcements:
-            # Another thread may have taken the last one.
+            announce: Callable[[], None] | None = None
+            # The thread that ends the process may take the last one.
             with suppress(IndexError):
-                self._announcements.popleft()()
+                announce = self._announcements.popleft()
+            if announce is not None:
+                announce()
 
     def flush_due(self) -> None:
         """Flush if ``LONGEST_DELAY`` is over."""
@@ -143,14 +147,13 @@ class HeldClaims:
         :param until: as for :meth:`Store.run`.
         :raises InboxUnavailable: it is not written.
         """
+        if os.getpid() != self._pid:
+            return
         with self._writing:
-            if os.getpid() != self._pid:
-                return
             # Before the rest is read: what ends meanwhile has a time of its own. The
             # events first, because their jobs ended before them.
             self.write_at = inf
-            done = self._done.copy()
-            jobs = self._jobs.copy()
+            done, jobs = self._done.copy(), self._jobs.copy()
             try:
                 settled = settle_done(self.store, done.values(), jobs, until)
             except BaseException:
@@ -159,14 +162,7 @@ class HeldClaims:
                 raise
             self.failures = 0
             del self._jobs[: len(jobs)]
-            for row_id in done:
-                del self._done[row_id]
-                self.claims.pop(row_id, None)
-                announce = self._announced.pop(row_id, None)
-                if row_id not in settled:
-                    self.lost += 1
-                elif announce is not None:
-                    self._announcements.append(announce)
+            self._leave(done, settled)
 
     def hand_over(self, claim: Claim, other: HeldClaims) -> None:
         """Let ``other`` alone hold a claim whose call is abandoned."""
@@ -250,3 +246,14 @@ class HeldClaims:
         except RuntimeError as error:
             call.deadline = time.monotonic() + self.seconds
             log.warning("%s is not abandoned: %s", call.subscriber.name, error)
+
+    def _leave(self, rows: Iterable[int], settled: set[int]) -> None:
+        """Hold the claims of these rows no longer."""
+        for row_id in rows:
+            del self._done[row_id]
+            self.claims.pop(row_id, None)
+            announce = self._announced.pop(row_id, None)
+            if row_id not in settled:
+                self.lost += 1
+            elif announce is not None:
+                self._announcements.append(announce)

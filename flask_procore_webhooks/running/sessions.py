@@ -43,8 +43,7 @@ def session_scope(source: SessionSource) -> Iterator[Session]:
             _invalidate(source())
         raise
     finally:
-        _close(session)
-        end_session(source)
+        end_session(source, session)
         if outer is not None:
             registry.set(outer)
 
@@ -79,10 +78,16 @@ def used_session(session: Session, source: SessionSource) -> Session | None:
     return used if has_writes else None
 
 
-def end_session(source: SessionSource) -> None:
-    """Roll the current session back; the next user gets a new one."""
+def end_session(source: SessionSource, first: Session | None = None) -> None:
+    """Roll the current session back; the next user gets a new one.
+
+    :param first: rolled back too, if it was replaced.
+    """
     try:
-        _close(source())
+        current = source()
+        if first is not None and first is not current:
+            _close(first)
+        _close(current)
         if remove := getattr(source, "remove", None):
             remove()
     except Exception:

@@ -107,7 +107,12 @@ def read_event(
     fields["id"] = event_key(fields["id"], timestamp, body)
     fields |= {"payload": payload, "body": body}
     fields |= {"source": source.name, "endpoint": endpoint}
-    return _new_event(fields)
+    # The constructor of a frozen class sets its fields one by one, which takes as long
+    # as parsing the body.
+    event = object.__new__(Event)
+    vars(event).update(_DEFAULTS)
+    vars(event).update(fields)
+    return event
 
 
 def unreadable_event(
@@ -148,18 +153,6 @@ def to_datetime(value: object) -> datetime | None:
     except (ValueError, OverflowError, OSError):
         pass
     return None
-
-
-def _new_event(fields: dict[str, Any]) -> Event:
-    """Return ``Event(**fields)``.
-
-    The constructor of a frozen class sets its fields one by one, which takes as long as
-    parsing the body.
-    """
-    event = object.__new__(Event)
-    vars(event).update(_DEFAULTS)
-    vars(event).update(fields)
-    return event
 
 
 def _read_fields(payload: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
