@@ -130,10 +130,10 @@ class RunStatements:
         rows: Any = bindparam("rows", expanding=True)
         tokens: Any = bindparam("tokens", expanding=True)
         done = {"finished_at": bindparam("at"), **DONE}
-        #: Settles events that are done. Parameters: ``rows``, ``tokens`` and ``at``.
         #: Whether one transaction writes at a time, without locks of rows.
         self.locks_file = store.dialect_name == "sqlite"
         mine = c.id.in_(rows), c.lease.in_(tokens)
+        #: Settles events that are done. Parameters: ``rows``, ``tokens`` and ``at``.
         self.done = update(tables.event).where(*mine).values(done)
         #: The same in one statement that inserts the jobs, too. Its parameters for them
         #: are arrays, one for each of ``ENDED``, whose names begin with ``each_``.
