@@ -14,7 +14,6 @@ import weakref
 from collections.abc import Iterable
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import chain
 from operator import itemgetter
 from typing import Any
 from weakref import WeakSet
@@ -35,6 +34,7 @@ from ..storage.servers import Fault
 from ..storage.servers import fault_of
 from ..storage.store import Store
 from .inserts import ALREADY_RECORDED
+from .inserts import as_json
 from .inserts import KEY_OF
 from .inserts import LARGEST_STATEMENT
 from .inserts import PENDING
@@ -167,12 +167,12 @@ class _Statement:
         prepared = prepare(table, dialect, number)
         self._number = number
         self._text, self._newest, names, self._processors = prepared
-        self._in_order = itemgetter(*names)
+        self._in_order = itemgetter(*names) if names else None
 
     def __call__(self, cursor: Any, rows: Sequence[Row]) -> list[int]:
         # In one order everywhere, see Inserts.
         ordered = sorted(rows, key=KEY_OF) if self._number > 1 else rows
-        cursor.execute(self._text, [*chain.from_iterable(map(self._values, ordered))])
+        cursor.execute(self._text, self._values(ordered))
         new = self._find_new(cursor, ordered)
         return [new.pop(KEY_OF(row), ALREADY_RECORDED) for row in rows]
 
@@ -191,13 +191,18 @@ class _Statement:
         cursor.execute(self._newest, (last - self._number, last))
         return _by_key(cursor.fetchall()[:number])
 
-    def _values(self, row: Row) -> list[Any]:
-        """The values of a row in the order of the statement."""
-        values = [*self._in_order(row)]
-        for position, process in self._processors:
-            if (value := values[position]) is not None:
-                values[position] = process(value)
-        return values
+    def _values(self, rows: Sequence[Row]) -> list[Any]:
+        """The values of the rows in the order of the statement."""
+        if self._in_order is None:
+            return [as_json(rows)]
+        every: list[Any] = []
+        for row in rows:
+            values = [*self._in_order(row)]
+            for position, process in self._processors:
+                if (value := values[position]) is not None:
+                    values[position] = process(value)
+            every += values
+        return every
 
 
 def _by_key(rows: Iterable[tuple[int, str, str]]) -> dict[tuple[str, str], int]:

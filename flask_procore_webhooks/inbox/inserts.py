@@ -47,11 +47,12 @@ class Prepared(NamedTuple):
     text: str
     #: The SQL that selects ids and keys between two ids, the newest first; ``None`` if
     #: the insert returns those of its rows.
-    newest: str | None
-    #: The columns of the values of one row, in their order.
-    names: list[str]
+    newest: str | None = None
+    #: The columns of the values of one row, in their order; none if :func:`as_json`
+    #: of all rows is the only value.
+    names: Sequence[str] = ()
     #: What converts a value for the driver, by its position in a row.
-    processors: list[tuple[int, Callable[[Any], Any]]]
+    processors: Sequence[tuple[int, Callable[[Any], Any]]] = ()
 
 
 class Inserts:
@@ -93,7 +94,7 @@ class Inserts:
         if self._statement is None:
             statement = STATEMENTS[kind](self._table)
             self._statement = statement.returning(c.endpoint, c.event_id, c.id)
-        values: Any = {"rows": _as_json(rows)} if kind == "postgresql" else rows
+        values: Any = {"rows": as_json(rows)} if kind == "postgresql" else rows
         inserted = connection.execute(self._statement, values)
         return {(row.endpoint, row.event_id): int(row.id) for row in inserted}
 
@@ -136,7 +137,8 @@ def _mariadb(table: Table) -> Any:
     return insert(table).prefix_with("IGNORE")
 
 
-def _as_json(rows: Sequence[Row]) -> str:
+def as_json(rows: Sequence[Row]) -> str:
+    """The rows as the parameter of the statement of PostgreSQL."""
     # Unescaped: JSON's own escapes beyond ASCII are allowed only in UTF-8 databases.
     return json.dumps(rows, default=_as_text, ensure_ascii=False)
 
@@ -160,18 +162,22 @@ def _given(table: Table) -> list[sa.Column[Any]]:
 
 def prepare(table: Table, dialect: Dialect, number: int) -> Prepared:
     """Compile the insert of so many pending events, for drivers with positions."""
-    c, rows = table.c, [_row_values(table, index) for index in range(number)]
-    statement, newest = insert_unless_there(table, dialect).values(rows), None
-    is_sqlite, kind = dialect.name == "sqlite", cast(Any, type(dialect))
-    positional = kind(paramstyle="qmark" if is_sqlite else "format")
-    query = sa.select(c.id, c.endpoint, c.event_id)
-    if is_sqlite:
+    c, kind = table.c, cast(Any, type(dialect))
+    ids = sa.select(c.id, c.endpoint, c.event_id)
+    if dialect.name == "postgresql" and number > 1:
+        insert = _postgresql(table).returning(*ids.selected_columns)
+        return Prepared(str(insert.compile(dialect=kind(paramstyle="format"))))
+    rows = [_row_values(table, index) for index in range(number)]
+    insert, newest = insert_unless_there(table, dialect).values(rows), None
+    if dialect.name == "sqlite":
+        positional = kind(paramstyle="qmark")
         between = c.id > sa.bindparam("after"), c.id <= sa.bindparam("last")
-        query = query.where(*between).order_by(c.id.desc())
+        query = ids.where(*between).order_by(c.id.desc())
         newest = str(query.compile(dialect=positional))
     else:
-        statement = statement.returning(*query.selected_columns)
-    compiled = statement.compile(dialect=positional)
+        positional = kind(paramstyle="format")
+        insert = insert.returning(*ids.selected_columns)
+    compiled = insert.compile(dialect=positional)
     names = _names(compiled.positiontup, number)
     found = [_processor(c[name].type, dialect) for name in names]
     processors = [(n, process) for n, process in enumerate(found) if process]
