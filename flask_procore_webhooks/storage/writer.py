@@ -88,8 +88,8 @@ class Writer(Generic[Item, Result]):
                 return [call]
             call.ended = threading.Lock()
             call.ended.acquire()
+            # The end of the running batch wakes the thread.
             self._waiting.append(call)
-            self._changed.notify()
         return None
 
     def _has_thread(self) -> bool:
@@ -103,18 +103,23 @@ class Writer(Generic[Item, Result]):
         return True
 
     def _wait(self, call: _Call[Item, Result], ends: float) -> None:
-        """Return when the batch of the call has ended."""
+        """Return when the batch of the call has ended.
+
+        :raises TimeoutError: it did not end in time.
+        """
         assert call.ended is not None
         left = max(0.0, ends - time.monotonic())
         try:
             if call.ended.acquire(timeout=min(LONGEST_WAIT, left)):
                 return
             self._pass_hanging(call)
-            if not call.ended.acquire(timeout=max(0.0, ends - time.monotonic())):
-                raise TimeoutError(LATE)
-        finally:
-            # Also after an interruption (gevent.Timeout).
+            if call.ended.acquire(timeout=max(0.0, ends - time.monotonic())):
+                return
+            raise TimeoutError(LATE)
+        except BaseException:
+            # Also an interruption (gevent.Timeout).
             self._leave(call)
+            raise
 
     def _pass_hanging(self, call: _Call[Item, Result]) -> None:
         """Have another thread run the waiting calls, if this call is one of them."""
