@@ -38,7 +38,7 @@ from .senders.source import Source
 from .signals import FIRED
 from .signals import resource_event
 from .signals import WORK_SIGNALS
-from .storage.database import context_of
+from .storage.connections import context_of
 from .storage.database import Database
 from .storage.database import Mount
 from .storage.engines import is_autocommit

@@ -243,14 +243,15 @@ def _read(sent: Request, length: int | None, limit: int) -> bytes:
         sent.max_content_length = limit + 1
     except AttributeError:
         pass
-    vars(sent)["stream"] = BytesIO(body)
+    # A class of the host may read the one or the other.
+    vars(sent)["stream"] = sent.environ["wsgi.input"] = stream = BytesIO(body)
     try:
-        # The request caches it, unless its class does not.
         sent.get_data()
     except Exception:
         pass
-    del vars(sent)["stream"]
-    sent.environ["wsgi.input"] = BytesIO(body)
+    # For a class that does not cache.
+    vars(sent).pop("stream", None)
+    stream.seek(0)
     return body
 
 

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from operator import itemgetter
 from typing import Any
-from weakref import WeakSet
 
 from sqlalchemy import Connection
 from sqlalchemy import Dialect
@@ -98,22 +97,25 @@ class DirectInserts:
         engine = self._store.database.opened
         if self._kept is not None and not self._kept.is_broken:
             return
-        if engine is None or self._last - before > LONGEST_IDLE or not _allows(engine):
-            return
         # The next event tells what is wrong.
         with suppress(Exception):
-            self._keep(engine)
+            is_frequent = self._last - before <= LONGEST_IDLE
+            if engine is not None and is_frequent and _allows(engine):
+                self._keep(engine)
 
     def _keep(self, engine: Engine) -> None:
         if self._refused is engine:
             return
         connection = self._store.detached()
-        if is_in_autocommit(connection):
+        try:
+            if not is_in_autocommit(connection):
+                self._refused = engine
+                raise ValueError("the driver is in a transaction at all times")
             table = self._store.database.tables.event
             self._kept = _Kept(engine, connection, table)
-        else:
-            self._refused = engine
+        except BaseException:
             connection.close()
+            raise
 
 
 class _Kept:
@@ -133,6 +135,8 @@ class _Kept:
         self._opened = self._used = time.monotonic()
         #: Closes the connection. Safe to repeat; called when the app is collected, too.
         self.close = weakref.finalize(self, _close, driver, os.getpid())
+        # A daemon thread may use it until the process has ended.
+        self.close.atexit = False
         if isinstance(engine, HostEngine):
             _close_with(engine, self)
 
@@ -220,14 +224,19 @@ def _are_pending(rows: Sequence[Row]) -> bool:
 
 def _allows(engine: Engine) -> bool:
     """Whether the engine may have one more connection, with statements of a driver."""
+    pool: Any = engine.pool
     return (
         engine.dialect.driver in DRIVERS
-        and isinstance(engine.pool, QueuePool)
+        and isinstance(pool, QueuePool)
         and not is_in_memory(engine.url)
-        and not is_exhausted(engine.pool)
+        and not is_exhausted(pool)
         and engine.dialect.insert_executemany_returning
-        # A host may rename its schemas at execution.
+        # A host may rename its schemas at execution, or prepare a connection for each
+        # of its uses or transactions.
         and not engine.get_execution_options().get("schema_translate_map")
+        and not (pool.dispatch.checkout or pool.dispatch.checkin or pool.dispatch.reset)
+        and not engine.dispatch.begin
+        and not _is_watched(engine)
     )
 
 
@@ -246,15 +255,18 @@ def _is_watched(engine: Engine) -> bool:
 def _close_with(engine: HostEngine, kept: _Kept) -> None:
     """Close the connection when the host disposes of its engine."""
     host = engine.host
-    if not hasattr(host, KEPT):
-        setattr(host, KEPT, WeakSet())
+    references = vars(host).setdefault(KEPT, [])
+    references[:] = [each for each in references if each() is not None]
+    references.append(weakref.ref(kept))
+    if not event.contains(host, "engine_disposed", _close_all):
         event.listen(host, "engine_disposed", _close_all)
-    getattr(host, KEPT).add(kept)
 
 
 def _close_all(host: Engine) -> None:
     """A listener: close connections with those of the pool."""
-    for kept in list(getattr(host, KEPT)):
+    for reference in [*vars(host).get(KEPT, ())]:
+        if (kept := reference()) is None:
+            continue
         kept.is_broken = True
         # In use now, it is closed after that.
         if kept.lock.acquire(blocking=False):

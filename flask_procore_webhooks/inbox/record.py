@@ -135,8 +135,10 @@ class Recorder:
             return [*row_ids]
         until = min(until for _, until in batch)
         try:
-            row_ids = self._store.run(partial(self._insert, rows=rows), until=until)
-            self._insert_directly.open()
+            with self._store.database.mount.context():
+                insert = partial(self._insert, rows=rows)
+                row_ids = self._store.run(insert, until=until)
+                self._insert_directly.open()
             return [*row_ids]
         except TransientError as error:
             return _late(batch, error)

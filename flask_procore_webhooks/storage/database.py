@@ -14,12 +14,11 @@ from contextlib import AbstractContextManager
 from contextlib import nullcontext
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from typing import Protocol
 
-from flask import current_app
 from flask import Flask
-from flask import has_app_context
 from sqlalchemy import Connection
 from sqlalchemy import Engine
 from sqlalchemy import event
@@ -34,6 +33,7 @@ from ..schema.gaps import find_gaps
 from ..schema.gaps import Gaps
 from ..schema.tables import define_tables
 from ..schema.tables import Tables
+from .connections import context_of
 from .engines import checked_url
 from .engines import create_private_file
 from .engines import HostEngine
@@ -84,6 +84,8 @@ class Mount:
     session: SessionSource | None = None
     #: Whether missing tables are created at the first use.
     creates_tables: bool = False
+    #: The current context of the app or a new one: hooks of a host's pool may need it.
+    context: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 class Database:
@@ -175,7 +177,8 @@ def host_mount(app: Flask, db: FlaskSQLAlchemy) -> Mount:
             # A fixture may put a connection in the place of an engine.
             return _host_engine(runtime, db.engine.engine)
 
-    return Mount(define_tables(db.metadata), ("db", id(db)), find_engine, db=db)
+    tables, context = define_tables(db.metadata), partial(context_of, app)
+    return Mount(tables, ("db", id(db)), find_engine, db=db, context=context)
 
 
 def session_mount(app: Flask, metadata: MetaData, session: SessionSource) -> Mount:
@@ -187,9 +190,9 @@ def session_mount(app: Flask, metadata: MetaData, session: SessionSource) -> Mou
             bind = session().get_bind(clause=tables.event)
             return _host_engine(runtime, bind.engine)
 
-    return Mount(
-        tables, ("session", id(metadata), id(session)), find_engine, session=session
-    )
+    key = "session", id(metadata), id(session)
+    context = partial(context_of, app)
+    return Mount(tables, key, find_engine, session=session, context=context)
 
 
 def own_mount(
@@ -224,8 +227,9 @@ def own_mount(
         return runtime.part(key, make)
 
     mount_key = ("own", id(metadata), uri)
+    tables, context = define_tables(metadata), partial(context_of, app)
     return Mount(
-        define_tables(metadata), mount_key, find_engine, creates_tables=creates_tables
+        tables, mount_key, find_engine, creates_tables=creates_tables, context=context
     )
 
 
@@ -244,13 +248,6 @@ def argument_problems(
             " scoped_session, or a callable that returns the session in use."
         )
     return problems
-
-
-def context_of(app: Flask) -> AbstractContextManager[object]:
-    """The current context of ``app`` or a new one: hosts end their session with it."""
-    if has_app_context() and current_app == app:
-        return nullcontext()
-    return app.app_context()
 
 
 def _host_engine(runtime: Runtime, host: Engine) -> Engine:

@@ -20,6 +20,8 @@ from sqlalchemy.exc import IntegrityError
 from ..errors import InboxUnavailable
 from ..schema.gaps import refuse_leftovers
 from ..schema.tables import truncate_text
+from .connections import BEGIN
+from .connections import roll_back
 from .database import Database
 from .database import SessionSource
 from .engines import connect_beside
@@ -31,8 +33,6 @@ from .servers import find_traits
 from .servers import SERVER_TIME
 from .servers import ServerClock
 from .servers import Traits
-from .transactions import BEGIN
-from .transactions import roll_back
 
 T = TypeVar("T")
 
@@ -83,7 +83,8 @@ class Store:
     ) -> T:
         """Return ``work(connection)``, called again after a transient error.
 
-        Every statement of the inbox goes through here. ``work`` is safe to repeat.
+        Every statement of the inbox goes through here, except direct inserts, which
+        end here after an error. ``work`` is safe to repeat.
 
         :param begin: as in :meth:`connection`.
         :param until: the time of the last try, by the monotonic clock; by default
@@ -134,6 +135,9 @@ class Store:
                         yield connection
                         if _is_in_transaction(connection):
                             connection.connection.commit()
+                        elif connection.engine.dispatch.begin:
+                            # The listener of a host may have begun one.
+                            connection.exec_driver_sql("COMMIT")
                 finally:
                     if limits_waits and not connection.invalidated:
                         _set_wait(connection)
@@ -277,10 +281,7 @@ def _transaction(connection: Connection) -> Iterator[None]:
 
 
 def _is_in_transaction(connection: Connection) -> bool:
-    """Whether the driver has a transaction that SQLAlchemy does not know of.
-
-    With ``autocommit=False`` (Python 3.12), ``sqlite3`` always has one.
-    """
+    """Whether ``sqlite3`` has one; always with ``autocommit=False`` (Python 3.12)."""
     driver: Any = connection.connection.dbapi_connection
     return bool(getattr(driver, "in_transaction", False))
 

@@ -112,7 +112,9 @@ class Writer(Generic[Item, Result]):
         try:
             if call.ended.acquire(timeout=min(LONGEST_WAIT, left)):
                 return
-            self._pass_hanging(call)
+            if self._has_to_run(call):
+                self._run([call])
+                return
             if call.ended.acquire(timeout=max(0.0, ends - time.monotonic())):
                 return
             raise TimeoutError(LATE)
@@ -121,14 +123,21 @@ class Writer(Generic[Item, Result]):
             self._leave(call)
             raise
 
-    def _pass_hanging(self, call: _Call[Item, Result]) -> None:
-        """Have another thread run the waiting calls, if this call is one of them."""
+    def _has_to_run(self, call: _Call[Item, Result]) -> bool:
+        """Have another thread run the waiting calls, if this call is one of them.
+
+        :return: whether there is no thread, so that the caller has to run its call.
+        """
         with self._lock:
-            if call in self._waiting:
-                self._running = self._thread = None
-                # The thread ends now, or after the batch that hangs.
-                self._changed.notify_all()
-                self._has_thread()
+            if call not in self._waiting:
+                return False
+            self._running = self._thread = None
+            # The thread ends now, or after the batch that hangs.
+            self._changed.notify_all()
+            if self._has_thread():
+                return False
+            self._waiting.remove(call)
+            return True
 
     def _leave(self, call: _Call[Item, Result]) -> None:
         with self._lock:
@@ -137,8 +146,13 @@ class Writer(Generic[Item, Result]):
 
     def _serve(self) -> None:
         """Run the batches, in the thread."""
-        while batch := self._next_batch():
-            self._run(batch)
+        try:
+            while batch := self._next_batch():
+                self._run(batch)
+        finally:
+            with self._lock:
+                if self._thread is threading.current_thread():
+                    self._thread = None
 
     def _next_batch(self) -> list[_Call[Item, Result]] | None:
         """Wait for calls; ``None`` once the thread is idle, or replaced."""

@@ -25,6 +25,7 @@ from support.web import post
 from support.web import recorded
 from werkzeug.test import EnvironBuilder
 from werkzeug.test import run_wsgi_app
+from werkzeug.wsgi import get_input_stream
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.senders.samples import to_bytes
@@ -383,7 +384,14 @@ class ReadsFirst(Request):
         self.early = self.get_data()
 
 
+class StreamOfEnvironment(Request):
+    @property
+    def stream(self) -> Any:  # type: ignore[override]
+        return get_input_stream(self.environ)
+
+
 CLASSES = [SmallLimit, NoCache, NoArguments, Replaced, Failing, OwnStream, ReadsFirst]
+CLASSES.append(StreamOfEnvironment)
 
 
 @pytest.mark.parametrize("kind", CLASSES)
@@ -409,6 +417,37 @@ def test_request_class_of_the_host_does_not_matter(
         if status == 200:
             assert body_of(app, f"evt_{size}") == body
     assert post(app, b"{}", headers=sign(b"[]", SECRET)).status_code == 401
+
+
+class Socket(io.BytesIO):
+    """As a server's socket, which has no end: a read after the body would wait."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        part = super().read(size)
+        assert part or size == 0, "the read would wait for the sender"
+        return part
+
+
+@pytest.mark.parametrize("kind", [*CLASSES[1:-2], StreamOfEnvironment])
+def test_socket_is_read_to_the_end_of_the_body_only(
+    make_app: MakeApp, kind: type[Request]
+) -> None:
+    app, seen = make_app(PROPAGATE_EXCEPTIONS=True), []
+    app.request_class = kind
+    app.register_blueprint(ProcoreWebhooks())
+
+    @app.after_request
+    def look(response: Any) -> Any:
+        seen.append(request.stream.read())
+        return response
+
+    body = b'{"id": "evt_1"}'
+    builder = EnvironBuilder(PATH, method="POST", headers=sign(body, SECRET))
+    environ = builder.get_environ()
+    environ |= {"wsgi.input": Socket(body), "CONTENT_LENGTH": str(len(body))}
+    _, status, _ = run_wsgi_app(app, environ)
+    assert status == "200 OK"
+    assert kind is not StreamOfEnvironment or seen == [body]
 
 
 @pytest.mark.parametrize("kind", [Request, SmallLimit, NoCache])

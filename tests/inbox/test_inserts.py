@@ -259,6 +259,28 @@ def test_log_of_statements_has_each_insert(store: Store) -> None:
 
 
 @DIRECT
+@pytest.mark.parametrize("name", ["checkout", "checkin", "reset", "begin"])
+def test_host_that_prepares_each_use_of_a_connection_keeps_none(
+    store: Store, name: str
+) -> None:
+    """For example, a listener sets the ``search_path`` of the request's tenant."""
+    engine = store.database.engine
+
+    def prepare(*args: Any) -> None: ...
+
+    sa.event.listen(engine, name, prepare)
+    assert opened(store)._kept is None
+
+
+@DIRECT
+def test_watched_engine_keeps_no_connection(store: Store) -> None:
+    def note(*args: Any) -> None: ...
+
+    sa.event.listen(store.database.engine, "before_cursor_execute", note)
+    assert opened(store)._kept is None
+
+
+@DIRECT
 def test_connection_of_a_disposed_engine_is_replaced(store: Store) -> None:
     direct = opened(store)
     (row_id,) = inserts_directly(direct)([ROW])

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from flask import current_app
 from flask import Flask
 from support.outages import relay_to
 from support.waiting import wait_until
@@ -70,7 +71,9 @@ def statements(store: Store) -> list[str]:
     return seen
 
 
-def record_together(store: Store, events: Iterable[Event]) -> list[Any]:
+def record_together(
+    store: Store, events: Iterable[Event], record: Callable[..., Any] = record_event
+) -> list[Any]:
     """Record the first event; the others arrive during its commit."""
     first, *others = events
     entered, go = threading.Event(), threading.Event()
@@ -85,9 +88,9 @@ def record_together(store: Store, events: Iterable[Event]) -> list[Any]:
 
     insert._work = slow_for_the_first
     with ThreadPoolExecutor(len(others) + 1) as pool:
-        calls = [pool.submit(record_event, store, first)]
+        calls = [pool.submit(record, store, first)]
         assert entered.wait(30)
-        calls += [pool.submit(record_event, store, each) for each in others]
+        calls += [pool.submit(record, store, each) for each in others]
         wait_until(lambda: len(insert._waiting) == len(others))
         go.set()
         return [outcome(lambda each=each: each.result(60)) for each in calls]
@@ -217,3 +220,48 @@ def test_all_calls_of_a_batch_fail_without_a_database(
     events = [new_event(endpoint) for _ in range(4)]
     recorded = record_together(endpoint.store, events)
     assert [type(each) for each in recorded] == [TransientError] * 4
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_hook_of_the_pool_has_the_context_of_the_app(
+    make_app: Callable[..., Flask], webhooks: ProcoreWebhooks, database_url: str
+) -> None:
+    """Hosts take passwords that expire from the configuration of the current app."""
+    app = make_app(PROCORE_WEBHOOK_DATABASE_URI=database_url)
+    app.register_blueprint(webhooks)
+    (endpoint,) = endpoints(app).values()
+    store = endpoint.store
+    store.database.create_tables()
+    engine = store.database.engine
+    sa.event.listen(
+        engine, "do_connect", lambda *_: current_app.config["SECRET_KEY"] and None
+    )
+    engine.dispose()
+    events = [new_event(endpoint) for _ in range(8)]
+
+    def record_with_context(store: Store, event: Event) -> Any:
+        with app.app_context():
+            return record_event(store, event)
+
+    recorded = record_together(store, events, record_with_context)
+    assert [each.is_new for each in recorded] == [True] * 8
+    engine.dispose()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_transaction_that_a_listener_begins_is_committed(
+    store: Store, endpoint: Endpoint
+) -> None:
+    """SQLAlchemy's recipe for SQLite, which hosts apply to every engine."""
+
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    engine = store.database.engine
+    sa.event.listen(engine, "begin", begin)
+    events = [new_event(endpoint) for _ in range(3)]
+    for event in events:
+        assert record_event(store, event).is_new
+    sa.event.remove(engine, "begin", begin)
+    engine.dispose()
+    assert all(queries.find(store, event.id) for event in events)

@@ -130,3 +130,39 @@ def test_no_delivery_is_answered_200_while_the_disk_fails(tmp_path: Path) -> Non
         query = "SELECT count(*) FROM procore_webhook_event"
         assert connection.execute(query).fetchone() == (19,)
     connection.close()
+
+
+#: Daemon threads, as those of some servers, deliver until the process has ended.
+ENDS = """
+import atexit, sys, threading, time
+from flask import Flask
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_procore_webhooks.testing import deliver, payload
+
+app = Flask("host")
+app.config.update(
+    PROCORE_WEBHOOK_SECRET="a secret",
+    PROCORE_WEBHOOK_DATABASE_URI=sys.argv[1],
+    PROCORE_WEBHOOK_DISPATCH="worker",
+)
+app.register_blueprint(ProcoreWebhooks())
+
+def send():
+    return deliver(app.test_client(), payload("RFIs.create")).status_code
+
+def go_on():
+    while True:
+        send()
+
+assert [send(), send(), send()] == [200] * 3
+for _ in range(4):
+    threading.Thread(target=go_on, daemon=True).start()
+time.sleep(0.3)
+"""
+
+
+def test_process_ends_while_daemon_threads_deliver(database_url: str) -> None:
+    command = [sys.executable, "-c", ENDS, database_url]
+    for _ in range(3):
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert ended.returncode == 0, ended.stderr

@@ -38,7 +38,7 @@ FOLDERS = {
     "config": "values options",
     "schema": "columns tables state marks gaps mismatches carry_over",
     "storage": """
-        masks servers engines upgrade database transactions store texts probes upserts
+        masks servers engines upgrade connections database store texts probes upserts
         tally writer
     """,
     "inbox": """

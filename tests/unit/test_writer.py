@@ -264,6 +264,30 @@ def test_calls_behind_a_hanging_caller_are_run_by_the_thread(
         assert first.result(30) == 0
 
 
+def test_calls_behind_a_hanging_caller_run_themselves_without_a_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LONGEST_WAIT", 0.3)
+    hang, hanging = threading.Event(), threading.Event()
+
+    def work(items: list[int]) -> list[int | Exception]:
+        if items == [0]:
+            hanging.set()
+            assert hang.wait(30)
+        return list(items)
+
+    writer = Writer(work)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(writer, 0)
+        assert hanging.wait(30)
+        others = [pool.submit(writer, number) for number in (1, 2, 3)]
+        all_waiting(writer, 3)
+        monkeypatch.setattr(module, "has_threads", lambda: False)
+        assert [each.result(30) for each in others] == [1, 2, 3]
+        hang.set()
+        assert first.result(30) == 0
+
+
 def test_queued_calls_end_in_time_when_two_batches_hang(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

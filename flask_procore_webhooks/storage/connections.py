@@ -1,10 +1,17 @@
-"""How a transaction begins on each database, and how it ends after an error."""
+"""Connections: how transactions on them begin and end; the context of their hooks."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from flask import current_app
+from flask import Flask
+from flask import has_app_context
 from sqlalchemy import Connection
+
+from ..log import log
 
 #: How a transaction begins. MariaDB's default isolation level also locks the gaps
 #: between rows, and new events would wait for them. In SQLite, a transaction that
@@ -32,3 +39,23 @@ def roll_back(connection: Connection) -> None:
         connection.exec_driver_sql("ROLLBACK")
     except Exception:
         connection.invalidate()
+
+
+@contextmanager
+def context_of(app: Flask) -> Iterator[None]:
+    """The current context of ``app`` or a new one: hosts end their session with it.
+
+    Hooks of a host's pool may need one. Errors of teardown functions are logged.
+    """
+    if has_app_context() and current_app == app:
+        yield
+        return
+    context = app.app_context()
+    context.push()
+    try:
+        yield
+    finally:
+        try:
+            context.pop()
+        except Exception:
+            log.exception("A teardown function of the app failed")
