@@ -144,7 +144,9 @@ from flask_procore_webhooks.testing import deliver, payload
 import sqlalchemy as sa
 from sqlalchemy.orm import scoped_session, sessionmaker
 
-engine = sa.create_engine(sys.argv[1])
+# By name: a connection of an earlier test may not have ended yet.
+url = sa.make_url(sys.argv[1]).update_query_dict({"application_name": "pools"})
+engine = sa.create_engine(url)
 session = scoped_session(sessionmaker(engine))
 metadata = sa.MetaData()
 
@@ -166,7 +168,7 @@ metadata.create_all(engine)
 BACKEND = sa.text("SELECT pg_backend_pid()")
 COUNT = sa.text(
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-    " AND backend_type = 'client backend'"
+    " AND application_name = 'pools'"
 )
 with engine.connect() as connection:
     parent = connection.scalar(BACKEND)
