@@ -1,7 +1,9 @@
 """Leases: one thread for each database renews the leases of running events.
 
-It also writes what has ended while a call goes on. Another thread watches calls, and
-has a call that exceeds its time limit taken over.
+It also writes what has ended while a call goes on. Where the inbox shares a connection
+with the host's session, it writes nothing: a commit would be that of a subscriber's
+unfinished writes. Another thread watches calls, and has a call that exceeds its time
+limit taken over.
 """
 
 from __future__ import annotations
@@ -18,11 +20,15 @@ from math import inf
 from operator import attrgetter
 from typing import Any
 
+from sqlalchemy import SingletonThreadPool
+from sqlalchemy import StaticPool
+
 from ..errors import InboxUnavailable
 from ..inbox.held import Claim
 from ..log import log
 from ..runtime import Alarms
 from ..runtime import start_thread
+from ..storage.engines import HostEngine
 from ..storage.store import Store
 from .calls import Call
 from .held import HeldClaims
@@ -99,18 +105,21 @@ class LeaseRenewer:
             return True
 
     def _seconds_to_work(self) -> float:
-        times = (min(held.renew_at, held.write_at) for held in self._held)
+        times = (_work_at(held) for held in self._held)
         self._wakes_at = min(times, default=inf)
         return self._wakes_at - time.monotonic()
 
     def _work(self) -> None:
         for held in self.held():
-            if held.write_at <= time.monotonic():
+            may_write = not _shares_connection(held.store)
+            if may_write and held.write_at <= time.monotonic():
                 _write(held)
             if held.renew_at <= time.monotonic():
+                held.renew_at = time.monotonic() + held.seconds / RENEWALS
                 if held.call is not None:
                     self.watch(held, time.monotonic())
-                _renew(held)
+                if may_write:
+                    _renew(held)
 
 
 @contextmanager
@@ -184,8 +193,26 @@ def _renewer_of(store: Store) -> LeaseRenewer:
     return found or parts.setdefault(LeaseRenewer, LeaseRenewer())
 
 
+def _work_at(held: HeldClaims) -> float:
+    """When the thread of the leases has work, by the monotonic clock."""
+    if _shares_connection(held.store):
+        return held.renew_at  # its calls are watched
+    return min(held.renew_at, held.write_at)
+
+
+def _shares_connection(store: Store) -> bool:
+    """Whether a subscriber's session may have the connection of the inbox.
+
+    It has in the transaction of a test, and on pools with one connection for all.
+    """
+    if store.database.joined is not None:
+        return True
+    engine = store.database.opened
+    pools = StaticPool, SingletonThreadPool
+    return isinstance(engine, HostEngine) and isinstance(engine.pool, pools)
+
+
 def _renew(held: HeldClaims) -> None:
-    held.renew_at = time.monotonic() + held.seconds / RENEWALS
     try:
         held.renew()
     except InboxUnavailable as unavailable:

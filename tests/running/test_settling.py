@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from sqlalchemy.orm import scoped_session
+from sqlalchemy.orm import sessionmaker
 from support.hosts import Host
 from support.hosts import run_host
 from support.inboxes import by_id
@@ -343,3 +345,66 @@ def test_unwritten_ends_are_kept_for_the_next_call(
         assert held.started() == [] and held.lost == 0
     assert announced == ["evt_0"]
     assert statuses(store) == {"evt_0": "done"}
+
+
+# On a connection that the session of the subscriber shares
+
+ENDED = "SELECT subscriber FROM procore_webhook_job WHERE state = 'done' ORDER BY 1"
+
+
+def failing_writer(host: Host) -> list[str]:
+    """Subscribe a function that fails at first, long after it has written.
+
+    :return: gets the calls of a subscriber before it.
+    """
+    first, calls = list[str](), list[str]()
+    host.webhooks.on(name="first")(lambda event: first.append(event.id))
+
+    @host.webhooks.on(name="writer")
+    def writer(event: Event) -> None:
+        calls.append(event.id)
+        host.note(f"attempt {len(calls)}")
+        # For longer than the ends of runs are kept elsewhere.
+        time.sleep(0.2)
+        if len(calls) == 1:
+            raise ValueError("the first attempt fails")
+
+    return first
+
+
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_shared_connection_keeps_no_write_of_a_failed_attempt(
+    make_app: MakeApp, tmp_path: Path, place: str
+) -> None:
+    url = "sqlite://" if place == "memory" else f"sqlite:///{tmp_path / 'host.db'}"
+    shared = {"poolclass": sa.StaticPool, "connect_args": {"check_same_thread": False}}
+    app = make_app(SQLALCHEMY_ENGINE_OPTIONS=shared)
+    with run_host(app, "flask_sqlalchemy", url) as host:
+        first = failing_writer(host)
+        assert host.deliver().status_code == 500
+        assert host.deliver().status_code == 200
+        assert host.notes() == ["attempt 2"] and len(first) == 1
+        assert [*statuses(host.store).values()] == ["done"]
+
+
+def test_transaction_of_a_test_keeps_no_write_of_a_failed_attempt(
+    make_app: MakeApp, postgresql_url: str
+) -> None:
+    with run_host(make_app(), "flask_sqlalchemy", postgresql_url) as host:
+        first, db = failing_writer(host), host.app.extensions["sqlalchemy"]
+        before = db.session
+        with host.app.app_context(), host.engine.connect() as connection:
+            mode: Any = "create_savepoint"
+            make = sessionmaker(bind=connection, join_transaction_mode=mode)
+            transaction = connection.begin()
+            db.session = host.session = scoped_session(make)
+            assert host.deliver().status_code == 500
+            assert host.deliver().status_code == 200
+            notes = connection.scalars(sa.select(host.note_table.c.text)).all()
+            ended = connection.scalars(sa.text(ENDED)).all()
+            db.session.remove()
+            transaction.rollback()
+        db.session = host.session = before
+        assert notes == ["attempt 2"] and len(first) == 1
+        assert ended == ["first", "writer"]
+        assert host.notes() == [] and by_id(host.store) == {}
