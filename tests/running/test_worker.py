@@ -374,7 +374,7 @@ def test_events_behind_a_long_one_are_run_by_an_idle_thread(host: Host) -> None:
     resume(host.endpoint.store, "an operator")
     pool.wake()
     assert begun.wait(PATIENCE)
-    wait_until(all_done(host.store, 22))
+    wait_until(lambda: counted(host.store)["done"] == 22)
     go_on.set()
     wait_until(all_done(host.store, 23))
     pool.end(PATIENCE)
