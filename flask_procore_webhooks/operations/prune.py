@@ -144,8 +144,10 @@ def _events(store: Store) -> _What:
 
 def _count(store: Store, old: Old, what: _What) -> int:
     """How many events have it and are old."""
-    number = 0
-    for part in _parts(store, old.before, _mark(store, what)):
+    number, mark = 0, _mark(store, what)
+    # An event that was noted after the mark is in a later part, too.
+    mark = replace(mark, left=tuple(row for row in mark.left if row <= mark.row))
+    for part in _parts(store, old.before, mark):
         query = select(func.count()).select_from(store.columns.id.table)
         query = query.where(part.where, what.has, old.where(store))
         number += int(store.rows(query)[0][0])
@@ -222,7 +224,9 @@ def _moved(store: Store, what: _What, mark: Mark, row: int, left: set[int]) -> M
 def _parts(store: Store, before: datetime, mark: Mark) -> Iterator[Part]:
     """The events that were left before the mark, and those after it, oldest first.
 
-    They end at the first rows that were all received after ``before``.
+    They end at the first ``READ`` rows that were all received after ``before``. Rows
+    that a clock ahead of the time has recorded delay those after them at most until
+    that time, and the mark moves past them only with a later row of their part.
     """
     c, then, last, end = store.columns, to_db_time(before), mark.row, mark.row
     for start in range(0, len(mark.left), PART):

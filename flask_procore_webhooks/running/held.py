@@ -76,6 +76,8 @@ class HeldClaims:
     #: Claims of events that are done and not settled, by row, and what announces them.
     _done: dict[int, Claim] = field(default_factory=dict)
     _announced: dict[int, Callable[[], None]] = field(default_factory=dict)
+    #: When the events of a failed write were done: its answer may have been lost.
+    _settled_at: datetime | None = None
     #: Of settled events, in their order.
     _announcements: deque[Callable[[], None]] = field(default_factory=deque)
     _pid: int = field(default_factory=os.getpid)
@@ -168,12 +170,13 @@ class HeldClaims:
             self.write_at = inf
             done, jobs = self._done.copy(), self._jobs.copy()
             try:
-                settled = settle_done(self.store, done.values(), jobs, until)
+                at = self._settled_at = self._settled_at or self.store.db_now()
+                settled = settle_done(self.store, done.values(), jobs, at, until)
             except BaseException:
                 self.write_at = time.monotonic() + FAILURE_DELAY
                 self.failures += 1
                 raise
-            self.failures = 0
+            self.failures, self._settled_at = 0, None
             del self._jobs[: len(jobs)]
             self._leave(done, settled)
 
