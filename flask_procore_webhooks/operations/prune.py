@@ -144,10 +144,8 @@ def _events(store: Store) -> _What:
 
 def _count(store: Store, old: Old, what: _What) -> int:
     """How many events have it and are old."""
-    number, mark = 0, _mark(store, what)
-    # An event that was noted after the mark is in a later part, too.
-    mark = replace(mark, left=tuple(row for row in mark.left if row <= mark.row))
-    for part in _parts(store, old.before, mark):
+    number = 0
+    for part in _parts(store, old.before, _mark(store, what)):
         query = select(func.count()).select_from(store.columns.id.table)
         query = query.where(part.where, what.has, old.where(store))
         number += int(store.rows(query)[0][0])
@@ -224,21 +222,20 @@ def _moved(store: Store, what: _What, mark: Mark, row: int, left: set[int]) -> M
 def _parts(store: Store, before: datetime, mark: Mark) -> Iterator[Part]:
     """The events that were left before the mark, and those after it, oldest first.
 
-    They end at the first ``READ`` rows that were all received after ``before``. Rows
-    that a clock ahead of the time has recorded delay those after them at most until
-    that time, and the mark moves past them only with a later row of their part.
+    They end at the first ``READ`` rows that were all received after ``before``: those
+    that a clock ahead of the time has recorded delay the rows after them until then.
     """
-    c, then, last, end = store.columns, to_db_time(before), mark.row, mark.row
-    for start in range(0, len(mark.left), PART):
-        yield Part(c.id.in_(mark.left[start : start + PART]), mark.row)
+    c, then, last = store.columns, to_db_time(before), mark.row
+    left = [row for row in mark.left if row <= last]  # the others are after the mark
+    for start in range(0, len(left), PART):
+        yield Part(c.id.in_(left[start : start + PART]), mark.row)
     while True:
         rows = select(c.id, c.received_at).where(c.id > last).order_by(c.id)
         part = rows.limit(READ).subquery().c
         settled = func.max(case((part.received_at < then, part.id)))
-        ((newest, settled_id),) = store.rows(select(func.max(part.id), settled))
-        if settled_id is None:
+        ((newest, end),) = store.rows(select(func.max(part.id), settled))
+        if end is None:
             return
-        end = settled_id
         yield Part(and_(c.id > last, c.id <= newest), end)
         last = newest
 
