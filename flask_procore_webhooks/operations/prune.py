@@ -222,8 +222,7 @@ def _moved(store: Store, what: _What, mark: Mark, row: int, left: set[int]) -> M
 def _parts(store: Store, before: datetime, mark: Mark) -> Iterator[Part]:
     """The events that were left before the mark, and those after it, oldest first.
 
-    They end at the first ``READ`` rows that were all received after ``before``: those
-    that a clock ahead of the time has recorded delay the rows after them until then.
+    They end at the first ``READ`` rows all received after ``before``, by any clock.
     """
     c, then, last = store.columns, to_db_time(before), mark.row
     left = [row for row in mark.left if row <= last]  # the others are after the mark
