@@ -12,7 +12,8 @@ class Crew:
     #: As ``stats`` and ``check`` show it.
     mode = "worker"
     #: Seconds after which the rest of a batch is released: a claimed event waits for
-    #: its turn here although another worker may be idle.
+    #: its turn here although another worker may be idle. During one long event, the
+    #: rest is released after ``held.LONGEST_WAIT`` already.
     batch_seconds = 1.0
 
     def runs(self, own: int) -> list[int]:
@@ -44,7 +45,7 @@ class Crew:
         """
 
     def released(self, endpoint: Endpoint, rows: list[int]) -> None:
-        """Claimed events were not run, and are due again."""
+        """Claimed events were not run, and are due again; called in any thread."""
 
     def needs(self, worker: object) -> bool:
         """Whether the worker goes on."""

@@ -128,6 +128,10 @@ class Pool(Crew):
             self._was_signalled.set()
         self._has_warned = is_exhausted
 
+    def released(self, endpoint: Endpoint, rows: list[int]) -> None:
+        if rows:
+            self.wake()
+
     def needs(self, worker: object) -> bool:
         """Whether the worker goes on; it ends when enough others are usable."""
         if len(self.threads) <= self.size:

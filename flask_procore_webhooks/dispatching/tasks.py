@@ -26,6 +26,7 @@ from ..log import log
 from ..operations.seen import note_seen
 from ..running.failures import RunOutcome
 from ..running.run import process
+from ..storage.database import context_of
 from ..storage.store import Store
 from ..storage.tally import flush_all
 from .celery import is_eager
@@ -178,7 +179,10 @@ class Batches(Crew):
         raise error  # Celery ends the task or the process
 
     def released(self, endpoint: Endpoint, rows: list[int]) -> None:
-        publish(endpoint, rows)  # their tasks may have found them claimed, and ended
+        # Their tasks may have found them claimed, and ended. The thread that renews
+        # leases has no context.
+        with context_of(endpoint.app):
+            publish(endpoint, rows)
 
 
 def _run(endpoint: Endpoint, row_id: int) -> bool:

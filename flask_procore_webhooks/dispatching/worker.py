@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Collection
 from contextlib import suppress
+from functools import partial
 
 from ..endpoint import by_database
 from ..endpoint import Endpoint
@@ -190,7 +191,10 @@ class Worker:
             held.close()
             held.flush()
             for claim in held.started():
-                interrupt(endpoint, claim)
+                # A run may have ended meanwhile.
+                if not held.is_done(claim):
+                    interrupt(endpoint, claim)
+            held.flush()
             release(endpoint.store, held.queued())
             self._held.pop(endpoint.name, None)
             self.crew.released(endpoint, [*held.claims])
@@ -220,7 +224,8 @@ class Worker:
         if len(claims) == self._batch_size and self.crew.has_room():
             if seconds_to_work([store])[store.endpoint] == 0.0:
                 self.crew.wake()
-        with renewing(store, claims, seconds, self._on_hang) as held:
+        released = partial(self.crew.released, endpoint)
+        with renewing(store, claims, seconds, self._on_hang, released) as held:
             self._held[endpoint.name] = held
             ran = self._run_batch(endpoint, claims, held)
         self.ran -= held.lost

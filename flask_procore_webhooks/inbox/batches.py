@@ -137,18 +137,26 @@ def renew(store: Store, claims: Collection[Claim], seconds: float) -> set[int]:
     return _change_held(store, claims, lambda: {"due_at": store.db_now() + length})
 
 
-def release(store: Store, claims: Collection[Claim]) -> None:
-    """Make the events that are still held due now, and take their claims back."""
+def release(
+    store: Store, claims: Collection[Claim], until: float | None = None
+) -> None:
+    """Make the events that are still held due now, and take their claims back.
+
+    :param until: as for :meth:`Store.run`.
+    """
     values = {
         "status": Status.PENDING.value,
         "lease": None,
         "claims": store.columns.claims - 1,
     }
-    _change_held(store, claims, lambda: {**values, "due_at": store.db_now()})
+    _change_held(store, claims, lambda: {**values, "due_at": store.db_now()}, until)
 
 
 def _change_held(
-    store: Store, held: Collection[Claim], values: Callable[[], dict[str, Any]]
+    store: Store,
+    held: Collection[Claim],
+    values: Callable[[], dict[str, Any]],
+    until: float | None = None,
 ) -> set[int]:
     """Change the rows that these claims still hold, and return them."""
     if not held:
@@ -163,7 +171,7 @@ def _change_held(
         connection.execute(async_commit(store, change.values(values())))
         return {row.id for row in locked}
 
-    return store.run(work, begin=True)
+    return store.run(work, begin=True, until=until)
 
 
 def _batch(found: Iterable[Any]) -> dict[int, int]:

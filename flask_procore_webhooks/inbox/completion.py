@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime
 from functools import partial
 from itertools import starmap
 from operator import attrgetter
@@ -243,6 +244,7 @@ def settle_done(
     store: Store,
     claims: Collection[_Held],
     jobs: Collection[tuple[int, Job]],
+    at: datetime,
     until: float | None = None,
 ) -> set[int]:
     """Settle events that are done, and insert jobs that have ended, in one commit.
@@ -251,6 +253,8 @@ def settle_done(
     stays as it is.
 
     :param jobs: without rows, each with the row of its event.
+    :param at: when the events are done, as it is stored. A repeat after an error has
+        the same time, and recognises what the try before has settled.
     :param until: as for :meth:`Store.run`.
     :return: the rows of the claims that were still held.
     """
@@ -261,7 +265,7 @@ def settle_done(
     if durable:
         one = statements.done_with_jobs
     rows, tokens = [*map(_ROW_ID, claims)], {*map(_LEASE, claims)}
-    settled = {"rows": rows, "tokens": [*tokens], "at": store.db_now()}
+    settled = {"rows": rows, "tokens": [*tokens], "at": at}
     ends = [*starmap(partial(end_values, store), jobs)]
 
     def work(connection: Connection) -> int:

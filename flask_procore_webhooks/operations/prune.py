@@ -222,19 +222,19 @@ def _moved(store: Store, what: _What, mark: Mark, row: int, left: set[int]) -> M
 def _parts(store: Store, before: datetime, mark: Mark) -> Iterator[Part]:
     """The events that were left before the mark, and those after it, oldest first.
 
-    They end at the first rows that were all received after ``before``.
+    They end at the first ``READ`` rows all received after ``before``, by any clock.
     """
-    c, then, last, end = store.columns, to_db_time(before), mark.row, mark.row
-    for start in range(0, len(mark.left), PART):
-        yield Part(c.id.in_(mark.left[start : start + PART]), mark.row)
+    c, then, last = store.columns, to_db_time(before), mark.row
+    left = [row for row in mark.left if row <= last]  # the others are after the mark
+    for start in range(0, len(left), PART):
+        yield Part(c.id.in_(left[start : start + PART]), mark.row)
     while True:
         rows = select(c.id, c.received_at).where(c.id > last).order_by(c.id)
         part = rows.limit(READ).subquery().c
         settled = func.max(case((part.received_at < then, part.id)))
-        ((newest, settled_id),) = store.rows(select(func.max(part.id), settled))
-        if settled_id is None:
+        ((newest, end),) = store.rows(select(func.max(part.id), settled))
+        if end is None:
             return
-        end = settled_id
         yield Part(and_(c.id > last, c.id <= newest), end)
         last = newest
 

@@ -32,6 +32,8 @@ HANDOVER = 1.0
 #: Seconds after the end of a job when it is written at the latest, and after a failure
 #: when it is tried again.
 LONGEST_DELAY, FAILURE_DELAY = 0.05, 1.0
+#: Seconds of an event after which the claims behind it are released.
+LONGEST_WAIT = 0.5
 
 
 @dataclass(eq=False)
@@ -51,6 +53,8 @@ class HeldClaims:
     renew_at: float
     #: Called when a call has gone on for another lease, and when it is abandoned.
     on_hang: Callable[[], None] = lambda: None
+    #: Called with the rows of queued claims that were released.
+    on_release: Callable[[list[int]], None] = lambda rows: None
     #: The call that runs now.
     call: Call | None = None
     #: Whether a call was abandoned: its thread runs nothing else.
@@ -59,6 +63,8 @@ class HeldClaims:
     ends: dict[int, datetime] = field(default_factory=dict)
     #: When what has ended is to be written, by the monotonic clock.
     write_at: float = inf
+    #: When queued claims are released, by the monotonic clock, if there are any.
+    release_at: float = inf
     #: Claims that were lost before their events were settled as done.
     lost: int = 0
     #: Times in a row that ends were not written.
@@ -70,6 +76,8 @@ class HeldClaims:
     #: Claims of events that are done and not settled, by row, and what announces them.
     _done: dict[int, Claim] = field(default_factory=dict)
     _announced: dict[int, Callable[[], None]] = field(default_factory=dict)
+    #: When the events of a failed write were done: its answer may have been lost.
+    _settled_at: datetime | None = None
     #: Of settled events, in their order.
     _announcements: deque[Callable[[], None]] = field(default_factory=deque)
     _pid: int = field(default_factory=os.getpid)
@@ -79,13 +87,15 @@ class HeldClaims:
         self._lock = threading.Lock()
         #: Held while ends are written.
         self._writing = threading.Lock()
+        if len(self.claims) > 1:
+            self.release_at = time.monotonic() + LONGEST_WAIT
 
     def remove(self, claim: Claim) -> None:
         """Remove a claim that is lost or whose run has ended.
 
         The claim of an event that is done is held until the event is settled.
         """
-        if claim.row_id not in self._done:
+        if not self.is_done(claim):
             self.claims.pop(claim.row_id, None)
 
     def start(self, claim: Claim) -> bool:
@@ -100,6 +110,8 @@ class HeldClaims:
             if self._is_closed or has_ended or claim.row_id not in self.claims:
                 return False
             self._started.add(claim.row_id)
+            if self.release_at < inf:
+                self.release_at = time.monotonic() + LONGEST_WAIT
             return True
 
     def end(self, claim: Claim, job: Job) -> None:
@@ -135,8 +147,11 @@ class HeldClaims:
                 announce()
 
     def flush_due(self) -> None:
-        """Flush if ``LONGEST_DELAY`` is over."""
-        if self._announcements or time.monotonic() >= self.write_at:
+        """Flush if ``LONGEST_DELAY`` is over, or an event is to be announced.
+
+        The next call may take long.
+        """
+        if self._announcements or self._announced or time.monotonic() >= self.write_at:
             self.flush()
 
     def write(self, until: float | None = None) -> None:
@@ -155,12 +170,13 @@ class HeldClaims:
             self.write_at = inf
             done, jobs = self._done.copy(), self._jobs.copy()
             try:
-                settled = settle_done(self.store, done.values(), jobs, until)
+                at = self._settled_at = self._settled_at or self.store.db_now()
+                settled = settle_done(self.store, done.values(), jobs, at, until)
             except BaseException:
                 self.write_at = time.monotonic() + FAILURE_DELAY
                 self.failures += 1
                 raise
-            self.failures = 0
+            self.failures, self._settled_at = 0, None
             del self._jobs[: len(jobs)]
             self._leave(done, settled)
 
@@ -179,7 +195,7 @@ class HeldClaims:
     def renew(self) -> None:
         """Renew the leases of running claims, and remove lost ones; release the rest.
 
-        The rest is still queued; an idle worker can take it then.
+        :raises InboxUnavailable: some are renewed or released by the next call.
         """
         ends = self.store.db_now() + timedelta(seconds=self.seconds)
         started = self.started()
@@ -189,11 +205,23 @@ class HeldClaims:
                 self.ends[claim.row_id] = ends
             else:
                 self.remove(claim)
+        self.release()
+
+    def release(self, until: float | None = None) -> None:
+        """Release the queued claims, so that idle workers can take them.
+
+        :param until: as for :meth:`Store.run`.
+        :raises InboxUnavailable: they are still held.
+        """
         with self._lock:
+            self.release_at = time.monotonic() + FAILURE_DELAY
             queued = self.queued()
-            batches.release(self.store, queued)
+            batches.release(self.store, queued, until)
+            self.release_at = inf
             for claim in queued:
                 self.remove(claim)
+        if queued:
+            self.on_release([claim.row_id for claim in queued])
 
     def is_late(self) -> bool:
         """Whether a renewal of running claims is missing."""
@@ -209,6 +237,10 @@ class HeldClaims:
         return [
             each for each in [*self.claims.values()] if each.row_id in self._started
         ]
+
+    def is_done(self, claim: Claim) -> bool:
+        """Whether its event is done, and not settled yet."""
+        return claim.row_id in self._done
 
     def queued(self) -> list[Claim]:
         claims = [*self.claims.values()]

@@ -62,7 +62,6 @@ class Jobs:
         self.ahead = timedelta()
         #: Rows of events that the end of a job has made due.
         self.woken: list[int] = []
-        #: Keys for whose end other jobs may wait, and those that jobs of this event
         #: Keys for whose end other jobs may wait.
         self._ended: list[HeldKey] = []
         #: Keys that jobs wait for, each with this event.

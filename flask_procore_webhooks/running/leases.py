@@ -1,7 +1,9 @@
 """Leases: one thread for each database renews the leases of running events.
 
-It also writes what has ended while a call goes on. Another thread watches calls, and
-has a call that exceeds its time limit taken over.
+It also writes what has ended while a call goes on, and releases what waits. Where the
+inbox shares a connection with the host's session, it writes nothing: a commit would be
+that of a subscriber's unfinished writes. Another thread watches calls, and has a call
+that exceeds its time limit taken over.
 """
 
 from __future__ import annotations
@@ -18,11 +20,15 @@ from math import inf
 from operator import attrgetter
 from typing import Any
 
+from sqlalchemy import SingletonThreadPool
+from sqlalchemy import StaticPool
+
 from ..errors import InboxUnavailable
 from ..inbox.held import Claim
 from ..log import log
 from ..runtime import Alarms
 from ..runtime import start_thread
+from ..storage.engines import HostEngine
 from ..storage.store import Store
 from .calls import Call
 from .held import HeldClaims
@@ -30,6 +36,8 @@ from .held import RENEWALS
 
 #: Seconds after which a thread without leases to renew ends.
 IDLE = 60.0
+#: Failed writes in a row, about one a second, that are logged.
+WARNED_FAILURES = 5
 
 
 class LeaseRenewer:
@@ -49,7 +57,7 @@ class LeaseRenewer:
             if self._thread is None or not self._thread.is_alive():
                 self._start()
             # A thread that wakes in time sleeps on: most runs are short.
-            if self._wakes_at > held.renew_at:
+            if self._wakes_at > min(held.renew_at, held.release_at):
                 self._changed.notify()
 
     def wake_at(self, when: float) -> None:
@@ -99,18 +107,21 @@ class LeaseRenewer:
             return True
 
     def _seconds_to_work(self) -> float:
-        times = (min(held.renew_at, held.write_at) for held in self._held)
+        times = (_work_at(held) for held in self._held)
         self._wakes_at = min(times, default=inf)
         return self._wakes_at - time.monotonic()
 
     def _work(self) -> None:
         for held in self.held():
-            if held.write_at <= time.monotonic():
+            if not _shares_connection(held.store):
                 _write(held)
             if held.renew_at <= time.monotonic():
+                held.renew_at = time.monotonic() + held.seconds / RENEWALS
                 if held.call is not None:
                     self.watch(held, time.monotonic())
-                _renew(held)
+                if not _shares_connection(held.store):
+                    with _logged("Leases are not renewed"):
+                        held.renew()
 
 
 @contextmanager
@@ -119,16 +130,18 @@ def renewing(
     claimed: Collection[Claim],
     seconds: float,
     on_hang: Callable[[], None] = lambda: None,
+    on_release: Callable[[list[int]], None] = lambda rows: None,
 ) -> Iterator[HeldClaims]:
     """Renew the leases of the claims, of ``seconds`` each, until the block ends.
 
-    What has ended in the block is written at its end at the latest.
+    What has ended in the block is written at its end at the latest. Claims that wait
+    for a long event are released, and ``on_release`` is called with their rows.
 
     :raises InboxUnavailable: that is not written; see :meth:`HeldClaims.flush`.
     """
     by_row = dict(zip(map(attrgetter("row_id"), claimed), claimed, strict=True))
     renew_at = time.monotonic() + seconds / RENEWALS
-    held = HeldClaims(store, seconds, by_row, renew_at, on_hang)
+    held = HeldClaims(store, seconds, by_row, renew_at, on_hang, on_release)
     renewer = _renewer_of(store)
     renewer.add(held)
     try:
@@ -184,22 +197,50 @@ def _renewer_of(store: Store) -> LeaseRenewer:
     return found or parts.setdefault(LeaseRenewer, LeaseRenewer())
 
 
-def _renew(held: HeldClaims) -> None:
-    held.renew_at = time.monotonic() + held.seconds / RENEWALS
-    try:
-        held.renew()
-    except InboxUnavailable as unavailable:
-        log.warning("Leases are not renewed: %s", unavailable)
-    except Exception:
-        log.exception("Leases are not renewed")
+def _work_at(held: HeldClaims) -> float:
+    """When the thread of the leases has work, by the monotonic clock."""
+    if _shares_connection(held.store):
+        return held.renew_at  # its calls are watched
+    return min(held.renew_at, held.write_at, held.release_at)
+
+
+def _shares_connection(store: Store) -> bool:
+    """Whether a subscriber's session may have the connection of the inbox.
+
+    It has in the transaction of a test, and on pools with one connection for all.
+    """
+    if store.database.joined is not None:
+        return True
+    engine = store.database.opened
+    pools = StaticPool, SingletonThreadPool
+    return isinstance(engine, HostEngine) and isinstance(engine.pool, pools)
 
 
 def _write(held: HeldClaims) -> None:
     """Write once: while the database is locked, other leases are to be renewed."""
+    now = time.monotonic()
+    if held.release_at <= now:
+        with _logged("Queued claims are not released", lambda: False):
+            held.release(until=0.0)
+    if held.write_at <= now:
+        # A subscriber that has written may lock a SQLite file until its end.
+        with _logged(
+            "The ends of runs are not written yet",
+            lambda: held.failures == WARNED_FAILURES,
+        ):
+            held.write(until=0.0)
+
+
+@contextmanager
+def _logged(text: str, warns: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Log an error in the block.
+
+    :param warns: whether an unavailable database is logged.
+    """
     try:
-        held.write(until=0.0)
+        yield
     except InboxUnavailable as unavailable:
-        if held.failures == 1:
-            log.warning("The ends of runs are not written yet: %s", unavailable)
+        if warns():
+            log.warning("%s: %s", text, unavailable)
     except Exception:
-        log.exception("The ends of runs are not written yet")
+        log.exception(text)

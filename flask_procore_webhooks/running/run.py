@@ -211,7 +211,12 @@ class Run:
         return self.jobs.settle()
 
     def _interrupt(self, error: BaseException) -> None:
-        """End the run at once: other workers need not wait for the end of the lease."""
+        """End the run at once: other workers need not wait for the end of the lease.
+
+        An event that is done is left to be settled.
+        """
+        if self.jobs.held.is_done(self.claim):
+            return
         # SystemExit, KeyboardInterrupt, a worker timeout: the subscriber has ended.
         try:
             if isinstance(error, InboxUnavailable) or self._is_waiting:

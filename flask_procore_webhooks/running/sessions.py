@@ -84,10 +84,13 @@ def end_session(source: SessionSource, first: Session | None = None) -> None:
     :param first: rolled back too, if it was replaced.
     """
     try:
-        current = source()
-        if first is not None and first is not current:
-            _close(first)
-        _close(current)
+        try:
+            current = source()
+        finally:
+            if first is not None:
+                _close(first)
+        if current is not first:
+            _close(current)
         if remove := getattr(source, "remove", None):
             remove()
     except Exception:

@@ -79,7 +79,9 @@ def test_synchronous_commit_applies_to_the_next_transaction(host: Host) -> None:
     store, claim = host.endpoint.store, claimed(host)
     finish(store, claim.row_id, done(store, "a:b"))
     jobs = [(claim.row_id, done(store, "c:d"))]
-    assert completion.settle_done(store, [claim], jobs) == {claim.row_id}
+    assert completion.settle_done(store, [claim], jobs, store.db_now()) == {
+        claim.row_id
+    }
     ((setting,),) = store.rows(sa.text("SHOW synchronous_commit"))
     assert setting == "on"
 
@@ -117,7 +119,9 @@ def test_existing_row_of_a_job_does_not_block_the_outcome(host: Host) -> None:
     store, claim = host.endpoint.store, claimed(host)
     finish(store, claim.row_id, done(store, "a:b"))
     jobs = [(claim.row_id, done(store, "a:b"))]
-    assert completion.settle_done(store, [claim], jobs) == {claim.row_id}
+    assert completion.settle_done(store, [claim], jobs, store.db_now()) == {
+        claim.row_id
+    }
     assert due.status_of(store, claim.row_id) == Status.DONE
     assert states(store) == {"a:b": "done"}
 
@@ -126,6 +130,6 @@ def test_finished_job_is_kept_after_the_lease_was_lost(host: Host) -> None:
     store, claim = host.endpoint.store, claimed(host)
     batches.release(store, [claim])
     jobs = [(claim.row_id, done(store, "a:b"))]
-    assert completion.settle_done(store, [claim], jobs) == set()
+    assert completion.settle_done(store, [claim], jobs, store.db_now()) == set()
     assert due.status_of(store, claim.row_id) == Status.PENDING
     assert states(store) == {"a:b": "done"}

@@ -505,7 +505,7 @@ def test_events_that_are_done_are_settled_with_their_jobs(
     found = [replace(claim, durable=durable) for claim in claimed_batch(store, 3)]
     jobs = ends(store, found, "a:b") + ends(store, found[:1], "c:d")
     rows = {claim.row_id for claim in found}
-    assert completion.settle_done(store, found, jobs) == rows
+    assert completion.settle_done(store, found, jobs, store.db_now()) == rows
     for claim in found:
         settled = by_id(store)[claim.event_id]
         assert (settled["status"], settled["lease"], settled["claims"]) == (
@@ -517,12 +517,15 @@ def test_events_that_are_done_are_settled_with_their_jobs(
         assert settled["finished_at"] is not None
         both = {"a:b": "done", "c:d": "done"} if claim is found[0] else {"a:b": "done"}
         assert states(store, claim.event_id) == both
-    assert completion.settle_done(store, found, []) == set()
+    assert completion.settle_done(store, found, [], store.db_now()) == set()
 
 
 def test_jobs_are_written_before_their_event_is_done(store: Store) -> None:
     (claim,) = claimed_batch(store, 1)
-    assert completion.settle_done(store, [], ends(store, [claim], "a:b")) == set()
+    assert (
+        completion.settle_done(store, [], ends(store, [claim], "a:b"), store.db_now())
+        == set()
+    )
     assert row(store, claim.event_id)["status"] == Status.RUNNING
     assert states(store, claim.event_id) == {"a:b": "done"}
 
@@ -533,7 +536,10 @@ def test_batch_whose_answer_is_lost_is_settled(store: Store, durable: bool) -> N
     is_one = store.dialect_name == "postgresql"
     lost = LostAnswer(store, "WITH" if is_one else "COMMIT")
     rows = {claim.row_id for claim in found}
-    assert completion.settle_done(store, found, ends(store, found, "a:b")) == rows
+    assert (
+        completion.settle_done(store, found, ends(store, found, "a:b"), store.db_now())
+        == rows
+    )
     assert lost.made
     assert {each["status"] for each in by_id(store).values()} == {Status.DONE}
 
@@ -544,7 +550,10 @@ def test_lost_lease_leaves_the_rest_of_a_batch(store: Store, clock: Clock) -> No
     batches.release(store, found[:1])
     again = claim_one(store, found[0].row_id)
     rows = {claim.row_id for claim in found[1:]}
-    assert completion.settle_done(store, found, ends(store, found, "a:b")) == rows
+    assert (
+        completion.settle_done(store, found, ends(store, found, "a:b"), store.db_now())
+        == rows
+    )
     first = by_id(store)[again.event_id]
     assert (first["status"], first["lease"]) == (Status.RUNNING, again.lease)
     for claim in found:
@@ -555,7 +564,10 @@ def test_row_of_a_later_run_blocks_no_batch(store: Store) -> None:
     found = claimed_batch(store, 3)
     write_held(store, found[1], [Job("a:b")])
     rows = {claim.row_id for claim in found}
-    assert completion.settle_done(store, found, ends(store, found, "a:b")) == rows
+    assert (
+        completion.settle_done(store, found, ends(store, found, "a:b"), store.db_now())
+        == rows
+    )
     kept = [states(store, claim.event_id)["a:b"] for claim in found]
     assert kept == ["done", "pending", "done"]
 

@@ -89,6 +89,23 @@ def test_queued_claim_is_released_after_a_while(store: Store) -> None:
     assert {row["claims"] for row in by_id(store).values()} == {1}
 
 
+def test_claims_behind_a_long_event_are_released_long_before_the_renewal(
+    store: Store,
+) -> None:
+    rows = record(store, "evt_1", "evt_2", "evt_3")
+    claimed, released = batches.claim_due(store, 3, 600), list[int]()
+
+    with renewing(store, claimed, 600, on_release=released.extend) as held:
+        assert held.start(claimed[0])
+        wait_until(lambda: released)
+        assert released == rows[1:] and held.queued() == []
+        taken = batches.claim_due(store, 3, 600)
+        assert not held.start(claimed[1])
+
+    assert {claim.event_id for claim in taken} == {"evt_2", "evt_3"}
+    assert {row["claims"] for row in by_id(store).values()} == {1}
+
+
 def test_claim_with_an_expired_lease_does_not_start(store: Store, clock: Clock) -> None:
     """A suspended process may continue with any of its threads first."""
     record(store, "evt_1")

@@ -7,12 +7,15 @@ import threading
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from sqlalchemy.orm import scoped_session
+from sqlalchemy.orm import sessionmaker
 from support.hosts import Host
 from support.hosts import run_host
 from support.inboxes import by_id
@@ -251,8 +254,7 @@ def test_stopped_worker_writes_what_has_ended(host: Host) -> None:
 # Lost claims
 
 
-def test_lost_claim_is_not_counted_and_not_announced(host: Host) -> None:
-    announced: list[str] = []
+def test_lost_claim_is_not_counted(host: Host) -> None:
 
     @host.webhooks.on(name="one")
     def one(event: Event) -> None:
@@ -265,18 +267,24 @@ def test_lost_claim_is_not_counted_and_not_announced(host: Host) -> None:
     def held() -> Any:
         return worker._held[host.endpoint.name]
 
-    def receiver(app: Flask, event: Event) -> None:
-        announced.append(event.id)
-
-    event_processed.connect(receiver)
     record(host.store, *numbered(2))
     worker = worker_with_batches(host, 2)
     assert worker.run_due() == worker.ran == 1
-    event_processed.disconnect(receiver)
-    assert announced == ["evt_1"]
     # The subscriber has finished, whoever settles its event.
     assert states(host.store, "evt_0") == {"one": "done"}
     assert statuses(host.store) == {"evt_0": "running", "evt_1": "done"}
+
+
+def test_lost_claim_is_not_announced(host: Host) -> None:
+    record(host.store, *numbered(2))
+    claimed, announced = batches.claim_due(host.store, 2, 60), list[str]()
+    with renewing(host.store, claimed, 60) as held:
+        for claim in claimed:
+            assert held.start(claim)
+            held.settle(claim, partial(announced.append, claim.event_id))
+        batches.release(host.store, claimed[:1])
+    assert announced == ["evt_1"] and held.lost == 1
+    assert statuses(host.store) == {"evt_0": "pending", "evt_1": "done"}
 
 
 def test_forked_child_writes_nothing(sqlite_host: Host) -> None:
@@ -345,3 +353,150 @@ def test_unwritten_ends_are_kept_for_the_next_call(
         assert held.started() == [] and held.lost == 0
     assert announced == ["evt_0"]
     assert statuses(store) == {"evt_0": "done"}
+
+
+# On a connection that the session of the subscriber shares
+
+ENDED = "SELECT subscriber FROM procore_webhook_job WHERE state = 'done' ORDER BY 1"
+
+
+def failing_writer(host: Host) -> list[str]:
+    """Subscribe a function that fails at first, long after it has written.
+
+    :return: gets the calls of a subscriber before it.
+    """
+    first, calls = list[str](), list[str]()
+    host.webhooks.on(name="first")(lambda event: first.append(event.id))
+
+    @host.webhooks.on(name="writer")
+    def writer(event: Event) -> None:
+        calls.append(event.id)
+        host.note(f"attempt {len(calls)}")
+        # For longer than the ends of runs are kept elsewhere.
+        time.sleep(0.2)
+        if len(calls) == 1:
+            raise ValueError("the first attempt fails")
+
+    return first
+
+
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_shared_connection_keeps_no_write_of_a_failed_attempt(
+    make_app: MakeApp, tmp_path: Path, place: str
+) -> None:
+    url = "sqlite://" if place == "memory" else f"sqlite:///{tmp_path / 'host.db'}"
+    shared = {"poolclass": sa.StaticPool, "connect_args": {"check_same_thread": False}}
+    app = make_app(SQLALCHEMY_ENGINE_OPTIONS=shared)
+    with run_host(app, "flask_sqlalchemy", url) as host:
+        first = failing_writer(host)
+        assert host.deliver().status_code == 500
+        assert host.deliver().status_code == 200
+        assert host.notes() == ["attempt 2"] and len(first) == 1
+        assert [*statuses(host.store).values()] == ["done"]
+
+
+def test_transaction_of_a_test_keeps_no_write_of_a_failed_attempt(
+    make_app: MakeApp, postgresql_url: str
+) -> None:
+    with run_host(make_app(), "flask_sqlalchemy", postgresql_url) as host:
+        first, db = failing_writer(host), host.app.extensions["sqlalchemy"]
+        before = db.session
+        with host.app.app_context(), host.engine.connect() as connection:
+            mode: Any = "create_savepoint"
+            make = sessionmaker(bind=connection, join_transaction_mode=mode)
+            transaction = connection.begin()
+            db.session = host.session = scoped_session(make)
+            assert host.deliver().status_code == 500
+            assert host.deliver().status_code == 200
+            notes = connection.scalars(sa.select(host.note_table.c.text)).all()
+            ended = connection.scalars(sa.text(ENDED)).all()
+            db.session.remove()
+            transaction.rollback()
+        db.session = host.session = before
+        assert notes == ["attempt 2"] and len(first) == 1
+        assert ended == ["first", "writer"]
+        assert host.notes() == [] and by_id(host.store) == {}
+
+
+# Ends of workers
+
+
+def test_stopped_process_interrupts_no_event_that_is_done(host: Host) -> None:
+    """The main thread releases the claims of a worker whose thread goes on."""
+    store = host.store
+    record(store, *numbered(3))
+    first, second, third = batches.claim_due(store, 3, 60)
+    worker = worker_with_batches(host, 1)
+    with renewing(store, [first, second, third], 60) as held:
+        worker._held[host.endpoint.name] = held
+        assert all(map(held.start, [first, second, third]))
+        # The second one is done when the first one is written.
+        held.settle(first, lambda: held.settle(second, None))
+        worker.release()
+    found = statuses(store)
+    assert found == {"evt_0": "done", "evt_1": "done", "evt_2": "pending"}
+
+
+# Slow calls
+
+
+def test_event_is_announced_before_the_next_call(host: Host) -> None:
+    announced: list[str] = []
+    before: list[list[str]] = []
+
+    @host.webhooks.on(name="one")
+    def one(event: Event) -> None:
+        before.append([*announced])
+
+    def receiver(app: Flask, event: Event) -> None:
+        announced.append(event.id)
+
+    event_processed.connect(receiver)
+    record(host.store, *numbered(3))
+    assert worker_with_batches(host, 3).run_due() == 3
+    event_processed.disconnect(receiver)
+    assert before == [[], ["evt_0"], ["evt_0", "evt_1"]]
+
+
+def test_file_that_a_subscriber_has_locked_is_no_failure(
+    sqlite_host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = sqlite_host
+
+    @host.webhooks.on(name="one")
+    def one(event: Event) -> None:
+        if event.id == "evt_1":
+            host.note(event.id)
+            (held,) = worker._held.values()
+            wait_until(lambda: held.failures == 2)
+
+    record(host.store, *numbered(3))
+    worker = worker_with_batches(host, 3)
+    worker.run_all()
+    assert set(statuses(host.store).values()) == {"done"}
+    assert caplog.text == ""
+
+
+def test_write_whose_answer_is_lost_is_recognised_later(host: Host) -> None:
+    store = host.store
+    record(store, "evt_0")
+    (claim,) = batches.claim_due(store, 1, 60)
+    made: list[str] = []
+
+    @sa.event.listens_for(store.database.engine, "after_cursor_execute")
+    def lose(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith(("WITH", "COMMIT")):
+            made.append(statement)
+            if len(made) == 1:
+                raise ConnectionError("the answer is lost")
+
+    announced: list[str] = []
+    with renewing(store, [claim], 60) as held:
+        assert held.start(claim)
+        held.end(claim, done(store, "a:b"))
+        held.settle(claim, lambda: announced.append("evt_0"))
+        with pytest.raises(InboxUnavailable):
+            held.write(until=0.0)
+        assert statuses(store) == {"evt_0": "done"}
+        held.flush()
+    assert held.lost == 0 and announced == ["evt_0"]

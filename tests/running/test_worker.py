@@ -38,6 +38,7 @@ from flask_procore_webhooks import event_dead
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks import RetryLater
+from flask_procore_webhooks.dispatching.pool import Pool
 from flask_procore_webhooks.dispatching.worker import Worker
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.errors import InboxUnavailable
@@ -185,6 +186,7 @@ def test_stopped_worker_releases_queued_events(
     monkeypatch.setattr(
         "flask_procore_webhooks.dispatching.crew.Crew.batch_seconds", PATIENCE
     )
+    monkeypatch.setattr("flask_procore_webhooks.running.held.LONGEST_WAIT", PATIENCE)
     begun, go_on = threading.Event(), threading.Event()
     slow = False
 
@@ -351,6 +353,31 @@ def test_slow_events_are_shared_and_fast_events_batched(host: Host) -> None:
         wait_until(all_done(host.store, 158))
     assert max(held) <= 4
     assert set(by.values()) <= {3, 4, 5}
+
+
+def test_events_behind_a_long_one_are_run_by_an_idle_thread(host: Host) -> None:
+    """The first thread has claimed them in a batch sized for fast events."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    @host.webhooks.on(name="writer")
+    def writer(event: Event) -> None:
+        if event.id == "slow":
+            begun.set()
+            assert go_on.wait(PATIENCE)
+
+    record(host.store, *numbered(20))
+    pool = Pool([host.endpoint], 2, poll=3600)
+    pool.wake()
+    wait_until(all_done(host.store, 20))
+    pause(host.endpoint.store, "an operator")
+    record(host.store, "slow", "evt_a", "evt_b")
+    resume(host.endpoint.store, "an operator")
+    pool.wake()
+    assert begun.wait(PATIENCE)
+    wait_until(lambda: counted(host.store)["done"] == 22)
+    go_on.set()
+    wait_until(all_done(host.store, 23))
+    pool.end(PATIENCE)
 
 
 @pytest.mark.slow

@@ -41,6 +41,7 @@ from support.values import SECRET
 from support.waiting import wait_until
 
 from flask_procore_webhooks import Event
+from flask_procore_webhooks import event_failed
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import PrudraWebhooks
 from flask_procore_webhooks import RetryLater
@@ -510,6 +511,30 @@ def test_rest_of_a_long_batch_is_published(
     for row in rest:
         call(app, RUN, "procore_webhooks", row)
     assert [status(app, row) for row in rows] == ["done"] * 11
+
+
+@pytest.mark.usefixtures("large_batches")
+def test_rest_of_a_batch_is_published_while_its_event_goes_on(
+    app: Flask, redis: Broker, calls: list[str]
+) -> None:
+    rows = [send(app, id=id) for id in numbered(7, "evt")]
+    for row in rows[0], rows[2]:
+        call(app, RUN, "procore_webhooks", row, is_new=True)
+    rest: list[int] = []
+    statuses: list[str] = []
+
+    @event_failed.connect
+    def look(sender: Flask, event: Event, **_: Any) -> None:
+        """Called at the end of the slow event, by its thread."""
+        rest.extend(redis.taken_rows())
+        statuses.extend(status(app, row) for row in rows[8:])
+
+    rows += [send(app, id="evt_slow", seconds=1.5, fails=True)]
+    rows += [send(app) for _ in range(2)]
+    redis.take()
+    call(app, RUN, "procore_webhooks", rows[5], is_new=True)
+    event_failed.disconnect(look)
+    assert rest == rows[8:] and statuses == ["pending"] * 2
 
 
 def test_no_batch_follows_a_slow_event(
