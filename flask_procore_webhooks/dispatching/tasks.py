@@ -26,7 +26,7 @@ from ..log import log
 from ..operations.seen import note_seen
 from ..running.failures import RunOutcome
 from ..running.run import process
-from ..storage.database import context_of
+from ..storage.connections import context_of
 from ..storage.store import Store
 from ..storage.tally import flush_all
 from .celery import is_eager

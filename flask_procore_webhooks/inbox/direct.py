@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from operator import itemgetter
 from typing import Any
+from typing import cast
 
 from sqlalchemy import Connection
 from sqlalchemy import Dialect
@@ -126,8 +127,7 @@ class _Kept:
         #: Held by the thread that uses the connection.
         self.lock = threading.Lock()
         self.is_broken = False
-        self._pool: Any = engine.pool
-        self._table = table
+        self._table, self._pool = table, cast(Any, engine.pool)
         #: By the number of rows.
         self._statements = {1: _Statement(table, engine.dialect, 1)}
         driver: Any = connection.connection.dbapi_connection

@@ -135,17 +135,20 @@ class Recorder:
             return [*row_ids]
         until = min(until for _, until in batch)
         try:
-            with self._store.database.mount.context():
-                insert = partial(self._insert, rows=rows)
-                row_ids = self._store.run(insert, until=until)
-                self._insert_directly.open()
-            return [*row_ids]
+            return [*self._insert_plainly(rows, until)]
         except TransientError as error:
             return _late(batch, error)
         except Exception as error:
             if len(rows) == 1:
                 return [error]
         return self._insert_singly(batch, until)
+
+    def _insert_plainly(self, rows: list[Row], until: float) -> list[int]:
+        with self._store.database.mount.context():
+            insert = partial(self._insert, rows=rows)
+            row_ids = self._store.run(insert, until=until)
+            self._insert_directly.open()
+        return row_ids
 
     def _insert_singly(
         self, batch: list[Delivery], until: float
