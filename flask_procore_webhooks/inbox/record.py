@@ -22,6 +22,7 @@ from sqlalchemy import update
 
 from ..event import Event
 from ..schema.marks import note_body
+from ..storage.connections import context_of
 from ..storage.store import Store
 from ..storage.store import to_db_time
 from ..storage.store import TransientError
@@ -126,29 +127,32 @@ class Recorder:
         self.insert: Writer[Delivery, int] = Writer(self._insert_batch)
 
     def _insert_batch(self, batch: list[Delivery]) -> list[int | Exception | None]:
-        """Return the outcome of each delivery, ``None`` for those to try again.
+        """Return the outcome of each delivery, ``None`` for those to try again."""
+        row_ids = self._insert_directly([row for row, _ in batch])
+        if row_ids is not None:
+            return [*row_ids]
+        # In the thread of batches, there is none.
+        with context_of(self._store.database.mount.app):
+            return self._insert_plainly(batch)
+
+    def _insert_plainly(self, batch: list[Delivery]) -> list[int | Exception | None]:
+        """As :meth:`_insert_batch`, by the statement for every database.
 
         A batch ends with the time of its oldest delivery: the others have more.
         """
-        rows = [row for row, _ in batch]
-        if (row_ids := self._insert_directly(rows)) is not None:
-            return [*row_ids]
-        until = min(until for _, until in batch)
+        rows, ends = zip(*batch, strict=True)
+        until = min(ends)
         try:
-            return [*self._insert_plainly(rows, until)]
+            insert = partial(self._insert, rows=rows)
+            row_ids = self._store.run(insert, until=until)
+            self._insert_directly.open()
+            return [*row_ids]
         except TransientError as error:
             return _late(batch, error)
         except Exception as error:
             if len(rows) == 1:
                 return [error]
         return self._insert_singly(batch, until)
-
-    def _insert_plainly(self, rows: list[Row], until: float) -> list[int]:
-        with self._store.database.mount.context():
-            insert = partial(self._insert, rows=rows)
-            row_ids = self._store.run(insert, until=until)
-            self._insert_directly.open()
-        return row_ids
 
     def _insert_singly(
         self, batch: list[Delivery], until: float

@@ -11,10 +11,8 @@ import weakref
 from collections.abc import Callable
 from collections.abc import Hashable
 from contextlib import AbstractContextManager
-from contextlib import nullcontext
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from typing import Protocol
 
@@ -73,6 +71,8 @@ class FlaskSQLAlchemy(Protocol):
 class Mount:
     """How an endpoint is mounted on a database; it holds nothing of a process."""
 
+    #: Hooks of a host's pool may need its context.
+    app: Flask
     tables: Tables
     #: Equal for endpoints of one app that share a database.
     key: Hashable
@@ -84,8 +84,6 @@ class Mount:
     session: SessionSource | None = None
     #: Whether missing tables are created at the first use.
     creates_tables: bool = False
-    #: The current context of the app or a new one: hooks of a host's pool may need it.
-    context: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 class Database:
@@ -177,8 +175,7 @@ def host_mount(app: Flask, db: FlaskSQLAlchemy) -> Mount:
             # A fixture may put a connection in the place of an engine.
             return _host_engine(runtime, db.engine.engine)
 
-    tables, context = define_tables(db.metadata), partial(context_of, app)
-    return Mount(tables, ("db", id(db)), find_engine, db=db, context=context)
+    return Mount(app, define_tables(db.metadata), ("db", id(db)), find_engine, db=db)
 
 
 def session_mount(app: Flask, metadata: MetaData, session: SessionSource) -> Mount:
@@ -191,8 +188,7 @@ def session_mount(app: Flask, metadata: MetaData, session: SessionSource) -> Mou
             return _host_engine(runtime, bind.engine)
 
     key = "session", id(metadata), id(session)
-    context = partial(context_of, app)
-    return Mount(tables, key, find_engine, session=session, context=context)
+    return Mount(app, tables, key, find_engine, session=session)
 
 
 def own_mount(
@@ -227,10 +223,8 @@ def own_mount(
         return runtime.part(key, make)
 
     mount_key = ("own", id(metadata), uri)
-    tables, context = define_tables(metadata), partial(context_of, app)
-    return Mount(
-        tables, mount_key, find_engine, creates_tables=creates_tables, context=context
-    )
+    tables = define_tables(metadata)
+    return Mount(app, tables, mount_key, find_engine, creates_tables=creates_tables)
 
 
 def argument_problems(
