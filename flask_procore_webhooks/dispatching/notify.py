@@ -117,7 +117,7 @@ class Listener:
     """A thread that listens for the endpoints of one database."""
 
     def __init__(self, stores: list[Store], wake: Callable[[], None]) -> None:
-        self._database = stores[0].database
+        self._store, self._database = stores[0], stores[0].database
         self._names = {store.endpoint for store in stores}
         self._wake = wake
         self._stopping = threading.Event()
@@ -137,7 +137,7 @@ class Listener:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                with closing(_connect(self._database)) as connection:
+                with closing(self._connect()) as connection:
                     if reason := _refusal(self._database, connection):
                         log.warning(reason)
                         return
@@ -146,6 +146,10 @@ class Listener:
             except Exception as error:
                 self._warn_once(error)
                 self._stopping.wait(RETRY)
+
+    def _connect(self) -> Any:
+        """A connection that listens: made like the host's own, but outside its pool."""
+        return self._store.detached().connection.dbapi_connection
 
     def _listen(self, connection: Any) -> None:
         if self._has_failed:
@@ -182,20 +186,6 @@ class Listener:
             self._has_failed = True
             text = self._database.explain(error)
             log.warning("New events wait for the next poll: %s", text)
-
-
-def _connect(database: Database) -> Any:
-    """A connection that listens: made like the host's own, but outside its pool."""
-    pooled = database.engine.raw_connection()
-    pooled.detach()
-    connection: Any = pooled.dbapi_connection
-    try:
-        connection.rollback()
-        connection.autocommit = True
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def _refusal(database: Database, connection: Any) -> str | None:
