@@ -17,6 +17,7 @@ from sqlalchemy import update
 
 from ..schema.tables import lock_in_order
 from ..storage.store import Store
+from .claims import claimable
 from .claims import running_values
 from .completion import async_commit
 from .held import Claim
@@ -78,7 +79,7 @@ class BatchStatements:
     def __init__(self, store: Store) -> None:
         c = store.columns
         rows: Any = bindparam("rows", expanding=True)
-        due = c.due_at <= bindparam("now")
+        due = claimable(store, bindparam("now"))
         claimed = [c[name] for name in CLAIMED]
         query = select(*claimed, c.claims).where(c.endpoint == bindparam("owner"), due)
         if skips_locked := store.traits().skips_locked:

@@ -121,15 +121,17 @@ def settle(store: Store, claim: Claim, end: Settlement) -> bool:
 
 
 def claimable(
-    store: Store, now: datetime, hurry: bool = False, ahead: float = 0.0
+    store: Store, now: Any, hurry: bool = False, ahead: float = 0.0
 ) -> ColumnElement[bool]:
     """The condition for events that may be claimed.
 
+    :param now: a time, or a parameter if neither of the others is given.
     :param hurry: also events that wait.
     :param ahead: also events that wait for at most so many seconds.
     """
     c = store.columns
-    due, waits = c.due_at <= now, c.status == Status.PENDING.value
+    due: ColumnElement[bool] = c.due_at <= now
+    waits = c.status == Status.PENDING.value
     if hurry:
         return or_(due, waits)
     if ahead:
