@@ -107,16 +107,16 @@ class DirectInserts:
     def _keep(self, engine: Engine) -> None:
         if self._refused is engine:
             return
-        connection = self._store.detached()
+        connection, kept = self._store.detached(), None
         try:
-            if not is_in_autocommit(connection):
+            if is_in_autocommit(connection):
+                table = self._store.database.tables.event
+                self._kept = kept = _Kept(engine, connection, table)
+            else:
                 self._refused = engine
-                raise ValueError("the driver is in a transaction at all times")
-            table = self._store.database.tables.event
-            self._kept = _Kept(engine, connection, table)
-        except BaseException:
-            connection.close()
-            raise
+        finally:
+            if kept is None:
+                connection.close()
 
 
 class _Kept:

@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
 from datetime import datetime
@@ -138,13 +137,12 @@ class HeldClaims:
         """
         if self._jobs or self._done:
             self.write()
-        while self._announcements:
-            announce: Callable[[], None] | None = None
-            # The thread that ends the process may take the last one.
-            with suppress(IndexError):
+        while True:
+            try:
                 announce = self._announcements.popleft()
-            if announce is not None:
-                announce()
+            except IndexError:
+                return  # the thread that ends the process may have taken the last one
+            announce()
 
     def flush_due(self) -> None:
         """Flush if ``LONGEST_DELAY`` is over, or an event is to be announced.
