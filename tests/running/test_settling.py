@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from support.inboxes import statuses
 from support.outages import locked
 from support.waiting import PATIENCE
 from support.waiting import wait_until
-from support.workers import SETTINGS
 from support.workers import working
 
 from flask_procore_webhooks import Event
@@ -39,19 +37,6 @@ from flask_procore_webhooks.running.held import HeldClaims
 from flask_procore_webhooks.running.leases import renewing
 
 MakeApp = Callable[..., Flask]
-
-
-@pytest.fixture
-def host(make_app: MakeApp, database_url: str) -> Iterator[Host]:
-    with run_host(make_app(**SETTINGS), "flask_sqlalchemy", database_url) as host:
-        yield host
-
-
-@pytest.fixture
-def sqlite_host(make_app: MakeApp, tmp_path: Path) -> Iterator[Host]:
-    url = f"sqlite:///{tmp_path / 'host.db'}"
-    with run_host(make_app(**SETTINGS), "flask_sqlalchemy", url) as host:
-        yield host
 
 
 def numbered(count: int) -> list[str]:

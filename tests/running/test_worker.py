@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -55,19 +54,6 @@ from flask_procore_webhooks.operations.pauses import resume
 from flask_procore_webhooks.storage.store import Store
 
 MakeApp = Callable[..., Flask]
-
-
-@pytest.fixture
-def host(make_app: MakeApp, database_url: str) -> Iterator[Host]:
-    with run_host(make_app(**SETTINGS), "flask_sqlalchemy", database_url) as host:
-        yield host
-
-
-@pytest.fixture
-def sqlite_host(make_app: MakeApp, tmp_path: Path) -> Iterator[Host]:
-    url = f"sqlite:///{tmp_path / 'host.db'}"
-    with run_host(make_app(**SETTINGS), "flask_sqlalchemy", url) as host:
-        yield host
 
 
 # The loop

@@ -157,7 +157,7 @@ def go_on():
 assert [send(), send(), send()] == [200] * 3
 for _ in range(4):
     threading.Thread(target=go_on, daemon=True).start()
-time.sleep(0.3)
+time.sleep(0.3)  # deliveries are under way when the process ends
 """
 
 

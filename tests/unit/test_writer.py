@@ -32,6 +32,20 @@ class Work:
         return [ValueError(str(i)) if i < 0 else 2 * i for i in items]
 
 
+class HangingAtZero:
+    """Returns the numbers of each batch; those of ``[0]`` as soon as ``go`` is set."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.hangs = threading.Event()
+
+    def __call__(self, items: list[int]) -> list[int | Exception]:
+        if items == [0]:
+            self.hangs.set()
+            assert self.go.wait(30)
+        return list(items)
+
+
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even on a slow machine, no batch is taken for a hanging one."""
@@ -197,7 +211,7 @@ def test_call_whose_batches_are_all_interrupted_ends_in_time(
         assert entered.wait(30)
         second = pool.submit(outcome, lambda: writer(1))
         all_waiting(writer, 1)
-        time.sleep(0.3)
+        time.sleep(0.3)  # longer than LONGEST_CALL
         go.set()
         assert isinstance(first.result(30), SystemExit)
         assert isinstance(second.result(30), (TimeoutError, SystemExit))
@@ -244,23 +258,16 @@ def test_calls_behind_a_hanging_caller_are_run_by_the_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "LONGEST_WAIT", 0.3)
-    hang, hanging = threading.Event(), threading.Event()
-
-    def work(items: list[int]) -> list[int | Exception]:
-        if items == [0]:
-            hanging.set()
-            assert hang.wait(30)
-        return list(items)
-
+    work = HangingAtZero()
     writer = Writer(work)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(writer, 0)
-        assert hanging.wait(30)
+        assert work.hangs.wait(30)
         # The thread waits when the first of them replaces it.
         others = [pool.submit(writer, number) for number in (1, 2, 3)]
         assert [each.result(30) for each in others] == [1, 2, 3]
         assert [writer(4), writer(5)] == [4, 5]
-        hang.set()
+        work.go.set()
         assert first.result(30) == 0
 
 
@@ -268,23 +275,16 @@ def test_calls_behind_a_hanging_caller_run_themselves_without_a_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "LONGEST_WAIT", 0.3)
-    hang, hanging = threading.Event(), threading.Event()
-
-    def work(items: list[int]) -> list[int | Exception]:
-        if items == [0]:
-            hanging.set()
-            assert hang.wait(30)
-        return list(items)
-
+    work = HangingAtZero()
     writer = Writer(work)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(writer, 0)
-        assert hanging.wait(30)
+        assert work.hangs.wait(30)
         others = [pool.submit(writer, number) for number in (1, 2, 3)]
         all_waiting(writer, 3)
         monkeypatch.setattr(module, "has_threads", lambda: False)
         assert [each.result(30) for each in others] == [1, 2, 3]
-        hang.set()
+        work.go.set()
         assert first.result(30) == 0
 
 
