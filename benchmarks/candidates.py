@@ -38,7 +38,7 @@ BARE = "bare Flask route"
 BY_HAND = "hand-written view"
 ORM = "Flask-SQLAlchemy view"
 
-#: In the environment of a server; the last is "worker" where there is none.
+#: In the environment of a server. The mode is "worker" if the last is not set.
 WHO, DATABASE = "BENCHMARKS_WHO", "BENCHMARKS_DATABASE"
 DISPATCH = "BENCHMARKS_DISPATCH"
 TOLERANCE = 300

@@ -117,7 +117,7 @@ def _grow(kind: str, bench: Bench, rounds: int) -> list[Measured]:
 def _place(kind: str, bench: Bench) -> Path:
     """A folder with room: in memory, where filling it is quick, or on the disk.
 
-    :raises Missing: there is none.
+    :raises Missing: there is no PostgreSQL server.
     """
     if kind == POSTGRESQL:
         return bench.folder

@@ -75,7 +75,7 @@ def panels(parts: Sequence[Part], targets: Sequence[Target]) -> Iterator[Panel]:
 
 
 class _Bars:
-    """Makes the bars of a part; those that were not measured are left out."""
+    """Makes the bars of a part; bars without a measurement are left out."""
 
     def __init__(self, part: Part, targets: Sequence[Target]) -> None:
         self.part = part
@@ -198,9 +198,7 @@ def _growth(bars: _Bars) -> Iterator[Panel]:
 
 
 def _prune(bars: _Bars) -> Iterator[Panel]:
-    names = []
-    for one in bars.part.measured:
-        names.append((one.where, (one.who, one.where)))
+    names = [(one.where, (one.who, one.where)) for one in bars.part.measured]
     yield Panel(
         "How long does a delivery wait while prune runs?",
         f"p99 in ms: {LESS}",
