@@ -117,7 +117,7 @@ def _grow(kind: str, bench: Bench, rounds: int) -> list[Measured]:
 def _place(kind: str, bench: Bench) -> Path:
     """A folder with room: in memory, where filling it is quick, or on the disk.
 
-    :raises Missing: there is no PostgreSQL server.
+    :raises Missing: neither folder has enough room.
     """
     if kind == POSTGRESQL:
         return bench.folder
@@ -128,7 +128,7 @@ def _place(kind: str, bench: Bench) -> Path:
 
 
 def require_space(folder: Path, rows: int) -> Path:
-    """:raises Missing: there is none for so many."""
+    """:raises Missing: the folder has too little room for so many rows."""
     if shutil.disk_usage(folder).free < 2 * rows * ROW_BYTES:
         gigabytes = 2 * rows * ROW_BYTES / 1e9
         raise Missing(f"{rows:,} rows want {gigabytes:.0f} GB free in {folder}")
