@@ -89,14 +89,13 @@ def take_body(name: str | None, values: dict[str, Any] | None) -> None:
     first.
     """
     sent: Request = request._get_current_object()  # type: ignore[attr-defined]
-    state: AppState = current_app.extensions[EXTENSION]
-    endpoint = state.endpoints.get(str(sent.blueprint))
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     # By name: the host may have wrapped the view, or added routes to the blueprint.
-    if endpoint is None or name != f"{endpoint.blueprint}.receive":
+    blueprint, _, view = str(name).rpartition(".")
+    endpoint = app_state(app).endpoints.get(blueprint)
+    if endpoint is None or view != "receive" or sent.method != "POST":
         return
-    if sent.method != "POST":
-        return
-    csrf: Any = current_app.extensions.get("csrf")
+    csrf: Any = app.extensions.get("csrf")
     if hasattr(csrf, "exempt"):
         csrf.exempt(receive)
     try:

@@ -177,6 +177,8 @@ class _Statement:
         # In one order everywhere, see Inserts.
         ordered = sorted(rows, key=KEY_OF) if self._number > 1 else rows
         cursor.execute(self._text, self._values(ordered))
+        if self._number == 1 and self._newest is not None:
+            return [cursor.lastrowid if cursor.rowcount else ALREADY_RECORDED]
         new = self._find_new(cursor, ordered)
         return [new.pop(KEY_OF(row), ALREADY_RECORDED) for row in rows]
 

@@ -137,7 +137,7 @@ def _event_table(metadata: MetaData) -> Table:
         _live_index(EVENT_TABLE, "due", endpoint, due_at),
         # With the status before the time, each status is counted by itself.
         _live_index(EVENT_TABLE, "parked", endpoint, "status", parked_at),
-        # For subscribers with latest_only.
+        # For the history of one resource.
         Index(f"ix_{EVENT_TABLE}_resource", "resource_id", "event_at"),
         # A reused row id would find the jobs of the first event that had it.
         sqlite_autoincrement=True,

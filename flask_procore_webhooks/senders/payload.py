@@ -105,13 +105,11 @@ def read_event(
     if not fields["type"]:
         fields["data"] = found
     fields["id"] = event_key(fields["id"], timestamp, body)
-    fields |= {"payload": payload, "body": body}
-    fields |= {"source": source.name, "endpoint": endpoint}
     # The constructor of a frozen class sets its fields one by one, which takes as long
     # as parsing the body.
     event = object.__new__(Event)
-    vars(event).update(_DEFAULTS)
-    vars(event).update(fields)
+    vars(event).update(_DEFAULTS, **fields, payload=payload, body=body)
+    vars(event).update(source=source.name, endpoint=endpoint)
     return event
 
 
@@ -143,11 +141,9 @@ def to_datetime(value: object) -> datetime | None:
         if isinstance(value, str) and (match := ISO_8601.fullmatch(value.strip())):
             date, time, fraction, hours, minutes = match.groups()
             micro = (fraction or "")[:6].ljust(6, "0")
-            text = f"{date}T{time}.{micro}"
-            if hours is None:
-                return datetime.fromisoformat(text).replace(tzinfo=timezone.utc)
-            when = datetime.fromisoformat(f"{text}{hours}:{minutes}")
-            return when.astimezone(timezone.utc)
+            offset = f"{hours}:{minutes}" if hours else "+00:00"
+            when = datetime.fromisoformat(f"{date}T{time}.{micro}{offset}")
+            return when.astimezone(timezone.utc) if hours else when
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return datetime.fromtimestamp(value, timezone.utc)
     except (ValueError, OverflowError, OSError):

@@ -139,9 +139,10 @@ def announced_length(text: str | None, limit: int) -> int | None:
     digits = text.lstrip("0")
     if not (text.isascii() and text.isdigit()) or len(digits) > LONGEST_LENGTH:
         raise BadSignature("Content-Length is not one number")
-    if int(digits or 0) > limit:
+    length = int(digits or 0)
+    if length > limit:
         raise PayloadTooLarge(f"Content-Length is over MAX_BYTES ({limit})")
-    return int(digits or 0)
+    return length
 
 
 def check_headers(
