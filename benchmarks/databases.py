@@ -12,6 +12,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from flask_procore_webhooks.storage.tally import flush_all
+
 SQLITE = "SQLite"
 TMPFS = "SQLite on tmpfs"
 POSTGRESQL = "PostgreSQL"
@@ -36,6 +38,8 @@ class Databases:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # At the end of the process, the tables are gone.
+        flush_all()
         self._stack.close()
 
     def make(self, kind: str) -> str:
