@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,11 @@ settings.register_profile(
 )
 settings.load_profile("suite")
 
+# A shell starts a command in the background with SIGINT ignored, and the servers of the
+# tests, which are ended by it, would ignore it too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mark_server_tests(items)
@@ -57,8 +63,8 @@ def _disconnect_receivers() -> Iterator[None]:
     # Of modules that were imported since, and of blueprints that are not collected yet.
     subscribers._collections.clear()
     yield
-    for signal in signals._signals.values():
-        signal._clear_state()
+    for each in signals._signals.values():
+        each._clear_state()
 
 
 @pytest.fixture(autouse=True)
