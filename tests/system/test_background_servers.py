@@ -237,6 +237,9 @@ def stalled_batch(site: Site, server: Server, seconds: float) -> None:
     assert list(site.statuses().values()).count("running") > 1
 
 
+#: The default of the setting.
+THREADS = 4
+
 ENDS = {
     "sync": (signal.SIGTERM, "gunicorn"),
     "sync, at once": (signal.SIGQUIT, "gunicorn"),
@@ -281,7 +284,8 @@ def test_run_that_exceeds_the_grace_is_released(site: Site, name: str) -> None:
     assert set(found.values()) == {"done", "pending"}, running.output()
     assert took > GRACE
     interrupted = [id for id in site.calls() if found[id] == "pending"]
-    assert len(interrupted) == 1
+    # A slow event releases the claims behind it, and other threads run those.
+    assert 1 <= len(interrupted) <= THREADS
     site.check_effects([id for id in site.calls() if id not in interrupted])
 
 
