@@ -32,6 +32,7 @@ from support.values import SECRET
 from support.waiting import LARGE_BATCHES
 from support.waiting import wait_until
 
+from flask_procore_webhooks.config import Settings
 from flask_procore_webhooks.dispatching.background import GRACE
 from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.senders.samples import to_bytes
@@ -237,9 +238,6 @@ def stalled_batch(site: Site, server: Server, seconds: float) -> None:
     assert list(site.statuses().values()).count("running") > 1
 
 
-#: The default of the setting.
-THREADS = 4
-
 ENDS = {
     "sync": (signal.SIGTERM, "gunicorn"),
     "sync, at once": (signal.SIGQUIT, "gunicorn"),
@@ -285,7 +283,7 @@ def test_run_that_exceeds_the_grace_is_released(site: Site, name: str) -> None:
     assert took > GRACE
     interrupted = [id for id in site.calls() if found[id] == "pending"]
     # A slow event releases the claims behind it, and other threads run those.
-    assert 1 <= len(interrupted) <= THREADS
+    assert 1 <= len(interrupted) <= Settings.threads
     site.check_effects([id for id in site.calls() if id not in interrupted])
 
 
