@@ -90,9 +90,10 @@ def take_body(name: str | None, values: dict[str, Any] | None) -> None:
     """
     sent: Request = request._get_current_object()  # type: ignore[attr-defined]
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    state: AppState = app.extensions[EXTENSION]
     # By name: the host may have wrapped the view, or added routes to the blueprint.
     blueprint, _, view = str(name).rpartition(".")
-    endpoint = app_state(app).endpoints.get(blueprint)
+    endpoint = state.endpoints.get(blueprint)
     if endpoint is None or view != "receive" or sent.method != "POST":
         return
     csrf: Any = app.extensions.get("csrf")

@@ -126,7 +126,7 @@ def host(make_app: Callable[..., Flask]) -> Iterator[Host]:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_delivery_makes_few_calls_in_few_files(host: Host, format: str) -> None:
-    Hops(host.delivery(format)).assert_at_most(calls=71, files=11, changes=22)
+    Hops(host.delivery(format)).assert_at_most(calls=69, files=11, changes=22)
 
 
 @pytest.mark.parametrize("format", FORMATS)
