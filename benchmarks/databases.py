@@ -38,7 +38,7 @@ class Databases:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # At the end of the process, the tables are gone.
+        # Now, because the tables are gone at the end of the process.
         flush_all()
         self._stack.close()
 

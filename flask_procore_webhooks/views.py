@@ -88,6 +88,7 @@ def take_body(name: str | None, values: dict[str, Any] | None) -> None:
     deliveries from Flask-WTF's CSRF protection, whichever of the two was registered
     first.
     """
+    # Once: a proxy looks its object up again at each attribute.
     sent: Request = request._get_current_object()  # type: ignore[attr-defined]
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     state: AppState = app.extensions[EXTENSION]

@@ -177,6 +177,7 @@ class _Statement:
         # In one order everywhere, see Inserts.
         ordered = sorted(rows, key=KEY_OF) if self._number > 1 else rows
         cursor.execute(self._text, self._values(ordered))
+        # Most deliveries come alone, and SQLite's cursor has the id of the one row.
         if self._number == 1 and self._newest is not None:
             return [cursor.lastrowid if cursor.rowcount else ALREADY_RECORDED]
         new = self._find_new(cursor, ordered)

@@ -143,7 +143,7 @@ def to_datetime(value: object) -> datetime | None:
             micro = (fraction or "")[:6].ljust(6, "0")
             offset = f"{hours}:{minutes}" if hours else "+00:00"
             when = datetime.fromisoformat(f"{date}T{time}.{micro}{offset}")
-            return when.astimezone(timezone.utc) if hours else when
+            return when.astimezone(timezone.utc)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return datetime.fromtimestamp(value, timezone.utc)
     except (ValueError, OverflowError, OSError):
