@@ -9,6 +9,8 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from datetime import timezone
 from functools import partial
@@ -68,7 +70,7 @@ def upgrade(engine: Engine, tables: Tables) -> Changes:
 
     :param engine: each statement on it is a transaction of its own.
     """
-    with engine.connect() as connection:
+    with _connect(engine) as connection, _patient(connection):
         return Upgrade(connection, tables, commits=True).run()
 
 
@@ -253,6 +255,33 @@ class Upgrade:
                 if not is_locked or time.monotonic() > until:
                     raise
             time.sleep(random.uniform(0.02, 0.1))
+
+
+def _connect(engine: Engine) -> Connection:
+    """A connection; another upgrade may lock a SQLite file while it is opened."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return engine.connect()
+        except Exception as error:
+            if fault_of(error) is not Fault.LOCK or time.monotonic() > until:
+                raise
+        time.sleep(random.uniform(0.02, 0.1))
+
+
+@contextmanager
+def _patient(connection: Connection) -> Iterator[None]:
+    """Let reads of a SQLite file wait for a lock as long as changes do."""
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    former = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+    connection.exec_driver_sql(f"PRAGMA busy_timeout={PATIENCE * 1000:.0f}").close()
+    try:
+        yield
+    finally:
+        if not connection.invalidated:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={former}").close()
 
 
 def _now() -> datetime:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ from flask_procore_webhooks.schema.gaps import find_gaps
 from flask_procore_webhooks.schema.gaps import Gaps
 from flask_procore_webhooks.schema.tables import define_tables
 from flask_procore_webhooks.schema.tables import SCHEMA
+from flask_procore_webhooks.storage.engines import SQLITE_WAIT
 from flask_procore_webhooks.storage.upgrade import upgrade
 from flask_procore_webhooks.testing import deliver
 from flask_procore_webhooks.testing import payload
@@ -258,6 +261,26 @@ def test_several_processes_may_upgrade_at_the_same_time(
     assert len(jobs_of(old_url)) == 2
     for app in apps:
         dispose(app)
+
+
+def test_upgrade_waits_for_a_file_that_is_locked_while_it_is_opened(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'locked.db'}"
+    old_tables.load(url)
+    app = mounted(make_app(PROCORE_WEBHOOK_DATABASE_URI=url))
+    other = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with other.connect() as connection:
+        connection.exec_driver_sql("BEGIN EXCLUSIVE")
+        with ThreadPoolExecutor() as threads:
+            upgrade = threads.submit(lambda: run(app, "init-db").output)
+            # Longer than a delivery waits for a lock.
+            time.sleep(3 * SQLITE_WAIT)
+            connection.exec_driver_sql("COMMIT")
+            assert CREATED in upgrade.result()
+    assert gaps_of(url) == NO_GAPS
+    other.dispose()
+    dispose(app)
 
 
 def test_column_that_another_process_adds_meanwhile_is_used(
