@@ -20,8 +20,8 @@ from math import inf
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import SingletonThreadPool
 from sqlalchemy import StaticPool
+from sqlalchemy.pool import SingletonThreadPool
 
 from ..errors import InboxUnavailable
 from ..inbox.held import Claim
