@@ -16,6 +16,7 @@ from datetime import timezone
 from functools import partial
 from typing import Any
 from typing import NamedTuple
+from typing import TypeVar
 
 from sqlalchemy import Column
 from sqlalchemy import Connection
@@ -49,6 +50,8 @@ from ..schema.tables import Tables
 from .servers import Fault
 from .servers import fault_of
 
+T = TypeVar("T")
+
 #: Seconds in which a statement is tried again that waits for a lock of another process.
 PATIENCE = 4.0
 #: The first SQLite that drops columns.
@@ -70,7 +73,8 @@ def upgrade(engine: Engine, tables: Tables) -> Changes:
 
     :param engine: each statement on it is a transaction of its own.
     """
-    with _connect(engine) as connection, _patient(connection):
+    # A SQLite file may be locked while it is opened.
+    with _retry_locked(engine.connect) as connection, _patient(connection):
         return Upgrade(connection, tables, commits=True).run()
 
 
@@ -238,31 +242,30 @@ class Upgrade:
 
     def _step(self, work: Callable[[], object], is_done: Callable[[], bool]) -> None:
         """Do a part of the upgrade, unless another process does it meanwhile."""
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                work()
-                if self._commits:
-                    self._connection.commit()
-                return
-            except SQLAlchemyError as error:
-                if not self._commits:
-                    raise
-                self._connection.rollback()
-                if is_done():
-                    return
-                is_locked = fault_of(error) is Fault.LOCK
-                if not is_locked or time.monotonic() > until:
-                    raise
-            time.sleep(random.uniform(0.02, 0.1))
+        if self._commits:
+            _retry_locked(partial(self._commit, work, is_done))
+        else:
+            work()
+
+    def _commit(self, work: Callable[[], object], is_done: Callable[[], bool]) -> None:
+        try:
+            work()
+            self._connection.commit()
+        except SQLAlchemyError:
+            self._connection.rollback()
+            if not is_done():
+                raise
 
 
-def _connect(engine: Engine) -> Connection:
-    """A connection; another upgrade may lock a SQLite file while it is opened."""
+def _retry_locked(work: Callable[[], T]) -> T:
+    """Call ``work`` again while another process has a lock; return its result.
+
+    :raises Exception: that of the last call, after ``PATIENCE`` seconds.
+    """
     until = time.monotonic() + PATIENCE
     while True:
         try:
-            return engine.connect()
+            return work()
         except Exception as error:
             if fault_of(error) is not Fault.LOCK or time.monotonic() > until:
                 raise
