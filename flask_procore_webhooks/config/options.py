@@ -20,6 +20,8 @@ from .values import shown
 
 #: What counts as the same for a subscriber.
 Key = str | Callable[[Event], str | None]
+#: A resource type, ``"RFIs"``, or also a reason, ``"RFIs.update"`` or a pair.
+Pattern = str | tuple[str, str]
 #: Keys that are named by what the event is about.
 NAMED_KEYS = ("resource", "project", "company")
 #: A key that every database stores and compares exactly as it is.
@@ -135,6 +137,29 @@ def layers(function: Any) -> Iterator[Any]:
         else:
             inside = getattr(function, "__wrapped__", None)
             function = getattr(function, "__func__", inside)
+
+
+def pattern_problems(patterns: Any) -> list[str]:
+    """The problems of ``hooks_for``, one sentence each."""
+    rule = 'as in hooks_for=["RFIs", "Submittals.update"]'
+    if not isinstance(patterns, (list, tuple, set, frozenset)):
+        return [f"hooks_for= is a list of patterns, {rule}, not {shown(patterns)}."]
+    return [
+        f"hooks_for= holds patterns, {rule}, not {shown(each)}."
+        for each in patterns
+        if not all(split_pattern(each))
+    ]
+
+
+def split_pattern(pattern: Any) -> tuple[str, str]:
+    """Resource type and reason, ``"*"`` for any; two empty texts if it is invalid."""
+    if isinstance(pattern, str):
+        resource_type, dot, reason = pattern.rpartition(".")
+        return (resource_type, reason) if dot else (pattern, "*")
+    is_pair = isinstance(pattern, (list, tuple)) and len(pattern) == 2
+    if is_pair and all(isinstance(each, str) for each in pattern):
+        return pattern[0], pattern[1]
+    return "", ""
 
 
 def signature_problem(function: Any, *arguments: str) -> str | None:

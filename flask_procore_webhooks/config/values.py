@@ -201,9 +201,7 @@ def spelling_problems(
     """The keys with that prefix that are no settings, with the nearest setting."""
     for name in config:
         key = name.removeprefix(prefix)
-        # Another endpoint may have a longer prefix: PROCORE_WEBHOOK_SANDBOX_SECRET.
-        is_other = any(key.endswith(f"_{each}") for each in known)
-        if not name.startswith(prefix) or key in known or is_other:
+        if not name.startswith(prefix) or key in known or _is_of_another(key, known):
             continue
         other = "give the blueprint another config_prefix="
         if close := difflib.get_close_matches(key.upper(), known, 1):
@@ -211,3 +209,13 @@ def spelling_problems(
         else:
             hint = f"remove it, or {other}."
         yield f"{name} is not a setting; {hint}"
+
+
+def _is_of_another(key: str, known: Collection[str]) -> bool:
+    """Whether the key belongs to an endpoint with a longer prefix: ``SANDBOX_SECRET``.
+
+    ``DATABASE_URL`` ends with the setting ``URL``, but is a misspelt ``DATABASE_URI``.
+    """
+    near = difflib.get_close_matches(key, known, 1, 0.85)
+    is_longer = any(key.endswith(f"_{each}") for each in known)
+    return is_longer and all(key.endswith(f"_{each}") for each in near)

@@ -18,6 +18,8 @@ from flask_procore_webhooks import ConfigError
 from flask_procore_webhooks.config import KEYS
 from flask_procore_webhooks.config import read_settings
 from flask_procore_webhooks.config import Settings
+from flask_procore_webhooks.config.api import ApiSettings
+from flask_procore_webhooks.config.api import Scope
 
 YEAR = 365 * 24 * 3600.0
 
@@ -85,6 +87,14 @@ def test_every_key_is_read() -> None:
         "IGNORE_USER_IDS": [1001, " 1002 ", "", 10**30],
         "IGNORE_APPLICATION_IDS": {"0123abcd"},
         "DATABASE_URI": "sqlite:///inbox.db",
+        "URL": "https://app.example.com/webhooks/procore",
+        "API_CLIENT_ID": "an id",
+        "API_CLIENT_SECRET": "a client secret",
+        "API_URL": "https://sandbox.procore.com/",
+        "API_LOGIN_URL": "https://login-sandbox.procore.com",
+        "NAMESPACE": "tracker",
+        "PAYLOAD_VERSION": "v2.0",
+        "SCOPES": [{"company": 1}, {"company": "1", "project": "2"}],
     }
     assert set(values) == set(KEYS)
     assert read(**values) == Settings(
@@ -104,6 +114,16 @@ def test_every_key_is_read() -> None:
         ignore_user_ids=frozenset({"1001", "1002", "1" + "0" * 30}),
         ignore_application_ids=frozenset({"0123abcd"}),
         database_uri="sqlite:///inbox.db",
+        api=ApiSettings(
+            url="https://app.example.com/webhooks/procore",
+            client_id="an id",
+            client_secret="a client secret",
+            api_url="https://sandbox.procore.com",
+            login_url="https://login-sandbox.procore.com",
+            namespace="tracker",
+            payload_version="v2.0",
+            scopes=(Scope("1"), Scope("1", "2")),
+        ),
     )
 
 
@@ -549,7 +569,7 @@ def test_misspelt_key_is_refused_with_a_suggestion(misspelt: str, meant: str) ->
     )
 
 
-@pytest.mark.parametrize("unknown", ["", "_", "X", "URL", "ALLOW_UNSIGNED", "é"])
+@pytest.mark.parametrize("unknown", ["", "_", "X", "QQ", "ALLOW_UNSIGNED", "é"])
 def test_unknown_key_with_the_prefix_is_refused(unknown: str) -> None:
     (problem,) = problems(SECRET="a secret", **{unknown: True})
     assert problem.startswith(f"{unknown} is not a setting; ")
