@@ -143,17 +143,22 @@ class RetryLater(Exception):
 
     :param after: seconds from now; ``None`` for about as long as the job has been
         postponed already.
+    :param reason: for the log, and for the job's error.
     """
 
     # Class attributes, for a subclass whose constructor does not call this one.
     after: float | None = None
+    reason: str = ""
     _text = "retry"
 
-    def __init__(self, after: float | None = None) -> None:
+    def __init__(self, after: float | None = None, reason: str = "") -> None:
         self.after = None if after is None else float(after)
+        self.reason = reason
         # Formatted now, so that a wrong ``after`` fails where it is raised.
         self._text = "retry" if after is None else f"retry after {after:g} s"
-        super().__init__(after)
+        if reason:
+            self._text += f": {reason}"
+        super().__init__(after, reason)
 
     def __str__(self) -> str:
         return self._text
@@ -164,8 +169,11 @@ class Discard(Exception):
 
     Its writes are rolled back, its job is ``discarded``, and other subscribers run.
 
-    :param reason: for the log.
+    :param reason: for the log, and for the job's error.
     """
+
+    # A class attribute, for a subclass whose constructor does not call this one.
+    reason: str = ""
 
     def __init__(self, reason: str = "") -> None:
         self.reason = reason

@@ -32,6 +32,7 @@ from ..schema.tables import Tables
 from ..storage.store import Store
 from .jobs import Job
 from .jobs import state_of
+from .jobs import write_failure
 from .keys import end_key
 from .keys import HeldKey
 from .status import Status
@@ -67,7 +68,6 @@ ENDED: dict[str, tuple[type[TypeEngine[Any]], str]] = {
     "started_at": (DateTime, "began"),
     "finished_at": (DateTime, "at"),
 }
-
 
 _ROW_ID, _LEASE, _IS_DURABLE = map(attrgetter, ("row_id", "lease", "durable"))
 
@@ -224,17 +224,18 @@ def finish(
     :param durable: the commit waits for the disk.
     """
     statements, values = run_statements(store), end_values(store, row_id, job)
-    statement: Any = statements.completion if job.version else statements.insertion
-    if not durable:
-        statement = async_commit(store, statement)
+    end: Any = statements.completion if job.version else statements.insertion
+    statement = end if durable else async_commit(store, end)
 
     def work(connection: Connection) -> None:
         connection.execute(statement, values)
+        if job.failure is not None:
+            write_failure(connection, store, row_id, job)
         if key is not None:
             end_key(connection, store, key, job)
 
     try:
-        store.run(work, begin=key is not None)
+        store.run(work, begin=key is not None or job.failure is not None)
     except IntegrityError:
         if state_of(store, row_id, job.subscriber) is None:
             raise

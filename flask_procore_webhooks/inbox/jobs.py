@@ -34,13 +34,15 @@ from .status import Wait
 EVERY_OTHER = ""
 #: Characters of the class of an error, and of a traceback, whose beginning is cut.
 LONGEST_CLASS, LONGEST_TRACEBACK = 190, 20_000
+#: The classes of errors of jobs that were postponed, and discarded, for a reason.
+RETRY_LATER, DISCARD = "RetryLater", "Discard"
 #: Among the parts of a database: the statement of :func:`jobs_of`.
 _JOBS_OF = "procore_webhooks_jobs_of"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt has failed."""
+    """Why an attempt has failed, or why a job was postponed or discarded."""
 
     #: ``"requests.exceptions.Timeout"``; of an attempt without an exception, a word.
     error_class: str
@@ -71,7 +73,7 @@ class Job:
     first_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    #: The failure of an attempt in this run.
+    #: What its error is to be, of an attempt in this run.
     failure: Failure | None = None
     #: Whether the attempt that runs now is in ``attempts`` already.
     is_begun: bool = False
@@ -213,11 +215,11 @@ def write_jobs(
         values = _row_values(store, job)
         if not job.version:
             mine = {"event": row_id, "subscriber": job.subscriber, "version": 1}
-            mine |= {"endpoint": store.endpoint, **_failure_values(store, job.failure)}
+            mine |= {"endpoint": store.endpoint, **failure_values(store, job.failure)}
             new.append(values | mine)
             continue
         if job.failure is not None:
-            values |= _failure_values(store, job.failure)
+            values |= failure_values(store, job.failure)
         change = update(table).where(
             table.c.event == row_id,
             table.c.subscriber == job.subscriber,
@@ -229,6 +231,17 @@ def write_jobs(
     if new:
         connection.execute(insert(table), new)
     return True
+
+
+def write_failure(connection: Connection, store: Store, row_id: int, job: Job) -> None:
+    """Write the error of a job whose end was written in the same transaction."""
+    table = store.database.tables.job
+    change = update(table).where(
+        table.c.event == row_id,
+        table.c.subscriber == job.subscriber,
+        table.c.version == job.version + 1,
+    )
+    connection.execute(change.values(**failure_values(store, job.failure)))
 
 
 def written(job: Job) -> Job:
@@ -250,7 +263,8 @@ def _row_values(store: Store, job: Job) -> dict[str, Any]:
     }
 
 
-def _failure_values(store: Store, failure: Failure | None) -> Mapping[str, Any]:
+def failure_values(store: Store, failure: Failure | None) -> Mapping[str, Any]:
+    """The values of the columns of a job's error."""
     if failure is None:
         return dict.fromkeys(("error_class", "error", "traceback"))
     # The end of a traceback says more than its beginning.

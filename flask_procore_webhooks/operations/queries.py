@@ -20,6 +20,7 @@ from sqlalchemy import or_
 from sqlalchemy import Select
 from sqlalchemy import select
 
+from ..inbox.jobs import RETRY_LATER
 from ..inbox.status import JobState
 from ..senders.payload import event_key
 from ..senders.payload import PLAIN_ID
@@ -217,7 +218,10 @@ def _with_events(
 
 
 def _failed(store: Store, wanted: Filter, live: Select[Any], most: int) -> Select[Any]:
-    """The pending jobs of the events whose last attempt has failed."""
+    """The pending jobs of the events whose last attempt has failed.
+
+    The error of a job that was postponed says why, and is no failure.
+    """
     event, j = live.limit(most).subquery(), store.database.tables.job.c
     seen_at = func.coalesce(j.started_at, event.c.received_at).label("seen_at")
     query = select(*_columns(store), seen_at, event.c.type, event.c.event_id)
@@ -226,6 +230,7 @@ def _failed(store: Store, wanted: Filter, live: Select[Any], most: int) -> Selec
         wanted.job_where(store),
         j.state == JobState.PENDING.value,
         or_(j.error.is_not(None), j.error_class.is_not(None)),
+        func.coalesce(j.error_class, "") != RETRY_LATER,
     )
 
 

@@ -13,12 +13,15 @@ from threading import main_thread
 
 from ..config import Settings
 from ..endpoint import Endpoint
+from ..errors import Discard
 from ..errors import RetryLater
 from ..event import Event
 from ..inbox import claims
 from ..inbox.claims import Settlement
 from ..inbox.held import Claim
+from ..inbox.jobs import DISCARD
 from ..inbox.jobs import Failure
+from ..inbox.jobs import RETRY_LATER
 from ..inbox.status import Status
 from ..log import error_text
 from ..log import traceback_text
@@ -59,7 +62,18 @@ def is_failure(error: BaseException, dispatch: str) -> bool:
 def too_late(later: RetryLater, settings: Settings) -> Failure:
     """The failure of a job that is postponed once more after ``MAX_AGE``."""
     text = f"postponed for longer than MAX_AGE ({settings.max_age:g} s)"
-    return Failure("RetryLater", f"{text}: {retry_text(later)}")
+    return Failure(RETRY_LATER, f"{text}: {retry_text(later)}")
+
+
+def reason_of(error: Discard | RetryLater) -> Failure | None:
+    """What the job's error says of it: its reason; ``None`` without one.
+
+    A subclass may hold anything as its reason.
+    """
+    if not isinstance(error.reason, str) or not error.reason:
+        return None
+    name = DISCARD if isinstance(error, Discard) else RETRY_LATER
+    return Failure(name, error.reason)
 
 
 def failure_of(error: BaseException) -> Failure:

@@ -149,7 +149,7 @@ class Jobs:
     def conclude(self, call: Call) -> None:
         """Take the outcome of a call into the plan.
 
-        The end of a job is written with others, unless it has a row or a key.
+        The end of a job is written with others, unless it has a row, a key or an error.
 
         :raises BaseException: a request to stop.
         """
@@ -159,7 +159,8 @@ class Jobs:
             ended = self._take_error(call, error)
         if ended is not None:
             claim, key, durable = self.claim, call.key, call.subscriber.durable
-            if (durable or key or ended.version) and not call.is_committed:
+            is_apart = durable or key or ended.version or ended.failure
+            if is_apart and not call.is_committed:
                 durable |= claim.durable
                 finish(self.store, claim.row_id, ended, key, durable=durable)
             elif not call.is_committed:
@@ -224,7 +225,8 @@ class Jobs:
         name, event = call.subscriber.name, failures.describe(call.event)
         if isinstance(error, Discard):
             log.info("%s discarded %s: %s", name, event, error)
-            return call.finished(JobState.DISCARDED)
+            reason = failures.reason_of(error)
+            return replace(call.finished(JobState.DISCARDED), failure=reason)
         if isinstance(error, RetryLater):
             log.info("%s postponed %s: %s", name, event, failures.retry_text(error))
             self._postpone(call, error)
@@ -277,7 +279,7 @@ class Jobs:
             return
         wait = failures.later_wait(later, waited, settings)
         after = postponed(job, now, call.began, wait, settings)
-        self.plan.change(after)
+        self.plan.change(replace(after, failure=failures.reason_of(later)))
         self._free(call.key, after)
 
     def _free(self, key: HeldKey | None, job: Job) -> None:
@@ -286,7 +288,6 @@ class Jobs:
             self._ended.append(key)
 
     def _wait(self, job: Job) -> float | None:
-        """Seconds until the next attempt; ``None`` after the last one."""
         return failures.wait_after(job.attempt, self.endpoint.settings)
 
     def _write(self, jobs: Sequence[Job]) -> bool:
