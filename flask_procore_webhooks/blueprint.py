@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 from typing import cast
@@ -19,11 +20,11 @@ from .cli import WebhooksGroup
 from .config import read_settings
 from .config import Settings
 from .config.options import Key
+from .config.options import Pattern
+from .config.options import pattern_problems
 from .config.values import without_secret
 from .dispatching.background import prepare_process
-from .dispatching.background import start_when_serving
-from .dispatching.background import warn_threads_disabled
-from .dispatching.tasks import register_tasks
+from .dispatching.modes import prepare_mode
 from .endpoint import app_state
 from .endpoint import AppState
 from .endpoint import check_name
@@ -74,6 +75,8 @@ class ProcoreWebhooks(InboxAccess, Blueprint):
     :param url_prefix: the path that the sender posts to, without variables.
     :param config_prefix: the prefix of the endpoint's keys in ``app.config``.
     :param cli_group: the group of its commands, ``flask procore-webhooks``.
+    :param hooks_for: what its hooks ask for besides ``on``: ``["RFIs.update"]``. With
+        it, a subscriber to any resource asks for nothing.
     :raises ConfigError: the arguments exclude each other.
     """
 
@@ -89,8 +92,10 @@ class ProcoreWebhooks(InboxAccess, Blueprint):
         url_prefix: str = "/webhooks/procore",
         config_prefix: str = "PROCORE_WEBHOOK_",
         cli_group: str = "procore-webhooks",
+        hooks_for: Sequence[Pattern] = (),
     ) -> None:
         problems = name_problems(name) + argument_problems(db, metadata, session)
+        problems += pattern_problems(hooks_for)
         if problems:
             raise ConfigError(problems)
         super().__init__(name, __name__, url_prefix=url_prefix, cli_group=cli_group)
@@ -99,6 +104,7 @@ class ProcoreWebhooks(InboxAccess, Blueprint):
         self.metadata = metadata
         self.session = session
         self.config_prefix = config_prefix
+        self.hooks_for = hooks_for
         self.subscribers = Subscribers()
         # With and without a slash: a redirect counts as a failed delivery.
         self.add_url_rule(
@@ -210,8 +216,7 @@ class ProcoreWebhooks(InboxAccess, Blueprint):
         group = options.get("cli_group", self.cli_group) or self.name
         there = getattr(app.cli.commands.get(group), "commands", {})
         super().register(app, options)
-        # A new group for each app: another blueprint may have commands in it, and apps
-        # that share this blueprint may differ.
+        # A new group for each app: apps that share this blueprint may differ.
         commands = {**there, **self.cli.commands}
         help = "Inspect and operate the webhooks that the app receives."
         app.cli.add_command(WebhooksGroup(group, commands=commands, help=help))
@@ -230,11 +235,7 @@ class ProcoreWebhooks(InboxAccess, Blueprint):
         )
         self.subscribers.mount(settings)
         shared = prepare_app(app)
-        if settings.dispatch == "background":
-            warn_threads_disabled()
-            start_when_serving(shared)
-        elif settings.dispatch == "celery":
-            register_tasks()
+        prepare_mode(shared, settings.dispatch)
         shared.endpoints[blueprint] = endpoint = Endpoint(
             name=state.name,
             app=app,
@@ -275,6 +276,7 @@ class PrudraWebhooks(ProcoreWebhooks):
         url_prefix: str = "/webhooks/prudra",
         config_prefix: str = "PRUDRA_WEBHOOK_",
         cli_group: str = "prudra-webhooks",
+        hooks_for: Sequence[Pattern] = (),
     ) -> None:
         super().__init__(
             name,
@@ -284,6 +286,7 @@ class PrudraWebhooks(ProcoreWebhooks):
             url_prefix=url_prefix,
             config_prefix=config_prefix,
             cli_group=cli_group,
+            hooks_for=hooks_for,
         )
 
 

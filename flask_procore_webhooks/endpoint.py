@@ -22,8 +22,8 @@ from sqlalchemy import Engine
 from sqlalchemy import MetaData
 from sqlalchemy import Table
 
-from .config import DISPATCHES
 from .config import Settings
+from .config.reader import DISPATCHES
 from .config.values import shown
 from .errors import BadPayload
 from .errors import ConfigError

@@ -1,44 +1,32 @@
-"""What the app itself does with its inbox: enqueue events, list them."""
+"""What the app does with its inbox: enqueue events, list them, ask Procore's API."""
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
 from collections.abc import Iterable
-from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from datetime import timezone
-from functools import partial
 from typing import Any
+from typing import TYPE_CHECKING
 
 from flask import current_app
 from flask import has_app_context
-from sqlalchemy import event as listeners
-from sqlalchemy.orm import Session
 
-from .dispatching.background import background_of
-from .dispatching.dispatch import notify_others
+from .dispatching.enqueue import enqueue
+from .dispatching.enqueue import enqueue_changes
 from .endpoint import Endpoint
 from .endpoint import endpoints
 from .event import Event
-from .inbox.enqueued import EnqueueResult
-from .inbox.enqueued import insert_event
-from .inbox.enqueued import insert_in_session
-from .inbox.enqueued import ORIGIN
 from .inbox.status import Status
-from .log import log
 from .operations.filters import Filter
 from .operations.queries import last_delivery
 from .operations.queries import newest
-from .storage import tally
 from .subscribers import Subscribers
 
-#: The outcome in the tally.
-ENQUEUED = "enqueued"
-#: In ``Session.info``: endpoints and row ids of the events in its transaction.
-WAITING = "flask_procore_webhooks.enqueued"
+if TYPE_CHECKING:
+    import requests
+
+    from .api import Change
+    from .api import ProcoreAPI
 
 NO_CONTEXT = (
     "The inbox belongs to an app: call this in a request, a command or a subscriber of"
@@ -83,21 +71,51 @@ class InboxAccess:
             large.
         :raises InboxUnavailable: without a session: nothing was recorded.
         """
-        endpoint = self._endpoint()
         ids = {"resource_id": resource_id, "project_id": project_id}
-        event = _new_event(endpoint, type, id, {**ids, "company_id": company_id}, data)
-        store = endpoint.store
-        if source := store.session:
-            session = source()
-            result = insert_in_session(store, event, session)
-            if result and result.is_new:
-                _dispatch_after_commit(session, endpoint, result.row_id)
-        else:
-            store.traits()  # with a connection of its own, so not within the next
-            result = store.run(partial(insert_event, store, event))
-            if result and result.is_new:
-                _dispatch(endpoint, [result.row_id])
-        return _stored(endpoint, event, result)
+        ids["company_id"] = company_id
+        return enqueue(self._endpoint(), type, id, ids, data)
+
+    def enqueue_changes(self, changes: Iterable[Change]) -> list[Event]:
+        """Enqueue an ``update`` of each change that the inbox has not seen.
+
+        It has seen a change if it has an event of the resource that happened or was
+        received later. As with :meth:`enqueue`, with a session the events exist if its
+        transaction is committed. Safe to repeat: a change is enqueued once.
+
+        :param changes: as from :meth:`ProcoreAPI.changed_since`; ``event.data`` is the
+            object in Procore's list.
+        :return: the enqueued events.
+        """
+        return [*enqueue_changes(self._endpoint(), changes)]
+
+    def api(
+        self,
+        *,
+        company_id: str | int | None = None,
+        shares_token: bool = False,
+        session: requests.Session | None = None,
+    ) -> ProcoreAPI:
+        """Procore's REST API with the credentials in ``app.config``.
+
+        Calls of this method in one process return one object for each company, which
+        threads share, unless a session is given.
+
+        :param company_id: sent as ``Procore-Company-Id`` where a call names no other.
+        :param shares_token: keep the access token in the inbox's database, for every
+            process of the app. By default each process has a token of its own.
+        :param session: sends the requests.
+        :raises ConfigError: ``API_CLIENT_ID`` or ``API_CLIENT_SECRET`` is missing.
+        :raises ImportError: the extra ``procore`` is not installed.
+        """
+        from .api.configured import api_of
+        from .api.configured import shared_api
+
+        endpoint = self._endpoint()
+        if session is None:
+            return shared_api(endpoint, company_id, shares_token)
+        return api_of(
+            endpoint, company_id=company_id, shares_token=shares_token, session=session
+        )
 
     def events(
         self,
@@ -169,86 +187,6 @@ class InboxAccess:
                 " app.register_blueprint(webhooks)."
             )
         return found[0]
-
-
-def _new_event(
-    endpoint: Endpoint,
-    type: str,
-    id: str | None,
-    ids: Mapping[str, str | int | None],
-    data: object,
-) -> Event:
-    """The event as every run reads it again from its body."""
-    resource_type, dot, reason = type.rpartition(".")
-    if not dot:
-        resource_type, reason = type, ""
-    if not resource_type.strip():
-        raise ValueError(f"The type {type!r} names no resource: 'Submittals.update'.")
-    content: dict[str, object] = {"id": id or f"{ORIGIN}:{secrets.token_hex(16)}"}
-    # The keys of the shape ENQUEUED.
-    content |= {"enqueued": resource_type, "reason": reason, **ids}
-    content |= {"timestamp": endpoint.store.now().isoformat(), "data": data}
-    sent = {name: value for name, value in content.items() if value is not None}
-    try:
-        body = json.dumps(sent, ensure_ascii=False, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"The data is no JSON value: {error}") from error
-    event, unreadable = endpoint.read(body)
-    if unreadable or len(body) > endpoint.settings.max_bytes:
-        raise ValueError(f"The event is refused: {unreadable or 'over MAX_BYTES'}")
-    return replace(event, origin=ORIGIN)
-
-
-def _stored(endpoint: Endpoint, event: Event, result: EnqueueResult | None) -> Event:
-    """The event as the inbox has it, which may be an earlier one of the same id."""
-    if result is None:
-        return event
-    if result.body is not None:
-        event = replace(endpoint.read(result.body)[0], id=event.id)
-    received_at = _aware(result.received_at)
-    return replace(event, origin=result.origin, received_at=received_at)
-
-
-def _dispatch_after_commit(session: Session, endpoint: Endpoint, row_id: int) -> None:
-    if WAITING not in session.info:
-        session.info[WAITING] = []
-        listeners.listen(session, "after_commit", _after_commit)
-        listeners.listen(session, "after_transaction_end", _after_end)
-    session.info[WAITING].append((endpoint, row_id))
-
-
-def _after_commit(session: Session) -> None:
-    # It is called after the release of a savepoint, too.
-    if session.in_nested_transaction():
-        return
-    waiting: list[tuple[Endpoint, int]] = session.info[WAITING]
-    by_name: dict[str, tuple[Endpoint, list[int]]] = {}
-    for endpoint, row_id in waiting:
-        by_name.setdefault(endpoint.name, (endpoint, []))[1].append(row_id)
-    waiting.clear()
-    for endpoint, rows in by_name.values():
-        # The transaction is committed, so its caller gets no error.
-        try:
-            _dispatch(endpoint, rows)
-        except Exception:
-            log.exception("%s: enqueued events wait for the next poll", endpoint.name)
-
-
-def _after_end(session: Session, transaction: Any) -> None:
-    if transaction.parent is None:
-        # After a rollback the events do not exist.
-        session.info[WAITING].clear()
-
-
-def _dispatch(endpoint: Endpoint, rows: list[int]) -> None:
-    """Have committed events run by this process, or notify another one."""
-    tally.count(endpoint.store, ENQUEUED, len(rows))
-    mode, state = endpoint.dispatch, endpoint.state
-    if mode != "background":
-        notify_others(endpoint, mode, rows, is_new=True)
-    elif state.prepared_pid == os.getpid():
-        # A process that does not serve starts no thread.
-        background_of(state).wake()
 
 
 def _aware(value: Any) -> Any:

@@ -28,6 +28,7 @@ from ..log import log
 #: The names of the tasks. Messages in queues hold them, so they never change.
 RUN = "flask_procore_webhooks.run"
 SWEEP = "flask_procore_webhooks.sweep"
+RECONCILE = "flask_procore_webhooks.reconcile"
 
 #: Seconds that one step towards the broker may take while the sender waits.
 PATIENCE = 1.5

@@ -51,6 +51,9 @@ SHORTEST = min(TEXTS.values())
 #: The values of these columns, of an event.
 OF_SENDER = attrgetter(*TEXTS)
 LONGEST_ERROR = 4000
+#: ``Event.origin`` of an event from Procore's record of deliveries. Its body is made
+#: again, so it differs from the bytes of a delivery.
+RECONCILE = "reconcile"
 #: Statuses of events that a repeat makes pending.
 REVIVED = (Status.DEAD, Status.UNMATCHED)
 _REVIVED = [status.value for status in REVIVED]
@@ -217,7 +220,8 @@ def _are_short(texts: Iterable[str | None]) -> bool:
 def _repeat(store: Store, row: Row, connection: Connection) -> RecordResult | None:
     """Count the repeat of a recorded event; ``None`` if the event was pruned."""
     c = store.columns
-    differs = and_(c.body.is_not(None), c.body != row["body"])
+    is_sent = c.body.is_not(None), c.origin != RECONCILE
+    differs = and_(*is_sent, c.body != row["body"])
     changes = {
         "repeats": c.repeats + 1,
         "conflicts": c.conflicts + case((differs, 1), else_=0),

@@ -23,6 +23,7 @@ from ..storage.store import to_db_time
 
 REPLAY, DISCARD, PRUNE = "replay", "discard", "prune"
 PAUSE, RESUME = "pause", "resume"
+RECONCILE = "reconcile"
 
 #: Characters of an operator's name, of a filter, and of all errors of one entry. The
 #: text of MariaDB and MySQL ends at 64 KiB.
@@ -92,6 +93,17 @@ def set_actual(store: Store, batch: str, actual: int) -> None:
     j = store.database.tables.journal.c
     mine = j.endpoint == store.endpoint, j.batch == batch, j.event.is_(None)
     change = update(j.id.table).where(*mine).values(actual=actual)
+    store.run(lambda connection: connection.execute(change))
+
+
+def end_reconcile(
+    store: Store, batch: str, filter: Mapping[str, Any], missing: int, inserted: int
+) -> None:
+    """Write what a reconciliation has found and inserted."""
+    j = store.database.tables.journal.c
+    mine = j.endpoint == store.endpoint, j.batch == batch
+    values = {"filter": json.dumps(filter), "expected": missing, "actual": inserted}
+    change = update(j.id.table).where(*mine).values(values)
     store.run(lambda connection: connection.execute(change))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from datetime import timedelta
 from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import case
 from sqlalchemy import func
@@ -28,6 +29,12 @@ from .queries import MOST_COUNTED
 WINDOWS = {"minute": 60, "hour": 3600, "day": 86400}
 #: Newest unmatched events whose types are counted.
 NEWEST_UNMATCHED = 1000
+#: Weeks whose same hours are compared: a night or a weekend is quiet every week.
+WEEKS = 4
+#: Weeks of them with a delivery, at least, for hours that are usually not silent.
+USUAL = 2
+#: Outcomes of deliveries that were authentic.
+ARRIVED = ("recorded", "duplicate", "conflict", "quarantined")
 
 
 @dataclass(frozen=True)
@@ -174,3 +181,64 @@ def pending_jobs(store: Store) -> Counter[tuple[str, str]]:
     jobs = jobs.where(j.state == JobState.PENDING.value)
     found = store.rows(jobs.group_by(j.subscriber, j.waits_for))
     return Counter({(row.subscriber, row.waits_for or ""): row.jobs for row in found})
+
+
+class Silence(NamedTuple):
+    """The deliveries of the last hours, and of the same hours of earlier weeks."""
+
+    seconds: float
+    deliveries: int
+    #: The week before first.
+    weeks_before: list[int]
+    is_alarm: bool
+
+    def __str__(self) -> str:
+        before = ", ".join(map(str, self.weeks_before)) or "not known"
+        word = "SILENT: " if self.is_alarm else ""
+        return (
+            f"{word}{self.deliveries} deliveries in the last {self.seconds:g} s; in the"
+            f" same hours of the weeks before: {before}"
+        )
+
+
+def silence_of(store: Store, seconds: float) -> Silence:
+    """Whether the endpoint is silent though it is not at these hours in other weeks.
+
+    Alarm: no delivery now, at least one in the same hours of two of the last four
+    weeks, and of at least half of those weeks that the tally knows. The tally is
+    written every ten seconds.
+    """
+    now = store.db_now()
+    counts = [
+        _deliveries(store, seconds, now - timedelta(weeks=week))
+        for week in range(WEEKS + 1)
+    ]
+    first = _first_minute(store)
+    known = [
+        count
+        for week, count in enumerate(counts)
+        if week and first and first <= now - timedelta(weeks=week, seconds=seconds)
+    ]
+    spoke = sum(count > 0 for count in known)
+    is_alarm = not counts[0] and spoke >= USUAL and 2 * spoke >= len(known)
+    return Silence(seconds, counts[0], known, is_alarm)
+
+
+def _deliveries(store: Store, seconds: float, until: datetime) -> int:
+    """How many arrived in the seconds before a time, as it is stored."""
+    t = store.database.tables.tally.c
+    query = select(func.sum(t.count)).where(
+        t.endpoint == store.endpoint,
+        t.outcome.in_(ARRIVED),
+        t.minute > until - timedelta(seconds=seconds),
+        t.minute <= until,
+    )
+    return int(store.rows(query)[0][0] or 0)
+
+
+def _first_minute(store: Store) -> datetime | None:
+    """The first minute that the tally has of the endpoint."""
+    t = store.database.tables.tally.c
+    query = select(func.min(t.minute)).where(t.endpoint == store.endpoint)
+    found: datetime | None = store.rows(query)[0][0]
+    return found

@@ -1,0 +1,167 @@
+"""Answers of Procore's API: strict reading, and texts without secrets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+from urllib.parse import urlsplit
+
+import requests
+
+#: Characters of Procore's own message that an error shows.
+LONGEST_MESSAGE = 300
+#: Where the bodies of errors hold the message.
+MESSAGES = ("message", "error_description", "errors", "error", "reason")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer in 2xx."""
+
+    status: int
+    headers: Mapping[str, str]
+    #: The JSON value; ``None`` for an empty body.
+    value: Any
+    #: The parameters of the next page, if the answer names one.
+    next_page: Mapping[str, str] | None = None
+
+
+class NotDocumented(Exception):
+    """The answer is not the documented one; its text says what it is instead."""
+
+
+def read_json(response: requests.Response) -> Any:
+    """The JSON value of the body, ``None`` if it is empty.
+
+    :raises NotDocumented: it is no JSON.
+    """
+    content = response.content
+    if not content.strip():
+        return None
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        pass
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
+    if "html" in kind or content.lstrip()[:1] == b"<":
+        raise NotDocumented("the answer is HTML, not JSON")
+    raise NotDocumented("the answer is no complete JSON")
+
+
+def message_of(response: requests.Response, secrets: Iterable[str]) -> str:
+    """What the body of an error says: one short line; ``""`` if it says nothing.
+
+    It has ``*****`` in the place of each secret.
+    """
+    try:
+        value = json.loads(response.content)
+    except (ValueError, RecursionError):
+        return ""
+    text = " ".join(str(part) for part in _messages(value))
+    text = without(text, secrets)
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}..."
+
+
+def items_of(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list, bare or in ``{"data": [...]}``.
+
+    :raises NotDocumented: it is no list of objects. A list that is null is an error,
+        because it would be taken for an empty one.
+    """
+    if isinstance(value, dict) and "data" in value:
+        value = value["data"]
+    if not isinstance(value, list):
+        raise NotDocumented(f"the answer holds {_kind(value)} where a list belongs")
+    for each in value:
+        if not isinstance(each, dict):
+            raise NotDocumented(f"the list holds {_kind(each)} where an object belongs")
+    return value
+
+
+def item_of(value: Any) -> dict[str, Any]:
+    """The object, bare or in ``{"data": {...}}``.
+
+    :raises NotDocumented: it is no object.
+    """
+    if isinstance(value, dict) and "data" in value:
+        value = value["data"]
+    if not isinstance(value, dict):
+        raise NotDocumented(f"the answer holds {_kind(value)} where an object belongs")
+    return value
+
+
+def next_page(
+    answer: Answer, given: Mapping[str, Any], number: int, seen: int
+) -> dict[str, Any] | None:
+    """The parameters of the next page; ``None`` after the last one.
+
+    Procore names it in ``Link``. Without one, the pages are counted until ``Total``
+    objects were seen, until one that is shorter than ``Per-Page``, or until an empty
+    one: the server's greatest number may be less than was asked for.
+    """
+    if answer.next_page is not None:
+        return {**given, **answer.next_page}
+    if "Link" in answer.headers or not number:
+        return None
+    total, size = (answer.headers.get(name, "") for name in ("Total", "Per-Page"))
+    if total.isdecimal():
+        is_last = seen >= int(total)
+    else:
+        is_last = size.isdecimal() and number < int(size)
+    return None if is_last else {**given, "page": int(given["page"]) + 1}
+
+
+def is_paged(answer: Answer) -> bool:
+    """Whether the answer says that it is a page of a list."""
+    return any(name in answer.headers for name in ("Link", "Total", "Per-Page"))
+
+
+def query_of(url: str | None) -> dict[str, str] | None:
+    """The parameters in the address of the next page.
+
+    Only these are followed: the token never goes to another host.
+    """
+    return None if url is None else dict(parse_qsl(urlsplit(url).query))
+
+
+def without(text: str, secrets: Iterable[str]) -> str:
+    """The text with ``*****`` in the place of each secret."""
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        text = text.replace(secret, "*****")
+    return text
+
+
+def secrets_in(body: Any) -> Iterator[str]:
+    """The secrets in the body of a request: the values of a hook's headers."""
+    headers = body.get("destination_headers") if isinstance(body, dict) else None
+    for value in headers.values() if isinstance(headers, dict) else ():
+        if isinstance(value, str):
+            yield value
+            # A message may quote the token without its scheme.
+            token = value.rpartition(" ")[2]
+            if len(token) > 5:
+                yield token
+
+
+def _messages(value: Any) -> Iterable[Any]:
+    """The texts of an error's body, whatever their place."""
+    if isinstance(value, dict):
+        for key in MESSAGES:
+            if value.get(key):
+                yield from _messages(value[key])
+                return
+    elif isinstance(value, list):
+        for each in value[:5]:
+            yield from _messages(each)
+    elif isinstance(value, str):
+        yield value
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else f"a {type(value).__name__}"

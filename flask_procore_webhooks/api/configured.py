@@ -1,0 +1,64 @@
+"""A client of Procore's API with the credentials of an endpoint's configuration."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import requests
+
+from ..endpoint import Endpoint
+from ..errors import ConfigError
+from .client import ProcoreAPI
+from .client import WAIT
+from .tokens import StateTokens
+
+#: Seconds that a call of a command waits for rate limits.
+PATIENCE = 60.0
+
+
+def shared_api(
+    endpoint: Endpoint, company_id: str | int | None, shares_token: bool
+) -> ProcoreAPI:
+    """The client of this process, with one token, one session a thread, one budget.
+
+    :raises ConfigError: the credentials are missing.
+    """
+    company = None if company_id is None else str(company_id)
+    make = partial(api_of, endpoint, company_id=company, shares_token=shares_token)
+    key = ProcoreAPI, endpoint.name, company, shares_token
+    return endpoint.state.runtime.part(key, make)
+
+
+def api_of(
+    endpoint: Endpoint,
+    *,
+    company_id: str | int | None = None,
+    shares_token: bool = False,
+    session: requests.Session | None = None,
+    wait: float = WAIT,
+    reserve: float = 0.0,
+) -> ProcoreAPI:
+    """The client; ``shares_token`` keeps its token in the inbox's database.
+
+    :param wait: as for :class:`ProcoreAPI`, as the others.
+    :raises ConfigError: the credentials are missing.
+    """
+    settings, prefix = endpoint.settings.api, endpoint.config_prefix
+    client_id, client_secret = settings.client_id, settings.client_secret
+    if not client_id or not client_secret:
+        keys = f"{prefix}API_CLIENT_ID and {prefix}API_CLIENT_SECRET"
+        raise ConfigError([f"{endpoint.name}: set {keys} to call Procore's API."])
+    cache = None
+    if shares_token:
+        cache = StateTokens(endpoint.store, f"{settings.login_url} {client_id}")
+    return ProcoreAPI(
+        client_id,
+        client_secret,
+        company_id=company_id,
+        base_url=settings.api_url,
+        login_url=settings.login_url,
+        session=session,
+        wait=wait,
+        cache=cache,
+        reserve=reserve,
+    )

@@ -1,0 +1,124 @@
+"""Rate limits: what the headers of an answer say, and the wait that follows.
+
+Procore has a limit for ten seconds and one for the hour. The headers do not say which
+one they describe: a reset at most ten seconds away is the short one. Times are compared
+with the answer's own ``Date``, because this host's clock may differ.
+https://developers.procore.com/documentation/content/rate-limit-handling
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from datetime import timezone
+from email.utils import parsedate_to_datetime
+
+#: Seconds; a reset further away is that of the hourly limit.
+SPIKE = 10.0
+#: Seconds of the longest window, and a minute for clocks that differ.
+LONGEST = 3660.0
+#: Seconds to wait where a 429 names none.
+USUAL_WAIT = 10.0
+#: Seconds to wait at least after a 429 or 503, so that repeated calls come to an end.
+SHORTEST_WAIT = 0.5
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One rate limit as an answer describes it."""
+
+    #: Requests in the window.
+    size: int
+    #: Requests that are left of them.
+    remaining: int
+    #: Seconds until all of them may be made again.
+    reset_in: float
+
+
+def read_limit(headers: Mapping[str, str]) -> Limit | None:
+    """The limit that the headers describe; ``None`` without such headers."""
+    size = _number(headers.get("X-Rate-Limit-Limit"))
+    remaining = _number(headers.get("X-Rate-Limit-Remaining"))
+    reset_in = _reset_in(headers)
+    if size is None or remaining is None or reset_in is None:
+        return None
+    return Limit(int(size), int(remaining), reset_in)
+
+
+def read_wait(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait after a 429 or 503; the later of what the headers name.
+
+    ``None`` if they name nothing.
+    """
+    given = headers.get("Retry-After")
+    seconds = _number(given)
+    if seconds is None and (when := _http_date(given)):
+        seconds = when - _date_of(headers)
+    waits = [each for each in (seconds, _reset_in(headers)) if each is not None]
+    return min(LONGEST, max(SHORTEST_WAIT, *waits)) if waits else None
+
+
+class Budget:
+    """What the answers of one client have said of both limits; threads share it.
+
+    :param reserve: the part of a limit that is left to others: 0.2 is a fifth.
+    """
+
+    def __init__(self, reserve: float = 0.0) -> None:
+        self.reserve = reserve
+        self._lock = threading.Lock()
+        #: The time of the monotonic clock before which no request is made.
+        self.blocked_until = 0.0
+
+    def note(self, limit: Limit | None) -> None:
+        """Take what an answer says; block the next request if the limit is used up."""
+        if limit is not None and limit.remaining <= self.reserve * limit.size:
+            self.block(limit.reset_in)
+
+    def block(self, seconds: float) -> None:
+        """Make no request for so many seconds, or for longer if that is known."""
+        until = time.monotonic() + min(seconds, LONGEST)
+        with self._lock:
+            self.blocked_until = max(self.blocked_until, until)
+
+    def unblock(self, until: float) -> None:
+        """End the block until that time: the caller has waited for its end."""
+        with self._lock:
+            if self.blocked_until <= until:
+                self.blocked_until = 0.0
+
+
+def name_of(seconds: float) -> str:
+    """The limit that ends in so many seconds."""
+    return "rate limit of ten seconds" if seconds <= SPIKE else "hourly rate limit"
+
+
+def _reset_in(headers: Mapping[str, str]) -> float | None:
+    reset = _number(headers.get("X-Rate-Limit-Reset"))
+    return None if reset is None else max(0.0, reset - _date_of(headers))
+
+
+def _date_of(headers: Mapping[str, str]) -> float:
+    """The answer's own time in Unix seconds; this host's if it has none."""
+    return _http_date(headers.get("Date")) or time.time()
+
+
+def _http_date(text: str | None) -> float | None:
+    try:
+        when: datetime = parsedate_to_datetime(text or "")
+    except (ValueError, TypeError):
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=timezone.utc)
+    return when.timestamp()
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if 0 <= number < 1e12 else None

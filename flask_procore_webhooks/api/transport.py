@@ -1,0 +1,155 @@
+"""Transport: one HTTP request to Procore, and the request of a token."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from dataclasses import field
+from typing import Any
+
+import requests
+from requests.auth import AuthBase
+
+from .answers import NotDocumented
+from .answers import read_json
+from .errors import APIError
+from .errors import BadAnswer
+from .errors import LoginFailed
+from .errors import Unavailable
+from .limits import read_wait
+from .tokens import Token
+
+LOGIN_PATH = "/oauth/token"
+#: Seconds that a token is good for where Procore does not say.
+TOKEN_SECONDS = 5400.0
+
+
+@dataclass(frozen=True)
+class Client:
+    """The credentials of an app at Procore."""
+
+    id: str
+    secret: str = field(repr=False)
+
+
+class Transport:
+    """Sends requests; a request has a timeout, follows no redirect, is not repeated."""
+
+    def __init__(
+        self,
+        client: Client,
+        base_url: str,
+        login_url: str,
+        session: requests.Session | None,
+        timeout: tuple[float, float],
+    ) -> None:
+        self.client = client
+        self.base_url = base_url.rstrip("/")
+        self._login_url = login_url.rstrip("/")
+        self._given = session
+        self._timeout = timeout
+        self._local = threading.local()
+
+    def send(
+        self, method: str, path: str, token: Token, **options: Any
+    ) -> requests.Response:
+        """The answer, whatever its status.
+
+        :param options: as for ``requests.Session.request``.
+        :raises Unavailable: there was none.
+        """
+        url = self.base_url + path
+        return self._send(method, url, path, auth=_Bearer(token), **options)
+
+    def log_in(self) -> Token:
+        """Ask for a token.
+
+        https://developers.procore.com/documentation/oauth-client-credentials
+
+        :raises LoginFailed: Procore refuses the credentials.
+        :raises Unavailable: there was no answer, or one in 5xx or 429.
+        """
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": self.client.id,
+            "client_secret": self.client.secret,
+        }
+        url = self._login_url + LOGIN_PATH
+        response = self._send("POST", url, LOGIN_PATH, auth=_NoAuth(), data=form)
+        if not 200 <= response.status_code < 300:
+            raise _login_error(response)
+        with reading("POST", LOGIN_PATH, response.status_code):
+            return _token(read_json(response))
+
+    def _send(
+        self, method: str, url: str, path: str, **options: Any
+    ) -> requests.Response:
+        try:
+            return self._session.request(
+                method, url, timeout=self._timeout, allow_redirects=False, **options
+            )
+        except requests.RequestException as error:
+            # Its text and its request may hold what was sent.
+            text = f"no answer ({type(error).__name__})"
+        raise Unavailable(method, path, 0, text, None)
+
+    @property
+    def _session(self) -> requests.Session:
+        if self._given is not None:
+            return self._given
+        # A forked child must not use the connections of its parent.
+        if getattr(self._local, "pid", None) != os.getpid():
+            self._local.session, self._local.pid = requests.Session(), os.getpid()
+        found: requests.Session = self._local.session
+        return found
+
+
+@contextmanager
+def reading(method: str, path: str, status: int) -> Iterator[None]:
+    """Raise :class:`BadAnswer` for an answer that is not the documented one."""
+    try:
+        yield
+    except NotDocumented as error:
+        text = str(error)
+    else:
+        return
+    raise BadAnswer(method, path, status, text)
+
+
+class _Bearer(AuthBase):
+    """Sets the token. With it, requests takes no other one from ``.netrc``."""
+
+    def __init__(self, token: Token) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token.text}"
+        return request
+
+
+class _NoAuth(AuthBase):
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        return request
+
+
+def _login_error(response: requests.Response) -> APIError:
+    status, text = response.status_code, f"{response.status_code}, no access token"
+    if status == 429 or status >= 500:
+        after = read_wait(response.headers)
+        return Unavailable("POST", LOGIN_PATH, status, text, after)
+    text += ": check client id, secret, login address"
+    return LoginFailed("POST", LOGIN_PATH, status, text)
+
+
+def _token(value: Any) -> Token:
+    text = value.get("access_token") if isinstance(value, dict) else None
+    if not isinstance(text, str) or not text:
+        raise NotDocumented("the answer holds no access_token")
+    seconds = value.get("expires_in")
+    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    left = float(seconds) if is_number and seconds > 0 else TOKEN_SECONDS
+    return Token(text, time.monotonic() + left)
