@@ -22,6 +22,7 @@ from werkzeug.test import TestResponse
 from ..dispatching import dispatch
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
+from ..fake import FakeProcore
 from ..operations.queries import newest
 from ..senders.procore import PROCORE
 from ..senders.prudra import PRUDRA
@@ -33,7 +34,16 @@ from ..storage.engines import checked_url
 from ..storage.engines import sqlite_path
 from .isolation import apart
 
-__all__ = ["PROCORE", "PRUDRA", "Deliveries", "deliver", "drain", "payload", "sign"]
+__all__ = [
+    "PROCORE",
+    "PRUDRA",
+    "Deliveries",
+    "FakeProcore",
+    "deliver",
+    "drain",
+    "payload",
+    "sign",
+]
 
 
 def deliver(
