@@ -220,7 +220,7 @@ class ProcoreAPI:
                 refused = token
             elif response.status_code == 429:
                 # The next turn of the loop waits, if there is time.
-                self.budget.block(read_wait(response.headers) or USUAL_WAIT)
+                self.budget.block(read_wait(429, response.headers) or USUAL_WAIT)
             elif response.status_code == 503:
                 left -= self._wait_after_503(method, path, response, left)
             else:
@@ -278,7 +278,7 @@ class ProcoreAPI:
 
         :raises Unavailable: it does not say, or that is longer than is ``left``.
         """
-        seconds = read_wait(response.headers)
+        seconds = read_wait(503, response.headers)
         if seconds is None or seconds > left:
             how_long = "" if seconds is None else f" for {seconds:.0f} s"
             text = f"503, Procore is unavailable{how_long}"

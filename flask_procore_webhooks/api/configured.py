@@ -8,6 +8,7 @@ import requests
 
 from ..endpoint import Endpoint
 from ..errors import ConfigError
+from ..storage.engines import is_in_memory
 from .client import ProcoreAPI
 from .client import WAIT
 from .tokens import StateTokens
@@ -49,7 +50,8 @@ def api_of(
         keys = f"{prefix}API_CLIENT_ID and {prefix}API_CLIENT_SECRET"
         raise ConfigError([f"{endpoint.name}: set {keys} to call Procore's API."])
     cache = None
-    if shares_token:
+    # A database in memory has one connection, and belongs to one process.
+    if shares_token and not is_in_memory(endpoint.store.database.url):
         cache = StateTokens(endpoint.store, f"{settings.login_url} {client_id}")
     return ProcoreAPI(
         client_id,

@@ -122,7 +122,7 @@ def _of_requests(error: OSError) -> Discard | RetryLater | None:
     if answer.status_code == 404:
         return Discard(text)
     if answer.status_code in (429, 503):
-        return RetryLater(read_wait(answer.headers), text)
+        return RetryLater(read_wait(answer.status_code, answer.headers), text)
     return None
 
 

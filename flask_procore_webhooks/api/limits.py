@@ -48,16 +48,18 @@ def read_limit(headers: Mapping[str, str]) -> Limit | None:
     return Limit(int(size), int(remaining), reset_in)
 
 
-def read_wait(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait after a 429 or 503; the later of what the headers name.
+def read_wait(status: int, headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait after an error; ``None`` if the headers name none.
 
-    ``None`` if they name nothing.
+    After a 429, the later of what they name. Other answers have the reset of a limit
+    that is not used up.
     """
     given = headers.get("Retry-After")
     seconds = _number(given)
     if seconds is None and (when := _http_date(given)):
         seconds = when - _date_of(headers)
-    waits = [each for each in (seconds, _reset_in(headers)) if each is not None]
+    reset_in = _reset_in(headers) if status == 429 else None
+    waits = [each for each in (seconds, reset_in) if each is not None]
     return min(LONGEST, max(SHORTEST_WAIT, *waits)) if waits else None
 
 

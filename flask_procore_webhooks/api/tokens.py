@@ -6,16 +6,18 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
+from datetime import datetime
 from datetime import timedelta
+from typing import Any
 from typing import Protocol
 
 from ..log import log
 from ..operations.seen import put_state
 from ..operations.seen import states
 from ..schema.state import WHOLE_INBOX
-from ..senders.payload import to_datetime
 from ..storage.store import Store
 
 #: Seconds before its end at which a token is renewed.
@@ -103,23 +105,25 @@ class StateTokens:
 
     def load(self) -> Token | None:
         try:
-            found = states(self._store, self._name)
+            for row in states(self._store, self._name):
+                return self._token(row["value"])
         except Exception as error:
-            log.warning("No access token is read from the inbox: %s", error)
-            return None
-        for row in found:
-            value = row["value"]
-            ends = to_datetime(value["ends_at"])
-            if ends is not None:
-                left = (ends - self._store.now()).total_seconds()
-                return Token(value["token"], time.monotonic() + left)
+            # Of the database; or of a row that another version of the package wrote.
+            log.warning("No access token is read from the inbox: %r", error)
         return None
+
+    def _token(self, value: Mapping[str, str]) -> Token:
+        ends = datetime.fromisoformat(value["ends_at"])
+        left = (ends - self._store.now()).total_seconds()
+        return Token(str(value["token"]), time.monotonic() + left)
 
     def save(self, token: Token) -> None:
         ends = self._store.now() + timedelta(seconds=token.seconds_left)
         value = {"token": token.text, "ends_at": ends.isoformat()}
+        # One try: the caller's transaction may lock a SQLite file.
+        how: Any = {"endpoint": WHOLE_INBOX, "until": time.monotonic()}
         try:
-            put_state(self._store, self._name, value, endpoint=WHOLE_INBOX)
+            put_state(self._store, self._name, value, **how)
         except Exception as error:
             log.warning("The access token is not shared by the inbox: %s", error)
 

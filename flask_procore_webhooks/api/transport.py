@@ -139,7 +139,7 @@ class _NoAuth(AuthBase):
 def _login_error(response: requests.Response) -> APIError:
     status, text = response.status_code, f"{response.status_code}, no access token"
     if status == 429 or status >= 500:
-        after = read_wait(response.headers)
+        after = read_wait(status, response.headers)
         return Unavailable("POST", LOGIN_PATH, status, text, after)
     text += ": check client id, secret, login address"
     return LoginFailed("POST", LOGIN_PATH, status, text)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from datetime import timezone
 from functools import partial
 from typing import Any
@@ -20,13 +21,16 @@ from sqlalchemy.orm import Session
 from ..endpoint import Endpoint
 from ..event import Event
 from ..inbox.added import AddResult
+from ..inbox.added import connection_of
 from ..inbox.added import ENQUEUE
-from ..inbox.added import has_seen
 from ..inbox.added import insert_event
 from ..inbox.added import insert_in_session
+from ..inbox.added import seen_since
+from ..inbox.added import with_id
 from ..log import log
 from ..senders.payload import digest
 from ..storage import tally
+from ..storage.store import Store
 from .background import background_of
 from .dispatch import notify_others
 
@@ -66,20 +70,31 @@ def enqueue_changes(endpoint: Endpoint, changes: Iterable[Change]) -> Iterator[E
     """Record the changes that were not seen; see
     :meth:`ProcoreWebhooks.enqueue_changes`.
     """
-    for change in changes:
-        at = change.updated_at
-        key = change.resource_type, change.resource_id
-        if at is not None and has_seen(endpoint.store, *key, at):
-            continue
+    # All pages are read before the first statement of the transaction.
+    for change in list(changes):
+        at, key = change.updated_at, (change.resource_type, change.resource_id)
         # The same change has the same id in every sweep.
         state = at.isoformat() if at else json.dumps(change.item, sort_keys=True)
         id = digest("/".join((*key, state)).encode()).replace("sha256:", CHANGE)
+        if _has_seen(endpoint.store, key, id, at):
+            continue
         ids = {
             "resource_id": change.resource_id,
             "project_id": change.project_id,
             "company_id": change.company_id,
         }
         yield enqueue(endpoint, f"{key[0]}.update", id, ids, dict(change.item))
+
+
+def _has_seen(store: Store, key: tuple[str, str], id: str, at: datetime | None) -> bool:
+    """Whether the inbox, as the session's transaction sees it, has the change."""
+    queries = [with_id(store, id)]
+    if at is not None:
+        queries.append(seen_since(store, *key, at))
+    if source := store.session:
+        connection = connection_of(store, source())
+        return any(connection.execute(each).first() for each in queries)
+    return any(store.rows(each) for each in queries)
 
 
 def _new_event(

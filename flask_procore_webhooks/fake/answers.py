@@ -221,7 +221,8 @@ def _redirect(broken: Broken, switches: Switches) -> Response:
 
 def _failure(status: int) -> Replacement:
     def answer(broken: Broken, switches: Switches) -> Response:
-        wait = {"Retry-After": f"{broken.seconds:.0f}"} if status != 500 else {}
+        has_wait = status != 500 and broken.seconds > 0
+        wait = {"Retry-After": f"{broken.seconds:.0f}"} if has_wait else {}
         refusal = Refusal(status, HTTPStatus(status).phrase, headers=wait)
         return error_answer(refusal, switches)
 

@@ -108,7 +108,7 @@ class ApiApp(Flask):
         :param method: ``"*"`` for every method.
         :param path: part of the path with its query, or a regular expression.
         :param skip: requests that pass before.
-        :param seconds: how slow, or the ``Retry-After`` of 429 and 503.
+        :param seconds: how slow, or the ``Retry-After`` of 429 and 503; 0 for none.
         :raises ValueError: there is no such kind.
         """
         self._breakage.order(Broken(kind, method, path, times, skip, seconds))

@@ -101,31 +101,60 @@ class Records(NamedTuple):
     key: str
 
 
+def _records(path: str, key: str, versions: str = "v1.0") -> Records:
+    return Records(
+        tuple(f"/rest/{version}/{path}" for version in versions.split()), key
+    )
+
+
 def _in_project(last: str, key: str, versions: str = "v1.0") -> Records:
-    base = "/rest/{}/projects/<project>/" + last
-    return Records(tuple(base.format(version) for version in versions.split()), key)
+    return _records(f"projects/<project>/{last}", key, versions)
 
 
+def _in_company(last: str, key: str, versions: str = "v1.0") -> Records:
+    return _records(f"companies/<company>/{last}", key, versions)
+
+
+#: The paths of the records of each resource that has REST calls here.
 RECORDS: Final[dict[str, Records]] = {
-    "RFIs": _in_project("rfis", "rfi", "v1.0 v1.1"),
-    "Submittals": _in_project("submittals", "submittal", "v1.1 v1.0"),
-    "Meetings": _in_project("meetings", "meeting"),
+    "Change Events": _records("change_events", "change_event", "v1.0 v1.1"),
+    "Change Order Packages": _records("change_order_packages", "change_order_package"),
+    "Company Users": _in_company("users", "user", "v1.0 v1.3"),
+    "Company Vendors": Records(
+        ("/rest/v1.0/companies/<company>/vendors", "/rest/v1.0/vendors"), "vendor"
+    ),
+    "Coordination Issues": _records("coordination_issues", "coordination_issue"),
+    "Direct Cost Line Items": _in_project("direct_costs/line_items", "line_item"),
+    "Direct Costs": _in_project("direct_costs", "direct_cost", "v1.0 v1.1"),
+    "Form Templates": _in_company("form_templates", "form_template"),
+    "Forms": _in_project("forms", "form", "v1.0 v1.1"),
+    "Generic Tool Items": _in_project(
+        "correspondence_type_items", "correspondence_type_item"
+    ),
+    "Images": _records("images", "image"),
     "Incidents": _in_project("incidents", "incident"),
+    "Inspection Checklists": _in_project("checklist/lists", "list"),
     "Locations": _in_project("locations", "location"),
+    "Meetings": _in_project("meetings", "meeting"),
+    "Observation Item Response Logs": _in_project(
+        "observations/response_logs", "response_log"
+    ),
+    "Observation Items": _records("observations/items", "observation"),
+    "Potential Change Orders": _records(
+        "potential_change_orders", "potential_change_order"
+    ),
+    "Prime Contracts": _records("prime_contracts", "prime_contract"),
     "Project Users": _in_project("users", "user"),
     "Project Vendors": _in_project("vendors", "vendor"),
-    "Punch Items": Records(("/rest/v1.0/punch_items",), "punch_item"),
-    "Observation Items": Records(("/rest/v1.0/observations/items",), "observation"),
-    "Change Events": Records(("/rest/v1.0/change_events",), "change_event"),
-    "Tasks": Records(("/rest/v1.0/tasks",), "task"),
-    "Images": Records(("/rest/v1.0/images",), "image"),
-    "Purchase Order Contracts": Records(
-        ("/rest/v1.0/purchase_order_contracts",), "purchase_order_contract"
+    "Projects": _records("projects", "project", "v1.0 v1.1"),
+    "Punch Items": _records("punch_items", "punch_item", "v1.0 v1.1"),
+    "Purchase Order Contracts": _records(
+        "purchase_order_contracts", "purchase_order_contract"
     ),
-    "Work Order Contracts": Records(
-        ("/rest/v1.0/work_order_contracts",), "work_order_contract"
-    ),
-    "Projects": Records(("/rest/v1.0/projects",), "project"),
-    "Company Users": Records(("/rest/v1.0/companies/<company>/users",), "user"),
-    "Company Vendors": Records(("/rest/v1.0/companies/<company>/vendors",), "vendor"),
+    "RFIs": _in_project("rfis", "rfi", "v1.0 v1.1"),
+    "Submittal Packages": _in_project("submittal_packages", "submittal_package"),
+    "Submittals": _in_project("submittals", "submittal", "v1.1 v1.0"),
+    "Tasks": _records("tasks", "task"),
+    "Trades": _in_company("trades", "trade"),
+    "Work Order Contracts": _records("work_order_contracts", "work_order_contract"),
 }

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy import func
 from sqlalchemy import or_
+from sqlalchemy import Select
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -67,12 +69,17 @@ def insert_event(
 
 def insert_in_session(store: Store, event: Event, session: Session) -> AddResult | None:
     """Like :func:`insert_event`, in the session's transaction; the caller commits."""
+    return insert_event(store, event, connection_of(store, session))
+
+
+def connection_of(store: Store, session: Session) -> Connection:
+    """The connection of the session's transaction to the inbox."""
     database = store.database
     connection = session.connection(bind_arguments={"clause": database.tables.event})
     if database.traits is None:
         # A database in memory has one connection: another use of it would commit.
         database.traits = find_traits(connection)
-    return insert_event(store, event, connection)
+    return connection
 
 
 def insert_events(store: Store, events: Iterable[tuple[Event, Status]]) -> list[int]:
@@ -105,10 +112,16 @@ def known_ids(store: Store, ids: Sequence[str]) -> set[str]:
     return found
 
 
-def has_seen(
+def with_id(store: Store, id: str) -> Select[Any]:
+    """A query for the event of that id."""
+    c = store.columns
+    return select(c.id).where(c.endpoint == store.endpoint, c.event_id == id)
+
+
+def seen_since(
     store: Store, resource_type: str, resource_id: str, since: datetime
-) -> bool:
-    """Whether an event of the resource happened, or was received, at a time or later.
+) -> Select[Any]:
+    """A query for an event of the resource that happened or was received since a time.
 
     :param since: aware.
     """
@@ -119,7 +132,7 @@ def has_seen(
         func.lower(c.resource_type) == resource_type.lower(),
         or_(c.event_at >= at, c.received_at >= at),
     )
-    return bool(store.rows(query.limit(1)))
+    return query.limit(1)
 
 
 def was_delivered(

@@ -27,17 +27,23 @@ _STARTED_AT = int(time.time())
 
 
 def put_state(
-    store: Store, name: str, value: object, *, endpoint: str | None = None
+    store: Store,
+    name: str,
+    value: object,
+    *,
+    endpoint: str | None = None,
+    until: float | None = None,
 ) -> None:
     """Set a value in the state table; safe to repeat and to race.
 
     :param name: at most 190 ASCII characters.
     :param value: is stored as JSON.
     :param endpoint: ``""`` for the whole inbox; by default the store's endpoint.
+    :param until: as for :meth:`Store.run`.
     """
     owner = store.endpoint if endpoint is None else endpoint
-    tables, now = store.database.tables, store.db_now()
-    store.run(lambda each: put_value(each, tables, owner, name, value, now))
+    fixed = store.database.tables, owner, name, value, store.db_now()
+    store.run(lambda connection: put_value(connection, *fixed), until=until)
 
 
 def states(store: Store, prefix: str) -> list[Mapping[str, Any]]:
