@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 import requests
@@ -10,7 +11,9 @@ from ..endpoint import Endpoint
 from ..errors import ConfigError
 from ..storage.engines import is_in_memory
 from .client import ProcoreAPI
+from .client import TIMEOUT
 from .client import WAIT
+from .limits import date_of
 from .tokens import StateTokens
 
 #: Seconds that a call of a command waits for rate limits.
@@ -28,6 +31,22 @@ def shared_api(
     make = partial(api_of, endpoint, company_id=company, shares_token=shares_token)
     key = ProcoreAPI, endpoint.name, company, shares_token
     return endpoint.state.runtime.part(key, make)
+
+
+def seconds_ahead(endpoint: Endpoint) -> float | None:
+    """Seconds by which this host's clock is ahead of Procore's, to about half a second.
+
+    ``None`` if the server does not say. The request is without credentials.
+    """
+    before = time.time()
+    try:
+        url = endpoint.settings.api.api_url
+        response = requests.head(url, timeout=TIMEOUT, allow_redirects=False)
+    except requests.RequestException:
+        return None
+    date = date_of(response.headers)
+    # The header is in whole seconds.
+    return None if date is None else (before + time.time()) / 2 - date - 0.5
 
 
 def api_of(

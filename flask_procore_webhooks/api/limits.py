@@ -57,7 +57,7 @@ def read_wait(status: int, headers: Mapping[str, str]) -> float | None:
     given = headers.get("Retry-After")
     seconds = _number(given)
     if seconds is None and (when := _http_date(given)):
-        seconds = when - _date_of(headers)
+        seconds = when - _now_of(headers)
     reset_in = _reset_in(headers) if status == 429 else None
     waits = [each for each in (seconds, reset_in) if each is not None]
     return min(LONGEST, max(SHORTEST_WAIT, *waits)) if waits else None
@@ -100,12 +100,16 @@ def name_of(seconds: float) -> str:
 
 def _reset_in(headers: Mapping[str, str]) -> float | None:
     reset = _number(headers.get("X-Rate-Limit-Reset"))
-    return None if reset is None else max(0.0, reset - _date_of(headers))
+    return None if reset is None else max(0.0, reset - _now_of(headers))
 
 
-def _date_of(headers: Mapping[str, str]) -> float:
-    """The answer's own time in Unix seconds; this host's if it has none."""
-    return _http_date(headers.get("Date")) or time.time()
+def date_of(headers: Mapping[str, str]) -> float | None:
+    """The answer's own time in Unix seconds; ``None`` if it has none."""
+    return _http_date(headers.get("Date"))
+
+
+def _now_of(headers: Mapping[str, str]) -> float:
+    return date_of(headers) or time.time()
 
 
 def _http_date(text: str | None) -> float | None:

@@ -6,6 +6,7 @@ from typing import TypedDict
 
 from sqlalchemy import URL
 
+from ..config.api import ApiSettings
 from ..endpoint import Endpoint
 from ..signals import WORK_SIGNALS
 from ..storage.database import Database
@@ -74,7 +75,24 @@ def _settings(endpoint: Endpoint) -> dict[str, str]:
         "IGNORE_USER_IDS": _listed(settings.ignore_user_ids),
         "IGNORE_APPLICATION_IDS": _listed(settings.ignore_application_ids),
     }
+    if settings.api.is_configured:
+        shown |= _api(settings.api)
     return {endpoint.config_prefix + key: value for key, value in shown.items()}
+
+
+def _api(settings: ApiSettings) -> dict[str, str]:
+    scopes = settings.scopes
+    listed = ", ".join(map(str, scopes)) if isinstance(scopes, tuple) else "a function"
+    return {
+        "URL": settings.url or "not set",
+        "API_CLIENT_ID": settings.client_id or "",
+        "API_CLIENT_SECRET": "*****",
+        "API_URL": settings.api_url,
+        "API_LOGIN_URL": settings.login_url,
+        "NAMESPACE": settings.namespace or "not set",
+        "PAYLOAD_VERSION": settings.payload_version,
+        "SCOPES": listed or "none",
+    }
 
 
 def _database(database: Database) -> str:

@@ -13,6 +13,7 @@ from ._check_database import database
 from ._check_database import file
 from ._check_database import platform
 from ._check_database import worker_pools
+from ._check_procore import procore
 from ._check_route import route
 from ._check_settings import logger
 from ._check_settings import settings
@@ -36,7 +37,14 @@ from ._report import Report
 
 Check = Callable[[Endpoint], Iterator[Finding]]
 #: The checks that need no database.
-OFFLINE: tuple[Check, ...] = (settings, subscribers, celery, route, platform)
+OFFLINE: tuple[Check, ...] = (
+    settings,
+    subscribers,
+    celery,
+    route,
+    procore,
+    platform,
+)
 #: The checks that read the inbox.
 ONLINE: tuple[Check, ...] = (database, file)
 #: The checks that need complete tables.

@@ -1,0 +1,49 @@
+"""The part of ``check`` about Procore's REST side, if it is configured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from ..endpoint import Endpoint
+from ..senders.procore import PROCORE
+from ._findings import Finding
+from ._findings import warning
+
+
+def procore(endpoint: Endpoint) -> Iterator[Finding]:
+    """What ``hooks`` and ``reconcile`` need. One request is made, for ``lag``."""
+    settings, prefix = endpoint.settings.api, endpoint.config_prefix
+    if endpoint.source is not PROCORE or not settings.is_configured:
+        return
+    if missing := settings.missing():
+        keys = ", ".join(prefix + key for key in missing)
+        yield warning(f"The commands hooks and reconcile need {keys}.")
+    if not endpoint.settings.authorizations:
+        yield warning(
+            f"{prefix}AUTHORIZATION is not set: Procore signs nothing, so a delivery"
+            " that Procore itself sends is refused. Set it, unless URL is a relay that"
+            " signs."
+        )
+    if find_spec("requests") is None:
+        yield warning(
+            "The commands hooks and reconcile cannot run:"
+            " pip install 'flask-procore-webhooks[procore]'."
+        )
+    else:
+        yield from _clock(endpoint)
+
+
+def _clock(endpoint: Endpoint) -> Iterator[Finding]:
+    """Compare this host's clock with Procore's, on which ``lag`` depends."""
+    from ..api.configured import seconds_ahead
+
+    lags = {each.name: each.lag for each in endpoint.subscribers if each.lag}
+    ahead = seconds_ahead(endpoint) if lags else None
+    for name, lag in lags.items():
+        if ahead is not None and ahead >= lag:
+            yield warning(
+                f"This host's clock is about {ahead:.1f} s ahead of Procore's, and the"
+                f" lag of {name} is {lag:g} s: it may miss the last state. Correct the"
+                " clock, or take a longer lag."
+            )
