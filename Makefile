@@ -4,6 +4,7 @@ BIN = .venv/bin
 
 # The tests of "make test": on SQLite, without other processes and servers.
 QUICK = not slow and not server and not serial and not soak
+QUICK_TESTS = $(addprefix tests/,unit inbox operations running app fake procore)
 
 .PHONY: demo test check soak bursts bench lint clean
 
@@ -11,7 +12,7 @@ demo: .venv/demo
 	$(BIN)/python examples/quickstart/demo.py
 
 test: .venv/test
-	$(BIN)/python -m pytest -n 2 -m "$(QUICK)" tests/unit tests/inbox tests/operations tests/running tests/app
+	$(BIN)/python -m pytest -n 2 -m "$(QUICK)" $(QUICK_TESTS)
 
 # Lint, types, a few seconds of fuzzing, and all tests with coverage, also on PostgreSQL,
 # MariaDB, Redis and RabbitMQ. A test whose server is missing is skipped; with CI=true it

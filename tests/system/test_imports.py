@@ -72,6 +72,69 @@ def test_registration_and_deliveries_import_no_command_and_no_driver(
     assert found.isdisjoint(drivers | {"celery", "kombu", "pytest", "requests"})
 
 
+API = """
+app.config.update(
+    PROCORE_WEBHOOK_AUTHORIZATION="Bearer 9f3b1c6e0a7d4f5c8b2e",
+    PROCORE_WEBHOOK_URL="https://app.example.com/webhooks/procore",
+    PROCORE_WEBHOOK_API_CLIENT_ID="id",
+    PROCORE_WEBHOOK_API_CLIENT_SECRET="a client secret",
+    PROCORE_WEBHOOK_NAMESPACE="tracker",
+    PROCORE_WEBHOOK_SCOPES=[{"company": "1"}],
+)
+"""
+#: ``requests`` cannot be imported, as without the extra.
+WITHOUT = "import sys; sys.modules['requests'] = None\n"
+
+
+def test_configured_api_is_imported_by_its_use_only(tmp_path: Path) -> None:
+    begin, register = APP.rsplit("app.register", 1)
+    script = f"{begin}{API}app.register{register}{DELIVERY}"
+    found = modules_after(script, tmp_path)
+    unused = {f"flask_procore_webhooks.{name}" for name in ("api", "hooks")}
+    assert found.isdisjoint({"requests", *unused})
+
+
+def test_commands_without_the_extra_say_what_to_install(tmp_path: Path) -> None:
+    begin, register = APP.rsplit("app.register", 1)
+    (tmp_path / "app.py").write_text(f"{WITHOUT}{begin}{API}app.register{register}")
+    command = ["-m", "flask", "--app", "app", "procore-webhooks"]
+    assert run(tmp_path, *command, "init-db").returncode == 0
+    text = "pip install 'flask-procore-webhooks[procore]'"
+    for words in (
+        ["hooks", "plan"],
+        ["hooks", "apply", "--yes"],
+        ["hooks", "list"],
+        ["hooks", "pause", "--yes"],
+        ["reconcile"],
+    ):
+        ended = run(tmp_path, *command, *words)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert (
+            ended.stderr
+            == f"Error: flask_procore_webhooks.api needs requests: {text}\n"
+        )
+    for words in (["hooks", "--help"], ["reconcile", "--silent-for", "6h"], ["stats"]):
+        assert run(tmp_path, *command, *words).returncode == 0
+    checked = run(tmp_path, *command, "check").stdout
+    assert text in " ".join(checked.split())
+
+
+def test_everything_else_runs_without_the_extra(tmp_path: Path) -> None:
+    script = """
+from flask_procore_webhooks.testing import FakeProcore
+assert FakeProcore().test_client().get("/rest/v1.0/me").status_code == 401
+with app.app_context():
+    app.blueprints["procore_webhooks"].enqueue("RFIs.update", id="a")
+    try:
+        app.blueprints["procore_webhooks"].api()
+    except ImportError as error:
+        assert "flask-procore-webhooks[procore]" in str(error)
+    else:
+        raise AssertionError
+"""
+    modules_after(WITHOUT + APP + DELIVERY + script, tmp_path)
+
+
 def test_help_of_flask_imports_no_command(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     script = """
