@@ -97,8 +97,8 @@ class InboxAccess:
     ) -> ProcoreAPI:
         """Procore's REST API with the credentials in ``app.config``.
 
-        Calls of this method in one process return one object for each company, which
-        threads share, unless a session is given.
+        Without ``session``, the clients of one process share token, connections and
+        rate limits, also those of other companies.
 
         :param company_id: sent as ``Procore-Company-Id`` where a call names no other.
         :param shares_token: keep the access token in the inbox's database, for every
@@ -107,15 +107,9 @@ class InboxAccess:
         :raises ConfigError: ``API_CLIENT_ID`` or ``API_CLIENT_SECRET`` is missing.
         :raises ImportError: the extra ``procore`` is not installed.
         """
-        from .api.configured import api_of
-        from .api.configured import shared_api
+        from .api.configured import client_of
 
-        endpoint = self._endpoint()
-        if session is None:
-            return shared_api(endpoint, company_id, shares_token)
-        return api_of(
-            endpoint, company_id=company_id, shares_token=shares_token, session=session
-        )
+        return client_of(self._endpoint(), company_id, shares_token, session)
 
     def events(
         self,

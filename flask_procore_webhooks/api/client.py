@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from copy import copy
 from datetime import datetime
 from typing import Any
 
@@ -107,6 +108,12 @@ class ProcoreAPI:
             Client(client_id, client_secret), base_url, login_url, session, timeout
         )
         self._tokens = Tokens(self._transport.log_in, cache)
+
+    def of_company(self, company_id: str | int) -> ProcoreAPI:
+        """This client for another company: both share token, connections and limits."""
+        other = copy(self)
+        other.company_id = str(company_id)
+        return other
 
     def __repr__(self) -> str:
         return f"<ProcoreAPI {self._transport.base_url}>"

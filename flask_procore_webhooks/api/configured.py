@@ -20,17 +20,24 @@ from .tokens import StateTokens
 PATIENCE = 60.0
 
 
-def shared_api(
-    endpoint: Endpoint, company_id: str | int | None, shares_token: bool
+def client_of(
+    endpoint: Endpoint,
+    company_id: str | int | None,
+    shares_token: bool,
+    session: requests.Session | None,
 ) -> ProcoreAPI:
-    """The client of this process, with one token, one session a thread, one budget.
+    """The client of this process, with one token and one budget for every company.
 
+    :param session: with one, a client of its own.
     :raises ConfigError: the credentials are missing.
     """
-    company = None if company_id is None else str(company_id)
-    make = partial(api_of, endpoint, company_id=company, shares_token=shares_token)
-    key = ProcoreAPI, endpoint.name, company, shares_token
-    return endpoint.state.runtime.part(key, make)
+    make = partial(api_of, endpoint, shares_token=shares_token, session=session)
+    if session is None:
+        key = ProcoreAPI, endpoint.name, shares_token
+        client = endpoint.state.runtime.part(key, make)
+    else:
+        client = make()
+    return client if company_id is None else client.of_company(company_id)
 
 
 def seconds_ahead(endpoint: Endpoint) -> float | None:
@@ -52,7 +59,6 @@ def seconds_ahead(endpoint: Endpoint) -> float | None:
 def api_of(
     endpoint: Endpoint,
     *,
-    company_id: str | int | None = None,
     shares_token: bool = False,
     session: requests.Session | None = None,
     wait: float = WAIT,
@@ -75,7 +81,6 @@ def api_of(
     return ProcoreAPI(
         client_id,
         client_secret,
-        company_id=company_id,
         base_url=settings.api_url,
         login_url=settings.login_url,
         session=session,

@@ -19,9 +19,12 @@ from ..operations.seen import put_state
 from ..operations.seen import states
 from ..schema.state import WHOLE_INBOX
 from ..storage.store import Store
+from .errors import LoginFailed
 
 #: Seconds before its end at which a token is renewed.
 MARGIN = 60.0
+#: Seconds for which credentials that Procore refused are not sent again.
+REFUSED = 30.0
 #: Prefix of the names of rows in the state table that hold a token.
 TOKEN = "token:"
 
@@ -62,6 +65,8 @@ class Tokens:
         self._cache = cache
         self._lock = threading.Lock()
         self._token: Token | None = None
+        #: The last refusal of the credentials, and when, by the monotonic clock.
+        self._refusal: tuple[LoginFailed, float] | None = None
 
     def get(self, refused: Token | None = None) -> Token:
         """A token that has not ended; a new one if it is the ``refused`` one.
@@ -84,7 +89,13 @@ class Tokens:
         return found if _is_usable(found, refused) else None
 
     def _renew(self) -> Token:
-        token = self._log_in()
+        if self._refusal and time.monotonic() < self._refusal[1] + REFUSED:
+            raise self._refusal[0].copy()
+        try:
+            token = self._log_in()
+        except LoginFailed as error:
+            self._refusal = error.copy(), time.monotonic()
+            raise
         if self._cache is not None:
             self._cache.save(token)
         return token

@@ -18,6 +18,7 @@ from support.processes import run_at_once
 
 from flask_procore_webhooks import ConfigError
 from flask_procore_webhooks.api import APIError
+from flask_procore_webhooks.api import LoginFailed
 from flask_procore_webhooks.api import ProcoreAPI
 from flask_procore_webhooks.fake import FakeProcore
 
@@ -229,3 +230,29 @@ def test_processes_share_a_token(fake: FakeProcore, tmp_path: Path) -> None:
         assert run_at_once(SCRIPT, [order]) == [[]]
         assert run_at_once(SCRIPT, [order, order]) == [[], []]
         assert logins(fake) == 1
+
+
+def test_client_of_the_process_has_one_token_for_every_company(
+    fake: FakeProcore, make_app: MakeApp
+) -> None:
+    fake.add_company("9", projects=["7"])
+    with fake.serve() as url:
+        keys = {f"PROCORE_WEBHOOK_{key}": url for key in ("API_URL", "API_LOGIN_URL")}
+        with run_host(
+            make_app(**KEYS, **keys), "flask_sqlalchemy", "sqlite://"
+        ) as host:
+            with host.app.app_context():
+                for company, project in (("1", "2"), ("9", "7"), ("1", "3")):
+                    api = host.webhooks.api(company_id=company)
+                    assert api.get(f"/rest/v1.1/projects/{project}/submittals") == []
+        assert logins(fake) == 1
+
+
+def test_refused_credentials_are_not_sent_for_each_call(
+    fake: FakeProcore, session: requests.Session
+) -> None:
+    api = ProcoreAPI("id", "a wrong secret", company_id="1", session=session)
+    for _ in range(3):
+        with pytest.raises(LoginFailed, match="POST /oauth/token: 401"):
+            api.get(PATH)
+    assert logins(fake) == 1

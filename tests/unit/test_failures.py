@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_procore_webhooks.config import MOST
 from flask_procore_webhooks.config import Settings
+from flask_procore_webhooks.config.values import MOST
 from flask_procore_webhooks.running.failures import backoff
 from flask_procore_webhooks.running.failures import longest_backoff
 from flask_procore_webhooks.running.failures import LONGEST_WAIT
