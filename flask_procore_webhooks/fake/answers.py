@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -206,7 +207,9 @@ def spoil(broken: Broken | None, answer: Response) -> None:
     """Change the real answer, for such kinds."""
     change = SPOILED.get(broken.kind) if broken else None
     if change is not None:
-        answer.set_data(change(answer.get_data()))
+        # A body that is no JSON, as that of a 204, stays as it is.
+        with suppress(ValueError):
+            answer.set_data(change(answer.get_data()))
 
 
 def _html(broken: Broken, switches: Switches) -> Response:
