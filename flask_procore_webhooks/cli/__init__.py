@@ -29,6 +29,8 @@ COMMANDS = {
     "resume": ("pause", "resume_events"),
     "journal": ("journal", "show_journal"),
     "secret": ("secret", "secret"),
+    "hooks": ("hooks", "hooks"),
+    "reconcile": ("reconcile", "reconcile"),
 }
 
 

@@ -83,13 +83,14 @@ def change(
     return done
 
 
-def confirm(question: str, *, as_json: bool) -> None:
+def confirm(question: str, *, as_json: bool, look: str = "--dry-run") -> None:
     """Ask; a "no" ends the command.
 
+    :param look: what shows the changes and makes none.
     :raises click.UsageError: nobody can answer.
     """
     if as_json or not sys.stdin.isatty():
-        raise click.UsageError(f"{question} Give --yes, or --dry-run to look.")
+        raise click.UsageError(f"{question} Give --yes, or {look} to look.")
     click.confirm(question, abort=True)
 
 

@@ -7,6 +7,7 @@ import math
 import re
 import time
 from contextlib import suppress
+from datetime import date as day_of_calendar
 from datetime import datetime
 from datetime import timezone
 from typing import Any
@@ -16,6 +17,7 @@ from werkzeug.urls import iri_to_uri
 
 from ..config.values import CONTROL
 from ..config.values import to_bytes
+from ..config.values import to_date
 from ..senders.payload import to_datetime
 from ._http import check_url
 
@@ -110,6 +112,14 @@ def date(value: str) -> datetime:
     except (ValueError, OverflowError, OSError):
         problem = f"{value!r} is not in the years 1 to 9999."
         raise click.BadParameter(problem) from None
+
+
+def day(value: str) -> day_of_calendar:
+    """A day: ``2026-11-26``."""
+    found = to_date(value)
+    if found is None:
+        raise click.BadParameter("not a day, as in 2026-11-26.")
+    return found
 
 
 def _with_seconds(value: str) -> str:

@@ -1,0 +1,1 @@
+"""The app's hooks at Procore: plan, apply, reconcile; with the extra ``procore``."""
