@@ -20,8 +20,11 @@ from gunicorn.config import Config
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks.__main__ import main
+from flask_procore_webhooks.config import KEYS
 
 ROOT = Path(__file__).parents[2]
+#: Of the keys that ``app.config.from_prefixed_env()`` reads.
+PREFIX = "FLASK_PROCORE_WEBHOOK_"
 DISTRIBUTION = "flask-procore-webhooks"
 COMMANDS = ProcoreWebhooks().cli
 OPERATORS = {"|", "&&", ";"}
@@ -129,10 +132,14 @@ def _check_flask(arguments: Words) -> None:
         assert rest[0] in ("migrate", "upgrade")
         return
     assert name == "procore-webhooks"
-    command = COMMANDS.get_command(click.Context(COMMANDS), rest[0])
-    if command is None:
-        raise KeyError(rest[0])
-    _check_options(command, rest[1:])
+    command: click.Command = COMMANDS
+    while isinstance(command, click.Group):
+        assert rest, f"{command.name} needs a command"
+        below = command.get_command(click.Context(command), rest[0])
+        if below is None:
+            raise KeyError(rest[0])
+        command, rest = below, rest[1:]
+    _check_options(command, rest)
 
 
 def _check_options(command: click.Command, arguments: Words) -> None:
@@ -181,6 +188,9 @@ def _check_gunicorn(arguments: Words) -> None:
 def _check_export(arguments: Words) -> None:
     for each in arguments:
         assert re.fullmatch(r"[A-Z_]+=.+", each), each
+        name, _, _ = each.partition("=")
+        if name.startswith(PREFIX):
+            assert name.removeprefix(PREFIX) in KEYS, each
 
 
 CHECKS: dict[str, Callable[[Words], None]] = {

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime
 from datetime import timedelta
@@ -50,11 +51,14 @@ from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import testing
 from flask_procore_webhooks.config import KEYS
 from flask_procore_webhooks.config import Settings
+from flask_procore_webhooks.dispatching.tasks import register_tasks
 from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.fake.answers import KINDS
 from flask_procore_webhooks.inbox.status import JobState
 from flask_procore_webhooks.inbox.status import Status
 from flask_procore_webhooks.running.failures import longest_backoff
 from flask_procore_webhooks.schema.tables import define_tables
+from flask_procore_webhooks.testing import FakeProcore
 
 EXAMPLE_ID = "01HYPOTHETICALEVENT"
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -122,6 +126,10 @@ def test_other_languages_than_python_are_well_formed(
     [
         "flask procore-webhooks lists",
         "flask procore-webhooks list --state dead",
+        "flask procore-webhooks hooks",
+        "flask procore-webhooks hooks plans",
+        "flask procore-webhooks hooks plan --rotate",
+        'export FLASK_PROCORE_WEBHOOK_CLIENT_ID="1"',
         "python -m flask_procore_webhooks list",
         "flask --app app procore-webhooks list | make nothing",
         "unknown",
@@ -142,17 +150,32 @@ def test_python_blocks_run(page: str, host: Flask) -> None:
 
 
 def test_every_setting_is_in_the_table() -> None:
-    rows = re.findall(r"^\| `([A-Z_]+)` \|", text_of("docs/configuration.md"), re.M)
-    assert rows == list(KEYS)
+    text = text_of("docs/configuration.md")
+    cells = re.findall(r"^\| (`[A-Z_`, ]+) \|", text, re.MULTILINE)
+    assert re.findall(r"\w+", " ".join(cells)) == list(KEYS)
 
 
 def test_every_command_is_in_the_table() -> None:
     text = text_of("docs/operations.md")
     table = text[: text.index("## Status of an event")]
     cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    (hooks,) = [cell for cell in cells if "hooks" in cell]
+    cells.remove(hooks)
     listed = re.findall(r"`([a-z-]+)`", " ".join(cells))
     group = ProcoreWebhooks().cli
-    assert set(listed) == set(group.list_commands(click.Context(group)))
+    context = click.Context(group)
+    names = group.list_commands(context)
+    commands = {name: group.get_command(context, name) for name in names}
+    assert {*listed, "hooks"} == set(commands)
+    below = commands["hooks"]
+    assert isinstance(below, click.Group)
+    assert set(re.findall(r"([a-z]+)`", hooks)) == set(below.commands)
+
+
+def test_every_broken_answer_of_the_fake_is_described() -> None:
+    text = text_of("docs/testing.md")
+    text = text[text.index("answer_next(") : text.index("fake.mount(")]
+    assert set(re.findall(r'[(`]"([\w ]+)"[`,]', text)) == set(KINDS)
 
 
 def test_every_public_signal_is_described() -> None:
@@ -257,23 +280,8 @@ def test_ten_lines_receive_a_delivery(tmp_path: Path) -> None:
 
 
 def test_the_app_factory_of_the_readme_runs_its_subscribers(tmp_path: Path) -> None:
-    write(
-        tmp_path, "tracker/__init__.py", file_block("README.md", "tracker/__init__.py")
-    )
+    write_tracker(tmp_path)
     write(tmp_path, "tests/conftest.py", file_block("README.md", "tests/conftest.py"))
-    write(
-        tmp_path,
-        "tracker/extensions.py",
-        "from flask_procore_webhooks import ProcoreWebhooks\n"
-        "webhooks = ProcoreWebhooks()\n",
-    )
-    write(
-        tmp_path,
-        "tracker/subscribers.py",
-        "from .extensions import webhooks\n"
-        "@webhooks.on('RFIs')\n"
-        "def sync(event): print('synced', event.resource_id)\n",
-    )
     write(
         tmp_path,
         "tests/test_rfis.py",
@@ -289,6 +297,15 @@ def test_the_tests_of_the_testing_page_pass(tmp_path: Path) -> None:
     write(tmp_path, "app.py", file_block("README.md", "app.py"))
     write(tmp_path, "test_app.py", file_block("docs/testing.md", "test_app.py"))
     assert "3 passed" in run_pytest(tmp_path, "test_app.py")
+
+
+def test_nothing_is_missing_after_the_outage_of_the_testing_page(
+    tmp_path: Path,
+) -> None:
+    write_tracker(tmp_path)
+    test = file_block("docs/testing.md", "tests/test_outage.py")
+    write(tmp_path, "tests/test_outage.py", test)
+    assert "1 passed" in run_pytest(tmp_path, "tests")
 
 
 @pytest.mark.slow
@@ -665,7 +682,87 @@ def test_a_sweep_enqueues_what_differs(host: Flask) -> None:
     assert {row["resource_id"] for row in enqueued} == {"2", "3", "4"}
 
 
+def test_the_calls_of_the_hooks_page_reach_procore(
+    at_procore: FakeProcore, host: Flask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = run_blocks("docs/hooks.md", host)
+    rfi = at_procore.create("RFIs", project="2", subject="Door hardware")
+
+    def sync(resource_id: str) -> None:
+        event = Event(
+            "evt_1",
+            "RFIs.update",
+            company_id="1",
+            project_id="2",
+            resource_id=resource_id,
+        )
+        with host.app_context():
+            names["sync_rfi"](event)
+
+    sync(rfi)
+    assert capsys.readouterr().out == "Door hardware\n"
+    with pytest.raises(flask_procore_webhooks.Discard, match="404"):
+        sync("999")
+    at_procore.switches.busy = 600
+    with pytest.raises(flask_procore_webhooks.RetryLater, match="600 s"):
+        sync(rfi)
+
+
+def test_the_sweep_of_the_hooks_page_enqueues_a_change_once(
+    at_procore: FakeProcore, host: Flask
+) -> None:
+    run_blocks("docs/hooks.md", host)
+    changed = at_procore.create("Submittals", project="3", title="Doors")
+    for _ in range(2):
+        swept = host.test_cli_runner().invoke(args=["sweep"])
+        assert swept.exit_code == 0, swept.output
+    (row,) = testing.Deliveries(host).events()
+    assert (row["resource_id"], row["project_id"]) == (changed, "3")
+
+
+def test_the_task_of_the_hooks_page_exists(host: Flask) -> None:
+    from celery import Celery
+
+    names = run_blocks("docs/hooks.md", host)
+    with Celery("tracker", set_as_current=False) as celery_app:
+        register_tasks()
+        (entry,) = names["celery_app"].conf.beat_schedule.values()
+        assert entry["task"] in celery_app.tasks
+
+
+def test_the_scopes_of_the_hooks_page_come_from_the_database(
+    at_procore: FakeProcore, host: Flask
+) -> None:
+    db = run_blocks("docs/hooks.md", host)["db"]
+    with host.app_context():
+        db.session.execute(db.text("CREATE TABLE project (company_id, id)"))
+        db.session.execute(db.text("INSERT INTO project VALUES (1, 2), (1, 3)"))
+        db.session.commit()
+    args = ["procore-webhooks", "hooks", "apply", "--yes"]
+    applied = host.test_cli_runner().invoke(args=args)
+    assert applied.exit_code == 0, applied.output
+    assert [hook["project_id"] for hook in at_procore.hooks()] == ["2", "3"]
+
+
 # Shared
+
+
+@pytest.fixture
+def at_procore(host: Flask) -> Iterator[FakeProcore]:
+    """A fake with the scopes of the hooks page, at which ``host`` asks."""
+    fake = FakeProcore("id", "a client secret")
+    fake.add_company("1", projects=["2", "3"])
+    with fake.serve() as url:
+        keys = {
+            "API_URL": url,
+            "API_LOGIN_URL": url,
+            "API_CLIENT_ID": "id",
+            "API_CLIENT_SECRET": "a client secret",
+            "URL": "https://app.example.com/webhooks/procore",
+            "NAMESPACE": "tracker",
+        }
+        host.config |= {f"PROCORE_WEBHOOK_{key}": keys[key] for key in keys}
+        yield fake
 
 
 def test_the_sweep_of_the_inbox_page_enqueues_once_an_hour(host: Flask) -> None:
@@ -729,6 +826,7 @@ def run_blocks(page: str, app: Flask) -> dict[str, Any]:
         "app": app,
         "db": db,
         "Event": Event,
+        "celery_app": SimpleNamespace(conf=SimpleNamespace(beat_schedule={})),
         "limiter": Limiter(),
         "ProcoreWebhooks": ProcoreWebhooks,
         "Rfi": Rfi,
@@ -747,6 +845,25 @@ def write(folder: Path, name: str, text: str) -> None:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+
+
+def write_tracker(folder: Path) -> None:
+    """The README's app factory, with a subscriber."""
+    factory = file_block("README.md", "tracker/__init__.py")
+    write(folder, "tracker/__init__.py", factory)
+    write(
+        folder,
+        "tracker/extensions.py",
+        "from flask_procore_webhooks import ProcoreWebhooks\n"
+        "webhooks = ProcoreWebhooks()\n",
+    )
+    write(
+        folder,
+        "tracker/subscribers.py",
+        "from .extensions import webhooks\n"
+        "@webhooks.on('RFIs')\n"
+        "def sync(event): print('synced', event.resource_id)\n",
+    )
 
 
 def run_pytest(folder: Path, *arguments: str) -> str:

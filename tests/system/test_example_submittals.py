@@ -1,281 +1,398 @@
-"""The example of submittals: the app and its Procore, both real servers."""
+"""The example of submittals: its app and its Procore, on one clock that stands."""
 
 from __future__ import annotations
 
-import json
 import re
-import sqlite3
-import time
+import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from contextlib import contextmanager
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
-from functools import partial
+from datetime import datetime
+from datetime import timedelta
+from datetime import timezone
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+from click.testing import Result
+from flask import Flask
+from sqlalchemy import select
 from support.examples import copy_of
 from support.examples import Example
 from support.examples import http
 from support.servers import free_port
-from support.servers import Server
+from support.servers import serve
 from support.waiting import wait_until
+from werkzeug.exceptions import ServiceUnavailable
 
-from flask_procore_webhooks.testing import payload
-from flask_procore_webhooks.testing import sign
+from flask_procore_webhooks.api import ProcoreAPI
+from flask_procore_webhooks.api import RateLimited
+from flask_procore_webhooks.endpoint import endpoints
+from flask_procore_webhooks.testing import drain
+from flask_procore_webhooks.testing import FakeProcore
 
+URL = "http://127.0.0.1:8000/webhooks/procore"
 PATH = "/rest/v1.1/projects/3001/submittals"
-RECEIVED = '200 {"received": true}'
-DUPLICATE = '200 {"received": true, "duplicate": true}'
-TITLES = ("Doors", "Curtain wall", "Roof hatch", "Railings", "Grilles", "Louvers")
-#: The README's times, shorter. As there, a re-read comes after the stale reads, and a
-#: submittal that is not readable by GONE has been deleted. Here, the first read is
-#: always stale.
-TIMES = {
-    "SUBMITTALS_SETTLE": "1",
-    "SUBMITTALS_REREAD": "7",
-    "SUBMITTALS_PAUSE": "1",
-    "SUBMITTALS_GONE": "5",
-    "PROCORE_STALE": "4",
-    "PROCORE_GAP": "0.1",
-    "PROCORE_LIMIT": "5",
-    "PROCORE_WINDOW": "1",
-}
-
-#: Serial, because a delivery that takes longer than a settle costs one more read.
-pytestmark = [pytest.mark.slow, pytest.mark.serial]
+#: Seconds: of the README.
+SETTLE, REREAD, STALE, PAUSE = 3, 60, 2, 5
 
 
-@dataclass
 class Office:
-    """The app and its Procore, each under a server."""
+    """The app and its Procore. The app's inbox has the clock of Procore."""
 
-    example: Example
-    app: Server
-    procore: Server
-    #: Created together, because each takes the time of a re-read: ids by title.
-    submittals: dict[str, str] = field(default_factory=dict)
+    def __init__(self, app: Flask, procore: FakeProcore, url: str) -> None:
+        self.app = app
+        self.procore = procore
+        self.url = url
+        (self.endpoint,) = endpoints(app).values()
+        self.endpoint.store.now = procore.clock.now
+        self._client = procore.test_client()
 
-    def create_all(self) -> None:
-        with ThreadPoolExecutor(len(TITLES)) as threads:
-            ids = threads.map(self.create, TITLES)
-            self.submittals = dict(zip(TITLES, ids, strict=True))
-        self.settled()
+    def run(self, *arguments: str) -> Result:
+        return self.app.test_cli_runner().invoke(args=arguments)
 
     def change(
         self, method: str, submittal: str = "", lost: bool = False, **fields: str
     ) -> str:
         """Change a submittal at Procore, which sends its events; return its id."""
-        url = f"{self.procore.url}{PATH}{submittal and '/'}{submittal}"
-        body = json.dumps(fields).encode()
-        headers = {"Content-Type": "application/json"}
-        answer = http(method, url + "?lost=1" * lost, body, headers)
-        assert answer.startswith("200 "), answer
-        return str(json.loads(answer[4:]).get("id", submittal))
+        path = f"/submittals{submittal and '/'}{submittal}{'?lost=1' * lost}"
+        answer = self._client.open(path, method=method, json=fields)
+        assert answer.status_code == 200, answer.text
+        self.procore.deliver()
+        return str(answer.get_json()["id"])
 
     def create(self, title: str, **options: Any) -> str:
         return self.change("POST", title=title, **options)
 
-    def deliver(self, event: dict[str, Any]) -> str:
-        body = json.dumps(event).encode()
-        headers = sign(body, self.example.env["PROCORE_WEBHOOK_SECRET"])
-        return http("POST", f"{self.app.url}/webhooks/procore", body, headers)
+    def wait(self, seconds: float) -> None:
+        """Let time pass, and run what is due then."""
+        self.procore.advance(seconds=seconds)
+        drain(self.app)
+
+    def settle(self) -> None:
+        """Let both jobs of the last events run; the table is equal afterwards."""
+        for seconds in (SETTLE, PAUSE, REREAD):
+            self.wait(seconds)
+        assert self.table() == self.at_procore()
 
     def reads(self, submittal: str) -> list[int]:
-        """The statuses of all reads of the submittal so far."""
-        # The server colours the lines of errors.
-        line = rf'GET {PATH}/{submittal} HTTP/1\.1[^"]*" (\d+)'
-        return list(map(int, re.findall(line, self.procore.output())))
+        """The statuses of all reads of the submittal so far, whose token was valid."""
+        wanted = "GET", f"{PATH}/{submittal}"
+        found = [each[2] for each in self.requests() if each[:2] == wanted]
+        return [status for status in found if status != 401]
 
-    def table(self) -> dict[str, str]:
-        """The titles in the app's table, by id."""
-        return titles(http("GET", f"{self.app.url}/submittals"))
+    def requests(self) -> list[tuple[str, str, int]]:
+        return self.procore.requests
 
-    def at_procore(self) -> dict[str, str]:
-        """The titles at Procore, by id."""
-        return titles(self.read_all())
+    def table(self) -> list[dict[str, Any]]:
+        return rows_of(self.app)
 
-    def read_all(self) -> str:
-        answer = "429"
-        while answer.startswith("429"):
-            answer = http("GET", f"{self.procore.url}{PATH}?per_page=100")
-        return answer
+    def at_procore(self) -> list[dict[str, Any]]:
+        return rows_of(self.procore)
 
-    def settled(self) -> None:
-        """Wait until all jobs have ended; then the table is equal to Procore's."""
-        live = "SELECT event_id, status, due_at FROM procore_webhook_event"
-        live += " WHERE due_at IS NOT NULL"
-        wait_until(lambda: not self.select(live), 60, lambda: self.select(live))
-        assert self.table() == self.at_procore()
+    def titles(self) -> dict[str, str]:
+        return {row["id"]: row["title"] for row in self.table()}
 
     def states(self, event_id: str) -> dict[str, str]:
         """The states of the event's jobs, by subscriber."""
-        return dict(
-            self.select(
-                "SELECT subscriber, state FROM procore_webhook_job WHERE event ="
-                " (SELECT id FROM procore_webhook_event WHERE event_id = ?)",
-                event_id,
-            )
-        )
+        event = self.endpoint.store.database.tables.event.c
+        query = select(event.id).where(event.event_id == event_id)
+        ((row_id,),) = self.endpoint.store.rows(query)
+        return {job.subscriber: job.state for job in self.jobs() if job.event == row_id}
 
-    def select(self, query: str, *values: object) -> list[Any]:
-        file = self.example.folder / "instance" / "submittals.db"
-        with closing(sqlite3.connect(file)) as connection:
-            return connection.execute(query, values).fetchall()
+    def jobs(self) -> list[Any]:
+        store = self.endpoint.store
+        return store.rows(store.database.tables.job.select())
 
 
-@contextmanager
-def open_office(folder: Path) -> Iterator[Office]:
-    """Run the example as its README does, with the times above."""
-    example = copy_of("submittals", folder)
-    example.read_exports()
-    app, procore = free_port(), free_port()
-    example.env |= TIMES
-    example.env["PROCORE_HOOK"] = f"http://127.0.0.1:{app}/webhooks/procore"
-    example.env["PROCORE_API"] = f"http://127.0.0.1:{procore}"
-    with example.serve("procore_api", procore) as api:
-        with example.serve("submittal_log", app) as server:
-            yield Office(example, server, api)
+def rows_of(app: Flask) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = app.test_client().get("/submittals").get_json()
+    return sorted(rows, key=lambda row: str(row["id"]))
 
 
 @pytest.fixture(scope="module")
-def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
-    with open_office(tmp_path_factory.mktemp("office")) as office:
-        office.create_all()
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ModuleType]]:
+    """The modules of a copy of the example."""
+    folder = copy_of("submittals", tmp_path_factory.mktemp("example")).folder
+    names = ("procore_api", "submittal_log")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield [import_module(name) for name in names]
+    for name in [each for each in sys.modules if each.startswith(names)]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def office(
+    modules: list[ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Office]:
+    """The example after ``hooks apply``."""
+    procore_api, submittal_log = modules
+    procore: FakeProcore = procore_api.make_procore()
+    procore.clock.stop()
+    procore.switches.spike_limit = None
+    with procore.serve() as url:
+        settings = {
+            "TESTING": "true",
+            "SQLALCHEMY_DATABASE_URI": f"sqlite:///{tmp_path / 'submittals.db'}",
+            "PROCORE_WEBHOOK_AUTHORIZATION": "Bearer 9f3b1c6e0a7d4f5c8b2e",
+            "PROCORE_WEBHOOK_API_CLIENT_SECRET": "a client secret",
+            "PROCORE_WEBHOOK_API_URL": url,
+            "PROCORE_WEBHOOK_API_LOGIN_URL": url,
+        }
+        for key, value in settings.items():
+            monkeypatch.setenv(f"FLASK_{key}", value)
+        app = submittal_log.create_app()
+        procore.receive(URL, app)
+        office = Office(app, procore, url)
+        applied = office.run("procore-webhooks", "hooks", "apply", "--yes")
+        assert applied.exit_code == 0, applied.output
         yield office
+        with app.app_context():
+            app.extensions["sqlalchemy"].engine.dispose()
 
 
-def test_readme_leads_to_a_closed_submittal(tmp_path: Path) -> None:
-    with open_office(tmp_path) as office:
-        told = office.example.told()
-        assert "flask --app procore_api run --port 8001" in told
-        steps = "\n".join(told[told.index("flask run --port 8000") + 1 :])
-        steps = steps.replace(":8000", f":{office.app.port}")
-        steps = steps.replace(":8001", f":{office.procore.port}")
-        create, close, sweep, look = re.split(r"^sleep \d+\n", steps, flags=re.M)
-        office.example.run(create)
-        office.settled()
-        shown = office.example.run(close)
-        assert '"status":"Approved"' in shown and "Submittals.create" in shown
-        wait_until(lambda: "Closed" in office.read_all(), pause=0.5)
-        assert office.example.run(sweep) == "3001: 1 differ\n"
-        office.settled()
-        assert '"status":"Closed"' in office.example.run(look)
+def test_hooks_apply_asks_for_the_events_of_submittals(office: Office) -> None:
+    (hook,) = office.procore.hooks()
+    assert (hook["destination_url"], hook["project_id"]) == (URL, "3001")
+    triggers = office.procore.triggers(hook["id"])
+    names = {(each["resource_name"], each["event_type"].lower()) for each in triggers}
+    assert names == {("Submittals", each) for each in ("create", "update", "delete")}
+    assert office.run("procore-webhooks", "hooks", "plan").exit_code == 0
 
 
 def test_create_race_costs_one_read_for_each_404(office: Office) -> None:
-    reads = office.reads(office.submittals["Doors"])
-    assert reads[-1] == 200 and reads.count(200) == 2, reads
-    assert 404 in reads and {*reads} <= {200, 404, 429}
+    office.procore.switches.stale_seconds = SETTLE + 1
+    doors = office.create("Doors")
+    office.wait(SETTLE)
+    assert office.reads(doors) == [404]
+    office.wait(PAUSE)
+    assert office.titles() == {doors: "Doors"}
+    office.settle()
+    assert office.reads(doors) == [404, 200, 200]
 
 
 def test_burst_costs_two_reads_of_which_the_first_is_stale(office: Office) -> None:
-    submittal = office.submittals["Curtain wall"]
-    before = len(office.reads(submittal))
-    office.change("PATCH", submittal, title="Curtain wall, revised")
-    wait_until(lambda: len(office.reads(submittal)) > before)
-    assert office.table()[submittal] == "Curtain wall"
-    office.settled()
-    assert office.table()[submittal] == "Curtain wall, revised"
-    assert office.reads(submittal)[before:] == [200, 200]
+    office.procore.switches.stale_seconds = SETTLE + 1
+    wall = office.create("Wall")
+    office.settle()
+    before = len(office.reads(wall))
+    for title in ("Wall, revised", "Curtain wall"):
+        office.change("PATCH", wall, title=title)
+        office.wait(SETTLE - 1)
+    assert len(office.reads(wall)) == before
+    office.wait(1)
+    assert office.titles() == {wall: "Wall, revised"}
+    office.settle()
+    assert office.titles() == {wall: "Curtain wall"}
+    assert office.reads(wall)[before:] == [200, 200]
 
 
-def test_rate_limit_costs_one_read_for_each_refusal(office: Office) -> None:
-    submittals = list(office.table())
-    before = {each: len(office.reads(each)) for each in submittals}
+def test_one_token_serves_every_read(office: Office) -> None:
+    office.procore.requests.clear()
+    for title in ("Doors", "Roof hatch", "Railings"):
+        office.create(title)
+    office.settle()
+    logins = [each for each in office.requests() if each[1] == "/oauth/token"]
+    assert len(office.requests()) > 6 and len(logins) == 1
 
-    def reads() -> dict[str, list[int]]:
-        return {each: office.reads(each)[before[each] :] for each in submittals}
 
-    with ThreadPoolExecutor(len(submittals)) as threads:
-        approve = partial(office.change, "PATCH", status="Approved")
-        list(threads.map(approve, submittals))
-    # Another client uses up the limit.
-    wait_until(lambda: office.read_all() and 429 in sum(reads().values(), []))
-    office.settled()
-    assert {each.count(200) for each in reads().values()} == {2}, reads()
-    assert {*sum(reads().values(), [])} == {200, 429}
-    failed = "SELECT * FROM procore_webhook_job WHERE error_class IS NOT NULL"
-    assert office.select(failed) == []
+def test_spike_limit_costs_one_read_for_each_refusal(office: Office) -> None:
+    doors = office.create("Doors")
+    office.procore.advance(seconds=STALE)
+    # Another client uses up the limit, which ends by the real clock.
+    office.procore.switches.spike_limit = office.procore.switches.spike_seconds = 1
+    other = ProcoreAPI(
+        "id",
+        "a client secret",
+        company_id="2001",
+        base_url=office.url,
+        login_url=office.url,
+    )
+    office.procore.clock.run()
+    other.get(PATH)
+    drain(office.app, advance=SETTLE)
+    assert office.reads(doors) in ([429, 200], [200])
+    assert office.titles() == {doors: "Doors"}
+
+
+def test_hourly_limit_postpones_the_read_and_spends_no_attempt(office: Office) -> None:
+    doors = office.create("Doors")
+    office.procore.switches.hourly_limit = 1
+    office.wait(SETTLE)
+    assert office.reads(doors) == [429]
+    office.procore.switches.hourly_limit = 3600
+    office.wait(PAUSE)
+    assert office.reads(doors) == [429]
+    assert {each.attempts for each in office.jobs()} == {0}
 
 
 def test_delete_costs_two_reads(office: Office) -> None:
-    submittal = office.submittals["Roof hatch"]
-    before = len(office.reads(submittal))
-    office.change("DELETE", submittal)
-    office.settled()
-    assert submittal not in office.table()
-    assert office.reads(submittal)[before:] == [200, 404]
+    office.procore.switches.stale_seconds = SETTLE + 1
+    hatch = office.create("Roof hatch")
+    office.settle()
+    before = len(office.reads(hatch))
+    office.change("DELETE", hatch)
+    office.settle()
+    assert office.titles() == {}
+    assert office.reads(hatch)[before:] == [200, 404]
 
 
 def test_late_update_of_a_deleted_submittal_is_discarded(office: Office) -> None:
-    event = payload("Submittals.update", format="v4", resource_id="999")
-    assert office.deliver(event) == RECEIVED
-    assert office.deliver(event) == DUPLICATE
-    office.settled()
-    assert office.states(event["id"]) == {"sync": "discarded", "reread": "discarded"}
-    assert {*office.reads("999")} == {404}
+    # The app waits for a create by the real clock.
+    office.procore.clock.set(datetime.now(timezone.utc) - timedelta(minutes=3))
+    event = office.procore.emit(
+        "Submittals", "update", project="3001", resource_id="999"
+    )
+    office.procore.deliver()
+    office.procore.redeliver(event)
+    office.procore.deliver()
+    office.settle()
+    assert office.states(event) == {"sync": "discarded", "reread": "discarded"}
+    assert office.reads("999") == [404, 404]
 
 
-def test_submittal_of_another_project_is_not_read(office: Office) -> None:
-    event = payload("Submittals.update", format="v4", project_id="7", resource_id="8")
-    assert office.deliver(event) == RECEIVED
-    office.settled()
-    assert office.states(event["id"]) == {"sync": "suppressed", "reread": "suppressed"}
-    assert "/projects/7/" not in office.procore.output()
+def test_submittal_of_another_project_sends_no_event(office: Office) -> None:
+    office.procore.add_company("2001", projects=["7"])
+    office.procore.create("Submittals", project="7", id="8", title="Elsewhere")
+    office.procore.deliver()
+    assert office.procore.deliveries() == []
 
 
-def test_sweep_reads_what_differs_once(office: Office) -> None:
+def test_outage_of_an_hour_loses_nothing(office: Office) -> None:
+    office.procore.receive(URL, ServiceUnavailable())
+    doors = office.create("Doors")
+    office.procore.advance(hours=1)
+    assert office.table() == []
+    office.procore.receive(URL, office.app)
+    office.wait(3600)
+    office.settle()
+    assert office.titles() == {doors: "Doors"}
+    assert office.run("procore-webhooks", "reconcile").exit_code == 0
+
+
+def test_reconcile_brings_back_a_lost_half_day(office: Office) -> None:
+    doors, wall = office.create("Doors"), office.create("Wall")
+    office.settle()
+    office.procore.receive(URL, ServiceUnavailable())
+    office.change("PATCH", doors, title="Doors, revised")
+    office.change("DELETE", wall)
+    office.procore.advance(hours=13)
+    office.procore.receive(URL, office.app)
+    office.wait(3600)
+    assert office.titles() == {doors: "Doors", wall: "Wall"}
+
+    before = {each: len(office.reads(each)) for each in (doors, wall)}
+    ran = office.run("procore-webhooks", "reconcile")
+    assert ran.exit_code == 2 and "4 missing, 4 inserted" in ran.output
+    office.settle()
+    assert office.titles() == {doors: "Doors, revised"}
+    assert office.reads(doors)[before[doors] :] == [200]
+    assert office.reads(wall)[before[wall] :] == [404]
+    assert office.run("procore-webhooks", "reconcile").exit_code == 0
+
+
+def test_sweep_reads_what_sent_no_event_once(office: Office) -> None:
     titles = ("Railings", "Grilles", "Louvers")
-    changed, deleted, same = (office.submittals[title] for title in titles)
-    before = {each: len(office.reads(each)) for each in (changed, deleted, same)}
+    changed, same, again = map(office.create, titles)
+    office.settle()
+    before = {each: len(office.reads(each)) for each in (changed, same)}
     office.change("PATCH", changed, lost=True, title="Railings, revised")
-    office.change("DELETE", deleted, lost=True)
+    office.change("PATCH", again, title="Louvers, revised")
     created = office.create("Gratings", lost=True)
-    # At a rate that leaves reads to the sweep.
-    wait_until(lambda: created in office.at_procore(), pause=0.5)
+    office.wait(STALE)
     assert office.table() != office.at_procore()
 
-    lists = office.procore.output().count("?page=1&per_page=100 ")
-    assert office.example.run("flask sweep") == "3001: 3 differ\n"
-    assert office.procore.output().count("?page=1&per_page=100 ") == lists + 1
-    # A delivery wakes the app's threads before their next poll.
-    office.deliver(payload("Submittals.update", format="v4", project_id="7"))
-    office.settled()
-    reads = {each: office.reads(each) for each in (*before, created)}
-    assert reads[changed][before[changed] :] == [200]
-    assert reads[deleted][before[deleted] :] == [404]
-    assert reads[created] == [200]
-    assert len(reads[same]) == before[same]
-    assert office.example.run("flask sweep") == "3001: 0 differ\n"
+    lists = len(list_calls(office))
+    assert office.run("sweep").output == "project 3001: changes without an event: 2\n"
+    assert len(list_calls(office)) == lists + 1
+    office.settle()
+    assert office.reads(changed)[before[changed] :] == [200]
+    assert office.reads(created) == [200]
+    assert len(office.reads(same)) == before[same]
+    assert office.run("sweep").output == "project 3001: changes without an event: 0\n"
 
 
 def test_sweep_reads_page_after_page(office: Office) -> None:
-    time.sleep(float(TIMES["PROCORE_WINDOW"]))  # The limit is for all reads.
-    script = (
-        "from submittal_log import create_app, procore; procore.PAGE = 2;"
-        "create_app().app_context().push();"
-        "print(*(each['id'] for each in procore.list_submittals('3001')))"
+    office.procore.switches.most_per_page = 2
+    for number in range(5):
+        office.create(f"Door {number}", lost=True)
+    office.wait(STALE)
+    assert office.run("sweep").output == "project 3001: changes without an event: 5\n"
+    assert len(list_calls(office)) == 3
+
+
+def test_sweep_enqueues_nothing_if_procore_is_busy(office: Office) -> None:
+    office.create("Doors", lost=True)
+    office.wait(STALE)
+    office.procore.switches.hourly_limit = 0
+    ran = office.run("sweep")
+    assert ran.exit_code == 1 and isinstance(ran.exception, RateLimited)
+    assert office.jobs() == []
+
+
+def list_calls(office: Office) -> list[tuple[str, str, int]]:
+    return [each for each in office.requests() if each[:2] == ("GET", PATH)]
+
+
+# The README, with real servers
+
+
+@contextmanager
+def procore_of(example: Example) -> Iterator[str]:
+    """Run the README's first shell; the environment names its address."""
+    port = free_port()
+    script = ("procore_api.py",)
+    with serve(
+        "", server="script", options=script, folder=example.folder, port=port
+    ) as server:
+        for key in ("API_URL", "API_LOGIN_URL"):
+            example.env[f"FLASK_PROCORE_WEBHOOK_{key}"] = server.url
+        yield server.url
+
+
+@pytest.mark.slow
+@pytest.mark.serial
+def test_readme_leads_to_equal_rows(tmp_path: Path) -> None:
+    example = copy_of("submittals", tmp_path)
+    example.read_exports()
+    example.env |= {"SUBMITTALS_SETTLE": "1", "SUBMITTALS_REREAD": "4"}
+    text = (example.folder / "README.md").read_text()
+    first, second, create, sweep, lost, back = re.findall(
+        r"```sh\n(.*?)```", text, re.S
     )
-    found = office.example.run(f'python -c "{script}"').split()
-    assert len(found) > 2 and found == sorted(office.at_procore())
+    assert "python procore_api.py 8001\n" in first
+    assert second.endswith("flask run --port 8000\n")
+    port = free_port()
+    example.env["FLASK_PROCORE_WEBHOOK_URL"] = URL.replace("8000", f"{port}")
 
+    def run(script: str, url: str, status: int = 0) -> str:
+        script = re.sub(r"sleep \d+\n", "", script)
+        script = script.replace("http://127.0.0.1:8001", url)
+        ran = example.shell(script.replace(":8000", f":{port}"))
+        assert ran.returncode == status, ran.stdout + ran.stderr
+        return ran.stdout
 
-def test_sweep_ends_while_procore_is_busy(office: Office) -> None:
-    example, port = office.example, free_port()
-    limits = {"PROCORE_LIMIT": "1", "PROCORE_WINDOW": "60"}
-    busy = replace(example, env=example.env | limits)
-    with busy.serve("procore_api", port) as procore:
-        assert http("GET", f"{procore.url}{PATH}") == "200 []\n"
-        ran = example.shell(f"PROCORE_API={procore.url} flask sweep")
-    assert ran.returncode == 1
-    assert re.fullmatch(r"Error: Procore is busy: retry after \d\d s\.\n", ran.stderr)
+    with procore_of(example) as url:
 
+        def rows(address: str = f"http://127.0.0.1:{port}") -> str:
+            return http("GET", f"{address}/submittals")
 
-def titles(answer: str) -> dict[str, str]:
-    assert answer.startswith("200 "), answer
-    return {each["id"]: each["title"] for each in json.loads(answer[4:])}
+        apply = second.splitlines()[-2]
+        assert "same" in run(apply, url)
+        with example.serve("submittal_log", port):
+            shown = run(create, url)
+            wait_until(lambda: rows() == rows(url), pause=0.2)
+            assert "Submittals.create" in shown and "Approved" in rows()
+            change, *_ = sweep.splitlines()
+            run(change, url)
+            found = "changes without an event: 1"
+            wait_until(lambda: found in run("flask sweep", url), pause=0.2)
+            wait_until(lambda: rows() == rows(url), pause=0.2)
+        assert run(lost, url)
+        with example.serve("submittal_log", port):
+            reconcile, *_ = back.splitlines()
+            assert "2 missing, 2 inserted" in run(reconcile, url, status=2)
+            wait_until(lambda: rows() == rows(url), pause=0.2)
+            assert "Reopened" in rows()

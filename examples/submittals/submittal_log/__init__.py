@@ -16,6 +16,7 @@ from .webhooks import webhooks
 def create_app() -> Flask:
     app = Flask(__name__)
     app.config.from_object("submittal_log.config")
+    app.config.from_prefixed_env()
     db.init_app(app)
     app.register_blueprint(webhooks)
     app.cli.add_command(sweep)

@@ -5,54 +5,44 @@ from __future__ import annotations
 from datetime import datetime
 from datetime import timedelta
 from datetime import timezone
+from typing import Any
 
 from flask_procore_webhooks import Discard
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import RetryLater
+from flask_procore_webhooks.api import NotFound
+from flask_procore_webhooks.api import procore_errors
 
-from .config import PROCORE_PROJECTS
-from .config import SUBMITTALS_GONE
-from .config import SUBMITTALS_PAUSE
-from .config import SUBMITTALS_REREAD
-from .config import SUBMITTALS_SETTLE
+from .config import GONE
+from .config import PAUSE
+from .config import REREAD
+from .config import SETTLE
 from .models import db
 from .models import Submittal
-from .procore import fetch_submittal
 
 webhooks = ProcoreWebhooks(db=db)  # POST /webhooks/procore
 
 
-def is_ours(event: Event) -> bool:
-    return event.project_id in PROCORE_PROJECTS
-
-
 def may_be_stale(event: Event) -> bool:
-    """Whether Procore may return an old state: not for what the sweep has found."""
-    return is_ours(event) and event.origin != "enqueue"
+    """Whether Procore may return an old state: only just after a change."""
+    return event.origin == "delivery"
 
 
 @webhooks.on(
-    "Submittals",
-    name="sync",
-    when=is_ours,
-    latest_only=True,
-    settle=SUBMITTALS_SETTLE,
-    one_at_a_time=True,
+    "Submittals", name="sync", latest_only=True, settle=SETTLE, one_at_a_time=True
 )
 @webhooks.on(
     "Submittals",
     name="reread",
     when=may_be_stale,
     latest_only=True,
-    after=SUBMITTALS_REREAD,
-    settle_max=2 * SUBMITTALS_REREAD,
+    after=REREAD,
+    settle_max=2 * REREAD,
 )
 def sync(event: Event) -> None:
     """Store what Procore returns now: events arrive late, twice, in any order."""
-    if not (event.project_id and event.resource_id):
-        raise Discard("the event names no submittal")
-    current = fetch_submittal(event.project_id, event.resource_id)
+    current = fetch(event)
     # Locked after the read of the API; SQLite has no row locks and ignores it.
     submittal = db.session.get(Submittal, event.resource_id, with_for_update=True)
     if current is None:
@@ -71,9 +61,20 @@ def sync(event: Event) -> None:
     submittal.updated_at = current["updated_at"]
 
 
+def fetch(event: Event) -> dict[str, Any] | None:
+    """Return the submittal as Procore returns it now, or ``None`` after a 404."""
+    path = f"/rest/v1.1/projects/{event.project_id}/submittals/{event.resource_id}"
+    with procore_errors():
+        try:
+            found: dict[str, Any] = webhooks.api(company_id=event.company_id).get(path)
+        except NotFound:
+            return None
+    return found
+
+
 def wait_for_create(event: Event) -> None:
     """Wait while the submittal may not be readable yet; after that, it is deleted."""
-    oldest = datetime.now(timezone.utc) - timedelta(seconds=SUBMITTALS_GONE)
+    oldest = datetime.now(timezone.utc) - timedelta(seconds=GONE)
     if event.received_at and event.received_at > oldest:
-        raise RetryLater(after=SUBMITTALS_PAUSE)
+        raise RetryLater(after=PAUSE)
     raise Discard("deleted at Procore")
