@@ -10,7 +10,7 @@ from datetime import timezone
 import click
 from flask.cli import with_appcontext
 
-from ..config import HALF_DAY
+from ..config.reader import HALF_DAY
 from ..endpoint import Endpoint
 from ..operations.filters import EVERY_EVENT
 from ..operations.filters import Filter
@@ -39,6 +39,10 @@ from ._options import one_endpoint
 from ._output import print_json
 from ._output import Progress
 from ._values import duration
+
+#: Seconds for which Procore lists deliveries: reconcile would insert an event that is
+#: removed earlier once more.
+LISTED = 28 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,10 @@ class _Prune:
             _check(own, retention, request)
         self._seconds = retention if own is None else own
         self._bodies = self._old(self._seconds)
-        self._rows = self._old(IDS_KEPT * retention)
+        kept = IDS_KEPT * retention
+        if endpoint.settings.api.is_configured:
+            kept = max(kept, LISTED)
+        self._rows = self._old(kept)
 
     def _old(self, seconds: float) -> Old:
         before = _ago(self._store, seconds)

@@ -32,6 +32,7 @@ from ..storage.tally import flush_all
 from .celery import is_eager
 from .celery import NO_CONTEXT
 from .celery import publish
+from .celery import RECONCILE
 from .celery import RUN
 from .celery import SWEEP
 from .crew import Crew
@@ -48,6 +49,9 @@ CLOCK_TOLERANCE = 0.5
 #: Events that a sweep publishes at most, and the seconds for which they have been due:
 #: newer events still have their own message in the queue.
 LARGEST_SWEEP, OVERDUE = 1000, 30.0
+
+#: The actor of the task reconcile in the journal.
+ACTOR = "celery"
 
 NOT_INSTALLED = (
     "DISPATCH is 'celery', and Celery is not installed: pip install"
@@ -81,6 +85,7 @@ def _register_tasks() -> None:
     worker_process_shutdown.connect(lambda **_: flush_all(), weak=False)
     shared_task(run, name=RUN, ignore_result=True)
     shared_task(sweep, name=SWEEP, ignore_result=True)
+    shared_task(reconcile, name=RECONCILE, ignore_result=True)
 
 
 def run(endpoint: str, row_id: int, is_new: bool = False) -> None:
@@ -121,6 +126,32 @@ def sweep(overdue: float = OVERDUE, limit: int = LARGEST_SWEEP) -> int:
         except InboxUnavailable as unavailable:
             log.error("%s is not swept: %s", endpoint.name, unavailable)
     return sent
+
+
+def reconcile() -> int:
+    """Insert the events that Procore has discarded and the inbox lacks.
+
+    For Celery's beat, once a day; as the command ``reconcile``. It needs the extra
+    ``procore``. Safe to repeat.
+
+    :return: how many events were inserted.
+    """
+    from ..hooks.report import Options
+    from .reconciling import reconcile_endpoint
+
+    inserted = 0
+    for endpoint in _endpoints(RECONCILE).values():
+        if not endpoint.settings.api.is_configured:
+            continue
+        try:
+            for report in reconcile_endpoint(endpoint, Options(), ACTOR):
+                inserted += report.inserted
+                if report.error:
+                    where = f"{endpoint.name}, {report.scope}"
+                    log.error("%s is not reconciled: %s", where, report.error)
+        except (ConfigError, InboxUnavailable) as error:
+            log.error("%s is not reconciled: %s", endpoint.name, error)
+    return inserted
 
 
 class Batches(Crew):

@@ -204,9 +204,8 @@ class Silence(NamedTuple):
 def silence_of(store: Store, seconds: float) -> Silence:
     """Whether the endpoint is silent though it is not at these hours in other weeks.
 
-    Alarm: no delivery now, at least one in the same hours of two of the last four
-    weeks, and of at least half of those weeks that the tally knows. The tally is
-    written every ten seconds.
+    Alarm: no delivery now, and at least one in the same hours of two of the last four
+    weeks. The tally is written every ten seconds.
     """
     now = store.db_now()
     counts = [
@@ -219,8 +218,7 @@ def silence_of(store: Store, seconds: float) -> Silence:
         for week, count in enumerate(counts)
         if week and first and first <= now - timedelta(weeks=week, seconds=seconds)
     ]
-    spoke = sum(count > 0 for count in known)
-    is_alarm = not counts[0] and spoke >= USUAL and 2 * spoke >= len(known)
+    is_alarm = not counts[0] and sum(count > 0 for count in known) >= USUAL
     return Silence(seconds, counts[0], known, is_alarm)
 
 
