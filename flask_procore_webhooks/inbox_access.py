@@ -78,9 +78,9 @@ class InboxAccess:
     def enqueue_changes(self, changes: Iterable[Change]) -> list[Event]:
         """Enqueue an ``update`` of each change that the inbox has not seen.
 
-        It has seen a change if it has an event of the resource that happened or was
-        received later. As with :meth:`enqueue`, with a session the events exist if its
-        transaction is committed. Safe to repeat: a change is enqueued once.
+        The inbox has seen a change if it has an event of the resource that happened or
+        was received later. As with :meth:`enqueue`, with a session the events exist if
+        its transaction is committed. Safe to repeat: a change is enqueued once.
 
         :param changes: as from :meth:`ProcoreAPI.changed_since`; ``event.data`` is the
             object in Procore's list.

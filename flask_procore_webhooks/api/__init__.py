@@ -13,6 +13,7 @@ except ImportError:
         " pip install 'flask-procore-webhooks[procore]'"
     ) from None
 
+from .answers import Answer as Answer
 from .changes import Change as Change
 from .client import ProcoreAPI as ProcoreAPI
 from .errors import APIError as APIError
@@ -23,3 +24,5 @@ from .errors import NotPermitted as NotPermitted
 from .errors import procore_errors as procore_errors
 from .errors import RateLimited as RateLimited
 from .errors import Unavailable as Unavailable
+from .tokens import Token as Token
+from .tokens import TokenCache as TokenCache

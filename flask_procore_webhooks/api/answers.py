@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl
-from urllib.parse import urlsplit
 
 import requests
 
@@ -28,7 +26,7 @@ class Answer:
     #: The JSON value; ``None`` for an empty body.
     value: Any
     #: The parameters of the next page, if the answer names one.
-    next_page: Mapping[str, str] | None = None
+    next_page: Mapping[str, Any] | None = None
 
 
 class NotDocumented(Exception):
@@ -38,7 +36,7 @@ class NotDocumented(Exception):
 def read_json(response: requests.Response) -> Any:
     """The JSON value of the body, ``None`` if it is empty.
 
-    :raises NotDocumented: it is no JSON.
+    :raises NotDocumented: the body is not JSON.
     """
     content = response.content
     if not content.strip():
@@ -50,7 +48,7 @@ def read_json(response: requests.Response) -> Any:
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
     if "html" in kind or content.lstrip()[:1] == b"<":
         raise NotDocumented("the answer is HTML, not JSON")
-    raise NotDocumented("the answer is no complete JSON")
+    raise NotDocumented("the answer is not valid JSON")
 
 
 def message_of(response: requests.Response, secrets: Iterable[str]) -> str:
@@ -71,8 +69,8 @@ def message_of(response: requests.Response, secrets: Iterable[str]) -> str:
 def items_of(value: Any) -> list[dict[str, Any]]:
     """The objects of a list, bare or in ``{"data": [...]}``.
 
-    :raises NotDocumented: it is no list of objects. A list that is null is an error,
-        because it would be taken for an empty one.
+    :raises NotDocumented: the value is not a list of objects. ``null`` is an error,
+        because it would be taken for an empty list.
     """
     if isinstance(value, dict) and "data" in value:
         value = value["data"]
@@ -87,47 +85,13 @@ def items_of(value: Any) -> list[dict[str, Any]]:
 def item_of(value: Any) -> dict[str, Any]:
     """The object, bare or in ``{"data": {...}}``.
 
-    :raises NotDocumented: it is no object.
+    :raises NotDocumented: the value is not an object.
     """
     if isinstance(value, dict) and "data" in value:
         value = value["data"]
     if not isinstance(value, dict):
         raise NotDocumented(f"the answer holds {_kind(value)} where an object belongs")
     return value
-
-
-def next_page(
-    answer: Answer, given: Mapping[str, Any], number: int, seen: int
-) -> dict[str, Any] | None:
-    """The parameters of the next page; ``None`` after the last one.
-
-    Procore names it in ``Link``. Without one, the pages are counted until ``Total``
-    objects were seen, until one that is shorter than ``Per-Page``, or until an empty
-    one: the server's greatest number may be less than was asked for.
-    """
-    if answer.next_page is not None:
-        return {**given, **answer.next_page}
-    if "Link" in answer.headers or not number:
-        return None
-    total, size = (answer.headers.get(name, "") for name in ("Total", "Per-Page"))
-    if total.isdecimal():
-        is_last = seen >= int(total)
-    else:
-        is_last = size.isdecimal() and number < int(size)
-    return None if is_last else {**given, "page": int(given["page"]) + 1}
-
-
-def is_paged(answer: Answer) -> bool:
-    """Whether the answer says that it is a page of a list."""
-    return any(name in answer.headers for name in ("Link", "Total", "Per-Page"))
-
-
-def query_of(url: str | None) -> dict[str, str] | None:
-    """The parameters in the address of the next page.
-
-    Only these are followed: the token never goes to another host.
-    """
-    return None if url is None else dict(parse_qsl(urlsplit(url).query))
 
 
 def without(text: str, secrets: Iterable[str]) -> str:

@@ -18,8 +18,9 @@ from ..senders.payload import to_datetime
 from .lists import LISTS
 from .lists import ResourceList
 
-#: A range of times has two ends. Procore's clock may be ahead of this host's.
-AHEAD = timedelta(days=1)
+#: A range of times has two ends. Procore's clock may be ahead of this host's, and that
+#: of a fake may be days ahead.
+AHEAD = timedelta(days=366)
 _FIELDS = re.compile(r"{(\w+)}")
 
 

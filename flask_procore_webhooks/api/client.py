@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from copy import copy
 from datetime import datetime
+from datetime import timezone
+from functools import partial
 from typing import Any
 
 import requests
@@ -19,12 +21,7 @@ from ..config.api import ApiSettings
 from ..config.api import is_secure
 from ..errors import ConfigError
 from .answers import Answer
-from .answers import is_paged
-from .answers import items_of
 from .answers import message_of
-from .answers import next_page
-from .answers import NotDocumented
-from .answers import query_of
 from .answers import read_json
 from .answers import secrets_in
 from .changes import Change
@@ -36,11 +33,12 @@ from .errors import NotPermitted
 from .errors import RateLimited
 from .errors import Unavailable
 from .limits import Budget
-from .limits import name_of
 from .limits import read_limit
 from .limits import read_wait
 from .limits import SPIKE
 from .limits import USUAL_WAIT
+from .paging import query_of
+from .paging import read_pages
 from .tokens import Token
 from .tokens import TokenCache
 from .tokens import Tokens
@@ -52,9 +50,6 @@ from .transport import Transport
 TIMEOUT = (5.0, 30.0)
 #: Seconds that a call may wait for rate limits: the spike limit is over by then.
 WAIT = SPIKE + 1.0
-#: Items of a page, Procore's greatest number.
-#: https://developers.procore.com/documentation/pagination
-PER_PAGE = 100
 ERRORS = {403: NotPermitted, 404: NotFound}
 
 Params = Mapping[str, Any]
@@ -103,20 +98,30 @@ class ProcoreAPI:
         self.company_id = None if company_id is None else str(company_id)
         self.wait = wait
         self._sleep = sleep
-        self.budget = Budget(reserve)
+        #: By company: whether the limits are for an app or for each of its companies is
+        #: not documented. The first 429 tells.
+        self._budgets: dict[str | None, Budget] = {}
+        self._reserve = reserve
         self._transport = Transport(
             Client(client_id, client_secret), base_url, login_url, session, timeout
         )
         self._tokens = Tokens(self._transport.log_in, cache)
 
     def of_company(self, company_id: str | int) -> ProcoreAPI:
-        """This client for another company: both share token, connections and limits."""
+        """This client for another company; both share the token and connections."""
         other = copy(self)
         other.company_id = str(company_id)
         return other
 
     def __repr__(self) -> str:
         return f"<ProcoreAPI {self._transport.base_url}>"
+
+    def time(self) -> datetime | None:
+        """Procore's time now, by the ``Date`` of its last answer; ``None`` before."""
+        ahead = self._transport.seconds_ahead
+        if ahead is None:
+            return None
+        return datetime.fromtimestamp(time.time() + ahead, timezone.utc)
 
     def get(self, path: str, params: Params | None = None, **options: Any) -> Any:
         """The JSON value of a GET.
@@ -147,7 +152,7 @@ class ProcoreAPI:
         :raises APIError: a page could not be read, or repeats the one before. Objects
             of the pages before have been yielded.
         """
-        for page in self.lists(path, params, **options):
+        for page in self.whole_pages(path, params, **options):
             yield from page
 
     def changed_since(
@@ -173,27 +178,12 @@ class ProcoreAPI:
             self, resource_type, since, project_id=project_id, company_id=company_id
         )
 
-    def lists(
+    def whole_pages(
         self, path: str, params: Params | None = None, **options: Any
     ) -> Iterator[list[dict[str, Any]]]:
         """The pages of a list, as :meth:`pages`."""
-        given = {"per_page": PER_PAGE, "page": 1, **(params or {})}
-        former: list[dict[str, Any]] = []
-        seen = 0
-        while True:
-            answer = self.request("GET", path, params=given, **options)
-            with reading("GET", path, answer.status):
-                items = items_of(answer.value)
-                if items and items == former:
-                    if not is_paged(answer) and len(items) < int(given["per_page"]):
-                        return  # a list without pages
-                    raise NotDocumented(f"page {given['page']} repeats the one before")
-            seen += len(items)
-            yield items
-            following = next_page(answer, given, len(items), seen)
-            if following is None:
-                return
-            given, former = following, items
+        ask = partial(self.request, "GET", path, **options)
+        return read_pages(ask, path, params or {})
 
     def request(
         self,
@@ -207,27 +197,33 @@ class ProcoreAPI:
     ) -> Answer:
         """Make one call and return its answer, which is in 2xx.
 
+        :param path: begins with ``"/"``; errors name it without its query.
         :param wait: seconds that the call may wait for rate limits and after a 503.
         :raises APIError: any other answer, or none.
+        :raises ValueError: the path is an address, or relative.
         """
+        if not path.startswith("/"):
+            # Behind the address of the API, it could name another host.
+            raise ValueError("The path of a call begins with '/'.")
         left = self.wait if wait is None else wait
         company = self.company_id if company_id is None else str(company_id)
+        budget = self._budgets.setdefault(company, Budget(self._reserve))
         headers = {"Accept": "application/json"}
         if company is not None:
             headers["Procore-Company-Id"] = company
         refused: Token | None = None
         while True:
-            left -= self._wait_for_limits(method, path, left)
+            left -= self._wait_for_limits(budget, method, path, left)
             token = self._tokens.get(refused)
             response = self._transport.send(
                 method, path, token, headers=headers, params=params, json=json
             )
-            self.budget.note(read_limit(response.headers))
+            budget.note(read_limit(response.headers))
             if response.status_code == 401 and refused is None:
                 refused = token
             elif response.status_code == 429:
                 # The next turn of the loop waits, if there is time.
-                self.budget.block(read_wait(429, response.headers) or USUAL_WAIT)
+                budget.block(read_wait(429, response.headers) or USUAL_WAIT)
             elif response.status_code == 503:
                 left -= self._wait_after_503(method, path, response, left)
             else:
@@ -261,21 +257,25 @@ class ProcoreAPI:
         text = f"{status}, {message}" if message else f"{status}"
         raise ERRORS.get(status, APIError)(method, path, status, text)
 
-    def _wait_for_limits(self, method: str, path: str, left: float) -> float:
-        """Wait until the next request may be made; return the seconds of it.
+    def _wait_for_limits(
+        self, budget: Budget, method: str, path: str, left: float
+    ) -> float:
+        """Wait until the next request may be made; return the seconds.
 
-        :param left: seconds that there are.
-        :raises RateLimited: it would last for longer.
+        :param left: seconds that the call may still wait.
+        :raises RateLimited: the wait is longer.
         """
-        until = self.budget.blocked_until
-        seconds = until - time.monotonic()
+        block = budget.block_now
+        seconds = block.until - time.monotonic()
         if seconds <= 0:
             return 0.0
         if seconds > left:
-            text = f"the {name_of(seconds)} is used up for {seconds:.0f} s"
+            text = f"the {block.limit} is used up for {seconds:.0f} s"
+            if self._reserve:
+                text += f", but for the {self._reserve:.0%} that are left to others"
             raise RateLimited(method, path, 429, text, seconds)
         self._sleep(seconds)
-        self.budget.unblock(until)
+        budget.unblock(block)
         return seconds
 
     def _wait_after_503(
@@ -283,7 +283,7 @@ class ProcoreAPI:
     ) -> float:
         """Wait for as long as the answer says; return the seconds.
 
-        :raises Unavailable: it does not say, or that is longer than is ``left``.
+        :raises Unavailable: the answer names no time, or one longer than ``left``.
         """
         seconds = read_wait(503, response.headers)
         if seconds is None or seconds > left:

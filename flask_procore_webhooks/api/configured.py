@@ -66,7 +66,7 @@ def api_of(
 ) -> ProcoreAPI:
     """The client; ``shares_token`` keeps its token in the inbox's database.
 
-    :param wait: as for :class:`ProcoreAPI`, as the others.
+    :param wait: as for :class:`ProcoreAPI`, like ``session`` and ``reserve``.
     :raises ConfigError: the credentials are missing.
     """
     settings, prefix = endpoint.settings.api, endpoint.config_prefix

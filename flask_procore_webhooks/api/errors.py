@@ -36,10 +36,10 @@ class APIError(ProcoreWebhooksError):
 
     def __init__(self, method: str, path: str, status: int, text: str) -> None:
         self.method = method
-        self.path = path
+        self.path, _, _ = path.partition("?")
         self.status = status
         self.text = text
-        super().__init__(method, path, status, text)
+        super().__init__(method, self.path, status, text)
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}: {self.text}"
@@ -70,7 +70,12 @@ class _Busy(APIError):
     after: float | None
 
     def __init__(
-        self, method: str, path: str, status: int, text: str, after: float | None
+        self,
+        method: str,
+        path: str,
+        status: int,
+        text: str,
+        after: float | None = None,
     ) -> None:
         super().__init__(method, path, status, text)
         self.after = after

@@ -1,8 +1,8 @@
 """Rate limits: what the headers of an answer say, and the wait that follows.
 
 Procore has a limit for ten seconds and one for the hour. The headers do not say which
-one they describe: a reset at most ten seconds away is the short one. Times are compared
-with the answer's own ``Date``, because this host's clock may differ.
+one they describe: a reset within ten seconds belongs to the short limit. Times are
+compared with the answer's own ``Date``, because this host's clock may differ.
 https://developers.procore.com/documentation/content/rate-limit-handling
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from datetime import timezone
 from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 
 #: Seconds; a reset further away is that of the hourly limit.
 SPIKE = 10.0
@@ -32,9 +33,9 @@ class Limit:
 
     #: Requests in the window.
     size: int
-    #: Requests that are left of them.
+    #: Requests left in the window.
     remaining: int
-    #: Seconds until all of them may be made again.
+    #: Seconds until the window ends.
     reset_in: float
 
 
@@ -63,6 +64,15 @@ def read_wait(status: int, headers: Mapping[str, str]) -> float | None:
     return min(LONGEST, max(SHORTEST_WAIT, *waits)) if waits else None
 
 
+class Block(NamedTuple):
+    """A time in which no request is made."""
+
+    #: When it ends, by the monotonic clock.
+    until: float
+    #: The limit that is used up.
+    limit: str
+
+
 class Budget:
     """What the answers of one client have said of both limits; threads share it.
 
@@ -72,8 +82,7 @@ class Budget:
     def __init__(self, reserve: float = 0.0) -> None:
         self.reserve = reserve
         self._lock = threading.Lock()
-        #: The time of the monotonic clock before which no request is made.
-        self.blocked_until = 0.0
+        self.block_now = Block(0.0, "")
 
     def note(self, limit: Limit | None) -> None:
         """Take what an answer says; block the next request if the limit is used up."""
@@ -81,21 +90,20 @@ class Budget:
             self.block(limit.reset_in)
 
     def block(self, seconds: float) -> None:
-        """Make no request for so many seconds, or for longer if that is known."""
-        until = time.monotonic() + min(seconds, LONGEST)
+        """Block requests for this many seconds; a longer block stays."""
+        name = "rate limit of ten seconds" if seconds <= SPIKE else "hourly rate limit"
+        new = Block(time.monotonic() + min(seconds, LONGEST), name)
         with self._lock:
-            self.blocked_until = max(self.blocked_until, until)
+            self.block_now = max(self.block_now, new)
 
-    def unblock(self, until: float) -> None:
-        """End the block until that time: the caller has waited for its end."""
+    def unblock(self, block: Block) -> None:
+        """End the block, unless another answer has extended it.
+
+        A test's ``sleep`` does not move the monotonic clock.
+        """
         with self._lock:
-            if self.blocked_until <= until:
-                self.blocked_until = 0.0
-
-
-def name_of(seconds: float) -> str:
-    """The limit that ends in so many seconds."""
-    return "rate limit of ten seconds" if seconds <= SPIKE else "hourly rate limit"
+            if self.block_now == block:
+                self.block_now = Block(0.0, "")
 
 
 def _reset_in(headers: Mapping[str, str]) -> float | None:

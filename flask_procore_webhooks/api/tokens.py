@@ -104,8 +104,9 @@ class Tokens:
 class StateTokens:
     """A token in the inbox's state table, which every process of the app reads.
 
-    It is stored as it is. The inbox uses a connection of its own, never ``db.session``.
-    Errors of the database are logged, and each process has a token of its own then.
+    The token is stored unencrypted. The inbox uses a connection of its own, never
+    ``db.session``. Errors of the database are logged, and each process has a token of
+    its own then.
 
     :param client: identifies the client and its login server.
     """

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.auth import AuthBase
@@ -19,7 +20,9 @@ from .answers import read_json
 from .errors import APIError
 from .errors import BadAnswer
 from .errors import LoginFailed
+from .errors import NO_ANSWER
 from .errors import Unavailable
+from .limits import date_of
 from .limits import read_wait
 from .tokens import Token
 
@@ -52,6 +55,8 @@ class Transport:
         self._login_url = login_url.rstrip("/")
         self._given = session
         self._timeout = timeout
+        #: Seconds by which Procore's clock was ahead of this host's at the last answer.
+        self.seconds_ahead: float | None = None
         self._local = threading.local()
 
     def send(
@@ -60,7 +65,8 @@ class Transport:
         """The answer, whatever its status.
 
         :param options: as for ``requests.Session.request``.
-        :raises Unavailable: there was none.
+        :raises Unavailable: no answer came.
+        :raises APIError: the request cannot be sent, or its answer cannot be read.
         """
         url = self.base_url + path
         return self._send(method, url, path, auth=_Bearer(token), **options)
@@ -89,13 +95,21 @@ class Transport:
         self, method: str, url: str, path: str, **options: Any
     ) -> requests.Response:
         try:
-            return self._session.request(
+            response = self._session.request(
                 method, url, timeout=self._timeout, allow_redirects=False, **options
             )
         except requests.RequestException as error:
             # Its text and its request may hold what was sent.
-            text = f"no answer ({type(error).__name__})"
-        raise Unavailable(method, path, 0, text, None)
+            kind, is_lost = type(error).__name__, isinstance(error, NO_ANSWER)
+        else:
+            date = date_of(response.headers)
+            if date is not None:
+                self.seconds_ahead = date - time.time()
+            return response
+        if is_lost:
+            text = f"no answer from {urlsplit(url).netloc} ({kind})"
+            raise Unavailable(method, path, 0, text)
+        raise APIError(method, path, 0, f"cannot be sent or read ({kind})")
 
     @property
     def _session(self) -> requests.Session:

@@ -24,7 +24,6 @@ from ..inbox.added import AddResult
 from ..inbox.added import connection_of
 from ..inbox.added import ENQUEUE
 from ..inbox.added import insert_event
-from ..inbox.added import insert_in_session
 from ..inbox.added import seen_since
 from ..inbox.added import with_id
 from ..log import log
@@ -55,7 +54,7 @@ def enqueue(
     event, store = _new_event(endpoint, type, id, ids, data), endpoint.store
     if source := store.session:
         session = source()
-        result = insert_in_session(store, event, session)
+        result = insert_event(store, event, connection_of(store, session))
         if result and result.is_new:
             _dispatch_after_commit(session, endpoint, result.row_id)
     else:

@@ -67,11 +67,6 @@ def insert_event(
     return AddResult(found.id, is_new, found.body, found.origin, found.received_at)
 
 
-def insert_in_session(store: Store, event: Event, session: Session) -> AddResult | None:
-    """Like :func:`insert_event`, in the session's transaction; the caller commits."""
-    return insert_event(store, event, connection_of(store, session))
-
-
 def connection_of(store: Store, session: Session) -> Connection:
     """The connection of the session's transaction to the inbox."""
     database = store.database
@@ -101,7 +96,7 @@ def _insert_part(
 
 
 def known_ids(store: Store, ids: Sequence[str]) -> set[str]:
-    """Those of the event ids that the inbox has."""
+    """The given event ids that the inbox has."""
     c = store.columns
     found: set[str] = set()
     for start in range(0, len(ids), PART):
@@ -122,6 +117,9 @@ def seen_since(
     store: Store, resource_type: str, resource_id: str, since: datetime
 ) -> Select[Any]:
     """A query for an event of the resource that happened or was received since a time.
+
+    An event that the loop filter ignored counts: else each change that the app itself
+    made would be taken for a foreign one.
 
     :param since: aware.
     """

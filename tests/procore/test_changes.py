@@ -245,3 +245,25 @@ def test_sweep_looks_into_its_own_transaction(host: Host) -> None:
     at = ago(minutes=5)
     twice = [change("4", updated_at=at), change("4", updated_at=at)]
     assert len(enqueue(host, *twice)) == 1
+
+
+def test_own_change_that_the_loop_filter_ignored_is_left_out(
+    make_app: MakeApp,
+) -> None:
+    keys = {"PROCORE_WEBHOOK_IGNORE_USER_IDS": ["90001"]}
+    with run_host(make_app(**keys), "flask_sqlalchemy", "sqlite://") as host:
+        sent = payload("Submittals.update", resource_id="4", user_id="90001")
+        assert deliver(host.app.test_client(), sent).status_code == 200
+        assert [row.status for row in rows(host.store)] == ["ignored"]
+        assert enqueue(host, change("4")) == []
+
+
+@pytest.mark.parametrize("days", [3, -3])
+def test_sweep_does_not_depend_on_equal_clocks(
+    fake: FakeProcore, api: ProcoreAPI, days: int
+) -> None:
+    fake.clock.advance(days=days)
+    made = fake.create("Submittals", project="2")
+    since = ago(days=4)
+    (found,) = api.changed_since("Submittals", since=since, project_id="2")
+    assert found.resource_id == made

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-import re
+import pickle
 import threading
 import traceback
 from typing import Any
 
 import pytest
 import requests
+from flask import request
+from flask import Response
+from requests.adapters import HTTPAdapter
 from support.waiting import in_threads
 
 from flask_procore_webhooks import ConfigError
@@ -19,6 +23,7 @@ from flask_procore_webhooks.api import LoginFailed
 from flask_procore_webhooks.api import NotFound
 from flask_procore_webhooks.api import NotPermitted
 from flask_procore_webhooks.api import ProcoreAPI
+from flask_procore_webhooks.api import RateLimited
 from flask_procore_webhooks.api import Unavailable
 from flask_procore_webhooks.fake import FakeProcore
 
@@ -137,7 +142,7 @@ def test_pages_are_counted_by_the_size_that_the_server_names(
     [
         ("html", "the answer is HTML, not JSON"),
         ("empty", "the answer is empty"),
-        ("truncated", "the answer is no complete JSON"),
+        ("truncated", "the answer is not valid JSON"),
         ("redirect", "302, a redirect: check the address"),
     ],
 )
@@ -155,7 +160,7 @@ def test_undocumented_answer_is_a_clear_error(
     [
         ("html", BadAnswer, "HTML"),
         ("empty", BadAnswer, "null where a list belongs"),
-        ("truncated", BadAnswer, "no complete JSON"),
+        ("truncated", BadAnswer, "not valid JSON"),
         ("redirect", BadAnswer, "302, a redirect"),
         ("500", APIError, "500"),
         ("503", Unavailable, "unavailable"),
@@ -172,8 +177,11 @@ def test_undocumented_answer_in_the_middle_of_paging_is_an_error(
     fake.answer_next(kind, path=SUBMITTALS, skip=1)
     found: list[Any] = []
     with pytest.raises(error, match=text) as caught:
-        found += api.pages(SUBMITTALS, {"per_page": 10})
+        for each in api.pages(SUBMITTALS, {"per_page": 10}):
+            found.append(each)
     assert str(caught.value).startswith(f"GET {SUBMITTALS}: ")
+    # The objects of the pages before.
+    assert len(found) == 10
 
 
 def test_token_answer_that_is_no_token_is_an_error(
@@ -196,7 +204,7 @@ def test_silent_server_ends_in_a_timeout(fake: FakeProcore) -> None:
             "id", "a client secret", base_url=url, login_url=url, timeout=(1, 0.2)
         )
         fake.answer_next("slow", path=SUBMITTALS, seconds=1)
-        with pytest.raises(Unavailable, match="no answer .ReadTimeout"):
+        with pytest.raises(Unavailable, match="no answer from .* .ReadTimeout"):
             api.get(SUBMITTALS)
 
 
@@ -235,6 +243,13 @@ def test_secrets_are_in_no_log_line_and_no_error(
     fake: FakeProcore, api: ProcoreAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    sent: set[str] = set()
+
+    @fake.before_request
+    def note() -> None:
+        if "Authorization" in request.headers:
+            sent.add(request.headers["Authorization"].removeprefix("Bearer "))
+
     api.get(SUBMITTALS)
     fake.switches.error_body = "text"
     texts = []
@@ -243,6 +258,141 @@ def test_secrets_are_in_no_log_line_and_no_error(
         with pytest.raises(APIError) as caught:
             api.get(SUBMITTALS)
         texts += [repr(caught.value), *traceback.format_exception(caught.value)]
+    token = sent.pop()
+    assert len(token) > 20
+    assert sent == set()
     text = caplog.text + "".join(texts)
     assert "a client secret" not in text
-    assert not re.search("Bearer [^{]", text)
+    assert token not in text
+
+
+@pytest.mark.parametrize(
+    "path", [".evil.example/x", "@evil.example/", "https://evil.example/", "rest", ""]
+)
+def test_path_that_could_name_another_host_is_refused(
+    fake: FakeProcore, api: ProcoreAPI, path: str
+) -> None:
+    with pytest.raises(ValueError, match="begins with '/'"):
+        api.get(path)
+    assert fake.requests == []
+
+
+def test_error_names_the_path_without_its_query(api: ProcoreAPI) -> None:
+    with pytest.raises(NotFound) as caught:
+        api.get(f"{SUBMITTALS}/5?access=secret")
+    assert caught.value.path == f"{SUBMITTALS}/5"
+    assert "secret" not in f"{caught.value} {caught.value!r}"
+
+
+def test_body_that_is_no_json_is_an_error_of_the_caller(api: ProcoreAPI) -> None:
+    with pytest.raises(APIError, match="cannot be sent or read .InvalidJSON") as caught:
+        api.post(SUBMITTALS, {"amount": float("nan")})
+    assert not isinstance(caught.value, Unavailable)
+
+
+def test_error_names_the_host_that_does_not_answer(fake: FakeProcore) -> None:
+    with fake.serve() as url:
+        api = ProcoreAPI("id", "a client secret", base_url=url, login_url=url)
+    host = url.removeprefix("http://")
+    with pytest.raises(Unavailable, match=f"no answer from {host} .ConnectionError"):
+        api.get(SUBMITTALS)
+
+
+def test_errors_can_be_copied_and_pickled() -> None:
+    error = RateLimited("GET", "/x", 429, "used up", 70.0)
+    for each in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert (str(each), each.after, each.status) == (str(error), 70.0, 429)
+
+
+def test_repeated_parameter_is_on_every_page(
+    fake: FakeProcore, api: ProcoreAPI
+) -> None:
+    fill(fake, 25)
+    asked = []
+
+    @fake.before_request
+    def note() -> None:
+        if request.path == SUBMITTALS:
+            asked.append(request.args.getlist("ids[]"))
+
+    params = {"per_page": 10, "ids[]": ["1", "2"]}
+    assert len([*api.pages(SUBMITTALS, params)]) == 25
+    assert asked == [["1", "2"]] * 3
+
+
+@pytest.mark.parametrize("to", [1, 2])
+def test_list_that_leads_to_an_earlier_page_ends(
+    fake: FakeProcore, api: ProcoreAPI, to: int
+) -> None:
+    fill(fake, 50)
+
+    @fake.after_request
+    def lead_back(answer: Response) -> Response:
+        if request.path == SUBMITTALS and request.args["page"] in ("3", "4"):
+            other = f"{request.base_url}?per_page=10&page={to}"
+            answer.headers["Link"] = f'<{other}>; rel="next"'
+        return answer
+
+    with pytest.raises(BadAnswer, match="leads to an earlier one"):
+        list(api.pages(SUBMITTALS, {"per_page": 10}))
+
+
+def test_link_to_another_host_gets_no_token(fake: FakeProcore, api: ProcoreAPI) -> None:
+    fill(fake, 15)
+    hosts = set()
+
+    @fake.before_request
+    def note() -> None:
+        hosts.add(request.host)
+
+    @fake.after_request
+    def elsewhere(answer: Response) -> Response:
+        if "Link" in answer.headers:
+            link = answer.headers["Link"].replace(request.host, "evil.example")
+            answer.headers["Link"] = link
+        return answer
+
+    assert len([*api.pages(SUBMITTALS, {"per_page": 10})]) == 15
+    assert hosts == {"api.procore.com", "login.procore.com"}
+
+
+class Recorder(HTTPAdapter):
+    """Keeps the options of each request, and makes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timeouts: list[Any] = []
+
+    def send(self, *args: Any, **options: Any) -> requests.Response:
+        self.timeouts.append(options["timeout"])
+        return super().send(*args, **options)
+
+
+def test_every_request_has_a_timeout(fake: FakeProcore) -> None:
+    recorder = Recorder()
+    with fake.serve() as url, requests.Session() as session:
+        session.mount("http://", recorder)
+        api = ProcoreAPI(
+            "id",
+            "a client secret",
+            company_id="1",
+            base_url=url,
+            login_url=url,
+            session=session,
+        )
+        api.get(SUBMITTALS)
+        api.post(SUBMITTALS, {"title": "Doors"})
+    assert recorder.timeouts == [(5.0, 30.0)] * 3
+
+
+@pytest.mark.parametrize("offset", [0, 3600, -86400])
+def test_time_is_that_of_procore(
+    fake: FakeProcore, api: ProcoreAPI, offset: int
+) -> None:
+    assert api.time() is None
+    fake.switches.clock_offset = offset
+    api.get(SUBMITTALS)
+    now = api.time()
+    assert now is not None
+    behind = (now - fake.clock.now()).total_seconds() - offset
+    assert -1 < behind < 10

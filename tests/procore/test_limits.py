@@ -154,6 +154,25 @@ def test_reserve_leaves_a_part_of_the_limit_to_others(
     assert len(client.statuses()) == 40
 
 
+@pytest.mark.parametrize("limit_by", ["app", "company"])
+def test_limit_of_a_company_does_not_stop_the_others(
+    fake: FakeProcore, session: requests.Session, limit_by: str
+) -> None:
+    fake.add_company("9", projects=["7"])
+    fake.switches.limit_by, fake.switches.hourly_limit = limit_by, 3
+    client = Client(fake, session)
+    for _ in range(2):
+        client.api.get(PATH)
+    with pytest.raises(RateLimited):
+        client.api.get(PATH)
+    other, path = client.api.of_company("9"), "/rest/v1.1/projects/7/submittals"
+    if limit_by == "company":
+        assert other.get(path) == []
+    else:
+        with pytest.raises(RateLimited):
+            other.get(path)
+
+
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [

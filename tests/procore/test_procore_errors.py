@@ -58,7 +58,7 @@ def test_404_ends_the_job_and_says_so(host: Host, api: ProcoreAPI) -> None:
     [
         ("429", "the hourly rate limit is used up for 900 s"),
         ("503", "503, Procore is unavailable for 900 s"),
-        ("reset", "no answer (ConnectionError)"),
+        ("reset", "no answer from api.procore.com (ConnectionError)"),
     ],
 )
 def test_busy_procore_postpones_the_job_and_says_so(

@@ -1,0 +1,89 @@
+"""Paging: the pages of a list of Procore, one after the other.
+
+https://developers.procore.com/documentation/pagination
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs
+from urllib.parse import urlsplit
+
+from .answers import Answer
+from .answers import items_of
+from .answers import NotDocumented
+from .transport import reading
+
+#: Items of a page, Procore's greatest number.
+PER_PAGE = 100
+
+
+def read_pages(
+    ask: Callable[..., Answer], path: str, params: Mapping[str, Any]
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield each page of a list.
+
+    :param ask: requests the page with the parameters ``params``.
+    :raises BadAnswer: a page is no list, repeats the one before, or leads to an earlier
+        one. The pages before have been yielded.
+    """
+    given = {"per_page": PER_PAGE, "page": 1, **params}
+    former: list[dict[str, Any]] = []
+    asked, seen = [given], 0
+    while True:
+        answer = ask(params=given)
+        with reading("GET", path, answer.status):
+            items = items_of(answer.value)
+            if items and items == former:
+                if not _is_paged(answer) and len(items) < int(given["per_page"]):
+                    return  # a list without pages
+                raise NotDocumented(f"page {given['page']} repeats the one before")
+            following = _next_page(answer, given, len(items), seen + len(items))
+            if following in asked:
+                raise NotDocumented(f"page {given['page']} leads to an earlier one")
+        seen += len(items)
+        yield items
+        if following is None:
+            return
+        asked.append(following)
+        given, former = following, items
+
+
+def query_of(url: str | None) -> dict[str, str | list[str]] | None:
+    """The parameters in the address of the next page; a list for a repeated one.
+
+    Only these are followed: the token never goes to another host.
+    """
+    if url is None:
+        return None
+    found = parse_qs(urlsplit(url).query, keep_blank_values=True)
+    return {key: v[0] if len(v) == 1 else v for key, v in found.items()}
+
+
+def _next_page(
+    answer: Answer, given: Mapping[str, Any], number: int, seen: int
+) -> dict[str, Any] | None:
+    """The parameters of the next page; ``None`` after the last one.
+
+    Procore names it in ``Link``. Without one, the pages are counted until ``Total``
+    objects were seen, until one that is shorter than ``Per-Page``, or until an empty
+    one: the server's greatest number may be less than was asked for.
+    """
+    if answer.next_page is not None:
+        return {**given, **answer.next_page}
+    if "Link" in answer.headers or not number:
+        return None
+    total, size = (answer.headers.get(name, "") for name in ("Total", "Per-Page"))
+    if total.isdecimal():
+        is_last = seen >= int(total)
+    else:
+        is_last = size.isdecimal() and number < int(size)
+    return None if is_last else {**given, "page": int(given["page"]) + 1}
+
+
+def _is_paged(answer: Answer) -> bool:
+    """Whether the answer says that it is a page of a list."""
+    return any(name in answer.headers for name in ("Link", "Total", "Per-Page"))
