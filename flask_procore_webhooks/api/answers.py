@@ -7,14 +7,23 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field
 from typing import Any
-
-import requests
 
 #: Characters of Procore's own message that an error shows.
 LONGEST_MESSAGE = 300
 #: Where the bodies of errors hold the message.
 MESSAGES = ("message", "error_description", "errors", "error", "reason")
+
+
+@dataclass(frozen=True)
+class Received:
+    """One answer, whatever its status."""
+
+    status: int
+    headers: Mapping[str, str]
+    #: Decoded, of any media type.
+    body: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -33,12 +42,12 @@ class NotDocumented(Exception):
     """The answer is not the documented one; its text says what it is instead."""
 
 
-def read_json(response: requests.Response) -> Any:
+def read_json(response: Received) -> Any:
     """The JSON value of the body, ``None`` if it is empty.
 
     :raises NotDocumented: the body is not JSON.
     """
-    content = response.content
+    content = response.body
     if not content.strip():
         return None
     try:
@@ -51,13 +60,13 @@ def read_json(response: requests.Response) -> Any:
     raise NotDocumented("the answer is not valid JSON")
 
 
-def message_of(response: requests.Response, secrets: Iterable[str]) -> str:
+def message_of(response: Received, secrets: Iterable[str]) -> str:
     """What the body of an error says: one short line; ``""`` if it says nothing.
 
     It has ``*****`` in the place of each secret.
     """
     try:
-        value = json.loads(response.content)
+        value = json.loads(response.body)
     except (ValueError, RecursionError):
         return ""
     text = " ".join(str(part) for part in _messages(value))

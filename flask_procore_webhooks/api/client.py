@@ -23,6 +23,7 @@ from ..errors import ConfigError
 from .answers import Answer
 from .answers import message_of
 from .answers import read_json
+from .answers import Received
 from .answers import secrets_in
 from .changes import Change
 from .changes import changed_since
@@ -37,7 +38,7 @@ from .limits import read_limit
 from .limits import read_wait
 from .limits import SPIKE
 from .limits import USUAL_WAIT
-from .paging import query_of
+from .paging import next_query
 from .paging import read_pages
 from .tokens import Token
 from .tokens import TokenCache
@@ -219,12 +220,12 @@ class ProcoreAPI:
                 method, path, token, headers=headers, params=params, json=json
             )
             budget.note(read_limit(response.headers))
-            if response.status_code == 401 and refused is None:
+            if response.status == 401 and refused is None:
                 refused = token
-            elif response.status_code == 429:
+            elif response.status == 429:
                 # The next turn of the loop waits, if there is time.
                 budget.block(read_wait(429, response.headers) or USUAL_WAIT)
-            elif response.status_code == 503:
+            elif response.status == 503:
                 left -= self._wait_after_503(method, path, response, left)
             else:
                 secrets = token.text, *secrets_in(json)
@@ -240,15 +241,14 @@ class ProcoreAPI:
         self,
         method: str,
         path: str,
-        response: requests.Response,
+        response: Received,
         secrets: tuple[str, ...],
     ) -> Answer:
-        status = response.status_code
+        status = response.status
         if 200 <= status < 300:
             with reading(method, path, status):
-                value = read_json(response)
-            following = response.links.get("next", {}).get("url")
-            return Answer(status, response.headers, value, query_of(following))
+                value, following = read_json(response), next_query(response.headers)
+            return Answer(status, response.headers, value, following)
         if 300 <= status < 400:
             raise BadAnswer(
                 method, path, status, f"{status}, a redirect: check the address"
@@ -279,7 +279,7 @@ class ProcoreAPI:
         return seconds
 
     def _wait_after_503(
-        self, method: str, path: str, response: requests.Response, left: float
+        self, method: str, path: str, response: Received, left: float
     ) -> float:
         """Wait for as long as the answer says; return the seconds.
 

@@ -8,7 +8,6 @@ https://developers.procore.com/documentation/content/rate-limit-handling
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -81,7 +80,8 @@ class Budget:
 
     def __init__(self, reserve: float = 0.0) -> None:
         self.reserve = reserve
-        self._lock = threading.Lock()
+        # Without a lock, which a fork could leave locked: of two blocks that are set
+        # at once the shorter one may win, and the next 429 sets the longer one again.
         self.block_now = Block(0.0, "")
 
     def note(self, limit: Limit | None) -> None:
@@ -93,17 +93,15 @@ class Budget:
         """Block requests for this many seconds; a longer block stays."""
         name = "rate limit of ten seconds" if seconds <= SPIKE else "hourly rate limit"
         new = Block(time.monotonic() + min(seconds, LONGEST), name)
-        with self._lock:
-            self.block_now = max(self.block_now, new)
+        self.block_now = max(self.block_now, new)
 
     def unblock(self, block: Block) -> None:
         """End the block, unless another answer has extended it.
 
         A test's ``sleep`` does not move the monotonic clock.
         """
-        with self._lock:
-            if self.block_now == block:
-                self.block_now = Block(0.0, "")
+        if self.block_now == block:
+            self.block_now = Block(0.0, "")
 
 
 def _reset_in(headers: Mapping[str, str]) -> float | None:
@@ -123,11 +121,11 @@ def _now_of(headers: Mapping[str, str]) -> float:
 def _http_date(text: str | None) -> float | None:
     try:
         when: datetime = parsedate_to_datetime(text or "")
-    except (ValueError, TypeError):
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=timezone.utc)
+        return when.timestamp()
+    except (ValueError, TypeError, OverflowError):
         return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=timezone.utc)
-    return when.timestamp()
 
 
 def _number(text: str | None) -> float | None:

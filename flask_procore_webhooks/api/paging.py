@@ -5,12 +5,15 @@ https://developers.procore.com/documentation/pagination
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs
 from urllib.parse import urlsplit
+
+from requests.utils import parse_header_links
 
 from .answers import Answer
 from .answers import items_of
@@ -19,6 +22,9 @@ from .transport import reading
 
 #: Items of a page, Procore's greatest number.
 PER_PAGE = 100
+#: Pages of one list at most: a list that never ends is no list.
+MOST_PAGES = 10_000
+NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 
 def read_pages(
@@ -32,7 +38,7 @@ def read_pages(
     """
     given = {"per_page": PER_PAGE, "page": 1, **params}
     former: list[dict[str, Any]] = []
-    asked, seen = [given], 0
+    asked, seen = {_key(given)}, 0
     while True:
         answer = ask(params=given)
         with reading("GET", path, answer.status):
@@ -42,25 +48,38 @@ def read_pages(
                     return  # a list without pages
                 raise NotDocumented(f"page {given['page']} repeats the one before")
             following = _next_page(answer, given, len(items), seen + len(items))
-            if following in asked:
+            if following is not None and _key(following) in asked:
                 raise NotDocumented(f"page {given['page']} leads to an earlier one")
+            if len(asked) >= MOST_PAGES:
+                raise NotDocumented(f"the list has more than {MOST_PAGES} pages")
         seen += len(items)
         yield items
         if following is None:
             return
-        asked.append(following)
+        asked.add(_key(following))
         given, former = following, items
 
 
-def query_of(url: str | None) -> dict[str, str | list[str]] | None:
-    """The parameters in the address of the next page; a list for a repeated one.
+def next_query(headers: Mapping[str, str]) -> dict[str, str | list[str]] | None:
+    """The parameters of the next page, as ``Link`` names it; a list for a repeated one.
 
     Only these are followed: the token never goes to another host.
+
+    :raises NotDocumented: the address of the page cannot be read.
     """
+    links = parse_header_links(headers.get("Link", ""))
+    url = next((each["url"] for each in links if each.get("rel") == "next"), None)
     if url is None:
         return None
-    found = parse_qs(urlsplit(url).query, keep_blank_values=True)
-    return {key: v[0] if len(v) == 1 else v for key, v in found.items()}
+    try:
+        found = parse_qs(urlsplit(url).query, keep_blank_values=True)
+    except ValueError:
+        found = {"page": [""]}
+    query = {key: v[0] if len(v) == 1 else v for key, v in found.items()}
+    for name in ("page", "per_page"):
+        if not NUMBER.fullmatch(str(query.get(name, "1"))):
+            raise NotDocumented(f"Link names a {name} that is not a number")
+    return query
 
 
 def _next_page(
@@ -77,11 +96,16 @@ def _next_page(
     if "Link" in answer.headers or not number:
         return None
     total, size = (answer.headers.get(name, "") for name in ("Total", "Per-Page"))
-    if total.isdecimal():
+    if NUMBER.fullmatch(total):
         is_last = seen >= int(total)
     else:
-        is_last = size.isdecimal() and number < int(size)
+        is_last = bool(NUMBER.fullmatch(size)) and number < int(size)
     return None if is_last else {**given, "page": int(given["page"]) + 1}
+
+
+def _key(params: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
+    """What identifies a page: its parameters, numbers and texts alike."""
+    return frozenset((name, str(value)) for name, value in params.items())
 
 
 def _is_paged(answer: Answer) -> bool:

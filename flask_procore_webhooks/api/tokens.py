@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -63,7 +64,7 @@ class Tokens:
     ) -> None:
         self._log_in = log_in
         self._cache = cache
-        self._lock = threading.Lock()
+        self._lock, self._pid = threading.Lock(), os.getpid()
         self._token: Token | None = None
         #: The last refusal of the credentials, and when, by the monotonic clock.
         self._refusal: tuple[LoginFailed, float] | None = None
@@ -75,6 +76,9 @@ class Tokens:
         """
         found = self._token
         if not _is_usable(found, refused):
+            if self._pid != os.getpid():
+                # A thread of the parent may have held it at the fork.
+                self._lock, self._pid = threading.Lock(), os.getpid()
             with self._lock:
                 found = self._token
                 if not _is_usable(found, refused):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from requests.auth import AuthBase
 
 from .answers import NotDocumented
 from .answers import read_json
+from .answers import Received
 from .errors import APIError
 from .errors import BadAnswer
 from .errors import LoginFailed
@@ -27,8 +29,15 @@ from .limits import read_wait
 from .tokens import Token
 
 LOGIN_PATH = "/oauth/token"
-#: Seconds that a token is good for where Procore does not say.
-TOKEN_SECONDS = 5400.0
+#: Seconds that a token is good for where Procore does not say, and at most.
+TOKEN_SECONDS, LONGEST_TOKEN = 5400.0, 366 * 24 * 3600.0
+TOKEN = re.compile(r"[!-~]+")
+#: Bytes of an answer, seconds for its body, and bytes that are read at a time.
+MOST_BYTES, LONGEST_BODY, PART = 64 * 2**20, 120.0, 4096
+
+
+class _TooLong(Exception):
+    """The body of an answer has too many bytes, or takes too long."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +68,7 @@ class Transport:
         self.seconds_ahead: float | None = None
         self._local = threading.local()
 
-    def send(
-        self, method: str, path: str, token: Token, **options: Any
-    ) -> requests.Response:
+    def send(self, method: str, path: str, token: Token, **options: Any) -> Received:
         """The answer, whatever its status.
 
         :param options: as for ``requests.Session.request``.
@@ -86,26 +93,36 @@ class Transport:
         }
         url = self._login_url + LOGIN_PATH
         response = self._send("POST", url, LOGIN_PATH, auth=_NoAuth(), data=form)
-        if not 200 <= response.status_code < 300:
+        if not 200 <= response.status < 300:
             raise _login_error(response)
-        with reading("POST", LOGIN_PATH, response.status_code):
+        with reading("POST", LOGIN_PATH, response.status):
             return _token(read_json(response))
 
-    def _send(
-        self, method: str, url: str, path: str, **options: Any
-    ) -> requests.Response:
+    def _send(self, method: str, url: str, path: str, **options: Any) -> Received:
+        if url.startswith("http://"):
+            # An address of this machine, of which no proxy learns.
+            options["proxies"] = {"http": None, "all": None}
         try:
-            response = self._session.request(
-                method, url, timeout=self._timeout, allow_redirects=False, **options
-            )
-        except requests.RequestException as error:
-            # Its text and its request may hold what was sent.
+            with self._session.request(
+                method,
+                url,
+                timeout=self._timeout,
+                allow_redirects=False,
+                stream=True,
+                **options,
+            ) as response:
+                received = _received(response)
+        except (requests.RequestException, ValueError, OverflowError) as error:
+            # Its text and its request may hold what was sent. ValueError: of an address
+            # or a header that cannot be used, here or in the answer.
             kind, is_lost = type(error).__name__, isinstance(error, NO_ANSWER)
+        except _TooLong as error:
+            kind, is_lost = str(error), False
         else:
-            date = date_of(response.headers)
+            date = date_of(received.headers)
             if date is not None:
                 self.seconds_ahead = date - time.time()
-            return response
+            return received
         if is_lost:
             text = f"no answer from {urlsplit(url).netloc} ({kind})"
             raise Unavailable(method, path, 0, text)
@@ -134,6 +151,23 @@ def reading(method: str, path: str, status: int) -> Iterator[None]:
     raise BadAnswer(method, path, status, text)
 
 
+def _received(response: requests.Response) -> Received:
+    """The whole answer.
+
+    :raises _TooLong: its body does not end.
+    """
+    parts, size = [], 0
+    until = time.monotonic() + LONGEST_BODY
+    for part in response.iter_content(PART):
+        size += len(part)
+        if size > MOST_BYTES:
+            raise _TooLong(f"more than {MOST_BYTES >> 20} MB")
+        if time.monotonic() > until:
+            raise _TooLong(f"not complete in {LONGEST_BODY:.0f} s")
+        parts.append(part)
+    return Received(response.status_code, response.headers, b"".join(parts))
+
+
 class _Bearer(AuthBase):
     """Sets the token. With it, requests takes no other one from ``.netrc``."""
 
@@ -150,8 +184,8 @@ class _NoAuth(AuthBase):
         return request
 
 
-def _login_error(response: requests.Response) -> APIError:
-    status, text = response.status_code, f"{response.status_code}, no access token"
+def _login_error(response: Received) -> APIError:
+    status, text = response.status, f"{response.status}, no access token"
     if status == 429 or status >= 500:
         after = read_wait(status, response.headers)
         return Unavailable("POST", LOGIN_PATH, status, text, after)
@@ -163,7 +197,9 @@ def _token(value: Any) -> Token:
     text = value.get("access_token") if isinstance(value, dict) else None
     if not isinstance(text, str) or not text:
         raise NotDocumented("the answer holds no access_token")
+    if not TOKEN.fullmatch(text):
+        raise NotDocumented("the access_token has characters that no header can have")
     seconds = value.get("expires_in")
     is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    left = float(seconds) if is_number and seconds > 0 else TOKEN_SECONDS
-    return Token(text, time.monotonic() + left)
+    is_usable = is_number and 0 < seconds <= LONGEST_TOKEN
+    return Token(text, time.monotonic() + (seconds if is_usable else TOKEN_SECONDS))
