@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date
+from datetime import timedelta
 from typing import Any
 
 import click
@@ -13,7 +14,7 @@ from ..endpoint import Endpoint
 from ..hooks.report import Options
 from ..hooks.report import Report
 from ._actor import actor
-from ._hooks import Where
+from ._options import procore_endpoints
 from ._output import on_one_line
 from ._output import print_json
 from ._output import Progress
@@ -21,7 +22,7 @@ from ._output import Progress
 
 def run(
     endpoint: str | None,
-    since: date | None,
+    since: date | timedelta | None,
     everything: bool,
     dry_run: bool,
     as_json: bool,
@@ -29,7 +30,7 @@ def run(
     """Reconcile every hook, print the reports, and exit with the code."""
     options = Options(since, everything, dry_run)
     # A wrong setting of any endpoint is an error before anything is inserted.
-    runs = [(e, _reports(e, options)) for e in Where(endpoint, None, None).endpoints()]
+    runs = [(e, _reports(e, options)) for e in procore_endpoints(endpoint)]
     shown: dict[str, list[dict[str, Any]]] = {each.name: [] for each, _ in runs}
     reports: list[Report] = []
     try:
@@ -45,6 +46,8 @@ def run(
         # Also after an error: what was inserted until then.
         if as_json:
             print_json(shown)
+        else:
+            _print_explanations(reports)
     if any(report.error for report in reports):
         raise SystemExit(1)
     if any(report.missing for report in reports):
@@ -58,20 +61,34 @@ def _reports(endpoint: Endpoint, options: Options) -> Iterator[Report]:
 
 def _print(report: Report, options: Options) -> None:
     where = f"  {report.scope}"
-    if report.hook:
-        where += f", hook {report.hook}, {report.first} to {report.last}"
+    if not report.hook:
+        click.secho(on_one_line(f"{where}: {report.error}"), fg="red")
+        return
+    where += f", hook {report.hook}, {report.first} to {report.last}"
     if report.error:
         click.secho(on_one_line(f"{where}: stopped: {report.error}"), fg="red")
-    verb = "to insert" if options.dry_run else "inserted"
-    number = report.missing if options.dry_run else report.inserted
-    if report.hook:
-        click.echo(
-            f"{where}: {report.seen} seen, {report.found} of {report.delivered}"
-            f" delivered found, {report.missing} missing, {number} {verb},"
-            f" {report.skipped} skipped"
-        )
+    click.echo(f"{where}: {_numbers(report, options)}")
     for note in report.notes:
         click.echo(on_one_line(f"    note: {note}"))
+
+
+def _numbers(report: Report, options: Options) -> str:
+    inserted = f"{report.inserted} inserted"
+    if options.dry_run:
+        inserted = f"{report.insertable} to insert"
+    text = (
+        f"{report.seen} seen, {report.found} of {report.delivered} delivered found,"
+        f" {report.missing} missing, {inserted},"
+        f" {report.skipped - report.coming} skipped"
+    )
+    return f"{text}, {report.coming} still to come" if report.coming else text
+
+
+def _print_explanations(reports: list[Report]) -> None:
+    """Print what errors mean, once for all hooks."""
+    for text in dict.fromkeys(each.explanation for each in reports):
+        if text:
+            click.echo(text)
 
 
 def _to_json(report: Report) -> dict[str, Any]:
@@ -85,8 +102,10 @@ def _to_json(report: Report) -> dict[str, Any]:
         "delivered": report.delivered,
         "found": report.found,
         "missing": report.missing,
+        "unreadable": report.unreadable,
         "inserted": report.inserted,
         "skipped": report.skipped,
+        "coming": report.coming,
         "notes": report.notes,
-        "error": report.error,
+        "error": report.whole_error,
     }

@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from datetime import date as day_of_calendar
 from datetime import datetime
+from datetime import timedelta
 from datetime import timezone
 from typing import Any
 
@@ -26,6 +27,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 SHORT_TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d))?((?:[+-]\d\d:?\d\d|[Zz])?)", re.ASCII
 )
+NO_TIME = "is not in Unix seconds or ISO 8601, and not a time ago like -8h."
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -70,26 +72,45 @@ def header(value: str) -> tuple[str, str | None]:
 
 def unix_time(value: str) -> float:
     """Unix seconds, ISO 8601, or a time ago: ``-400`` (seconds), ``-30m``, ``-8h``."""
-    is_relative = value[:1] in ("+", "-")
-    number, unit = value, 1
-    if is_relative and value[-1] in UNITS:
-        number, unit = value[:-1], UNITS[value[-1]]
+    if _is_relative(value):
+        return time.time() + _seconds_from_now(value)
     try:
-        seconds = float(number) * unit
+        seconds = float(value)
     except ValueError:
         when = to_datetime(_with_seconds(value.strip()))
         seconds = math.nan if when is None else when.timestamp()
     if not math.isfinite(seconds):
-        problem = "is not in Unix seconds or ISO 8601, and not a time ago like -8h."
-        raise click.BadParameter(f"{value!r} {problem}")
-    return seconds + (time.time() if is_relative else 0.0)
+        raise click.BadParameter(f"{value!r} {NO_TIME}")
+    return seconds
+
+
+def _is_relative(value: str) -> bool:
+    """Whether the text is a time from now, as ``-8h``."""
+    return value[:1] in ("+", "-")
+
+
+def _seconds_from_now(value: str) -> float:
+    """Seconds of a relative time: negative for ``-400``, ``-30m``, ``-8h``."""
+    with suppress(ValueError):
+        seconds = _in_seconds(value)
+        if math.isfinite(seconds):
+            return seconds
+    raise click.BadParameter(f"{value!r} {NO_TIME}")
+
+
+def _in_seconds(value: str) -> float:
+    """A number with or without a unit.
+
+    :raises ValueError: it is none.
+    """
+    number, unit = (value[:-1], UNITS[value[-1]]) if value[-1:] in UNITS else (value, 1)
+    return float(number) * unit
 
 
 def duration(value: str) -> float:
     """Seconds, as in ``43200``, ``12h`` or ``3d``."""
-    number, unit = (value[:-1], UNITS[value[-1]]) if value[-1:] in UNITS else (value, 1)
     with suppress(ValueError):
-        seconds = float(number) * unit
+        seconds = _in_seconds(value)
         if math.isfinite(seconds) and seconds >= 0:
             return seconds
     raise click.BadParameter(f"{value!r} is not a time like 43200, 12h or 3d.")
@@ -114,12 +135,23 @@ def date(value: str) -> datetime:
         raise click.BadParameter(problem) from None
 
 
-def day(value: str) -> day_of_calendar:
-    """A day: ``2026-11-26``."""
-    found = to_date(value)
-    if found is None:
-        raise click.BadParameter("not a day, as in 2026-11-26.")
-    return found
+def day(value: str) -> day_of_calendar | timedelta:
+    """A day, as in ``2026-11-26``, or how long ago it is, as in ``-3d``."""
+    if (found := to_date(value)) is not None:
+        return found
+    with suppress(click.BadParameter):
+        if _is_relative(value):
+            date(value)  # refuses other years
+            return timedelta(seconds=-_seconds_from_now(value))
+    problem = "is not a day like 2026-11-26, and not a time ago like -3d."
+    raise click.BadParameter(f"{value!r} {problem}")
+
+
+def with_unit(seconds: float) -> str:
+    """Seconds in the largest unit that has no fraction: ``6h``, ``90m``, ``0.5s``."""
+    units = [unit for unit, size in UNITS.items() if seconds and seconds % size == 0]
+    unit = units[-1] if units else "s"
+    return f"{seconds / UNITS[unit]:g}{unit}"
 
 
 def _with_seconds(value: str) -> str:

@@ -10,6 +10,7 @@ from datetime import timezone
 import click
 from flask.cli import with_appcontext
 
+from ..config.api import LISTED_DAYS
 from ..config.reader import HALF_DAY
 from ..endpoint import Endpoint
 from ..operations.filters import EVERY_EVENT
@@ -40,9 +41,8 @@ from ._output import print_json
 from ._output import Progress
 from ._values import duration
 
-#: Seconds for which Procore lists deliveries: reconcile would insert an event that is
-#: removed earlier once more.
-LISTED = 28 * 24 * 3600.0
+#: Seconds: reconcile would insert an event again that is removed while it is listed.
+LISTED = LISTED_DAYS * 24 * 3600.0
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ KEYS = (
     "PAYLOAD_VERSION",
     "SCOPES",
 )
+#: Days for which Procore lists the deliveries of a hook, by pictures of its Admin tool:
+#: https://github.com/procore/documentation, assets/guides/webhooks-*.png
+LISTED_DAYS = 28
 #: Procore's rule for namespaces.
 #: https://developers.procore.com/documentation/webhooks-api
 NAMESPACE = re.compile(r"[a-z0-9-]{1,80}")

@@ -82,7 +82,13 @@ def enqueue_changes(endpoint: Endpoint, changes: Iterable[Change]) -> Iterator[E
             "project_id": change.project_id,
             "company_id": change.company_id,
         }
-        yield enqueue(endpoint, f"{key[0]}.update", id, ids, dict(change.item))
+        type = f"{key[0]}.update"
+        try:
+            yield enqueue(endpoint, type, id, ids, dict(change.item))
+        except ValueError as error:
+            text = "%s: %s of %s is enqueued without its data: %s"
+            log.warning(text, endpoint.name, type, key[1], error)
+            yield enqueue(endpoint, type, id, ids, None)
 
 
 def _has_seen(store: Store, key: tuple[str, str], id: str, at: datetime | None) -> bool:
@@ -123,7 +129,7 @@ def _new_event(
 def _to_bytes(content: Mapping[str, object]) -> bytes:
     try:
         return json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"The data is no JSON value: {error}") from error
 
 

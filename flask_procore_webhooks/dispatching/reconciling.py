@@ -10,6 +10,7 @@ from ..api.configured import api_of
 from ..api.configured import PATIENCE
 from ..endpoint import Endpoint
 from ..hooks.reconcile import reconcile
+from ..hooks.reconcile import Run
 from ..hooks.report import Options
 from ..hooks.report import Report
 from ..hooks.survey import Survey
@@ -31,13 +32,15 @@ def reconcile_endpoint(
     :param actor: who does it, for the journal.
     :param progress: is called with the number of deliveries of each page.
     :raises ConfigError: a key is missing.
+    :raises WrongDay: by the iterator: Procore does not list the day of ``since``.
     """
-    survey = Survey(endpoint, api_of(endpoint, wait=PATIENCE, reserve=RESERVE))
-    dispatch = partial(_hand_over, endpoint)
-    return reconcile(survey, options, actor, progress=progress, dispatch=dispatch)
+    api = api_of(endpoint, wait=PATIENCE, reserve=RESERVE)
+    dispatch = partial(dispatch_rows, endpoint)
+    survey = Survey(endpoint, api)
+    return reconcile(Run(survey, options, actor, api.time, progress, dispatch))
 
 
-def _hand_over(endpoint: Endpoint, rows: list[int]) -> None:
+def dispatch_rows(endpoint: Endpoint, rows: list[int]) -> None:
     """Have inserted events run by the app's processes; in ``inline`` run them here."""
     mode = endpoint.dispatch
     if mode != "inline":

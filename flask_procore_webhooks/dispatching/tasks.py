@@ -148,7 +148,7 @@ def reconcile() -> int:
                 inserted += report.inserted
                 if report.error:
                     where = f"{endpoint.name}, {report.scope}"
-                    log.error("%s is not reconciled: %s", where, report.error)
+                    log.error("%s is not reconciled: %s", where, report.whole_error)
         except (ConfigError, InboxUnavailable) as error:
             log.error("%s is not reconciled: %s", endpoint.name, error)
     return inserted

@@ -11,8 +11,9 @@ from datetime import date
 from datetime import timedelta
 from typing import Any
 
-from ..api.client import PER_PAGE
 from ..api.errors import NotFound
+from ..api.paging import PER_PAGE
+from ..config.api import LISTED_DAYS
 from ..endpoint import Endpoint
 from ..event import Event
 from ..inbox.record import RECONCILE
@@ -21,11 +22,11 @@ from ..senders.payload import text_id
 from .calls import Hook
 from .calls import ScopeAPI
 
-#: Days for which Procore lists deliveries.
-LISTED = timedelta(days=27)
+#: Days before today that are read: with today, Procore's 28.
+LISTED = timedelta(days=LISTED_DAYS - 1)
 #: Times that the list of a day that is going on is read at most: its rows change.
 MOST_PASSES = 3
-#: Widths of the queries of one day: both days count, one of them, or none.
+#: Number of query widths to try: last day = first day, +1, +2.
 WIDTHS = 3
 DELIVERED = "delivered"
 #: Statuses of events that Procore no longer sends. ``succeeded`` is a filter's word.
@@ -65,7 +66,7 @@ class Calendar:
     """
 
     #: Days from the first to the last one of a query that has a single day's answer.
-    ahead: int = 0
+    extra_days: int = 0
 
 
 class Days:
@@ -126,11 +127,11 @@ class Days:
 
     def widen(self) -> None:
         """End the queries a day later. After the widest ones, begin anew."""
-        self._calendar.ahead = (self._calendar.ahead + 1) % WIDTHS
+        self._calendar.extra_days = (self._calendar.extra_days + 1) % WIDTHS
 
     def _pass(self, day: date) -> dict[str, Delivery]:
         found: dict[str, Delivery] = {}
-        for page in self._pages(day, day + timedelta(days=self._calendar.ahead)):
+        for page in self._pages(day, day + timedelta(days=self._calendar.extra_days)):
             found |= self._deliveries(page)
         return found
 

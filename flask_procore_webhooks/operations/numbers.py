@@ -31,7 +31,7 @@ WINDOWS = {"minute": 60, "hour": 3600, "day": 86400}
 NEWEST_UNMATCHED = 1000
 #: Weeks whose same hours are compared: a night or a weekend is quiet every week.
 WEEKS = 4
-#: Weeks of them with a delivery, at least, for hours that are usually not silent.
+#: Weeks with a delivery that make silence an alarm.
 USUAL = 2
 #: Outcomes of deliveries that were authentic.
 ARRIVED = ("recorded", "duplicate", "conflict", "quarantined")
@@ -192,17 +192,9 @@ class Silence(NamedTuple):
     weeks_before: list[int]
     is_alarm: bool
 
-    def __str__(self) -> str:
-        before = ", ".join(map(str, self.weeks_before)) or "not known"
-        word = "SILENT: " if self.is_alarm else ""
-        return (
-            f"{word}{self.deliveries} deliveries in the last {self.seconds:g} s; in the"
-            f" same hours of the weeks before: {before}"
-        )
-
 
 def silence_of(store: Store, seconds: float) -> Silence:
-    """Whether the endpoint is silent though it is not at these hours in other weeks.
+    """Compare the last hours with the same hours of the four weeks before.
 
     Alarm: no delivery now, and at least one in the same hours of two of the last four
     weeks. The tally is written every ten seconds.

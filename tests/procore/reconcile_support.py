@@ -16,6 +16,7 @@ from datetime import timezone
 from typing import Any
 from typing import TYPE_CHECKING
 
+import sqlalchemy as sa
 from click.testing import Result
 from flask import Flask
 from flask import request
@@ -188,6 +189,13 @@ class Integration:
     def day(self, days: int = 0) -> date:
         """The day of the fake's clock, or one so many days later."""
         return (self.fake.clock.now() + timedelta(days=days)).date()
+
+
+def forget(mine: Integration, ids: list[str]) -> None:
+    """Remove events from the inbox, as a database that never had them."""
+    c = mine.store.columns
+    gone = sa.delete(c.id.table).where(c.event_id.in_(ids))
+    mine.store.run(lambda connection: connection.execute(gone))
 
 
 @contextmanager

@@ -267,3 +267,15 @@ def test_sweep_does_not_depend_on_equal_clocks(
     since = ago(days=4)
     (found,) = api.changed_since("Submittals", since=since, project_id="2")
     assert found.resource_id == made
+
+
+@pytest.mark.parametrize(
+    "title", ["x" * 1_100_000, float("nan"), "\ud800", {"a": {1, 2}}, 10**2000]
+)
+def test_object_that_cannot_be_stored_is_enqueued_without_its_data(
+    host: Host, caplog: pytest.LogCaptureFixture, title: Any
+) -> None:
+    found = enqueue(host, change("4", title=title), change("5"))
+    assert [event.resource_id for event in found] == ["4", "5"]
+    assert "Submittals.update of 4 is enqueued without its data" in caplog.text
+    assert enqueue(host, change("4", title=title)) == []

@@ -191,7 +191,7 @@ def test_reconcile_after_a_move_needs_the_day_of_the_move_once(live: Live) -> No
     live.fake.advance(hours=4)
     live.apply()
     live.emit()
-    assert "if another receiver" in live.run("reconcile", code=1)
+    assert "If another receiver" in live.run("reconcile", code=1)
     live.fake.advance(days=1)
     live.emit()
     day = live.fake.clock.now().date()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from flask import request
@@ -35,14 +36,14 @@ def mine(make_app: MakeApp, tmp_path: Path) -> Iterator[Integration]:
 BROKEN = [
     ("html", "the answer is HTML, not JSON"),
     ("empty", "the answer holds null where a list belongs"),
-    ("truncated", "the answer is no complete JSON"),
+    ("truncated", "the answer is not valid JSON"),
     ("redirect", "302, a redirect: check the address"),
     ("500", "500, Internal Server Error"),
     ("503", "503, Procore is unavailable for 90 s"),
     ("429", "the hourly rate limit is used up for 90 s"),
     ("null", "the answer holds null where a list belongs"),
     ("null items", "the list holds null where an object belongs"),
-    ("reset", "no answer (ConnectionError)"),
+    ("reset", "no answer from {host} (ConnectionError)"),
 ]
 
 
@@ -56,7 +57,8 @@ def test_broken_answer_is_an_error_with_method_and_path(
     path = f"{HOOKS}/{hook}/deliveries" if part == "deliveries" else HOOKS
     mine.fake.answer_next(kind, path=f"{path}\\?", seconds=90)
     report = mine.report(code=1)
-    assert report["error"] == f"GET {path}: {text}"
+    host = urlsplit(mine.endpoint.settings.api.api_url).netloc
+    assert report["error"].startswith(f"GET {path}: {text.format(host=host)}")
     assert report["inserted"] == 0
     assert mine.recorded == []
     assert mine.report(code=2)["inserted"] == 2
@@ -125,9 +127,8 @@ def test_lost_event_without_a_readable_payload_is_missing_and_named(
     mine.lose(2)
     report = mine.report(code=2)
     assert (report["missing"], report["inserted"], report["skipped"]) == (2, 0, 0)
-    assert report["notes"] == [
-        "2 of the missing ones have no payload that can be read."
-    ]
+    assert report["unreadable"] == 2
+    assert report["notes"] == ["2 missing events have no readable payload."]
     assert mine.recorded == there
 
 

@@ -14,6 +14,7 @@ import pytest
 from flask import Flask
 from flask import request
 from flask import Response
+from reconcile_support import forget
 from reconcile_support import integrated
 from reconcile_support import Integration
 from reconcile_support import MakeApp
@@ -25,7 +26,7 @@ from flask_procore_webhooks import PrudraWebhooks
 
 KEYS = [
     *("company", "project", "hook", "from", "to", "seen", "delivered", "found"),
-    *("missing", "inserted", "skipped", "notes", "error"),
+    *("missing", "unreadable", "inserted", "skipped", "coming", "notes", "error"),
 ]
 
 
@@ -95,6 +96,35 @@ def test_text_has_a_line_for_each_hook(mine: Integration) -> None:
     assert result.stderr == ""
 
 
+def test_text_names_what_is_still_to_come_beside_what_is_skipped(
+    mine: Integration,
+) -> None:
+    mine.hook()
+    there = mine.deliver(20)
+    forget(mine, there[:2])
+    mine.is_down = True
+    mine.emit(3)
+    mine.fake.deliver()
+    text = "18 of 20 delivered found, 0 missing, 0 inserted, 2 skipped, 3 still to come"
+    assert text in mine.reconcile().stdout
+    report = mine.report(code=0)
+    assert (report["skipped"], report["coming"]) == (5, 3)
+
+
+def test_dry_run_counts_what_can_be_inserted(mine: Integration) -> None:
+    lost: list[str] = []
+    mine.rewrite(
+        lambda row: row["payload"]["id"] in lost[:2] and row.update(payload=None)
+    )
+    mine.hook()
+    lost += mine.lose(5)
+    text = "5 missing, 3 to insert, 0 skipped"
+    assert text in mine.reconcile("--dry-run").stdout
+    report = mine.report("--dry-run", code=2)
+    assert (report["missing"], report["unreadable"]) == (5, 2)
+    assert "5 missing, 3 inserted, 0 skipped" in mine.reconcile().stdout
+
+
 def test_json_has_an_object_for_each_hook(mine: Integration) -> None:
     hook = mine.hook()
     mine.deliver(4)
@@ -115,8 +145,10 @@ def test_json_has_an_object_for_each_hook(mine: Integration) -> None:
         "delivered": 4,
         "found": 4,
         "missing": 2,
+        "unreadable": 0,
         "inserted": 2,
         "skipped": 0,
+        "coming": 0,
         "notes": [],
         "error": None,
     }
@@ -180,11 +212,12 @@ def test_list_names_the_origin_of_the_events(mine: Integration) -> None:
     assert "reconcile" in run(mine.app, "show", id).output
 
 
-@pytest.mark.parametrize("day", ["yesterday", "2026-13-01", "-8h", ""])
+@pytest.mark.parametrize("day", ["yesterday", "2026-13-01", "-8y", "", "-", "-1e300"])
 def test_since_that_is_no_day_is_refused(mine: Integration, day: str) -> None:
-    result = mine.reconcile("--since", day)
+    result = mine.reconcile(f"--since={day}")
     assert result.exit_code == 2
-    assert "not a day, as in 2026-11-26." in result.stderr
+    problem = "is not a day like 2026-11-26, and not a time ago like -3d."
+    assert f"{day!r} {problem}" in result.stderr
 
 
 @pytest.mark.parametrize("key", ["CLIENT_ID", "CLIENT_SECRET"])

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
+from reconcile_support import forget
 from reconcile_support import integrated
 from reconcile_support import Integration
 from reconcile_support import MakeApp
@@ -19,13 +19,6 @@ def mine(make_app: MakeApp, tmp_path: Path) -> Iterator[Integration]:
     """An integration on a SQLite file."""
     with integrated(make_app, f"sqlite:///{tmp_path / 'test.db'}") as mine:
         yield mine
-
-
-def forget(mine: Integration, ids: list[str]) -> None:
-    """Remove events from the inbox, as a database that never had them."""
-    c = mine.store.columns
-    gone = sa.delete(c.id.table).where(c.event_id.in_(ids))
-    mine.store.run(lambda connection: connection.execute(gone))
 
 
 def back_up(source: Path, copy: Path) -> None:
@@ -44,7 +37,10 @@ def test_nothing_is_inserted_into_another_database(mine: Integration) -> None:
     report = mine.report(code=1)
     assert (report["delivered"], report["found"]) == (10, 0)
     assert (report["missing"], report["inserted"]) == (3, 0)
-    assert "the inbox has 0: it is another database" in report["error"]
+    assert report["error"].startswith(
+        "of 10 delivered events, the inbox has 0. The inbox"
+    )
+    assert "it is another database, or" in report["error"]
     assert mine.recorded == []
     assert mine.journal() == []
 
@@ -89,8 +85,26 @@ def test_stopped_run_says_so_in_text(mine: Integration) -> None:
     mine.lose()
     result = mine.reconcile()
     assert result.exit_code == 1
-    assert "stopped: of 5 events that Procore has delivered" in result.stdout
-    assert "1 missing, 0 inserted" in result.stdout
+    _, stopped, numbers, explanation = result.stdout.splitlines()
+    assert stopped.endswith(": stopped: of 5 delivered events, the inbox has 0")
+    assert "1 missing, 0 inserted" in numbers
+    assert explanation.startswith("The inbox has less than 90% of what Procore has")
+
+
+def test_stopped_hooks_share_one_explanation(make_app: MakeApp, tmp_path: Path) -> None:
+    scopes = [{"company": "1", "project": each} for each in ("2", "3")]
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    with integrated(make_app, url, SCOPES=scopes) as mine:
+        mine.hook()
+        mine.hook(project="3")
+        forget(mine, mine.deliver(5) + mine.deliver(6, project="3"))
+        shown = mine.reconcile().stdout
+        assert shown.count("stopped: of 5 delivered events, the inbox has 0\n") == 1
+        assert shown.count("stopped: of 6 delivered events, the inbox has 0\n") == 1
+        assert shown.count("give --all") == shown.count("give --since") == 1
+        assert shown.splitlines()[-1].endswith("the first day of this one.")
+        first, second = mine.reports(code=1)
+        assert "give --all" in first["error"] and "give --all" in second["error"]
 
 
 def test_control_is_skipped_without_a_delivered_event(mine: Integration) -> None:
@@ -157,7 +171,7 @@ def test_since_leaves_out_what_another_receiver_had(mine: Integration) -> None:
     mine.fake.advance(days=1)
     there = mine.deliver(4)
     lost = mine.lose(3)
-    assert "give --all; if another receiver" in mine.report(code=1)["error"]
+    assert "give --all. If another receiver" in mine.report(code=1)["error"]
     report = mine.report("--since", mine.day(), code=2)
     assert (report["found"], report["inserted"]) == (4, 3)
     assert mine.recorded == sorted(there + lost)

@@ -74,7 +74,7 @@ def test_refused_scope_is_named_in_text(mine: Integration) -> None:
     lose_in_both(mine)
     mine.fake.forbid("1", "2")
     lines = mine.reconcile().stdout.splitlines()
-    assert lines[1].startswith("  project 2 of company 1: stopped: GET /rest/v2.0/")
+    assert lines[1].startswith("  project 2 of company 1: GET /rest/v2.0/")
     assert lines[2].startswith("  project 3 of company 1, hook ")
     assert len(lines) == 3
 
@@ -91,24 +91,46 @@ def test_app_that_is_not_installed_in_a_company_is_named(
         assert second["inserted"] == 2
 
 
-def test_scope_without_a_hook_has_a_note(mine: Integration) -> None:
+NO_HOOK = "Procore has no hook of namespace 'tracker' here: run hooks apply."
+
+
+def test_scope_without_a_hook_is_an_error(mine: Integration) -> None:
     mine.hook()
     mine.hook(project="3", namespace="another")
-    first, second = mine.reports(code=0)
-    assert first["notes"] == []
-    assert second["notes"] == [
-        "Procore has no hook of this namespace here: run hooks apply."
+    first, second = mine.reports(code=1)
+    assert (first["error"], second["error"]) == (None, NO_HOOK)
+    assert (second["hook"], second["project"], second["notes"]) == (None, "3", [])
+    _, _, line = mine.reconcile().stdout.splitlines()
+    assert line == f"  project 3 of company 1: {NO_HOOK}"
+
+
+def test_app_whose_hooks_are_all_deleted_has_an_error_for_each_scope(
+    mine: Integration,
+) -> None:
+    result = mine.reconcile()
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        "procore_webhooks",
+        f"  project 2 of company 1: {NO_HOOK}",
+        f"  project 3 of company 1: {NO_HOOK}",
     ]
-    assert second["hook"] is None
-    text = mine.reconcile().stdout
-    assert "note: Procore has no hook of this namespace here" in text
+
+
+def test_scope_without_a_hook_does_not_stop_the_others(mine: Integration) -> None:
+    mine.hook(project="3")
+    mine.is_down = True
+    lost = mine.emit(2, project="3")
+    mine.fake.advance(hours=13)
+    first, second = mine.reports(code=1)
+    assert (first["error"], second["inserted"]) == (NO_HOOK, 2)
+    assert mine.recorded == lost
 
 
 def test_hooks_of_other_namespaces_are_left_alone(mine: Integration) -> None:
     mine.hook()
     mine.hook(namespace="another")
     lost = mine.lose(2)
-    reports = mine.reports(code=2)
+    reports = mine.reports(code=1)
     assert [each["inserted"] for each in reports] == [2, 0]
     assert mine.recorded == lost
 
@@ -130,7 +152,7 @@ def test_disabled_hook_is_reconciled(mine: Integration) -> None:
     mine.lose(2)
     (hook,) = mine.fake.hooks()
     assert hook["status"] == "disabled"
-    assert mine.reports(code=2)[0]["inserted"] == 2
+    assert mine.reports(code=1)[0]["inserted"] == 2
 
 
 @pytest.mark.parametrize("version", ["v2.0", "v3.0", "v4.0"])
@@ -179,7 +201,7 @@ def test_event_without_a_subscriber_is_recorded(mine: Integration) -> None:
     mine.is_down = True
     mine.fake.emit("Submittals", "create", project="2")
     mine.fake.advance(hours=13)
-    assert mine.reports(code=2)[0]["inserted"] == 1
+    assert mine.reports(code=1)[0]["inserted"] == 1
     mine.work()
     assert [row["status"] for row in mine.rows()] == ["unmatched"]
 
@@ -210,7 +232,7 @@ def test_every_endpoint_is_reconciled(mine: Integration) -> None:
     mine.fake.emit("Submittals", "create", project="2")
     mine.lose(2)
     result = mine.reconcile("--json")
-    assert result.exit_code == 2
+    assert result.exit_code == 1
     found = json.loads(result.stdout)
     assert [*found] == ["procore_webhooks", "bolt"]
     assert [each["inserted"] for each in found["procore_webhooks"]] == [2, 0]
@@ -223,7 +245,7 @@ def test_one_endpoint_may_be_named(mine: Integration) -> None:
     mine.hook()
     mine.lose(2)
     result = mine.reconcile("--json", "--endpoint", "bolt")
-    assert result.exit_code == 0
+    assert result.exit_code == 1
     assert [*json.loads(result.stdout)] == ["bolt"]
     assert mine.recorded == []
 
@@ -243,6 +265,7 @@ def test_wrong_setting_of_one_endpoint_stops_the_command_before_it_inserts(
 def test_endpoint_without_an_api_is_left_out(mine: Integration) -> None:
     add_endpoint(mine, "bolt", API_CLIENT_ID=None)
     mine.hook()
+    mine.hook(project="3")
     mine.lose(2)
     result = mine.reconcile("--json")
     assert result.exit_code == 2
@@ -259,7 +282,7 @@ def test_pruned_events_are_not_inserted_again(make_app: MakeApp, url: str) -> No
         for _ in range(31):
             mine.fake.advance(days=1)
             run(mine.app, "prune", "--yes")
-            since = mine.day(-40)
+            since = mine.day(-28)
             assert mine.report("--since", since, "--all", code=0)["inserted"] == 0
         assert mine.recorded == []
         assert len(mine.called) == 8
@@ -299,11 +322,11 @@ def test_hook_that_was_created_again_is_read_from_the_start(
     mine: Integration,
 ) -> None:
     first = mine.hook()
-    mine.reports(code=0)
+    mine.reports(code=1)
     mine.fake.advance(days=10)
-    assert mine.reports(code=0)[0]["from"] == f"{mine.day(-13)}"
+    assert mine.reports(code=1)[0]["from"] == f"{mine.day(-13)}"
     run(mine.app, "hooks", "delete", "--yes")
     second = mine.hook()
-    report = mine.reports(code=0)[0]
+    report = mine.reports(code=1)[0]
     assert first != second
     assert (report["hook"], report["from"]) == (second, f"{mine.day(-27)}")

@@ -91,7 +91,20 @@ def test_task_logs_what_the_control_has_stopped(
     mine.lose()
     mine.fake.switches.delivery_payload = "v2"
     assert reconcile(mine) == 0
-    assert "is not reconciled: of 3 events that Procore has delivered" in caplog.text
+    assert "is not reconciled: of 3 delivered events, the inbox has" in caplog.text
+
+
+def test_task_logs_the_scope_without_a_hook(
+    mine: Integration, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine.hook()
+    mine.lose(2)
+    assert reconcile(mine) == 2
+    (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert record.getMessage() == (
+        "procore_webhooks, project 3 of company 1 is not reconciled: Procore has no"
+        " hook of namespace 'tracker' here: run hooks apply."
+    )
 
 
 def add_endpoint(mine: Integration, **config: object) -> None:

@@ -78,8 +78,8 @@ def test_hook_that_is_silent_at_a_usual_time_is_an_alarm(site: Site) -> None:
     result = run(site.app, "reconcile", "--silent-for", "6h", ok=False)
     assert result.exit_code == 2
     assert result.output == (
-        "procore_webhooks: SILENT: 0 deliveries in the last 21600 s; in the same hours"
-        " of the weeks before: 1, 1, 1, 1\n"
+        "procore_webhooks: SILENT: 0 deliveries in the last 6h; in the same hours of"
+        " the weeks before: 1, 1, 1, 1\n"
     )
 
 
@@ -87,7 +87,7 @@ def test_hook_that_speaks_is_no_alarm(site: Site) -> None:
     begin(site.store)
     tally(site.store, [*every_week(2), NOON - 5 * HOUR, NOON - 4 * HOUR])
     assert stdout_of(site.app, "reconcile", "--silent-for", "6h") == (
-        "procore_webhooks: 2 deliveries in the last 21600 s; in the same hours of the"
+        "procore_webhooks: 2 deliveries in the last 6h; in the same hours of the"
         " weeks before: 1, 1, 1, 1\n"
     )
 
@@ -112,7 +112,7 @@ def test_weekend_is_no_alarm(sqlite_site: Site) -> None:
 def test_endpoint_without_a_history_is_no_alarm(site: Site) -> None:
     shown = stdout_of(site.app, "reconcile", "--silent-for", "6h")
     assert shown == (
-        "procore_webhooks: 0 deliveries in the last 21600 s; in the same hours of the"
+        "procore_webhooks: 0 deliveries in the last 6h; in the same hours of the"
         " weeks before: not known\n"
     )
 
@@ -227,6 +227,32 @@ def test_time_of_more_than_a_week_is_refused(sqlite_site: Site, time: str) -> No
     result = run(sqlite_site.app, "reconcile", "--silent-for", time, ok=False)
     assert result.exit_code == 2
     assert "at most 7d: it is compared with the weeks before." in result.output
+
+
+@pytest.mark.parametrize(
+    ("time", "shown"),
+    [
+        *[("0", "0s"), ("0.5", "0.5s"), ("90", "90s"), ("21600", "6h"), ("90m", "90m")],
+        *[("24h", "1d"), ("36h", "36h"), ("1.5d", "36h"), ("7d", "1w")],
+    ],
+)
+def test_time_is_shown_in_its_largest_unit(
+    sqlite_site: Site, time: str, shown: str
+) -> None:
+    text = stdout_of(sqlite_site.app, "reconcile", "--silent-for", time)
+    assert f" deliveries in the last {shown}; in" in text
+
+
+@pytest.mark.parametrize(
+    "options", [["--all"], ["--dry-run"], ["--since", "2026-11-26"]]
+)
+def test_options_of_the_other_question_are_refused(
+    sqlite_site: Site, options: list[str]
+) -> None:
+    args = ["reconcile", "--silent-for", "6h", *options]
+    result = run(sqlite_site.app, *args, ok=False)
+    assert result.exit_code == 2
+    assert "--silent-for takes no --since, --all or --dry-run." in result.output
 
 
 @pytest.mark.parametrize("time", ["0", "1w"])
