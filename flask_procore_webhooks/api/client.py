@@ -271,8 +271,6 @@ class ProcoreAPI:
             return 0.0
         if seconds > left:
             text = f"the {block.limit} is used up for {seconds:.0f} s"
-            if self._reserve:
-                text += f", but for the {self._reserve:.0%} that are left to others"
             raise RateLimited(method, path, 429, text, seconds)
         self._sleep(seconds)
         budget.unblock(block)

@@ -68,7 +68,7 @@ class Block(NamedTuple):
 
     #: When it ends, by the monotonic clock.
     until: float
-    #: The limit that is used up.
+    #: The limit that is used up, in words.
     limit: str
 
 
@@ -87,11 +87,16 @@ class Budget:
     def note(self, limit: Limit | None) -> None:
         """Take what an answer says; block the next request if the limit is used up."""
         if limit is not None and limit.remaining <= self.reserve * limit.size:
-            self.block(limit.reset_in)
+            self.block(limit.reset_in, left=limit.remaining)
 
-    def block(self, seconds: float) -> None:
-        """Block requests for this many seconds; a longer block stays."""
+    def block(self, seconds: float, *, left: int = 0) -> None:
+        """Block requests for this many seconds; a longer block stays.
+
+        :param left: requests that are left to others.
+        """
         name = "rate limit of ten seconds" if seconds <= SPIKE else "hourly rate limit"
+        if left:
+            name += f", but for the {left} requests that are left to others,"
         new = Block(time.monotonic() + min(seconds, LONGEST), name)
         self.block_now = max(self.block_now, new)
 

@@ -33,7 +33,7 @@ LISTED_DAYS = 28
 #: https://developers.procore.com/documentation/webhooks-api
 NAMESPACE = re.compile(r"[a-z0-9-]{1,80}")
 VERSION = re.compile(r"v\d{1,2}(\.\d{1,2})?", re.ASCII)
-ID = re.compile(r"\d{1,20}", re.ASCII)
+ID = re.compile(r"[1-9]\d{0,19}", re.ASCII)
 NAMESPACE_RULE = "lower-case letters, digits and '-'"
 VERSION_RULE = "a version, as in 'v4.0'"
 SCOPE_RULE = 'as in {"company": "1"} or {"company": "1", "project": "2"}'
@@ -180,23 +180,26 @@ def _url(reader: Reader, key: str, default: Default) -> str | Default:
     value = reader.get(key)
     if value is None:
         return default
-    if problem := _url_problem(value):
+    if problem := _url_problem(key, value):
         reader.problem(key, problem)
         return default
     return str(value).rstrip("/") if key != "URL" else str(value)
 
 
-def _url_problem(value: object) -> str | None:
+def _url_problem(key: str, value: object) -> str | None:
     """Why the value is no address, if so; the text holds no password."""
     try:
         parts = urlsplit(value if isinstance(value, str) else "")
-        has_host = bool(parts.hostname and (parts.port or 1))
+        has_host = bool(parts.hostname) and parts.port != 0
     except ValueError:
         has_host = False
     if not has_host or parts.scheme not in ("http", "https"):
         return 'must be an address, as in "https://app.example.com/webhooks/procore".'
-    if "@" in parts.netloc or parts.fragment or re.search(r"\s", str(value)):
+    is_plain = str(value).isprintable() and not re.search(r"\s", str(value))
+    if "@" in parts.netloc or parts.fragment or not is_plain:
         return "must not hold a password, a fragment or white space."
+    if parts.query and key != "URL":
+        return "must not hold a query."
     if not is_secure(str(value)):
         return f"must begin with https://, not {shown(value)}; http:// is for loopback."
     return None

@@ -89,6 +89,9 @@ def test_addresses_are_https_or_on_this_machine(key: str, url: str) -> None:
         "https://host:port",
         "https://host:99999",
         "https://[::1",
+        "https://api.procore.com:0",
+        "https://api.procore.com/\x00",
+        "https://api.procore.com/\u202e",
         "https://user:word@api.procore.com",
         "https://api.procore.com/a b",
         "https://api.procore.com/#top",
@@ -101,6 +104,14 @@ def test_other_addresses_are_refused(key: str, url: object) -> None:
     text = problem(**{key: url})
     assert text.startswith(f"{PREFIX}{key} must ")
     assert "word" not in text.replace("password", "")
+
+
+@pytest.mark.parametrize("key", ["API_URL", "API_LOGIN_URL"])
+def test_addresses_of_procore_have_no_query(key: str) -> None:
+    assert "must not hold a query" in problem(**{key: "https://api.example?x=1"})
+    assert (
+        read(URL="https://app.example/hook?x=1").url == "https://app.example/hook?x=1"
+    )
 
 
 @pytest.mark.parametrize("value", ["Tracker", "a b", "", "ä", "a_b", "x" * 81, 5])
@@ -124,6 +135,9 @@ def test_payload_version_is_a_version(value: object) -> None:
         {"company": "1", "project": "../2"},
         {"company": True},
         {"company": 1.5},
+        {"company": "01"},
+        {"company": "0"},
+        {"company": -1},
         {"company": "１"},
         "1",
         None,
