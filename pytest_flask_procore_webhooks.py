@@ -26,22 +26,20 @@ def procore_webhooks(
 ) -> Deliveries:
     """Authentic deliveries to the app under test, which the fixture ``app`` returns.
 
-    :raises pytest.UsageError: the inbox is a file in an instance folder that is not the
-        test's, such as that of the app in development.
+    :raises pytest.UsageError: the inbox, or the database of ``db=`` or ``session=``, is
+        a file in an instance folder that is not the test's, such as that of the app in
+        development.
     """
     from flask_procore_webhooks.testing import Deliveries
+    from flask_procore_webhooks.testing.files import instance_files
 
-    deliveries = Deliveries(app)
-    for key, file in deliveries.instance_files():
+    for file, advice in instance_files(app):
         if not _is_temporary(file, pytestconfig.rootpath, tmp_path_factory):
             raise pytest.UsageError(
                 f"The tests would write into {file}, the inbox of the app in"
-                " development. Give the app under test a folder or a database of its"
-                " own: Flask(..., instance_path=str(tmp_path)), or app.instance_path ="
-                f' str(tmp_path), or the config key {key} = "sqlite://" or'
-                ' f"sqlite:///{tmp_path}/webhooks.db".'
+                f" development. {advice}"
             )
-    return deliveries
+    return Deliveries(app)
 
 
 def _is_temporary(file: Path, project: Path, factory: pytest.TempPathFactory) -> bool:

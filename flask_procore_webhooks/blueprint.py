@@ -276,7 +276,6 @@ class PrudraWebhooks(ProcoreWebhooks):
         url_prefix: str = "/webhooks/prudra",
         config_prefix: str = "PRUDRA_WEBHOOK_",
         cli_group: str = "prudra-webhooks",
-        hooks_for: Sequence[Pattern] = (),
     ) -> None:
         super().__init__(
             name,
@@ -286,7 +285,6 @@ class PrudraWebhooks(ProcoreWebhooks):
             url_prefix=url_prefix,
             config_prefix=config_prefix,
             cli_group=cli_group,
-            hooks_for=hooks_for,
         )
 
 

@@ -29,7 +29,7 @@ __all__ = ["FakeProcore", "Switches"]
 class FakeProcore(ApiApp):
     """Procore, as far as webhooks and the records that they name need it.
 
-    Afterwards it has no companies; see :meth:`add_company`. Its rate limits end on its
+    A new fake has no companies; see :meth:`add_company`. Its rate limits end on its
     clock: let a client sleep with ``fake.clock.advance``, or set ``spike_limit=None``.
 
     :param now: the time at which its clock stands. ``None`` lets it run from now.
@@ -227,7 +227,11 @@ class FakeProcore(ApiApp):
     # The sender
 
     def receive(self, url: str, app: WSGIApplication) -> None:
-        """Call the app in process for every destination with the URL's host."""
+        """Call the app in process for every destination with the URL's host.
+
+        Any other destination gets a request over a socket if it is on this machine.
+        An attempt at another machine fails without a connection.
+        """
         self._sender.receive(url, app)
 
     def deliver(self) -> int:

@@ -29,7 +29,7 @@ from .sender import Sender
 from .transport import is_loopback
 from .world import World
 
-NAMESPACE = re.compile(r"[a-z0-9-]+")
+NAMESPACE = re.compile(r"[a-z0-9-]{1,80}")
 
 
 class HooksApi:

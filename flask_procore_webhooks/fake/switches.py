@@ -61,7 +61,9 @@ class Switches:
     #: The time that the filter compares: that of the ``"event"``, or of the
     #: ``"delivery"``, which is that of the last attempt.
     filter_by: str = "event"
-    #: Order without ``sort``: ``"newest"`` or ``"oldest"`` first.
+    #: Order without ``sort``: ``"newest"`` or ``"oldest"`` first. The names that
+    #: ``sort`` takes are undocumented: any name sorts by the time of the event, and
+    #: ``-`` before it puts the newest first.
     order: str = "newest"
     #: The payload of a row: as it was ``"sent"``, or always in the shape of ``"v2"``.
     delivery_payload: str = "sent"

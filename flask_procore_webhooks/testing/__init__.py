@@ -7,11 +7,9 @@ fixture ``procore_webhooks``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from collections.abc import Mapping
 from copy import copy
 from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,15 +21,13 @@ from ..dispatching import dispatch
 from ..endpoint import Endpoint
 from ..endpoint import endpoints
 from ..fake import FakeProcore
+from ..fake import Switches
 from ..operations.queries import newest
 from ..senders.procore import PROCORE
 from ..senders.prudra import PRUDRA
 from ..senders.samples import payload
 from ..senders.samples import to_bytes
 from ..senders.signature import sign
-from ..storage.database import DEFAULT_URI
-from ..storage.engines import checked_url
-from ..storage.engines import sqlite_path
 from .isolation import apart
 
 __all__ = [
@@ -39,6 +35,7 @@ __all__ = [
     "PRUDRA",
     "Deliveries",
     "FakeProcore",
+    "Switches",
     "deliver",
     "drain",
     "payload",
@@ -131,24 +128,6 @@ class Deliveries:
         """The newest 100 rows of the inbox, newest first, without bodies."""
         target = _endpoint(self.app, endpoint)
         return apart([target], lambda: newest(target.store, limit=100))
-
-    def instance_files(self) -> Iterator[tuple[str, Path]]:
-        """The inboxes in the app's instance folder, with the key that moves each.
-
-        The embedded default is one of them. A database of the host is not.
-        """
-        folder = Path(self.app.instance_path).resolve()
-        for each in endpoints(self.app).values():
-            given, mount = each.settings.database_uri, each.mount
-            of_host = self.app.config.get("SQLALCHEMY_DATABASE_URI")
-            has_host = mount.db is not None or mount.session is not None
-            if has_host or (of_host and not given):
-                continue
-            path = sqlite_path(checked_url(given or DEFAULT_URI))
-            if path is not None:
-                file = (folder / path).resolve()
-                if file.is_relative_to(folder):
-                    yield f"{each.config_prefix}DATABASE_URI", file
 
 
 def _endpoint(app: Flask, name: str | None) -> Endpoint:

@@ -18,7 +18,9 @@ from typing import Any
 from typing import TypeVar
 
 from sqlalchemy import Connection
+from sqlalchemy import Engine
 from sqlalchemy import NestedTransaction
+from sqlalchemy import URL
 
 from ..endpoint import Endpoint
 from ..storage.database import SessionSource
@@ -40,12 +42,30 @@ def apart(mounted: list[Endpoint], call: Callable[[], T]) -> T:
             outside.run(variable.set, value)
     with ExitStack() as stack:
         for endpoint in mounted:
-            mount = endpoint.mount
-            source = mount.session if mount.db is None else mount.db.session
+            source = host_session(endpoint)
             if source is not None:
                 stack.enter_context(_set_aside(source))
                 stack.enter_context(_joined(endpoint, source))
         return outside.run(call)
+
+
+def url_of_host(endpoint: Endpoint) -> URL | None:
+    """The URL of the database of ``db=`` or ``session=``, without a connection.
+
+    The test's session and the fixtures that come later see no change.
+    """
+    source = host_session(endpoint)
+    if source is None:
+        return None
+    with _set_aside(source):
+        bind = _bind(endpoint, source)
+    return None if bind is None else bind.engine.url
+
+
+def host_session(endpoint: Endpoint) -> SessionSource | None:
+    """The session of ``db=`` or ``session=``; ``None`` without both."""
+    mount = endpoint.mount
+    return mount.session if mount.db is None else mount.db.session
 
 
 @contextmanager
@@ -98,15 +118,21 @@ def _joined(endpoint: Endpoint, source: SessionSource) -> Iterator[None]:
 
 def _bound_to(endpoint: Endpoint, source: SessionSource) -> Connection | None:
     """The connection in a transaction to which the sessions of ``source`` are bound."""
-    bind: object = None
-    # A session that only a request has is bound to no connection of the test.
+    bind = _bind(endpoint, source)
+    if isinstance(bind, Connection) and bind.in_transaction():
+        return bind
+    return None
+
+
+def _bind(endpoint: Endpoint, source: SessionSource) -> Engine | Connection | None:
+    """What the sessions of ``source`` are bound to; ``None`` if nothing is known."""
+    bind: Engine | Connection | None = None
+    # A session that only a request has is bound to nothing here.
     with suppress(Exception), endpoint.app.app_context():
         bind = source().get_bind(clause=endpoint.mount.tables.event)
         if remove := getattr(source, "remove", None):
             remove()
-    if isinstance(bind, Connection) and bind.in_transaction():
-        return bind
-    return None
+    return bind
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from datetime import timezone
 
 import pytest
 from fake_support import Api
+from fake_support import Destination
 
 from flask_procore_webhooks.fake import FakeProcore
 
@@ -26,3 +27,9 @@ def fake() -> FakeProcore:
 def api(fake: FakeProcore) -> Api:
     """A client of the fake with a token."""
     return Api(fake)
+
+
+@pytest.fixture
+def there() -> Destination:
+    """A destination that answers 200, unless a test tells it otherwise."""
+    return Destination()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable
 from typing import Any
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from flask import Flask
 from flask import request
 from flask import Response
+from support.waiting import PATIENCE
 from werkzeug.test import TestResponse
 
 from flask_procore_webhooks.fake import FakeProcore
@@ -72,15 +74,22 @@ class Destination:
         self.bodies: list[bytes] = []
         self.headers: list[dict[str, str]] = []
         self.urls: list[str] = []
+        self._arrivals = threading.Semaphore(0)
         app = Flask(__name__)
         app.add_url_rule("/<path:path>", "receive", self._receive, methods=["POST"])
         self.app: WSGIApplication = app
+
+    def wait_for(self, deliveries: int) -> None:
+        """Return when so many more deliveries have come."""
+        for _ in range(deliveries):
+            assert self._arrivals.acquire(timeout=PATIENCE)
 
     def _receive(self, path: str) -> Response:
         self.bodies.append(request.get_data())
         self.payloads.append(json.loads(request.get_data()))
         self.headers.append(dict(request.headers))
         self.urls.append(request.url)
+        self._arrivals.release()
         status = self.statuses.pop(0) if self.statuses else self.status
         return Response("seen", status, headers={"X-Node": "a"})
 
@@ -94,3 +103,8 @@ def hooked(fake: FakeProcore, destination: Destination, **fields: Any) -> str:
         "triggers": [("RFIs", "create"), ("RFIs", "update"), ("RFIs", "delete")],
     }
     return fake.add_hook(**{**given, **fields})
+
+
+def statuses(fake: FakeProcore) -> list[str]:
+    """The statuses of all deliveries, oldest first."""
+    return [row["status"] for row in fake.deliveries()]

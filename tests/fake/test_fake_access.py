@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -13,6 +15,8 @@ from fake_support import PROJECT
 
 from flask_procore_webhooks.fake import FakeProcore
 from flask_procore_webhooks.fake import Switches
+from flask_procore_webhooks.fake.model import Hook
+from flask_procore_webhooks.fake.model import Scope
 
 CREDENTIALS = {
     "grant_type": "client_credentials",
@@ -108,9 +112,16 @@ def test_secrets_are_in_no_repr(fake: FakeProcore, api: Api) -> None:
         authorization="Bearer s3cret",
     )
     token = api.headers["Authorization"].split()[1]
-    shown = repr([fake, vars(fake), vars(fake._world), vars(fake._tokens)["client_id"]])
+    shown = repr([fake, vars(fake), fake.requests, fake.clock, fake.switches])
     assert "s3cret" not in shown
     assert token not in shown
+
+
+def test_authorization_of_a_hook_is_not_in_its_repr() -> None:
+    now = datetime.now(timezone.utc)
+    headers = {"Authorization": "Bearer s3cret"}
+    hook = Hook("1", Scope("1"), "mine", "https://a.example", "v4.0", headers, now, now)
+    assert "s3cret" not in repr(hook)
 
 
 # Scopes

@@ -62,6 +62,7 @@ def test_hook_without_a_required_field_is_refused(api: Api, missing: str) -> Non
     "fields",
     [
         {"namespace": "Mine"},
+        {"namespace": "m" * 81},
         {"payload_version": "v5.0"},
         {"destination_url": "http://app.example.com/"},
         {"destination_url": "ftp://app.example.com/"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +60,16 @@ def file_block(document: str, name: str) -> str:
     return text
 
 
+def table(document: str, *titles: str) -> list[list[str]]:
+    """The rows of the table with these first titles, a list of cells for each."""
+    lines = text_of(document).splitlines()
+    (start,) = (
+        n for n, line in enumerate(lines) if _cells(line)[: len(titles)] == [*titles]
+    )
+    rows = takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    return [*map(_cells, rows)]
+
+
 def headings(document: str) -> set[str]:
     """The anchors of the document's headings, as GitHub makes them."""
     text = FENCE.sub("", text_of(document))
@@ -68,6 +79,10 @@ def headings(document: str) -> set[str]:
 
 def links(document: str) -> list[str]:
     return LINK.findall(FENCE.sub("", text_of(document)))
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def _blocks_of(document: str) -> list[Block]:

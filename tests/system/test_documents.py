@@ -43,12 +43,14 @@ from support.servers import Server
 from support.shells import check_shell
 from support.shells import LANGUAGES
 from support.values import SECRET
+from support.waiting import PATIENCE
 from support.waiting import wait_until
 
 import flask_procore_webhooks
 from flask_procore_webhooks import Event
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import testing
+from flask_procore_webhooks.api import ProcoreAPI
 from flask_procore_webhooks.config import KEYS
 from flask_procore_webhooks.config import Settings
 from flask_procore_webhooks.dispatching.tasks import register_tasks
@@ -174,7 +176,7 @@ def test_every_command_is_in_the_table() -> None:
 
 def test_every_broken_answer_of_the_fake_is_described() -> None:
     text = text_of("docs/testing.md")
-    text = text[text.index("answer_next(") : text.index("fake.mount(")]
+    text = text[text.index("### Broken answers") : text.index("### A Procore")]
     assert set(re.findall(r'[(`]"([\w ]+)"[`,]', text)) == set(KINDS)
 
 
@@ -306,6 +308,43 @@ def test_nothing_is_missing_after_the_outage_of_the_testing_page(
     test = file_block("docs/testing.md", "tests/test_outage.py")
     write(tmp_path, "tests/test_outage.py", test)
     assert "1 passed" in run_pytest(tmp_path, "tests")
+
+
+def test_the_tests_of_the_readme_write_nothing_in_development(tmp_path: Path) -> None:
+    write_tracker(tmp_path)
+    test = "def test_events(procore_webhooks): assert procore_webhooks.events() == []\n"
+    write(tmp_path, "tests/conftest.py", file_block("README.md", "tests/conftest.py"))
+    write(tmp_path, "tests/test_rfis.py", test)
+    run_pytest(tmp_path, "tests")
+    assert not [*tmp_path.rglob("*.db")]
+
+
+def test_the_procore_of_the_testing_page_gives_a_token(tmp_path: Path) -> None:
+    script = file_block("docs/testing.md", "fake_procore.py")
+    # A free port.
+    write(tmp_path, "fake_procore.py", script.replace("serve(8001)", "serve()"))
+    with subprocess.Popen(
+        [sys.executable, "fake_procore.py"],
+        cwd=tmp_path,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as procore:
+        assert procore.stdin and procore.stdout
+        said = re.match(r"Procore is at (http://\S+)\. ", procore.stdout.readline())
+        assert said
+        api = ProcoreAPI(
+            "id",
+            "a client secret",
+            company_id="1",
+            base_url=said[1],
+            login_url=said[1],
+        )
+        path = "/rest/v2.0/companies/1/projects/3/webhooks/hooks"
+        assert api.get(path) == {"data": []}
+        procore.communicate("\n", timeout=PATIENCE)
+    assert procore.returncode == 0
 
 
 @pytest.mark.slow
@@ -851,16 +890,20 @@ def write_tracker(folder: Path) -> None:
     """The README's app factory, with a subscriber."""
     factory = file_block("README.md", "tracker/__init__.py")
     write(folder, "tracker/__init__.py", factory)
+    db, webhooks = re.findall(r"`((?:db|webhooks) = \w+\(.*?\))`", text_of("README.md"))
     write(
         folder,
         "tracker/extensions.py",
         "from flask_procore_webhooks import ProcoreWebhooks\n"
-        "webhooks = ProcoreWebhooks()\n",
+        "from flask_sqlalchemy import SQLAlchemy\n"
+        f"{db}\n"
+        f"{webhooks}\n",
     )
     write(
         folder,
         "tracker/subscribers.py",
         "from .extensions import webhooks\n"
+        "@webhooks.on('Projects')\n"
         "@webhooks.on('RFIs')\n"
         "def sync(event): print('synced', event.resource_id)\n",
     )

@@ -186,6 +186,16 @@ IN_DEVELOPMENT = [
         " app.config['PROCORE_WEBHOOK_DATABASE_URI'] = 'sqlite:///hooks.db'",
         "pass",
     ),
+    (
+        "app = create_app();"
+        " app.config['SQLALCHEMY_DATABASE_URI'] = 'sqlite:///of_the_host.db'",
+        "pass",
+    ),
+    (
+        "app = create_app(); app.config['PROCORE_WEBHOOK_DATABASE_URI'] ="
+        " f'sqlite:///{{app.instance_path}}/hooks.db'",
+        "app.instance_path = str(tmp_path)",
+    ),
 ]
 OF_THE_TEST = [
     ("app = create_app()", "app.instance_path = str(tmp_path)"),
@@ -202,7 +212,7 @@ OF_THE_TEST = [
     (
         "app = create_app();"
         " app.config['SQLALCHEMY_DATABASE_URI'] = 'sqlite:///of_the_host.db'",
-        "pass",
+        "app.instance_path = str(tmp_path)",
     ),
 ]
 
@@ -223,6 +233,82 @@ def test_the_inbox_of_the_app_in_development_is_refused(
         ["*UsageError: The tests would write into *instance_path=str(tmp_path)*"]
     )
     assert not (pytester.path / "instance").exists()
+
+
+#: An app whose inbox is in the database of the host, and one test. Its conftest gives
+#: it a folder after the engine was made.
+HOST_APP = """
+import os
+import pytest
+from flask import Flask
+from flask_procore_webhooks import ProcoreWebhooks
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import create_engine, MetaData
+from sqlalchemy.orm import scoped_session, sessionmaker
+
+def with_db(app, folder):
+    db = SQLAlchemy()
+    app.config.setdefault("SQLALCHEMY_DATABASE_URI", "sqlite:///tracker.db")
+    db.init_app(app)
+    app.register_blueprint(ProcoreWebhooks(db=db))
+    with app.app_context():
+        db.create_all()
+
+def with_session(app, folder):
+    os.makedirs(folder, exist_ok=True)
+    engine = create_engine(f"sqlite:///{{folder}}/tracker.db")
+    metadata, session = MetaData(), scoped_session(sessionmaker(engine))
+    app.register_blueprint(ProcoreWebhooks(metadata=metadata, session=session))
+    metadata.create_all(engine)
+
+def test_delivers(procore_webhooks):
+    sent = procore_webhooks.payload("RFIs.update")
+    assert procore_webhooks.deliver(sent).status_code == 200
+
+@pytest.fixture
+def app(tmp_path):
+    app = Flask("shop")
+    app.config.update(TESTING=True, PROCORE_WEBHOOK_SECRET="a secret")
+    {made}
+    app.instance_path = str(tmp_path)
+    return app
+"""
+HOST_IN_DEVELOPMENT = [
+    ("with_db(app, None)", "set SQLALCHEMY_DATABASE_URI in the config"),
+    ("with_session(app, app.instance_path)", "Bind session= to a database of the"),
+]
+HOST_OF_THE_TEST = [
+    "app.config['SQLALCHEMY_DATABASE_URI'] = 'sqlite://'; with_db(app, None)",
+    "app.config['SQLALCHEMY_DATABASE_URI'] = f'sqlite:///{tmp_path}/test.db';"
+    " with_db(app, None)",
+    "with_session(app, tmp_path)",
+]
+
+
+def run_host_app(pytester: pytest.Pytester, made: str) -> pytest.RunResult:
+    text = HOST_APP.replace("{made}", made).replace("{{folder}}", "{folder}")
+    (pytester.path / "test_app.py").write_text(text)
+    options = ("-p", "no:flask", "-p", "no:cacheprovider")
+    # The app keeps its connections: the database is that of one short process.
+    return pytester.runpytest_subprocess("-W", "ignore::ResourceWarning", *options)
+
+
+@pytest.mark.parametrize(("made", "advice"), HOST_IN_DEVELOPMENT)
+def test_the_database_of_the_host_in_development_is_refused(
+    pytester: pytest.Pytester, made: str, advice: str
+) -> None:
+    result = run_host_app(pytester, made)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [f"*The tests would write into *instance/tracker.db, *{advice}*"]
+    )
+
+
+@pytest.mark.parametrize("made", HOST_OF_THE_TEST)
+def test_a_database_of_the_host_for_the_test_is_used(
+    pytester: pytest.Pytester, made: str
+) -> None:
+    run_host_app(pytester, made).assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize(("made", "then"), OF_THE_TEST)
