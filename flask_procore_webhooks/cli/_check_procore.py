@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from ..endpoint import Endpoint
+from ..hooks.advice import advice
 from ..senders.procore import PROCORE
 from ._findings import Finding
 from ._findings import warning
@@ -19,12 +20,7 @@ def procore(endpoint: Endpoint) -> Iterator[Finding]:
     if missing := settings.missing():
         keys = ", ".join(prefix + key for key in missing)
         yield warning(f"The commands hooks and reconcile need {keys}.")
-    if not endpoint.settings.authorizations:
-        yield warning(
-            f"{prefix}AUTHORIZATION is not set: Procore signs nothing, so a delivery"
-            " that Procore itself sends is refused. Set it, unless URL is a relay that"
-            " signs."
-        )
+    yield from map(warning, advice(endpoint))
     if find_spec("requests") is None:
         yield warning(
             "The commands hooks and reconcile cannot run:"

@@ -9,47 +9,66 @@ from typing import Any
 import click
 
 from ..config.api import Scope
+from ..hooks.apply import Choices
+from ..hooks.apply import Step
 from ..hooks.calls import Hook
 from ..hooks.plan import masked
 from ..hooks.plan import ScopePlan
 from ._output import on_one_line
 
 
-def print_changes(action: str, steps: Sequence[dict[str, Any]]) -> None:
-    """Print what has become of each hook."""
+def print_changes(action: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Print the result for each hook."""
     done = {"delete": "deleted", "pause": "paused", "resume": "resumed"}[action]
-    for step in steps:
-        where = Scope(step["company"], step["project"])
-        if "error" in step:
-            click.secho(on_one_line(f"{where}: refused, {step['error']}"), fg="red")
+    for row in rows:
+        where = Scope(row["company"], row["project"])
+        if "error" in row:
+            click.secho(on_one_line(f"{where}: refused, {row['error']}"), fg="red")
         else:
-            click.echo(f"{where}: {done} hook {step['hook']} of {step['namespace']!r}")
+            click.echo(f"{where}: {done} hook {row['hook']} of {row['namespace']!r}")
 
 
-def print_plan(plan: ScopePlan) -> None:
-    """Print the plan of a scope."""
+def print_plans(plans: Sequence[ScopePlan], keeps_surplus: str | None) -> None:
+    """Print the plans of an endpoint, and once what is the same in each.
+
+    :param keeps_surplus: why ``--prune`` deletes nothing, if so.
+    """
+    for plan in plans:
+        _print_plan(plan, keeps_surplus is None)
+    if keeps_surplus and any(plan.surplus or plan.surplus_hooks for plan in plans):
+        click.echo(f"  --prune deletes nothing, because {keeps_surplus}")
+    found = [plan.authorization_note for plan in plans if plan.authorization_note]
+    print_notes([*dict.fromkeys(found)])
+
+
+def _print_plan(plan: ScopePlan, prunes: bool) -> None:
     if plan.error:
         line = f"  {plan.scope}: could not look: {plan.error}"
         click.secho(on_one_line(line), fg="red")
         return
     click.echo(f"  {plan.scope}: {'differs' if plan.differs else 'same'}")
-    for line in _lines(plan):
+    for line in _lines(plan, prunes):
         click.echo(on_one_line(f"    {line}"))
 
 
-def _lines(plan: ScopePlan) -> Iterator[str]:
+def _lines(plan: ScopePlan, prunes: bool) -> Iterator[str]:
     if plan.creates:
         yield "create a hook"
     if plan.replaces:
-        yield "replace the hook"
+        second = plan.parallel.hook if plan.parallel and plan.has_parallel else None
+        beside = (
+            f"; beside it is hook {second.id} of {second.namespace!r}" if second else ""
+        )
+        yield f"replace the hook{beside}"
     for name, (old, new) in plan.changes.items():
         yield f"change {name}: {old or 'none'} to {new or 'none'}"
     for pair in plan.missing:
         yield f"add trigger {pair}"
+    more = "; --prune deletes it" if prunes else ""
     for trigger in plan.surplus:
-        yield f"surplus trigger {trigger}; --prune deletes it"
+        yield f"surplus trigger {trigger}{more}"
     for hook in plan.surplus_hooks:
-        yield f"surplus hook {hook.id} of {hook.namespace!r}; --prune deletes it"
+        yield f"surplus hook {hook.id} of {hook.namespace!r}{more}"
     for note in plan.notes:
         yield f"note: {note}"
 
@@ -66,17 +85,35 @@ def print_notes(notes: Sequence[str]) -> None:
         click.echo(on_one_line(f"  note: {note}"))
 
 
-def print_after(plans: Sequence[ScopePlan], left: Sequence[ScopePlan]) -> None:
-    """Print what Procore has after the changes, and the scopes where some are left."""
-    click.echo("  at Procore now:")
+def print_step(scope: Scope, step: Step) -> None:
+    """Print what was done, or why not."""
+    line = f"  {scope}: {step.text}"
+    if step.refused is None:
+        click.echo(on_one_line(line))
+    else:
+        click.secho(on_one_line(f"{line}: refused, {step.refused}"), fg="red")
+
+
+def print_left(plans: Sequence[ScopePlan], choices: Choices) -> None:
+    """Print the scopes where differences are left, and what to do."""
     for each in plans:
-        print_plan(each)
-    for each in left:
-        line = f"  {each.scope}: not everything was changed; run apply again"
-        click.secho(line, fg="red")
+        click.secho(f"  {each.scope}: {_left_text(each, choices)}", fg="red")
+
+
+def _left_text(plan: ScopePlan, choices: Choices) -> str:
+    if plan.parallel and plan.parallel.hook and choices.keeps_both(plan):
+        text = "set NAMESPACE to it, deploy, and delete the old hook"
+        if Choices(parallel=True).is_unfinished(plan):
+            text = "run apply --parallel first"
+        name = plan.parallel.hook.namespace
+        return f"nothing was changed beside the hook of {name!r}: {text}"
+    if not choices.is_unfinished(plan):
+        return "what looks like surplus was kept"
+    return "not everything was changed; run apply again"
 
 
 def print_hook(row: dict[str, Any]) -> None:
+    """Print a hook with its triggers, or why a scope could not be read."""
     where = Scope(row["company"], row["project"])
     if "error" in row:
         click.secho(on_one_line(f"  {where}: {row['error']}"), fg="red")
@@ -115,12 +152,13 @@ def plan_json(plan: ScopePlan) -> dict[str, Any]:
         "hook": plan.hook and plan.hook.id,
         "creates": plan.creates,
         "replaces": plan.replaces,
+        "parallel": plan.parallel and plan.parallel.hook and plan.parallel.hook.id,
         "changes": {
             name: {"from": a, "to": b} for name, (a, b) in plan.changes.items()
         },
         "missing": [*map(str, plan.missing)],
         "surplus": [*map(str, plan.surplus)],
         "surplus_hooks": [hook_json(each) for each in plan.surplus_hooks],
-        "notes": plan.notes,
+        "notes": [*plan.notes, *filter(None, [plan.authorization_note])],
         "error": plan.error,
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -18,6 +20,7 @@ from ..endpoint import endpoints
 from ..errors import ProcoreWebhooksError
 from ..inbox.status import Status
 from ..operations.filters import Filter
+from ..senders.procore import PROCORE
 from ._output import SILENCE
 from ._output import silence
 from ._values import date
@@ -179,3 +182,24 @@ def endpoints_named(name: str | None) -> list[Endpoint]:
             f"There is no endpoint {name!r}; the app has: {names}."
         )
     return found
+
+
+def procore_endpoints(name: str | None) -> list[Endpoint]:
+    """Procore endpoints with API credentials; if none has them, the first.
+
+    The first, so that the error names its keys.
+    """
+    found = [each for each in endpoints_named(name) if each.source is PROCORE]
+    if not found:
+        raise click.UsageError("Hooks are Procore's: name an --endpoint of it.")
+    able = [each for each in found if each.settings.api.is_configured]
+    return able or found[:1]
+
+
+@contextmanager
+def needs_extra() -> Iterator[None]:
+    """Show the error of an import that needs an extra as a sentence."""
+    try:
+        yield
+    except ImportError as error:
+        raise click.ClickException(str(error)) from None

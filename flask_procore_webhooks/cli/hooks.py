@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 from flask.cli import with_appcontext
@@ -12,7 +13,11 @@ from flask.cli import with_appcontext
 from ._changes import yes as yes_option
 from ._options import as_json as as_json_option
 from ._options import Command
+from ._options import needs_extra
 from ._options import one_endpoint
+
+if TYPE_CHECKING:
+    from ._hooks import Selection
 
 
 @click.group("hooks", help="Manage the hooks that Procore sends this app's events by.")
@@ -25,12 +30,14 @@ def hook_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
 
     def decorator(function: Callable[..., None]) -> click.Command:
         @wraps(function)
-        def with_where(
+        def with_selection(
             endpoint: str | None, company: str | None, project: str | None, **rest: Any
         ) -> None:
-            function(_work().Where(endpoint, company, project), **rest)
+            with needs_extra():
+                from ._hooks import Selection
+            function(Selection(endpoint, company, project), **rest)
 
-        made: Any = with_appcontext(with_where)
+        made: Any = with_appcontext(with_selection)
         for option in (as_json_option, _project, _company, one_endpoint):
             made = option(made)
         return hooks.command(name, cls=Command)(made)
@@ -48,13 +55,15 @@ _namespace = click.option(
 
 
 @hook_command("plan")
-def plan(where: Any, as_json: bool) -> None:
+def plan(selection: Selection, as_json: bool) -> None:
     """Compare Procore's hooks with what the app subscribes to.
 
     The exit code is 0 if both are the same, 2 if they differ, and 1 if a scope could
     not be read or Procore has no such resource. It changes nothing.
     """
-    _work().show_plan(where, as_json)
+    from ._hooks import show_plan
+
+    show_plan(selection, as_json)
 
 
 @hook_command("apply")
@@ -68,52 +77,60 @@ def plan(where: Any, as_json: bool) -> None:
     help="For another payload version, create a second hook beside the first.",
 )
 @yes_option
-def apply(where: Any, yes: bool, as_json: bool, **choices: bool) -> None:
+def apply(selection: Selection, yes: bool, as_json: bool, **choices: bool) -> None:
     """Carry the plan out, and show what Procore has afterwards.
 
     The exit code is 1 if something was refused; the rest is done. It can be repeated.
     Deploy the subscribers before.
     """
-    _work().apply(where, _work().Choices(**choices), yes, as_json)
+    from ..hooks.apply import Choices
+    from ._hooks import apply_plans
+
+    apply_plans(selection, Choices(**choices), yes, as_json)
 
 
 @hook_command("list")
-def list_hooks(where: Any, as_json: bool) -> None:
+def list_hooks(selection: Selection, as_json: bool) -> None:
     """List the hooks of every namespace in the app's scopes, with their triggers."""
-    _work().list_hooks(where, as_json)
+    from ._hooks import show_hooks
+
+    show_hooks(selection, as_json)
 
 
 @hook_command("delete")
 @_namespace
 @yes_option
-def delete(where: Any, namespace: str | None, yes: bool, as_json: bool) -> None:
+def delete(
+    selection: Selection, namespace: str | None, yes: bool, as_json: bool
+) -> None:
     """Delete the hooks of the namespace, with what they have queued."""
-    _work().change_hooks(where, "delete", namespace, yes, as_json)
+    from ._hooks import change_hooks
+
+    change_hooks(selection, "delete", namespace, yes, as_json)
 
 
 @hook_command("pause")
 @_namespace
 @yes_option
-def pause(where: Any, namespace: str | None, yes: bool, as_json: bool) -> None:
+def pause(
+    selection: Selection, namespace: str | None, yes: bool, as_json: bool
+) -> None:
     """Disable the hooks: Procore sends nothing, and may drop what it has queued.
 
     To record events and run none, use the command pause instead.
     """
-    _work().change_hooks(where, "pause", namespace, yes, as_json)
+    from ._hooks import change_hooks
+
+    change_hooks(selection, "pause", namespace, yes, as_json)
 
 
 @hook_command("resume")
 @_namespace
 @yes_option
-def resume(where: Any, namespace: str | None, yes: bool, as_json: bool) -> None:
+def resume(
+    selection: Selection, namespace: str | None, yes: bool, as_json: bool
+) -> None:
     """Enable the hooks again."""
-    _work().change_hooks(where, "resume", namespace, yes, as_json)
+    from ._hooks import change_hooks
 
-
-def _work() -> Any:
-    """The module that does the work; its import needs the extra."""
-    try:
-        from . import _hooks
-    except ImportError as error:
-        raise click.ClickException(str(error)) from None
-    return _hooks
+    change_hooks(selection, "resume", namespace, yes, as_json)

@@ -92,7 +92,10 @@ class ScopeAPI:
         self._root = f"/rest/v2.0{place}/webhooks"
 
     def hooks(self, namespace: str) -> list[Hook]:
-        """The hooks of every namespace; of this one where Procore wants one named."""
+        """The hooks of every namespace, or of this namespace if Procore requires it.
+
+        Procore may require the filter for the hooks of a company.
+        """
         try:
             return self._hooks({})
         except APIError as error:
@@ -144,7 +147,7 @@ class ScopeAPI:
         # Without a status: rows change theirs, and a page of such a list skips some.
         given = {"filter[start]": day, "filter[end]": until}
         path = f"{self._root}/hooks/{hook.id}/deliveries"
-        return self._api.lists(path, given, company_id=self.scope.company)
+        return self._api.whole_pages(path, given, company_id=self.scope.company)
 
     def _hooks(self, params: Mapping[str, Any]) -> list[Hook]:
         return [

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 
 from ..api.client import ProcoreAPI
 from ..api.errors import APIError
@@ -15,19 +16,14 @@ from ..config.api import Scope
 from ..config.options import signature_problem
 from ..endpoint import Endpoint
 from ..errors import ConfigError
+from .advice import advice
 from .calls import ScopeAPI
 from .plan import authorization_problem
 from .plan import compare
 from .plan import Desired
 from .plan import ScopePlan
-from .wishes import Catalogue
-from .wishes import wishes_of
-
-#: What Procore's deliveries are without an Authorization value.
-UNSIGNED = (
-    "{} is not set: Procore signs nothing, so a delivery that Procore itself sends is"
-    " refused. Set it, unless URL is a relay that signs."
-)
+from .wanted import Catalogue
+from .wanted import wanted_of
 
 
 class Survey:
@@ -64,23 +60,31 @@ class Survey:
         """The plan of a scope, with an error in it if it cannot be read."""
         calls = self.calls(scope)
         try:
-            wanted = self.desired.wishes.pairs(self._catalogue(calls))
+            wanted = self.desired.wanted.pairs(self._catalogue(calls))
             return compare(calls, self.desired, wanted)
         except APIError as error:
             return ScopePlan(scope, error=str(error))
 
     def notes(self) -> list[str]:
         """What to know of the subscriptions, after :meth:`plans`."""
-        notes = self.desired.wishes.notes([*self._catalogues.values()])
-        if self.desired.authorization is None:
-            key = f"{self.endpoint.config_prefix}AUTHORIZATION"
-            notes.append(UNSIGNED.format(key))
-        return notes
+        notes = self.desired.wanted.notes([*self._catalogues.values()])
+        return [*notes, *advice(self.endpoint)]
+
+    def keeps_surplus(self, problems: Sequence[str]) -> str | None:
+        """Why what looks like surplus may be needed and is not deleted, if so.
+
+        :param problems: what :meth:`problems` returned.
+        """
+        if problems:
+            return "of the errors"  # a misspelt pattern may ask for it
+        if self.desired.wanted.is_incomplete:
+            return "hooks_for= does not name what receivers of signals need"
+        return None
 
     def problems(self) -> list[str]:
         """The patterns for which Procore has no trigger, after :meth:`plans`."""
-        wishes, found = self.desired.wishes, [*self._catalogues.values()]
-        if not found or not wishes.problems(found):
+        wanted, found = self.desired.wanted, [*self._catalogues.values()]
+        if not found or not wanted.problems(found):
             return []
         read = {catalogue.kind for catalogue in found}
         unknown = []
@@ -88,9 +92,8 @@ class Survey:
             try:
                 found.append(self._other_catalogue(kind))
             except LookupError as error:
-                unknown.append(f" {error}")
-        problems = [text + "".join(unknown) for text in wishes.problems(found)]
-        return problems + self._without_company(found)
+                unknown.append(str(error))
+        return wanted.problems(found, unknown) + self._without_company(found)
 
     def _other_catalogue(self, kind: str) -> Catalogue:
         """The resources of a kind of scope that is not among those looked at.
@@ -120,11 +123,11 @@ class Survey:
         listed = json.dumps({"company": self.scopes[0].company})
         in_projects = [each for each in found if each.kind == "project"]
         missing = [
-            f"{wish.asked_by}: {wish.resource} is a resource of the company: add"
+            f"{pattern.asked_by}: {pattern.resource} is a resource of the company: add"
             f" {listed} to SCOPES."
-            for wish in self.desired.wishes.wishes
-            if any(each.find(wish.resource) for each in found)
-            and not any(each.find(wish.resource) for each in in_projects)
+            for pattern in self.desired.wanted.patterns
+            if any(each.find(pattern.resource) for each in found)
+            and not any(each.find(pattern.resource) for each in in_projects)
         ]
         return list(dict.fromkeys(missing))
 
@@ -165,9 +168,7 @@ def scopes_of(endpoint: Endpoint) -> list[Scope]:
     :raises ConfigError: there is none, or a value is no scope.
     """
     key, given = f"{endpoint.config_prefix}SCOPES", endpoint.settings.api.scopes
-    values = given if isinstance(given, tuple) else _called(endpoint, given)
-    if not isinstance(values, Iterable) or isinstance(values, (str, Mapping)):
-        raise ConfigError([f"{key}: the function returned no list."])
+    values = given if isinstance(given, tuple) else _called(endpoint, key, given)
     scopes, problems = read_scopes(values)
     if problems:
         raise ConfigError([f"{key} {problem}" for problem in problems])
@@ -176,10 +177,22 @@ def scopes_of(endpoint: Endpoint) -> list[Scope]:
     return scopes
 
 
-def _called(endpoint: Endpoint, function: Callable[..., object]) -> object:
-    """Call the function of the host, with the app if it takes an argument."""
+def _called(
+    endpoint: Endpoint, key: str, function: Callable[..., object]
+) -> list[object]:
+    """What the function of the host returns, with the app if it takes an argument.
+
+    :raises ConfigError: it raises, also while its values are read, or returns no list.
+    """
     takes_app = signature_problem(function, "app") is None
-    return function(endpoint.app) if takes_app else function()
+    try:
+        values = function(endpoint.app) if takes_app else function()
+        if isinstance(values, Iterable) and not isinstance(values, (str, Mapping)):
+            return [*values]
+    except Exception as error:
+        raised = f"{type(error).__name__}: {error}"
+        raise ConfigError([f"{key}: the function raised {raised}"]) from error
+    raise ConfigError([f"{key}: the function returned no list."])
 
 
 def _desired(endpoint: Endpoint) -> Desired:
@@ -199,6 +212,6 @@ def _desired(endpoint: Endpoint) -> Desired:
         url=settings.url or "",
         namespace=settings.namespace or "",
         version=settings.payload_version,
-        wishes=wishes_of(endpoint),
+        wanted=wanted_of(endpoint),
         authorization=authorization,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from datetime import timezone
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -70,6 +71,30 @@ def test_missing_authorization_is_a_warning(make_app: MakeApp) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "warns"),
+    [
+        ("/webhooks/procore", False),
+        ("/webhooks/procore/?from=procore", False),
+        ("/tracker/webhooks/procore", False),
+        ("/webhooks/%70rocore", False),
+        ("/webhooks/procor", True),
+        ("/webhooks/procore/hook", True),
+        ("/other-webhooks/procore", True),
+        ("", True),
+    ],
+)
+def test_path_of_the_address_is_compared_with_the_route(
+    make_app: MakeApp, path: str, warns: bool
+) -> None:
+    shown = " ".join(check(make_app, URL=f"https://app.example.com{path}").split())
+    assert (
+        f"warning: URL's path is {path or '/'}, and the route is /webhooks/procore:"
+        " deliveries would not arrive, unless a proxy rewrites it." in shown
+    ) is warns
+    assert ("deliveries would not arrive" in shown) is warns
+
+
+@pytest.mark.parametrize(
     ("offset", "lag", "warns"),
     [(0, 2, False), (-5, 2, True), (-5, 10, False), (5, 2, False), (-5, None, False)],
 )
@@ -100,3 +125,8 @@ def test_other_senders_have_no_api(make_app: MakeApp) -> None:
     shown = app.test_cli_runner().invoke(args=["prudra-webhooks", "check"]).output
     assert "reconcile" not in shown
     assert "PRUDRA_WEBHOOK_TOLERANCE" in shown
+
+
+def test_other_senders_take_no_patterns_for_hooks() -> None:
+    assert "hooks_for" not in signature(PrudraWebhooks).parameters
+    assert "hooks_for" in signature(ProcoreWebhooks).parameters

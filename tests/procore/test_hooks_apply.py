@@ -9,7 +9,6 @@ from flask import request
 from flask import Response
 from hooks_support import AUTHORIZATION
 from hooks_support import COMPANY
-from hooks_support import NAMESPACE
 from hooks_support import OTHER_PROJECT
 from hooks_support import OTHER_TAIL
 from hooks_support import PROJECT
@@ -38,6 +37,45 @@ def test_equal_tail_of_the_authorization_is_a_note_and_nothing_is_written(
     site.run("apply", "--yes")
     assert site.changes() == []
     assert site.hook()["destination_headers"] == {"Authorization": SAME_TAIL}
+
+
+def test_values_that_cannot_be_compared_are_one_note_of_the_endpoint(
+    site: Site,
+) -> None:
+    site.mount("RFIs.update", SCOPES=[PROJECT, OTHER_PROJECT])
+    for project in ("2", "3"):
+        site.add_hook(triggers=[RFI], authorization=SAME_TAIL, project=project)
+    assert site.run("plan").count("cannot be compared") == 1
+    (result,) = site.document("plan").values()
+    notes = [scope["notes"] for scope in result["scopes"]]
+    assert [len(each) for each in notes] == [1, 1]
+    assert "cannot be compared" in notes[0][0]
+
+
+def test_value_that_was_written_gets_no_note(site: Site) -> None:
+    site.mount("RFIs.update", SCOPES=[PROJECT, OTHER_PROJECT])
+    site.add_hook(triggers=[RFI], authorization=SAME_TAIL)
+    output = site.run("apply", "--rotate", "--yes")
+    before, _, after = output.partition("at Procore now:")
+    assert "cannot be compared" in before
+    assert "cannot be compared" not in after
+    (result,) = site.document("apply", "--rotate", "--yes").values()
+    assert [scope["notes"] for scope in result["after"]] == [[], []]
+
+
+def test_value_that_procore_did_not_take_keeps_its_note(site: Site) -> None:
+    site.mount("RFIs.update")
+    site.add_hook(triggers=[RFI], authorization=SAME_TAIL)
+    site.fake.answer_next("500", method="PATCH", path="hooks")
+    output = site.run("apply", "--rotate", "--yes", code=1)
+    assert "cannot be compared" in output.partition("at Procore now:")[2]
+
+
+def test_value_that_this_run_has_not_written_keeps_its_note(site: Site) -> None:
+    site.mount("RFIs.update", "RFIs.create")
+    site.add_hook(triggers=[RFI], authorization=SAME_TAIL)
+    output = site.run("apply", "--yes")
+    assert "cannot be compared" in output.partition("at Procore now:")[2]
 
 
 def test_rotate_writes_the_authorization_to_every_hook(site: Site) -> None:
@@ -193,71 +231,6 @@ def test_other_namespace_is_a_second_hook(site: Site) -> None:
     assert "The hook of namespace 'tracker' (v4.0) sends to this address too" in output
     assert "hooks delete --namespace tracker" in output
     assert site.triggers() == site.triggers("other") == ["RFIs.update"]
-
-
-# The payload version
-
-
-@pytest.mark.parametrize("spelling", ["v2", "v2.0"])
-@pytest.mark.parametrize("there", ["v2", "v2.0"])
-def test_both_spellings_of_a_version_are_the_same(
-    site: Site, spelling: str, there: str
-) -> None:
-    site.mount("RFIs.update", PAYLOAD_VERSION=spelling, SCOPES=[PROJECT, OTHER_PROJECT])
-    site.add_hook(triggers=[RFI], payload_version=there)
-    site.run("apply", "--yes")
-    site.run("plan")
-    assert {hook["payload_version"] for hook in site.fake.hooks()} == {"v2.0"}
-
-
-def test_other_payload_version_replaces_the_hook(site: Site) -> None:
-    site.mount("RFIs.update")
-    old = site.add_hook(triggers=[RFI], payload_version="v2.0")
-    output = site.run("plan", code=2)
-    assert "replace the hook" in output
-    assert "apply deletes the hook and creates it again" in output
-    site.run("apply", "--yes")
-    assert site.hook()["id"] != old
-    assert site.hook()["payload_version"] == "v4.0"
-    assert site.triggers() == ["RFIs.update"]
-    site.run("plan")
-
-
-def test_parallel_creates_a_second_hook_and_keeps_the_first(site: Site) -> None:
-    site.mount("RFIs.update")
-    old = site.add_hook(triggers=[RFI], payload_version="v2.0")
-    before = site.hook()
-    site.run("apply", "--parallel", "--yes")
-    assert site.hook() == before
-    assert site.hook()["id"] == old
-    second = site.hook("tracker-v4-0")
-    assert (second["payload_version"], second["destination_url"]) == ("v4.0", URL)
-    assert site.triggers("tracker-v4-0") == ["RFIs.update"]
-    site.mount("RFIs.update", NAMESPACE="tracker-v4-0")
-    site.run("plan")
-    site.run("delete", "--namespace", "tracker", "--yes")
-    assert [hook["namespace"] for hook in site.fake.hooks()] == ["tracker-v4-0"]
-
-
-def test_repeated_parallel_creates_what_the_second_hook_lacks(site: Site) -> None:
-    site.mount("RFIs.update")
-    site.add_hook(triggers=[RFI], payload_version="v2.0")
-    site.fake.answer_next("500", method="POST", path="bulk")
-    site.run("apply", "--parallel", "--yes", code=1)
-    assert site.triggers("tracker-v4-0") == []
-    for _ in range(2):
-        site.run("apply", "--parallel", "--yes")
-        assert site.triggers("tracker-v4-0") == ["RFIs.update"]
-    assert len(site.fake.hooks()) == 2
-
-
-def test_parallel_with_rotate_writes_to_both_hooks(site: Site) -> None:
-    site.mount("RFIs.update")
-    site.add_hook(triggers=[RFI], payload_version="v2.0", authorization=SAME_TAIL)
-    site.run("apply", "--parallel", "--rotate", "--yes")
-    for namespace in (NAMESPACE, "tracker-v4-0"):
-        headers = site.hook(namespace)["destination_headers"]
-        assert headers == {"Authorization": AUTHORIZATION}
 
 
 # Refusals and interruptions

@@ -149,7 +149,8 @@ def test_changes_as_json_have_the_hook_as_it_is_then(site: Site, action: str) ->
     site.mount("RFIs.update", SCOPES=[OTHER_PROJECT, PROJECT])
     site.fake.forbid("1", "3")
     id = site.add_hook(status="disabled" if action == "resume" else "active")
-    refused, changed = site.document(action, "--yes", code=1)
+    (rows,) = site.document(action, "--yes", code=1).values()
+    refused, changed = rows
     assert [*refused] == ["company", "project", "error"]
     assert (changed["hook"], changed["namespace"]) == (id, "tracker")
     status = {"delete": "active", "pause": "disabled", "resume": "active"}
@@ -221,7 +222,7 @@ def test_in_a_terminal_the_command_asks(
 
 def plan_document(site: Site, code: int) -> dict[str, Any]:
     (result,) = site.document("plan", code=code).values()
-    assert [*result] == ["scopes", "problems", "notes"]
+    assert [*result] == ["scopes", "problems", "notes", "keeps_surplus"]
     (scope,) = result["scopes"]
     return dict(scope)
 
@@ -235,6 +236,7 @@ def test_plan_as_json_names_every_difference(site: Site) -> None:
         "hook": None,
         "creates": True,
         "replaces": False,
+        "parallel": None,
         "changes": {},
         "missing": ["RFIs.update"],
         "surplus": [],
@@ -271,7 +273,7 @@ def test_apply_as_json_has_its_steps_and_what_is_there_afterwards(site: Site) ->
     site.mount("RFIs.update", "RFIs.create")
     site.fake.answer_next("500", method="POST", path="bulk")
     (result,) = site.document("apply", "--yes", code=1).values()
-    assert [*result] == ["steps", "after", "problems", "notes"]
+    assert [*result] == ["steps", "after", "problems", "notes", "keeps_surplus"]
     id = site.hook()["id"]
     path = f"/rest/v2.0/companies/1/projects/2/webhooks/hooks/{id}/triggers/bulk"
     scope = {"company": "1", "project": "2"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hooks_support import OTHER_TAIL
 from hooks_support import SAME_TAIL
 from hooks_support import subscribe
 from hooks_support import URL
+from hypothesis import assume
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -210,6 +212,10 @@ class World:
         assert survey.problems() == []
         return plans
 
+    def has_both(self) -> bool:
+        """Whether a scope has a second hook, which keeps the first one."""
+        return any(plan.has_parallel for plan in self.plans())
+
     def apply(self, **choices: bool) -> None:
         """Carry out every plan; nothing is refused."""
         assert self.failures(**choices) == []
@@ -233,6 +239,13 @@ class World:
     def others(self) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
         """The other hooks, with their triggers."""
         hooks = [hook for hook in self.fake.hooks() if not self._is_mine(hook)]
+        return [(hook, self.fake.triggers(hook["id"])) for hook in hooks]
+
+    def hooks_of(
+        self, project: str | None
+    ) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """The hooks of a scope, with their triggers."""
+        hooks = [hook for hook in self.fake.hooks() if hook["project_id"] == project]
         return [(hook, self.fake.triggers(hook["id"])) for hook in hooks]
 
     def triggers(self, hook: dict[str, Any]) -> list[str]:
@@ -286,6 +299,7 @@ def test_apply_makes_any_state_the_desired_one(procore: Procore) -> None:
     ) -> None:
         procore.start(hooks, turned)
         world = World(procore, want)
+        assume(not world.has_both())
         before, others = world.mine(), world.others()
         world.apply()
         for plan in world.plans():
@@ -314,6 +328,7 @@ def test_prune_and_rotate_at_once_make_any_state_the_desired_one(
     ) -> None:
         procore.start(hooks, turned)
         world = World(procore, want)
+        assume(not world.has_both())
         others = world.others()
         world.apply(prune=True, rotate=True)
         assert not any(plan.differs for plan in world.plans())
@@ -343,6 +358,7 @@ def test_interrupted_apply_can_be_repeated_from_any_state(procore: Procore) -> N
     ) -> None:
         procore.start(hooks, turned)
         world = World(procore, want)
+        assume(not world.has_both())
         others = world.others()
         procore.fails_at = number
         failures = world.failures(prune=prune)
@@ -351,5 +367,37 @@ def test_interrupted_apply_can_be_repeated_from_any_state(procore: Procore) -> N
         world.apply(prune=True)
         assert not any(plan.differs for plan in world.plans())
         assert world.others() == others
+
+    check()
+
+
+def test_apply_leaves_both_hooks_of_a_change_of_version(procore: Procore) -> None:
+    @settings(max_examples=50)
+    @given(wanted(), actual(), switches, st.booleans(), st.booleans())
+    def check(
+        want: Wanted,
+        hooks: list[dict[str, Any]],
+        turned: dict[str, Any],
+        prune: bool,
+        rotate: bool,
+    ) -> None:
+        both = [("tracker", "v3.0"), ("tracker-v4-0", "v4.0")]
+        for namespace, version in both:
+            key = want.scopes[0], namespace
+            hooks = [h for h in hooks if (h["project"], h["namespace"]) != key]
+            hook = {"destination_url": URL, "payload_version": version}
+            place = {"company": "1", "project": key[0], "namespace": namespace}
+            hooks.append(place | hook)
+        want = replace(want, namespace="tracker", version="v4.0")
+        assume(want.triggers(want.scopes[0]))
+        procore.start(hooks, turned)
+        world = World(procore, want)
+        before = world.hooks_of(want.scopes[0])
+        world.apply(prune=prune, rotate=rotate)
+        assert world.hooks_of(want.scopes[0]) == before
+        world.apply(parallel=True)
+        survey = world.survey()
+        (plan, *_) = survey.plans()
+        assert not Choices(parallel=True).has_changes(plan, survey.desired)
 
     check()

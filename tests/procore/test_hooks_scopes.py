@@ -80,9 +80,8 @@ def test_refused_scope_does_not_keep_a_command_from_the_others(
     assert len(changed) == (command != "list")
     assert all("/projects/3/" in path for path in changed)
     if command != "list":
-        assert len(site.document(command, "--yes", code=1)) == (
-            1 if command == "delete" else 2
-        )
+        (rows,) = site.document(command, "--yes", code=1).values()
+        assert len(rows) == (1 if command == "delete" else 2)
 
 
 def test_unreadable_projects_leave_no_wrong_problem(site: Site) -> None:
@@ -225,6 +224,38 @@ def test_failure_of_one_endpoint_does_not_keep_the_other_out(site: Site) -> None
     site.fake.forbid("1")
     site.run("apply", "--yes", code=1)
     assert [hook["namespace"] for hook in site.fake.hooks()] == ["sandbox"]
+
+
+@pytest.mark.parametrize("command", ["delete", "pause", "resume"])
+@pytest.mark.parametrize("is_json", [True, False])
+def test_hook_of_a_scope_of_two_endpoints_is_changed_once(
+    site: Site, command: str, is_json: bool
+) -> None:
+    mount_two(site, SCOPES=[PROJECT, NINE])
+    for project, company in (("2", "1"), ("7", "9")):
+        site.add_hook(namespace="old", project=project, company=company)
+    arguments = [command, "--namespace", "old"]
+    output = site.run(*arguments, code=2)
+    assert "2 hooks (project 2 of company 1, project 7 of company 9)" in output
+    if is_json:
+        rows = site.document(*arguments, "--yes")
+        assert [[row["project"] for row in found] for found in rows.values()] == [
+            ["2"],
+            ["7"],
+        ]
+    else:
+        assert len(site.lines(*arguments, "--yes")) == 2
+    assert len(site.changes()) == 2
+
+
+@pytest.mark.parametrize("command", ["delete", "pause", "resume"])
+def test_changes_as_json_are_by_endpoint(site: Site, command: str) -> None:
+    mount_two(site)
+    site.add_hook()
+    rows = site.document(command, "--yes")
+    assert [*rows] == ["procore_webhooks", "sandbox"]
+    assert [row["namespace"] for row in rows["procore_webhooks"]] == ["tracker"]
+    assert rows["sandbox"] == []
 
 
 # Settings

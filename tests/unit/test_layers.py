@@ -52,8 +52,13 @@ FOLDERS = {
     "running": """
         failures sessions calls gate held leases plan schedule outcomes jobs run
     """,
-    "api": "limits errors answers tokens transport lists changes client configured",
-    "hooks": "calls wishes plan apply survey deliveries report reconcile",
+    "api": """
+        limits errors answers tokens transport paging lists changes client configured
+    """,
+    "hooks": """
+        advice calls wanted plan apply survey changes deliveries report cursor insertion
+        reconcile
+    """,
     "dispatching": """
         crew worker pool notify background celery dispatch enqueue reconciling tasks
         modes
@@ -62,7 +67,7 @@ FOLDERS = {
         switches catalogue model world transport sender answers access lists_api
         hooks_api records_api app
     """,
-    "testing": "isolation",
+    "testing": "isolation files",
     "cli": """
         _http _values _output _conditions _options _actor _report _selected _preview
         _changes _processes _findings _hook_texts _hooks _reconcile

@@ -1,4 +1,4 @@
-"""Wishes: the triggers that an endpoint's own subscriptions ask for."""
+"""Wanted: the triggers that an endpoint's own subscriptions ask for."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from .calls import Resource
 #: https://developers.procore.com/documentation/content/webhook-fanout-migration
 ENDED = {("project users", "update"), ("project vendors", "update")}
 ENDED_ON = "2026-06-30"
+#: The name of what asks for the patterns of the blueprint.
+HOOKS_FOR = "hooks_for"
 
 
 @dataclass(frozen=True)
-class Wish:
+class WantedPattern:
     """A pattern of an endpoint: a resource type and a reason, ``"*"`` for any."""
 
     resource: str
@@ -53,22 +55,22 @@ class Catalogue:
         found = (r for r in self.resources if r.name.casefold() == name.casefold())
         return next(found, None)
 
-    def pairs(self, wish: Wish) -> Iterator[Pair]:
+    def pairs(self, pattern: WantedPattern) -> Iterator[Pair]:
         """The triggers that the pattern stands for."""
         for resource in self.resources:
-            if wish.resource in (ANY, resource.name) or (
-                wish.resource.casefold() == resource.name.casefold()
+            if pattern.resource in (ANY, resource.name) or (
+                pattern.resource.casefold() == resource.name.casefold()
             ):
                 for action in resource.actions:
-                    if wish.reason in (ANY, normalize_reason(action)):
+                    if pattern.reason in (ANY, normalize_reason(action)):
                         yield Pair(resource.name, action)
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Wanted:
     """What an endpoint asks for."""
 
-    wishes: tuple[Wish, ...]
+    patterns: tuple[WantedPattern, ...]
     #: Names of signal receivers, which ask for no trigger.
     receivers: tuple[str, ...]
     #: Names of subscribers to any resource type, which ask for none because of
@@ -78,27 +80,41 @@ class Wishes:
     def pairs(self, catalogue: Catalogue) -> list[Pair]:
         """The triggers to have in a scope of that kind, each once and in order."""
         found: dict[tuple[str, str], Pair] = {}
-        for wish in self.wishes:
-            for pair in catalogue.pairs(wish):
+        for pattern in self.patterns:
+            for pair in catalogue.pairs(pattern):
                 found.setdefault(pair.key, pair)
         return sorted(found.values(), key=lambda pair: pair.key)
 
-    def problems(self, catalogues: Sequence[Catalogue]) -> list[str]:
-        """The patterns that no catalogue has, one sentence each."""
-        found = (_problem(wish, catalogues) for wish in self.wishes)
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether signal receivers need triggers, and no pattern names them."""
+        is_named = any(each.asked_by == HOOKS_FOR for each in self.patterns)
+        return bool(self.receivers) and not is_named
+
+    def problems(
+        self, catalogues: Sequence[Catalogue], unknown: Sequence[str] = ()
+    ) -> list[str]:
+        """The patterns that no catalogue has, one sentence each.
+
+        :param unknown: why further catalogues could not be read, one sentence each.
+        """
+        found = (_problem(each, catalogues, unknown) for each in self.patterns)
         return list(dict.fromkeys(each for each in found if each))
 
     def notes(self, catalogues: Sequence[Catalogue]) -> list[str]:
-        """What to know of the wishes, one sentence each."""
+        """What to know of the patterns, one sentence each."""
         notes = [
             f"{pair}: Procore ended this trigger on {ENDED_ON}; it sends nothing."
             for pair in self._ended(catalogues)
         ]
         if self.receivers:
-            names = ", ".join(self.receivers)
             notes.append(
-                f"Receivers of signals ask for no trigger: {names}. Name what they need"
-                ' in the blueprint: hooks_for=["RFIs", "Submittals.update"].'
+                f"Receivers of signals ask for no trigger: {', '.join(self.receivers)}."
+            )
+        if self.is_incomplete:
+            notes[-1] += (
+                " Name what they need in the blueprint:"
+                ' hooks_for=["RFIs", "Submittals.update"].'
             )
         if self.any_type:
             names = ", ".join(self.any_type)
@@ -108,12 +124,15 @@ class Wishes:
         return notes
 
     def _ended(self, catalogues: Sequence[Catalogue]) -> list[Pair]:
-        """The triggers to have that Procore has ended, whether it still lists them."""
+        """The triggers to have that Procore has ended.
+
+        Also those that it no longer lists.
+        """
         named = [
-            Pair(found.name, wish.reason)
-            for wish in self.wishes
-            if wish.has_ended
-            for found in (each.find(wish.resource) for each in catalogues)
+            Pair(found.name, pattern.reason)
+            for pattern in self.patterns
+            if pattern.has_ended
+            for found in (each.find(pattern.resource) for each in catalogues)
             if found
         ]
         listed = [pair for each in catalogues for pair in self.pairs(each)]
@@ -121,44 +140,51 @@ class Wishes:
         return [found[key] for key in sorted(found)]
 
 
-def wishes_of(endpoint: Endpoint) -> Wishes:
+def wanted_of(endpoint: Endpoint) -> Wanted:
     """What the endpoint's subscriptions ask for, and its ``hooks_for``."""
     blueprint: Any = endpoint.app.blueprints[endpoint.blueprint]
     named = [
-        Wish(resource_type, normalize_reason(reason), "hooks_for")
+        WantedPattern(resource_type, normalize_reason(reason), HOOKS_FOR)
         for resource_type, reason in map(split_pattern, blueprint.hooks_for)
     ]
-    wishes, any_type = [*named], []
+    patterns, any_type = [*named], []
     for subscriber in endpoint.subscribers:
         _, reason = subscriber.pattern
         if subscriber.resource_type == ANY and named:
             any_type.append(subscriber.name)
         else:
-            wishes.append(Wish(subscriber.resource_type, reason, subscriber.name))
+            patterns.append(
+                WantedPattern(subscriber.resource_type, reason, subscriber.name)
+            )
     receivers = [
         each.name
         for signal in WORK_SIGNALS
         if signal.receivers
         for each in signal.subscribers_for(endpoint.app)
     ]
-    return Wishes(tuple(wishes), tuple(dict.fromkeys(receivers)), tuple(any_type))
+    return Wanted(tuple(patterns), tuple(dict.fromkeys(receivers)), tuple(any_type))
 
 
-def _problem(wish: Wish, catalogues: Sequence[Catalogue]) -> str | None:
-    if any(True for each in catalogues for _ in each.pairs(wish)):
+def _problem(
+    pattern: WantedPattern, catalogues: Sequence[Catalogue], unknown: Sequence[str]
+) -> str | None:
+    if any(True for each in catalogues for _ in each.pairs(pattern)):
         return None
-    if wish.resource == ANY:
-        return f"{wish.asked_by}: no resource has the action {wish.reason!r}."
-    found = [each.find(wish.resource) for each in catalogues]
+    found = [each.find(pattern.resource) for each in catalogues]
     for resource in filter(None, found):
-        if wish.has_ended:
+        if pattern.has_ended:
             return None
         actions = ", ".join(map(normalize_reason, resource.actions))
         return (
-            f"{wish.asked_by}: {resource.name} has no action {wish.reason!r}; it has"
-            f" {actions}."
+            f"{pattern.asked_by}: {resource.name} has no action {pattern.reason!r}; it"
+            f" has {actions}."
         )
+    if unknown:
+        # The resource may be one of these.
+        return f"{pattern.asked_by}: {pattern} is not found. {' '.join(unknown)}"
+    if pattern.resource == ANY:
+        return f"{pattern.asked_by}: no resource has the action {pattern.reason!r}."
     names = {r.name.casefold(): r.name for each in catalogues for r in each.resources}
-    near = difflib.get_close_matches(wish.resource.casefold(), names, 1, 0.5)
+    near = difflib.get_close_matches(pattern.resource.casefold(), names, 1, 0.5)
     hint = f"; did you mean {names[near[0]]!r}?" if near else "."
-    return f"{wish.asked_by}: Procore has no resource {wish.resource!r}{hint}"
+    return f"{pattern.asked_by}: Procore has no resource {pattern.resource!r}{hint}"
