@@ -69,7 +69,11 @@ def message_of(response: Received, secrets: Iterable[str]) -> str:
         value = json.loads(response.body)
     except (ValueError, RecursionError):
         return ""
-    text = " ".join(str(part) for part in _messages(value))
+    return one_line(" ".join(str(part) for part in _messages(value)), secrets)
+
+
+def one_line(text: str, secrets: Iterable[str]) -> str:
+    """A text of Procore as it may be shown: short, with ``*****`` for each secret."""
     text = without(text, secrets)
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}..."

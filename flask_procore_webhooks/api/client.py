@@ -22,6 +22,7 @@ from ..config.api import is_secure
 from ..errors import ConfigError
 from .answers import Answer
 from .answers import message_of
+from .answers import one_line
 from .answers import read_json
 from .answers import Received
 from .answers import secrets_in
@@ -113,6 +114,10 @@ class ProcoreAPI:
         other = copy(self)
         other.company_id = str(company_id)
         return other
+
+    def shown(self, text: str) -> str:
+        """A text of Procore as it may be shown: in one line, without secrets."""
+        return one_line(text, (self._transport.client.secret, self._tokens.text))
 
     def __repr__(self) -> str:
         return f"<ProcoreAPI {self._transport.base_url}>"

@@ -69,6 +69,11 @@ class Tokens:
         #: The last refusal of the credentials, and when, by the monotonic clock.
         self._refusal: tuple[LoginFailed, float] | None = None
 
+    @property
+    def text(self) -> str:
+        """The text of the current token; ``""`` without one."""
+        return self._token.text if self._token else ""
+
     def get(self, refused: Token | None = None) -> Token:
         """A token that has not ended; a new one if it is the ``refused`` one.
 

@@ -31,7 +31,8 @@ KEYS = (
 LISTED_DAYS = 28
 #: Procore's rule for namespaces.
 #: https://developers.procore.com/documentation/webhooks-api
-NAMESPACE = re.compile(r"[a-z0-9-]{1,80}")
+LONGEST_NAMESPACE = 80
+NAMESPACE = re.compile(rf"[a-z0-9-]{{1,{LONGEST_NAMESPACE}}}")
 VERSION = re.compile(r"v\d{1,2}(\.\d{1,2})?", re.ASCII)
 ID = re.compile(r"[1-9]\d{0,19}", re.ASCII)
 NAMESPACE_RULE = "lower-case letters, digits and '-'"

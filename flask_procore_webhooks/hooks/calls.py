@@ -175,7 +175,7 @@ class ScopeAPI:
         if answer.status != 207:
             return []
         with reading(method, self._root + path, answer.status):
-            return [*_refused(answer.value)]
+            return [*map(self._api.shown, _refused(answer.value))]
 
     def _read_hook(self, method: str, path: str, value: Any) -> Hook:
         with reading(method, self._root + path, 200):
@@ -209,8 +209,10 @@ class ScopeAPI:
 def _refused(value: Any) -> Iterator[str]:
     """What a 207 says was refused: of triggers that were created, or deleted."""
     if isinstance(value, dict) and isinstance(value.get("data"), dict):
-        for each in value["data"].get("failed") or ():
-            yield f"trigger {each}"
+        failed = value["data"].get("failed") or []
+        if not isinstance(failed, list):
+            raise NotDocumented("the answer has no list of what has failed")
+        yield from (f"trigger {each}" for each in failed)
         return
     for each in items_of(value):
         if not each.get("id"):
@@ -218,7 +220,7 @@ def _refused(value: Any) -> Iterator[str]:
             named = trigger if isinstance(trigger, dict) else each
             what = [named.get("resource_name"), named.get("event_type")]
             why = each.get("message") or each.get("errors") or each.get("error")
-            yield f"{'.'.join(str(e) for e in what if e)}: {str(why)[:200]}"
+            yield f"{'.'.join(str(e) for e in what if e)}: {why}"
 
 
 def parts(values: Sequence[T]) -> Iterable[Sequence[T]]:

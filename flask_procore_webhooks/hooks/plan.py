@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
 
+from ..config.api import LONGEST_NAMESPACE
 from ..config.api import Scope
 from ..senders.payload import normalize_reason
 from .calls import ACTIVE
@@ -43,7 +44,9 @@ class Desired:
     @property
     def parallel_namespace(self) -> str:
         """The namespace of a second hook, beside one of another payload version."""
-        return f"{self.namespace}-{self.version.replace('.', '-')}"
+        version = self.version if "." in self.version else f"{self.version}.0"
+        end = f"-{version.replace('.', '-')}"
+        return self.namespace[: LONGEST_NAMESPACE - len(end)] + end
 
 
 @dataclass

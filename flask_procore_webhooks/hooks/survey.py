@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 
+from ..api.answers import LONGEST_MESSAGE
 from ..api.client import ProcoreAPI
 from ..api.errors import APIError
 from ..config.api import read_scopes
@@ -16,6 +17,7 @@ from ..config.api import Scope
 from ..config.options import signature_problem
 from ..endpoint import Endpoint
 from ..errors import ConfigError
+from ..log import error_text
 from .advice import advice
 from .calls import ScopeAPI
 from .plan import authorization_problem
@@ -190,7 +192,8 @@ def _called(
         if isinstance(values, Iterable) and not isinstance(values, (str, Mapping)):
             return [*values]
     except Exception as error:
-        raised = f"{type(error).__name__}: {error}"
+        # Only the first line: those after it may hold a statement with its values.
+        raised = (error_text(error).splitlines() or [""])[0][:LONGEST_MESSAGE]
         raise ConfigError([f"{key}: the function raised {raised}"]) from error
     raise ConfigError([f"{key}: the function returned no list."])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -328,3 +329,35 @@ def test_apply_whose_calls_have_no_effect_fails(site: Site) -> None:
     output = site.run("apply", "--yes", code=1)
     line = "project 2 of company 1: not everything was changed; run apply again"
     assert line in output
+
+
+@pytest.mark.parametrize("failed", [3, {"a": 1}, "text"])
+def test_bulk_answer_without_a_list_of_failures_is_an_error(
+    site: Site, failed: Any
+) -> None:
+    site.mount("RFIs.update")
+    site.add_hook(triggers=[("RFIs", "update"), ("RFIs", "delete")])
+    answer_bulk(site, {"data": {"failed": failed}})
+    output = site.run("apply", "--prune", "--yes", code=1)
+    assert "the answer has no list of what has failed" in output
+
+
+def test_bulk_answer_shows_no_secret_and_is_cut(site: Site) -> None:
+    site.mount("RFIs.update")
+    site.add_hook(triggers=[("RFIs", "update"), ("RFIs", "delete")])
+    answer_bulk(site, {"data": {"failed": ["<token> " + "x" * 5000]}})
+    output = site.run("apply", "--prune", "--yes", code=1)
+    assert "refused, trigger ***** xxx" in output
+    assert len(output) < 2000
+
+
+def answer_bulk(site: Site, value: Any) -> None:
+    """Answer bulk calls with 207 and the value."""
+
+    @site.fake.after_request
+    def replace(answer: Response) -> Response:
+        if not request.path.endswith("/bulk"):
+            return answer
+        token = request.headers["Authorization"].removeprefix("Bearer ")
+        text = json.dumps(value).replace("<token>", token)
+        return Response(text, 207, mimetype="application/json")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from flask import current_app
 from flask import Flask
 from hooks_support import COMPANY
@@ -160,6 +161,23 @@ def test_function_of_scopes_that_raises_is_named(
         " project is missing\n"
     )
     assert site.fake.requests == []
+
+
+def test_error_of_the_database_shows_no_statement(site: Site) -> None:
+    engine = sa.create_engine("sqlite://")
+
+    def from_the_database() -> list[dict[str, Any]]:
+        with engine.connect() as connection:
+            query = sa.text("SELECT id FROM project WHERE owner = :owner")
+            connection.execute(query, {"owner": "hunter2"})
+        return []
+
+    site.mount("RFIs.update", SCOPES=from_the_database)
+    output = site.run("plan", code=1)
+    engine.dispose()
+    assert "no such table: project" in output
+    assert "hunter2" not in output
+    assert output.count("\n") == 1
 
 
 def test_error_of_a_function_of_scopes_is_kept_as_the_cause(site: Site) -> None:
