@@ -10,7 +10,8 @@ try:
 except ImportError:
     raise ImportError(
         "flask_procore_webhooks.api needs requests:"
-        " pip install 'flask-procore-webhooks[procore]'"
+        " pip install 'flask-procore-webhooks[procore]'",
+        name="requests",
     ) from None
 
 from .answers import Answer as Answer

@@ -202,4 +202,6 @@ def needs_extra() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
+        if error.name != "requests":
+            raise
         raise click.ClickException(str(error)) from None
