@@ -106,6 +106,7 @@ def _to_json(report: Report) -> dict[str, Any]:
         "inserted": report.inserted,
         "skipped": report.skipped,
         "coming": report.coming,
+        "left_out": report.left_out,
         "notes": report.notes,
         "error": report.whole_error,
     }

@@ -146,9 +146,11 @@ def reconcile() -> int:
         try:
             for report in reconcile_endpoint(endpoint, Options(), ACTOR):
                 inserted += report.inserted
+                where = f"{endpoint.name}, {report.scope}"
                 if report.error:
-                    where = f"{endpoint.name}, {report.scope}"
                     log.error("%s is not reconciled: %s", where, report.whole_error)
+                for note in report.notes:
+                    log.warning("%s: %s", where, note)
         except (ConfigError, InboxUnavailable) as error:
             log.error("%s is not reconciled: %s", endpoint.name, error)
     return inserted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import replace
@@ -24,10 +25,15 @@ from .calls import ScopeAPI
 
 #: Days before today that are read: with today, Procore's 28.
 LISTED = timedelta(days=LISTED_DAYS - 1)
-#: Times that the list of a day that is going on is read at most: its rows change.
-MOST_PASSES = 3
 #: Number of query widths to try: last day = first day, +1, +2.
 WIDTHS = 3
+#: Between the times of two events of which a query has the whole day. One that ends
+#: where its day begins has the events of that moment.
+SPREAD = timedelta(minutes=1)
+#: Days between the day of a query and that of its events by UTC, at most.
+NEAR = timedelta(days=WIDTHS)
+#: Times that the list of a day that is going on is read at most: its rows change.
+MOST_PASSES = 3
 DELIVERED = "delivered"
 #: Statuses of events that Procore no longer sends. ``succeeded`` is a filter's word.
 LOST = frozenset({"discarded", "failed"})
@@ -40,10 +46,16 @@ COMING = frozenset({"enqueued", "retrying"})
 class Delivery:
     """One event in Procore's list."""
 
-    id: str
+    #: The id of the row and that of the event; unlike those of other rows also without.
+    key: tuple[str, str]
     status: str
     #: As the endpoint reads the payload; ``None`` if it has no id or is no payload.
     event: Event | None
+
+    @property
+    def identity(self) -> str:
+        """What the event has in every query: its id, or that of its row; or ``""``."""
+        return self.event.id if self.event else self.key[0]
 
     @property
     def is_lost(self) -> bool:
@@ -91,20 +103,32 @@ class Days:
         self._progress = progress
         #: Whether Procore answers 404, as it may for a hook that has sent nothing.
         self.is_unknown = False
-        #: Whether a query of one day has had an answer with deliveries in it.
-        self.has_found = False
+        #: What the query of all days has shown, and what no query of a day has since.
+        self._shown: set[str] = set()
+        self._unseen: set[str] = set()
+        self._has_found = False
+        #: Whether the queries of days have the events of the whole day, for certain.
+        self.are_whole = False
+
+    @property
+    def have_all(self) -> bool:
+        """Whether queries of single days had all that the query of all days showed."""
+        return self._has_found and not self._unseen
 
     def read_together(self, first: date, last: date) -> list[Delivery] | None:
         """The deliveries of all days, if they fit into one page; else ``None``.
 
         Most hooks send few events: one request instead of one for each day.
         """
-        found: dict[str, Delivery] = {}
+        found: dict[tuple[str, str], Delivery] = {}
         try:
             for page in self._pages(first, last):
-                if len(page) >= PER_PAGE or (found and page):
+                is_too_long = len(page) >= PER_PAGE or bool(found and page)
+                self._read_page(page, found, f"{first} to {last}")
+                if is_too_long:
+                    self._shown = {e.identity for e in found.values() if e.identity}
+                    self._unseen = set(self._shown)
                     return None
-                found |= self._deliveries(page)
         except NotFound:
             if found:
                 raise
@@ -117,22 +141,33 @@ class Days:
         :param is_open: whether the day is going on: it is read until nothing is new.
         """
         found = self._pass(day)
-        self.has_found |= bool(found)
         for _ in range(MOST_PASSES - 1 if is_open and found else 0):
             again = self._pass(day)
             if again.items() <= found.items():
                 break
             found |= again
+        self._compare(day, found.values())
         return [*found.values()]
 
     def widen(self) -> None:
         """End the queries a day later. After the widest ones, begin anew."""
+        self._has_found = self.are_whole = False
+        self._unseen = set(self._shown)
         self._calendar.extra_days = (self._calendar.extra_days + 1) % WIDTHS
 
-    def _pass(self, day: date) -> dict[str, Delivery]:
-        found: dict[str, Delivery] = {}
+    def _compare(self, day: date, found: Collection[Delivery]) -> None:
+        """Note what the answer for a day shows of how Procore reads days."""
+        self._has_found |= bool(found)
+        self._unseen.difference_update(each.identity for each in found)
+        stamps = [each.event.timestamp for each in found if each.event]
+        # Without wrong times.
+        times = [at for at in stamps if at and abs(at.date() - day) <= NEAR]
+        self.are_whole |= bool(times) and max(times) - min(times) >= SPREAD
+
+    def _pass(self, day: date) -> dict[tuple[str, str], Delivery]:
+        found: dict[tuple[str, str], Delivery] = {}
         for page in self._pages(day, day + timedelta(days=self._calendar.extra_days)):
-            found |= self._deliveries(page)
+            self._read_page(page, found, f"{day}")
         return found
 
     def _pages(self, first: date, last: date) -> Iterator[list[Any]]:
@@ -141,16 +176,17 @@ class Days:
                 self._progress(len(page))
             yield page
 
-    def _deliveries(self, page: list[Any]) -> dict[str, Delivery]:
-        """The deliveries of a page by their ids."""
-        found: dict[str, Delivery] = {}
+    def _read_page(
+        self, page: list[Any], found: dict[tuple[str, str], Delivery], query: str
+    ) -> None:
+        """Add the deliveries of a page to those of the same query."""
         for row in page:
             event = self._event(row.get("payload"))
-            id = text_id(row.get("id")) or (event.id if event else "")
-            if id:
-                status = str(row.get("status") or "").lower()
-                found[id] = Delivery(id, status, event)
-        return found
+            key = text_id(row.get("id")) or "", event.id if event else ""
+            if not any(key):
+                key = "", f"{query}, {len(found)}"  # no id has a space
+            status = str(row.get("status") or "").strip().lower()
+            found[key] = Delivery(key, status, event)
 
     def _event(self, payload: object) -> Event | None:
         """The event as the endpoint reads a delivery of it."""

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
+from contextlib import suppress
+
+from sqlalchemy.exc import IntegrityError
 
 from ..endpoint import Endpoint
+from ..errors import InboxUnavailable
 from ..event import Event
 from ..inbox.added import insert_events
 from ..inbox.status import Status
@@ -22,6 +26,7 @@ from .report import Report
 AT_ONCE = 100
 #: The outcome in the tally.
 RECONCILED = "reconciled"
+REFUSED = "the database refused an event (IntegrityError), after {} were inserted"
 
 
 class Insertion:
@@ -45,24 +50,38 @@ class Insertion:
         self._batch: str | None = None
 
     def insert(self, deliveries: Sequence[Delivery]) -> None:
-        """Insert those that the inbox lacks, and dispatch them."""
+        """Insert those that the inbox lacks, and dispatch them, one part at a time.
+
+        :raises InboxUnavailable: also if the database refuses a row: the parts before
+            it are inserted.
+        """
         if deliveries:
             self._open()
         for start in range(0, len(deliveries), AT_ONCE):
             part = deliveries[start : start + AT_ONCE]
-            rows = insert_events(self._endpoint.store, self._with_status(part))
+            rows = self._insert_part(part)
             self._report.inserted += len(rows)
             count(self._endpoint.store, RECONCILED, len(rows))
             self._dispatch(rows)
 
     def close(self) -> None:
-        """Write into the journal what was found and inserted, if an entry was begun."""
+        """Write into the journal what was found and inserted, if an entry was begun.
+
+        If the inbox can be used.
+        """
         if self._batch is not None:
-            report = self._report
+            report, store = self._report, self._endpoint.store
             counts = report.missing, report.inserted
-            end_reconcile(
-                self._endpoint.store, self._batch, report.to_filter(), *counts
-            )
+            with suppress(InboxUnavailable):
+                end_reconcile(store, self._batch, report.to_filter(), *counts)
+
+    def _insert_part(self, part: Sequence[Delivery]) -> list[int]:
+        try:
+            return insert_events(self._endpoint.store, self._with_status(part))
+        except IntegrityError:
+            # A rule of the host's own on the table. The text of the error has values.
+            text = REFUSED.format(self._report.inserted)
+            raise InboxUnavailable(text) from None
 
     def _open(self) -> None:
         """Begin an entry in the journal, before the first row is inserted."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from datetime import datetime
@@ -18,6 +17,7 @@ from datetime import timezone
 
 from ..api.errors import APIError
 from ..errors import InboxUnavailable
+from ..event import Event
 from ..inbox.added import known_ids
 from ..inbox.added import was_delivered
 from .calls import Hook
@@ -29,6 +29,8 @@ from .deliveries import Delivery
 from .deliveries import WIDTHS
 from .insertion import Insertion
 from .report import CONTROL
+from .report import Kind
+from .report import NOTHING_SENT
 from .report import Options
 from .report import Report
 from .survey import Survey
@@ -44,13 +46,12 @@ ADVICE = (
     " more is inserted. After the restore of an older copy, give --all. If another"
     " receiver had the hook before, give --since with the first day of this one."
 )
-NO_DAYS = (
-    "Procore lists more than a page of deliveries from {} to {}, and none for a single"
-    " day"
-)
+NO_DAYS = "Procore lists deliveries from {} to {} that it lists for none of these days"
 NO_HOOK = "Procore has no hook of namespace {!r} here: run hooks apply."
-NOTHING_SENT = "Procore answers 404: the hook has sent nothing yet."
-UNREADABLE = "{} missing events have no readable payload."
+LEFT_OUT = (
+    "{} events before {} are left out: --since of the first run. Give an earlier"
+    " --since to include them."
+)
 
 
 class Stopped(Exception):
@@ -104,7 +105,7 @@ class Reconciliation:
         self._held: list[Delivery] = []
         #: The ids of all events that the inbox lacks.
         self._missing: set[str] = set()
-        #: The earliest day with an event that is still to come.
+        #: The earliest day with an event that is still to come, or may be.
         self._waiting = date.max
 
     def run(self) -> Report:
@@ -118,13 +119,19 @@ class Reconciliation:
             report.error, report.explanation = str(stopped), stopped.advice
         finally:
             # Also after an error of the host, and Ctrl-C.
-            with suppress(InboxUnavailable):
-                self._insertion.close()
+            self._insertion.close()
+        self._add_notes()
+        return report
+
+    def _add_notes(self) -> None:
+        report, cursor = self._report, self._cursor
         if self._days.is_unknown:
             report.notes.append(NOTHING_SENT)
-        if report.unreadable:
-            report.notes.append(UNREADABLE.format(report.unreadable))
-        return report
+        report.add_notes()
+        if report.left_out and not cursor.is_told:
+            report.notes.append(LEFT_OUT.format(report.left_out, cursor.begins))
+        if cursor.note_of_damage:
+            report.notes.append(cursor.note_of_damage)
 
     def _read(self) -> None:
         """Read the days together if they are few, else each day.
@@ -134,71 +141,88 @@ class Reconciliation:
         cursor = self._cursor
         together = self._days.read_together(cursor.earliest, cursor.last)
         if together is not None:
-            self._take_all(together)
+            self._take_all(together, cursor.earliest)
         else:
             self._read_days()
-        self._finish(cursor.last)
+        self._finish(cursor.last, is_whole=True)
 
     def _read_days(self) -> None:
-        """Read each day of a hook that has deliveries in these days.
+        """Read each day, until single days have what Procore lists for all of them.
 
-        :raises Stopped: Procore lists none for a single day.
+        :raises Stopped: they have not.
         """
         for _ in range(WIDTHS):
             self._read_each_day()
-            if self._days.has_found:
+            if self._days.have_all:
                 return
             self._days.widen()
+        self._cursor.take_back()
         raise Stopped(NO_DAYS.format(self._cursor.earliest, self._cursor.last))
 
     def _read_each_day(self) -> None:
         cursor = self._cursor
         day = cursor.earliest
         while day <= cursor.last:
-            self._take_all(self._days.read(day, is_open=day >= cursor.today))
+            self._take_all(self._days.read(day, is_open=day >= cursor.today), day)
             if self._report.delivered >= ENOUGH:
-                self._finish(day)
+                self._finish(day, is_whole=self._days.are_whole)
             day += timedelta(days=1)
 
-    def _take_all(self, found: list[Delivery]) -> None:
-        """Count the deliveries, and hold what is to be inserted."""
-        found = [each for each in found if not self._cursor.is_before(each.event)]
+    def _take_all(self, found: list[Delivery], day: date) -> None:
+        """Count the deliveries, and hold what is to be inserted.
+
+        :param day: on which, or after which, they are listed.
+        """
         ids = [each.event.id for each in found if each.event]
         known = known_ids(self._endpoint.store, ids)
         for delivery in found:
-            self._take(delivery, known)
+            event = delivery.event
+            is_known = event is not None and event.id in known
+            if is_known and self._cursor.is_before(event):
+                continue
+            kind = self._kind(delivery, is_known)
+            self._report.count(delivery.key, kind, delivery.status)
+            if event and kind in (Kind.LOST, Kind.WANTED):
+                self._hold(delivery, event.id)
+            elif kind in (Kind.COMING, Kind.UNKNOWN):
+                # The day is read again.
+                when = self._cursor.day_of(event) or day
+                self._waiting = min(self._waiting, max(when, self._cursor.earliest))
 
-    def _take(self, delivery: Delivery, known: set[str]) -> None:
-        report, event = self._report, delivery.event
-        is_known = event is not None and event.id in known
-        report.seen += 1
-        report.delivered += delivery.has_arrived
-        report.found += delivery.has_arrived and is_known
-        if is_known:
-            return
-        is_wanted = self._options.everything and delivery.has_arrived and event
-        if not delivery.is_lost and not is_wanted:
-            self._skip(delivery)
-        elif event is None:
-            report.missing += 1
-            report.unreadable += 1
-        elif event.id not in self._missing:
-            self._missing.add(event.id)
-            report.missing += 1
+    def _hold(self, delivery: Delivery, event_id: str) -> None:
+        if event_id not in self._missing:
+            self._missing.add(event_id)
             self._held.append(delivery)
 
-    def _skip(self, delivery: Delivery) -> None:
-        """Count what is not inserted. The day of what is to come is read again."""
-        report, event = self._report, delivery.event
-        report.skipped += 1
-        report.coming += delivery.is_coming
-        if delivery.is_coming and event is not None and event.timestamp is not None:
-            when = max(event.timestamp.date(), self._cursor.earliest)
-            self._waiting = min(self._waiting, when)
+    def _kind(self, delivery: Delivery, is_known: bool) -> Kind:
+        event = delivery.event
+        if event is not None:
+            if event.id in self._missing:
+                return self._report.kinds.get(delivery.key, Kind.AGAIN)
+            if is_known:
+                return Kind.FOUND if delivery.has_arrived else Kind.KNOWN
+            if self._cursor.is_before(event):
+                return Kind.LEFT_OUT
+            if self._is_foreign(event):
+                return Kind.FOREIGN
+        if delivery.is_lost:
+            return Kind.LOST if event else Kind.UNREADABLE
+        if delivery.has_arrived:
+            return Kind.WANTED if self._options.everything and event else Kind.LACKING
+        return Kind.COMING if delivery.is_coming else Kind.UNKNOWN
 
-    def _finish(self, day: date) -> None:
-        """Insert what is held, and note the last whole day.
+    def _is_foreign(self, event: Event) -> bool:
+        """Whether it names another company or project than that of the hook."""
+        scope = self._hook.scope
+        if event.company_id not in (None, scope.company):
+            return True
+        projects = (None, scope.project)
+        return scope.project is not None and event.project_id not in projects
 
+    def _finish(self, day: date, *, is_whole: bool) -> None:
+        """Insert what is held.
+
+        :param is_whole: whether days until this one were read whole, which is noted.
         :raises Stopped: the inbox lacks too many delivered events.
         """
         report = self._report
@@ -209,7 +233,8 @@ class Reconciliation:
             return
         held, self._held = self._held, []
         self._insertion.insert(held)
-        self._cursor.note(min(day, self._waiting))
+        if is_whole:
+            self._cursor.note(min(day, self._waiting))
 
     def _may_lack_some(self) -> bool:
         """With ``--all``, the inbox may be a copy of an older state, or empty."""
@@ -243,9 +268,14 @@ def reconcile(run: Run) -> Iterator[Report]:
         if error:
             yield Report("", scope, now.date(), now.date(), error=error)
         for hook in hooks:
-            cursor = Cursor(survey.endpoint.store, hook.id, since, now.date())
             days = Days(survey.endpoint, calls, hook, calendar, run.progress)
-            yield Reconciliation(run, hook, days, cursor).run()
+            try:
+                cursor = Cursor(survey.endpoint.store, hook.id, since, now.date())
+            except InboxUnavailable as unavailable:
+                day, text = now.date(), str(unavailable)
+                yield Report(hook.id, scope, day, day, error=text)
+            else:
+                yield Reconciliation(run, hook, days, cursor).run()
 
 
 def _hooks(calls: ScopeAPI, namespace: str) -> tuple[list[Hook], str | None]:

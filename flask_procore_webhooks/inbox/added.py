@@ -107,6 +107,15 @@ def known_ids(store: Store, ids: Sequence[str]) -> set[str]:
     return found
 
 
+def count_waiting(store: Store, origin: str) -> int:
+    """How many events of that origin are not finished."""
+    c = store.columns
+    query = select(func.count()).where(
+        c.endpoint == store.endpoint, c.origin == origin, c.due_at.is_not(None)
+    )
+    return int(store.rows(query)[0][0])
+
+
 def with_id(store: Store, id: str) -> Select[Any]:
     """A query for the event of that id."""
     c = store.columns

@@ -26,7 +26,8 @@ from flask_procore_webhooks import PrudraWebhooks
 
 KEYS = [
     *("company", "project", "hook", "from", "to", "seen", "delivered", "found"),
-    *("missing", "unreadable", "inserted", "skipped", "coming", "notes", "error"),
+    *("missing", "unreadable", "inserted", "skipped", "coming"),
+    *("left_out", "notes", "error"),
 ]
 
 
@@ -149,6 +150,7 @@ def test_json_has_an_object_for_each_hook(mine: Integration) -> None:
         "inserted": 2,
         "skipped": 0,
         "coming": 0,
+        "left_out": 0,
         "notes": [],
         "error": None,
     }
@@ -257,7 +259,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
     "long id": lambda p: p.update(id=p["id"] + "x" * 9000),
     "id like a digest": lambda p: p.update(id=f"sha256:{p['id']}"),
     "half a character": lambda p: p.update(resource_id="\ud800"),
-    "NUL": lambda p: p.update(resource_type="RFIs\x00", company_id="\x00"),
+    "NUL": lambda p: p.update(resource_type="RFIs\x00", user_id="\x00"),
     "escapes": lambda p: p.update(reason="\x1b[2J\r\nupdate"),
     "time": lambda p: p.update(timestamp="99999-99-99T99:99:99Z"),
     "first year": lambda p: p.update(timestamp="0001-01-01T00:00:00+14:00"),

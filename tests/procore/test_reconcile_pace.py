@@ -48,8 +48,9 @@ def lose_for_days(mine: Integration) -> list[str]:
     lost: list[str] = []
     for _ in range(10):
         mine.deliver(21)
+        mine.fake.advance(minutes=5)
         lost += mine.lose(20)
-        mine.fake.advance(hours=11)
+        mine.fake.advance(hours=10, minutes=55)
     return sorted(lost)
 
 
@@ -61,7 +62,8 @@ def test_fifth_of_the_hour_is_left_to_the_app(
     lose_for_days(mine)
     mine.fake.switches.hourly_limit = HOURLY
     report = mine.report(code=1)
-    assert "the hourly rate limit is used up for 3600 s" in report["error"]
+    assert "/deliveries: the hourly rate limit" in report["error"]
+    assert report["error"].endswith(" is used up for 3600 s")
     assert report["error"].startswith("GET /rest/v2.0/companies/1/projects/2/")
     assert left(mine) == HOURLY / 5 - 1
     assert limited(mine) == 0
@@ -129,7 +131,8 @@ def test_limit_that_others_use_up_is_an_error_that_names_the_wait(
     mine.fake.switches.retry_after = retry_after
     mine.fake.switches.hourly_limit = 30
     report = mine.report(code=1)
-    assert "the hourly rate limit is used up for 3600 s" in report["error"]
+    assert "/deliveries: the hourly rate limit" in report["error"]
+    assert report["error"].endswith(" is used up for 3600 s")
     assert limited(mine) == 1
 
 
@@ -141,7 +144,8 @@ def test_clock_of_procore_that_is_an_hour_off_changes_nothing(
     lose_for_days(mine)
     mine.fake.switches.hourly_limit = HOURLY
     report = mine.report(code=1)
-    assert "the hourly rate limit is used up for 3600 s" in report["error"]
+    assert "/deliveries: the hourly rate limit" in report["error"]
+    assert report["error"].endswith(" is used up for 3600 s")
     assert limited(mine) == 0
 
 

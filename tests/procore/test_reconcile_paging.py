@@ -31,12 +31,13 @@ def fill(mine: Integration, days: int, number: int) -> list[str]:
     hook, lost = mine.hook(), list[str]()
     for _ in range(days):
         mine.deliver(number - number // 5)
+        mine.fake.advance(minutes=5)
         mine.is_down = True
         lost += mine.emit(number // 5)
         mine.fake.deliver()
         mine.fake.discard(hook)
         mine.is_down = False
-        mine.fake.advance(days=1)
+        mine.fake.advance(hours=23, minutes=55)
     return sorted(lost)
 
 
