@@ -254,15 +254,16 @@ class Reconciliation:
 def reconcile(run: Run) -> Iterator[Report]:
     """Reconcile every hook of an endpoint; yield the report of each.
 
-    Hooks are those of the endpoint's namespace in its scopes; a scope without one is an
-    error. Safe to repeat and to interrupt: a later call goes on at the last whole day.
+    Hooks are those of the endpoint's namespace in its scopes; a scope without one, for
+    which the app has subscribers, is an error. Safe to repeat and to interrupt: a later
+    call goes on at the last whole day.
 
     :raises WrongDay: Procore does not list the first day that the operator has named.
     """
     survey, calendar, since = run.survey, Calendar(), None
     for scope in survey.scopes:
         calls = survey.calls(scope)
-        hooks, error = _hooks(calls, survey.desired.namespace)
+        hooks, error = _hooks(survey, calls)
         now = run.now()
         since = since or run.options.first_day(now)
         if error:
@@ -278,11 +279,14 @@ def reconcile(run: Run) -> Iterator[Report]:
                 yield Reconciliation(run, hook, days, cursor).run()
 
 
-def _hooks(calls: ScopeAPI, namespace: str) -> tuple[list[Hook], str | None]:
-    """The hooks of the namespace, or why there are none."""
+def _hooks(survey: Survey, calls: ScopeAPI) -> tuple[list[Hook], str | None]:
+    """The hooks of the namespace, or why there are none though there should be."""
+    namespace, wanted = survey.desired.namespace, survey.desired.wanted
     try:
         hooks = calls.hooks(namespace)
+        found = [each for each in hooks if each.namespace == namespace]
+        if found or not (wanted.is_incomplete or survey.wanted_in(calls.scope)):
+            return found, None
     except APIError as error:
         return [], str(error)
-    found = [each for each in hooks if each.namespace == namespace]
-    return found, None if found else NO_HOOK.format(namespace)
+    return [], NO_HOOK.format(namespace)

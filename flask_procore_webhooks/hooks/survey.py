@@ -19,6 +19,7 @@ from ..endpoint import Endpoint
 from ..errors import ConfigError
 from ..log import error_text
 from .advice import advice
+from .calls import Pair
 from .calls import ScopeAPI
 from .plan import authorization_problem
 from .plan import compare
@@ -60,12 +61,17 @@ class Survey:
 
     def plan(self, scope: Scope) -> ScopePlan:
         """The plan of a scope, with an error in it if it cannot be read."""
-        calls = self.calls(scope)
         try:
-            wanted = self.desired.wanted.pairs(self._catalogue(calls))
-            return compare(calls, self.desired, wanted)
+            return compare(self.calls(scope), self.desired, self.wanted_in(scope))
         except APIError as error:
             return ScopePlan(scope, error=str(error))
+
+    def wanted_in(self, scope: Scope) -> list[Pair]:
+        """The triggers that a hook of the scope is to have.
+
+        :raises APIError: the resources of the scope could not be read.
+        """
+        return self.desired.wanted.pairs(self._catalogue(self.calls(scope)))
 
     def notes(self) -> list[str]:
         """What to know of the subscriptions, after :meth:`plans`."""

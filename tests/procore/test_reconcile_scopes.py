@@ -91,6 +91,15 @@ def test_app_that_is_not_installed_in_a_company_is_named(
         assert second["inserted"] == 2
 
 
+def test_scope_without_subscribers_needs_no_hook(make_app: MakeApp, url: str) -> None:
+    """The app subscribes to ``RFIs``, which belong to projects."""
+    scopes = [{"company": "1"}, {"company": "1", "project": "2"}]
+    with integrated(make_app, url, SCOPES=scopes) as mine:
+        mine.hook()
+        (report,) = mine.reports(code=0)
+        assert report["project"] == "2"
+
+
 NO_HOOK = "Procore has no hook of namespace 'tracker' here: run hooks apply."
 
 
@@ -245,7 +254,8 @@ def test_one_endpoint_may_be_named(mine: Integration) -> None:
     mine.hook()
     mine.lose(2)
     result = mine.reconcile("--json", "--endpoint", "bolt")
-    assert result.exit_code == 1
+    # It has no subscribers, so it needs no hook.
+    assert result.exit_code == 0
     assert [*json.loads(result.stdout)] == ["bolt"]
     assert mine.recorded == []
 
