@@ -19,6 +19,9 @@ from hooks_support import ROOT
 from hooks_support import SAME_TAIL
 from hooks_support import Site
 
+#: Together they take longer than the others.
+pytestmark = pytest.mark.slow
+
 RFI = ("RFIs", "update")
 OLD_URL = "https://old.example.com/hook"
 OTHER_ROOT = ROOT.replace("/2/", "/3/")

@@ -19,6 +19,9 @@ from hooks_support import PROJECT
 from hooks_support import Site
 from hooks_support import URL
 
+#: Together they take longer than the others.
+pytestmark = pytest.mark.slow
+
 RFI = ("RFIs", "update")
 OLD_URL = "https://old.example.com/hook"
 CHANGES = ["delete", "pause", "resume"]

@@ -32,6 +32,9 @@ from flask_procore_webhooks.hooks.apply import Choices
 from flask_procore_webhooks.hooks.plan import ScopePlan
 from flask_procore_webhooks.hooks.survey import Survey
 
+#: Together they take longer than the others.
+pytestmark = pytest.mark.slow
+
 COMPANY = {"Projects": ("create", "update"), "Trades": ("create", "delete")}
 PROJECT = {
     "RFIs": ("create", "update", "delete"),

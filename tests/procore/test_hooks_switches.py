@@ -13,6 +13,9 @@ from hooks_support import PROJECT
 from hooks_support import Site
 from hooks_support import URL
 
+#: Together they take longer than the others.
+pytestmark = pytest.mark.slow
+
 SETTINGS: list[dict[str, Any]] = [
     {"error_body": "object"},
     {"error_body": "errors"},

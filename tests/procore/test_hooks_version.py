@@ -16,6 +16,9 @@ from hooks_support import SAME_TAIL
 from hooks_support import Site
 from hooks_support import URL
 
+#: Together they take longer than the others.
+pytestmark = pytest.mark.slow
+
 RFI = ("RFIs", "update")
 #: The namespace of a second hook.
 SECOND = "tracker-v4-0"

@@ -22,6 +22,9 @@ from reconcile_support import Integration
 from reconcile_support import MakeApp
 from reconcile_support import NOW
 
+#: Together they take longer than the others.
+pytestmark = pytest.mark.slow
+
 HOOKS = "/rest/v2.0/companies/1/projects/2/webhooks/hooks"
 LOGIN = "/oauth/token"
 

@@ -16,6 +16,9 @@ from flask_procore_webhooks.hooks.cursor import CURSOR
 from flask_procore_webhooks.operations.seen import put_state
 from flask_procore_webhooks.operations.seen import states
 
+#: Together they take longer than the others.
+pytestmark = pytest.mark.slow
+
 DAMAGED: list[Any] = [
     *({}, [], [1], "x", 7, None, {"day": "x"}, {"day": None}, {"day": 20261126}),
     *({"day": "0001-01-01"}, {"day": ["2026-11-26"]}, {"begins": "2026-11-26"}),

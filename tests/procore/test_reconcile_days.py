@@ -16,6 +16,9 @@ from reconcile_support import MakeApp
 from flask_procore_webhooks.hooks.cursor import CURSOR
 from flask_procore_webhooks.operations.seen import put_state
 
+#: Together they take longer than the others.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:

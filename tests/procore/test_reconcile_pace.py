@@ -11,6 +11,9 @@ from reconcile_support import integrated
 from reconcile_support import Integration
 from reconcile_support import MakeApp
 
+#: Together they take longer than the others.
+pytestmark = pytest.mark.slow
+
 #: Requests of an hour.
 HOURLY = 50
 

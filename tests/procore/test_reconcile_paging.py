@@ -11,6 +11,9 @@ from reconcile_support import integrated
 from reconcile_support import Integration
 from reconcile_support import MakeApp
 
+#: Together they take longer than the others.
+pytestmark = pytest.mark.slow
+
 #: A request of a first run with pages of ten: of the days together, of each day before,
 #: and of a later page of the day that is going on.
 IN_TODAY = 2 + 27 + 5

@@ -12,6 +12,9 @@ from reconcile_support import integrated
 from reconcile_support import Integration
 from reconcile_support import MakeApp
 
+#: Together they take longer than the others.
+pytestmark = pytest.mark.slow
+
 Row = dict[str, Any]
 
 #: Ids of rows that identify nothing, and payloads that cannot be read.

@@ -12,6 +12,9 @@ from reconcile_support import integrated
 from reconcile_support import Integration
 from reconcile_support import MakeApp
 
+#: Together they take longer than the others.
+pytestmark = pytest.mark.slow
+
 #: How the filters of days may work.
 FILTERS = [
     {
