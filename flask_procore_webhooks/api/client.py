@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from copy import copy
@@ -122,8 +123,14 @@ class ProcoreAPI:
     def __repr__(self) -> str:
         return f"<ProcoreAPI {self._transport.base_url}>"
 
-    def time(self) -> datetime | None:
-        """Procore's time now, by the ``Date`` of its last answer; ``None`` before."""
+    def time(self, *, ask: bool = False) -> datetime | None:
+        """Procore's time now, by the ``Date`` of its last answer; ``None`` before.
+
+        :param ask: make a request for it, without credentials.
+        :raises APIError: with ``ask``, no answer came.
+        """
+        if ask:
+            self._transport.ask_time()
         ahead = self._transport.seconds_ahead
         if ahead is None:
             return None
@@ -243,11 +250,7 @@ class ProcoreAPI:
         return answer.value
 
     def _answer(
-        self,
-        method: str,
-        path: str,
-        response: Received,
-        secrets: tuple[str, ...],
+        self, method: str, path: str, response: Received, secrets: Iterable[str]
     ) -> Answer:
         status = response.status
         if 200 <= status < 300:

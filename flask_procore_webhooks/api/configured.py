@@ -11,9 +11,8 @@ from ..endpoint import Endpoint
 from ..errors import ConfigError
 from ..storage.engines import is_in_memory
 from .client import ProcoreAPI
-from .client import TIMEOUT
 from .client import WAIT
-from .limits import date_of
+from .errors import APIError
 from .tokens import StateTokens
 
 #: Seconds that a call of a command waits for rate limits.
@@ -45,15 +44,12 @@ def seconds_ahead(endpoint: Endpoint) -> float | None:
 
     ``None`` if the server does not say. The request is without credentials.
     """
-    before = time.time()
     try:
-        url = endpoint.settings.api.api_url
-        response = requests.head(url, timeout=TIMEOUT, allow_redirects=False)
-    except requests.RequestException:
+        now = api_of(endpoint).time(ask=True)
+    except APIError:
         return None
-    date = date_of(response.headers)
     # The header is in whole seconds.
-    return None if date is None else (before + time.time()) / 2 - date - 0.5
+    return None if now is None else time.time() - now.timestamp() - 0.5
 
 
 def api_of(

@@ -78,6 +78,13 @@ class Transport:
         url = self.base_url + path
         return self._send(method, url, path, auth=_Bearer(token), **options)
 
+    def ask_time(self) -> None:
+        """Make a request without credentials, for the time in its answer.
+
+        :raises APIError: no answer came, or it cannot be read.
+        """
+        self._send("HEAD", self.base_url, "/", auth=_NoAuth())
+
     def log_in(self) -> Token:
         """Ask for a token.
 

@@ -130,3 +130,10 @@ def test_other_senders_have_no_api(make_app: MakeApp) -> None:
 def test_other_senders_take_no_patterns_for_hooks() -> None:
     assert "hooks_for" not in signature(PrudraWebhooks).parameters
     assert "hooks_for" in signature(ProcoreWebhooks).parameters
+
+
+@pytest.mark.parametrize("host", ["a..example", "x" * 70 + ".example"])
+def test_impossible_address_of_procore_is_no_finding(
+    make_app: MakeApp, host: str
+) -> None:
+    assert "ahead of Procore" not in check(make_app, 0.5, API_URL=f"https://{host}")
