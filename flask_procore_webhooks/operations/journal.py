@@ -83,26 +83,27 @@ def end_batch(store: Store, batch: str) -> int:
     units = func.sum(units_of(store))
     ((found,),) = store.rows(select(units).where(*mine, j.event.is_not(None)))
     actual = int(found or 0)
-    change = update(j.id.table).where(*mine, j.event.is_(None)).values(actual=actual)
-    store.run(lambda connection: connection.execute(change))
+    set_actual(store, batch, actual)
     return actual
 
 
 def set_actual(store: Store, batch: str, actual: int) -> None:
     """Write the result of an operation that not every event has an entry of."""
-    j = store.database.tables.journal.c
-    mine = j.endpoint == store.endpoint, j.batch == batch, j.event.is_(None)
-    change = update(j.id.table).where(*mine).values(actual=actual)
-    store.run(lambda connection: connection.execute(change))
+    _change_entry(store, batch, actual=actual)
 
 
 def end_reconcile(
     store: Store, batch: str, filter: Mapping[str, Any], missing: int, inserted: int
 ) -> None:
     """Write what a reconciliation has found and inserted."""
+    counts = {"expected": missing, "actual": inserted}
+    _change_entry(store, batch, filter=json.dumps(filter), **counts)
+
+
+def _change_entry(store: Store, batch: str, **values: Any) -> None:
+    """Change the entry of an operation, and not those of its events."""
     j = store.database.tables.journal.c
-    mine = j.endpoint == store.endpoint, j.batch == batch
-    values = {"filter": json.dumps(filter), "expected": missing, "actual": inserted}
+    mine = j.endpoint == store.endpoint, j.batch == batch, j.event.is_(None)
     change = update(j.id.table).where(*mine).values(values)
     store.run(lambda connection: connection.execute(change))
 
