@@ -129,7 +129,7 @@ def read_scopes(values: Iterable[object]) -> tuple[list[Scope], list[str]]:
 def is_secure(url: str) -> bool:
     """Whether what is sent to the URL is encrypted, or stays on this machine."""
     parts = urlsplit(url)
-    is_here = parts.scheme == "http" and _is_loopback(parts.hostname or "")
+    is_here = parts.scheme == "http" and is_loopback(parts.hostname or "")
     return parts.scheme == "https" or is_here
 
 
@@ -206,7 +206,8 @@ def _url_problem(key: str, value: object) -> str | None:
     return None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether the host is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -26,7 +26,7 @@ from .model import Scope
 from .model import Trigger
 from .model import VERSIONS
 from .sender import Sender
-from .transport import is_loopback
+from .transport import stays_here
 from .world import World
 
 NAMESPACE = re.compile(r"[a-z0-9-]{1,80}")
@@ -149,7 +149,7 @@ class HooksApi:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             return None
-        plain = parts.scheme == "http" and not is_loopback(url)
+        plain = parts.scheme == "http" and not stays_here(url)
         return None if plain and self._switches.https_required else url
 
     # Triggers

@@ -7,7 +7,6 @@ WSGI app is mapped to its host. Nothing else is ever connected to.
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import socket
 import ssl
 import threading
@@ -29,6 +28,7 @@ from werkzeug.test import Client
 from werkzeug.test import EnvironBuilder
 from werkzeug.test import run_wsgi_app
 
+from ..config.api import is_loopback
 from .model import Reply
 
 if TYPE_CHECKING:
@@ -64,15 +64,9 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}".lower()
 
 
-def is_loopback(url: str) -> bool:
+def stays_here(url: str) -> bool:
     """Whether the host of the URL is this machine."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return is_loopback(urlsplit(url).hostname or "")
 
 
 def post(
@@ -93,7 +87,7 @@ def post(
         if app is not None:
             # In a context of its own, as in a server: no request of the caller's.
             reply = Context().run(_call, app, url, body, sent)
-        elif is_loopback(url):
+        elif stays_here(url):
             reply = _connect(urlsplit(url), body, sent, timeout)
         else:
             return Reply()
