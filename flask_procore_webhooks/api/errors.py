@@ -48,10 +48,6 @@ class APIError(ProcoreWebhooksError):
 class LoginFailed(APIError):
     """Procore gave no access token."""
 
-    def copy(self) -> LoginFailed:
-        """The same error without a traceback."""
-        return LoginFailed(self.method, self.path, self.status, self.text)
-
 
 class NotPermitted(APIError):
     """403: the app may not do this, or is not installed in the company."""

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from dataclasses import field
 from datetime import datetime
@@ -99,11 +100,11 @@ class Tokens:
 
     def _renew(self) -> Token:
         if self._refusal and time.monotonic() < self._refusal[1] + REFUSED:
-            raise self._refusal[0].copy()
+            raise copy(self._refusal[0])
         try:
             token = self._log_in()
         except LoginFailed as error:
-            self._refusal = error.copy(), time.monotonic()
+            self._refusal = copy(error), time.monotonic()
             raise
         if self._cache is not None:
             self._cache.save(token)
