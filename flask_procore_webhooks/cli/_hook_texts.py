@@ -17,15 +17,14 @@ from ..hooks.plan import ScopePlan
 from ._output import on_one_line
 
 
-def print_changes(action: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Print the result for each hook."""
+def print_change(action: str, row: dict[str, Any]) -> None:
+    """Print the result for a hook, or for a scope that could not be read."""
     done = {"delete": "deleted", "pause": "paused", "resume": "resumed"}[action]
-    for row in rows:
-        where = Scope(row["company"], row["project"])
-        if "error" in row:
-            click.secho(on_one_line(f"{where}: refused, {row['error']}"), fg="red")
-        else:
-            click.echo(f"{where}: {done} hook {row['hook']} of {row['namespace']!r}")
+    where = Scope(row["company"], row["project"])
+    if "error" in row:
+        click.secho(on_one_line(f"{where}: refused, {row['error']}"), fg="red")
+    else:
+        click.echo(f"{where}: {done} hook {row['hook']} of {row['namespace']!r}")
 
 
 def print_plans(plans: Sequence[ScopePlan], keeps_surplus: str | None) -> None:

@@ -26,7 +26,7 @@ from ..hooks.survey import Survey
 from ._changes import confirm
 from ._hook_texts import hook_json
 from ._hook_texts import plan_json
-from ._hook_texts import print_changes
+from ._hook_texts import print_change
 from ._hook_texts import print_hook
 from ._hook_texts import print_left
 from ._hook_texts import print_notes
@@ -249,7 +249,7 @@ def change_hooks(
     for each in unread:
         rows[each.endpoint].append({**scope_json(each.scope), "error": each.error})
         if not as_json:
-            print_changes(action, rows[each.endpoint][-1:])
+            print_change(action, rows[each.endpoint][-1])
     if targets and not yes:
         names = ", ".join(f"{each.hook.scope}" for each in targets)
         question = f"{action.capitalize()} {plural(len(targets), 'hook')} ({names})?"
@@ -257,7 +257,7 @@ def change_hooks(
     for target, step in change(targets, action):
         rows[target.endpoint].append(_change_json(target, step))
         if not as_json:
-            print_changes(action, rows[target.endpoint][-1:])
+            print_change(action, rows[target.endpoint][-1])
     every = [row for found in rows.values() for row in found]
     if as_json:
         print_json(rows)

@@ -74,7 +74,8 @@ def enqueue_changes(endpoint: Endpoint, changes: Iterable[Change]) -> Iterator[E
         at, key = change.updated_at, (change.resource_type, change.resource_id)
         # The same change has the same id in every sweep.
         state = at.isoformat() if at else json.dumps(change.item, sort_keys=True)
-        id = digest("/".join((*key, state)).encode()).replace("sha256:", CHANGE)
+        of_state = digest("/".join((*key, state)).encode())
+        id = CHANGE + of_state.removeprefix("sha256:")
         if _has_seen(endpoint.store, key, id, at):
             continue
         ids = {

@@ -79,6 +79,10 @@ class Resource:
     name: str
     actions: tuple[str, ...]
 
+    def is_named(self, name: str) -> bool:
+        """Whether that is its name, whatever the case."""
+        return self.name.casefold() == name.casefold()
+
 
 class ScopeAPI:
     """The calls on the hooks of one scope."""

@@ -11,8 +11,9 @@ from ..event import Event
 from ..operations.seen import put_state
 from ..operations.seen import states
 from ..storage.store import Store
-from .deliveries import LISTED
 
+#: Days before today that are read: with today, Procore's 28.
+LISTED = timedelta(days=LISTED_DAYS - 1)
 #: Days before the last one that was reconciled, which are read again: nothing
 #: documents the zone of Procore's days, or whether they are those of the event.
 OVERLAP = timedelta(days=2)

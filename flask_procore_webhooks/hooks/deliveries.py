@@ -14,7 +14,6 @@ from typing import Any
 
 from ..api.errors import NotFound
 from ..api.paging import PER_PAGE
-from ..config.api import LISTED_DAYS
 from ..endpoint import Endpoint
 from ..event import Event
 from ..inbox.record import RECONCILE
@@ -23,8 +22,6 @@ from ..senders.payload import text_id
 from .calls import Hook
 from .calls import ScopeAPI
 
-#: Days before today that are read: with today, Procore's 28.
-LISTED = timedelta(days=LISTED_DAYS - 1)
 #: Number of query widths to try: last day = first day, +1, +2.
 WIDTHS = 3
 #: Between the times of two events of which a query has the whole day. One that ends

@@ -52,18 +52,16 @@ class Catalogue:
 
     def find(self, name: str) -> Resource | None:
         """The resource of that name, whatever the case."""
-        found = (r for r in self.resources if r.name.casefold() == name.casefold())
-        return next(found, None)
+        return next((r for r in self.resources if r.is_named(name)), None)
 
     def pairs(self, pattern: WantedPattern) -> Iterator[Pair]:
         """The triggers that the pattern stands for."""
         for resource in self.resources:
-            if pattern.resource in (ANY, resource.name) or (
-                pattern.resource.casefold() == resource.name.casefold()
-            ):
-                for action in resource.actions:
-                    if pattern.reason in (ANY, normalize_reason(action)):
-                        yield Pair(resource.name, action)
+            if pattern.resource != ANY and not resource.is_named(pattern.resource):
+                continue
+            for action in resource.actions:
+                if pattern.reason in (ANY, normalize_reason(action)):
+                    yield Pair(resource.name, action)
 
 
 @dataclass(frozen=True)
