@@ -80,6 +80,12 @@ class Integration:
         """The ids of the events in the inbox, sorted."""
         return sorted(row["event_id"] for row in self.rows())
 
+    @property
+    def came_back(self) -> list[str]:
+        """The ids of the events that were reconciled, sorted."""
+        rows = self.rows()
+        return sorted(row["event_id"] for row in rows if row["origin"] == "reconcile")
+
     def rows(self) -> list[dict[str, Any]]:
         """The events of the inbox, oldest first, with every column."""
         return own_rows(self.store)

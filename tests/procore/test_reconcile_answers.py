@@ -6,9 +6,7 @@ import json
 import logging
 import traceback
 from collections.abc import Callable
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,9 +15,7 @@ from flask import request
 from flask import Response
 from reconcile_support import AUTHORIZATION
 from reconcile_support import CLIENT_SECRET
-from reconcile_support import integrated
 from reconcile_support import Integration
-from reconcile_support import MakeApp
 from reconcile_support import NOW
 
 #: Together they take longer than the others.
@@ -27,13 +23,6 @@ pytestmark = pytest.mark.slow
 
 HOOKS = "/rest/v2.0/companies/1/projects/2/webhooks/hooks"
 LOGIN = "/oauth/token"
-
-
-@pytest.fixture
-def mine(make_app: MakeApp, tmp_path: Path) -> Iterator[Integration]:
-    """An integration on a SQLite file."""
-    with integrated(make_app, f"sqlite:///{tmp_path / 'test.db'}") as mine:
-        yield mine
 
 
 BROKEN = [

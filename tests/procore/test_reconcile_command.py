@@ -32,13 +32,6 @@ KEYS = [
 
 
 @pytest.fixture
-def mine(make_app: MakeApp, tmp_path: Path) -> Iterator[Integration]:
-    """An integration on a SQLite file."""
-    with integrated(make_app, f"sqlite:///{tmp_path / 'test.db'}") as mine:
-        yield mine
-
-
-@pytest.fixture
 def on_each(make_app: MakeApp, database_url: str) -> Iterator[Integration]:
     """An integration on each kind of database."""
     with integrated(make_app, database_url) as mine:

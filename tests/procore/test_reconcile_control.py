@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -12,13 +11,6 @@ from reconcile_support import forget
 from reconcile_support import integrated
 from reconcile_support import Integration
 from reconcile_support import MakeApp
-
-
-@pytest.fixture
-def mine(make_app: MakeApp, tmp_path: Path) -> Iterator[Integration]:
-    """An integration on a SQLite file."""
-    with integrated(make_app, f"sqlite:///{tmp_path / 'test.db'}") as mine:
-        yield mine
 
 
 def back_up(source: Path, copy: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,18 +22,6 @@ DAMAGED: list[Any] = [
     *({"day": "0001-01-01"}, {"day": ["2026-11-26"]}, {"begins": "2026-11-26"}),
     *({"day": "2026-11-26", "begins": None}, {"day": "2026-11-26", "begins": "x"}),
 ]
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'test.db'}"
-
-
-@pytest.fixture
-def mine(make_app: MakeApp, url: str) -> Iterator[Integration]:
-    """An integration on a SQLite file."""
-    with integrated(make_app, url) as mine:
-        yield mine
 
 
 def damaged(hook: str) -> list[str]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from datetime import timedelta
 from datetime import timezone
-from pathlib import Path
 
 import pytest
 from reconcile_support import integrated
@@ -18,18 +16,6 @@ from flask_procore_webhooks.operations.seen import put_state
 
 #: Together they take longer than the others.
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'test.db'}"
-
-
-@pytest.fixture
-def mine(make_app: MakeApp, url: str) -> Iterator[Integration]:
-    """An integration on a SQLite file."""
-    with integrated(make_app, url) as mine:
-        yield mine
 
 
 def lose_days_ago(mine: Integration, days: int) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +15,6 @@ from flask_procore_webhooks import Event
 from flask_procore_webhooks.dispatching.reconciling import reconcile_endpoint
 from flask_procore_webhooks.hooks.insertion import AT_ONCE
 from flask_procore_webhooks.hooks.report import Options
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'test.db'}"
 
 
 def inserted(mine: Integration) -> list[str]:

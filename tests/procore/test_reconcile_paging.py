@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from reconcile_support import DELIVERIES
-from reconcile_support import integrated
 from reconcile_support import Integration
-from reconcile_support import MakeApp
 
 #: Together they take longer than the others.
 pytestmark = pytest.mark.slow
@@ -17,13 +12,6 @@ pytestmark = pytest.mark.slow
 #: A request of a first run with pages of ten: of the days together, of each day before,
 #: and of a later page of the day that is going on.
 IN_TODAY = 2 + 27 + 5
-
-
-@pytest.fixture
-def mine(make_app: MakeApp, tmp_path: Path) -> Iterator[Integration]:
-    """An integration on a SQLite file."""
-    with integrated(make_app, f"sqlite:///{tmp_path / 'test.db'}") as mine:
-        yield mine
 
 
 def fill(mine: Integration, days: int, number: int) -> list[str]:
@@ -44,12 +32,6 @@ def fill(mine: Integration, days: int, number: int) -> list[str]:
     return sorted(lost)
 
 
-def came_back(mine: Integration) -> list[str]:
-    """The ids of the events that were inserted, sorted."""
-    rows = mine.rows()
-    return sorted(row["event_id"] for row in rows if row["origin"] == "reconcile")
-
-
 @pytest.mark.parametrize("order", ["newest", "oldest"])
 @pytest.mark.parametrize("most_per_page", [7, 100])
 @pytest.mark.parametrize("sends_link", [True, False])
@@ -67,7 +49,7 @@ def test_every_lost_event_of_many_pages_comes_back(
     switches.sends_link, switches.sends_total = sends_link, sends_total
     report = mine.report(code=2)
     assert (report["seen"], report["missing"], report["inserted"]) == (160, 32, 32)
-    assert came_back(mine) == lost
+    assert mine.came_back == lost
 
 
 @pytest.mark.parametrize("number", [99, 100, 101])
@@ -189,11 +171,11 @@ def test_interrupted_run_says_where_and_the_next_one_completes(
     assert report["error"].startswith(f"GET {where}: ")
     assert text in report["error"]
     assert 0 < report["inserted"] < len(lost)
-    assert report["inserted"] == len(came_back(mine))
+    assert report["inserted"] == len(mine.came_back)
     (entry,) = mine.journal()
     assert entry["actual"] == report["inserted"]
     mine.report(code=2)
-    assert came_back(mine) == lost
+    assert mine.came_back == lost
     mine.report(code=0)
 
 
@@ -213,7 +195,7 @@ def test_short_wait_in_the_middle_is_waited_for(
     lost = fill(mine, 3, 40)
     mine.fake.answer_next(kind, path=DELIVERIES, skip=3, seconds=seconds)
     mine.report(code=2)
-    assert came_back(mine) == lost
+    assert mine.came_back == lost
 
 
 def test_rows_that_change_their_status_between_pages_are_not_missed(
@@ -227,7 +209,7 @@ def test_rows_that_change_their_status_between_pages_are_not_missed(
     mine.fake.deliver()
     mine.on_request(IN_TODAY, lambda: mine.fake.discard(hook))
     assert mine.report(code=2)["inserted"] == 25
-    assert came_back(mine) == lost
+    assert mine.came_back == lost
 
 
 def test_events_that_come_between_pages_are_not_missed(mine: Integration) -> None:
@@ -245,4 +227,4 @@ def test_events_that_come_between_pages_are_not_missed(mine: Integration) -> Non
 
     mine.on_request(IN_TODAY, lose_more)
     assert mine.report(code=2)["inserted"] == 15
-    assert came_back(mine) == sorted(more)
+    assert mine.came_back == sorted(more)

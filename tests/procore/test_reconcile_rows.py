@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,18 +24,6 @@ NO_IDS: list[Row] = [
     {"id": "", "payload": "not JSON"},
 ]
 STATUSES = [("expired", "expired"), ("Dropped", "dropped"), (None, "none"), (3, "3")]
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'test.db'}"
-
-
-@pytest.fixture
-def mine(make_app: MakeApp, url: str) -> Iterator[Integration]:
-    """An integration on a SQLite file."""
-    with integrated(make_app, url) as mine:
-        yield mine
 
 
 def of_lost(**fields: Any) -> Callable[[Row], None]:

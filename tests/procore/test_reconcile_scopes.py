@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,11 +20,6 @@ from flask_procore_webhooks.endpoint import endpoints
 
 PROJECTS = [{"company": "1", "project": each} for each in ("2", "3")]
 DAY = 24 * 3600
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'test.db'}"
 
 
 @pytest.fixture

@@ -43,13 +43,6 @@ def filters() -> Iterator[Any]:
 FILTERS = [*filters()]
 
 
-@pytest.fixture
-def mine(make_app: MakeApp, tmp_path: Path) -> Iterator[Integration]:
-    """An integration on a SQLite file."""
-    with integrated(make_app, f"sqlite:///{tmp_path / 'test.db'}") as mine:
-        yield mine
-
-
 def switch(mine: Integration, **switches: Any) -> None:
     for name, value in switches.items():
         setattr(mine.fake.switches, name, value)

@@ -63,12 +63,6 @@ def live(mine: Integration, days: int, at_midnight: int, number: int) -> list[st
     return sorted(lost)
 
 
-def came_back(mine: Integration) -> list[str]:
-    """The ids of the events that were inserted, sorted."""
-    rows = mine.rows()
-    return sorted(row["event_id"] for row in rows if row["origin"] == "reconcile")
-
-
 @pytest.mark.parametrize(("days", "at_midnight"), [(1, 1), (4, 1), (4, 8), (4, 0)])
 def test_every_lost_event_comes_back_where_days_end_at_midnight(
     mine: Integration, days: int, at_midnight: int
@@ -80,7 +74,7 @@ def test_every_lost_event_comes_back_where_days_end_at_midnight(
     assert report["delivered"] == report["found"] == days * (at_midnight + 120)
     assert (report["missing"], report["inserted"]) == (2 * days,) * 2
     assert report["skipped"] == 0
-    assert came_back(mine) == lost
+    assert mine.came_back == lost
     mine.report(code=0)
 
 
@@ -94,7 +88,7 @@ def test_interrupted_run_notes_no_day_of_which_it_has_read_a_moment(
     mine.report(code=1)
     assert states(mine.store, CURSOR) == []
     mine.report(code=2)
-    assert came_back(mine) == lost
+    assert mine.came_back == lost
 
 
 @pytest.mark.parametrize("leaves", [0, 1, 5])
@@ -120,7 +114,7 @@ def test_events_that_no_query_of_a_day_has_stop_the_run(
     )
     mine.fake.after_request_funcs.clear()
     assert mine.report()["from"] == f"{mine.day(-27)}"
-    assert came_back(mine) == lost
+    assert mine.came_back == lost
 
 
 def test_days_are_read_once_where_they_are_whole(mine: Integration) -> None:
