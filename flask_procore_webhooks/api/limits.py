@@ -115,7 +115,7 @@ def _reset_in(headers: Mapping[str, str]) -> float | None:
 
 
 def date_of(headers: Mapping[str, str]) -> float | None:
-    """The answer's own time in Unix seconds; ``None`` if it has none."""
+    """The answer's ``Date`` in Unix seconds; ``None`` without that header."""
     return _http_date(headers.get("Date"))
 
 

@@ -88,8 +88,8 @@ def _next_page(
     """The parameters of the next page; ``None`` after the last one.
 
     Procore names it in ``Link``. Without one, the pages are counted until ``Total``
-    objects were seen, until one that is shorter than ``Per-Page``, or until an empty
-    one: the server's greatest number may be less than was asked for.
+    objects were seen, until a page is shorter than ``Per-Page``, or until a page is
+    empty: the server's greatest number may be less than was asked for.
     """
     if answer.next_page is not None:
         return {**given, **answer.next_page}

@@ -101,7 +101,7 @@ def _seconds_from_now(value: str) -> float:
 def _in_seconds(value: str) -> float:
     """A number with or without a unit.
 
-    :raises ValueError: it is none.
+    :raises ValueError: the text is not such a number.
     """
     number, unit = (value[:-1], UNITS[value[-1]]) if value[-1:] in UNITS else (value, 1)
     return float(number) * unit

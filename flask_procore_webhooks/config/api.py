@@ -114,7 +114,7 @@ def read_api(reader: Reader) -> ApiSettings:
 
 
 def read_scopes(values: Iterable[object]) -> tuple[list[Scope], list[str]]:
-    """The scopes, each once and in order, and the problems of those that are none."""
+    """The scopes, each once and in order, and the problems of other values."""
     found: dict[Scope, None] = {}
     problems = []
     for value in values:

@@ -40,7 +40,7 @@ def reconcile_endpoint(
 ) -> Iterator[Report]:
     """Reconcile each hook of the endpoint, and yield its report.
 
-    :param actor: who does it, for the journal.
+    :param actor: the name of the user in the journal.
     :param progress: is called with the number of deliveries of each page.
     :raises ConfigError: a key is missing, or another endpoint of the app asks for one
         of its hooks: each would insert what belongs to the other.
@@ -61,7 +61,7 @@ def _others(endpoint: Endpoint) -> Iterator[Survey]:
     for other in endpoints(endpoint.app).values():
         if other is endpoint or other.settings.api.namespace != settings.namespace:
             continue
-        # One that is not configured correctly has no hooks.
+        # An endpoint with a wrong configuration has no hooks.
         with suppress(ConfigError):
             yield Survey(other, api_of(other))
 

@@ -172,6 +172,7 @@ class FakeProcore(ApiApp):
         """
         self._change(resource, id, fields, self._actor(user_id, application_id))
 
+    # Flask has a decorator of that name, which the fake does not need.
     def delete(  # type: ignore[override]
         self,
         resource: str,

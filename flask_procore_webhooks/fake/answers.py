@@ -149,7 +149,7 @@ class Broken:
     seconds: float
 
     def matches(self, method: str, target: str) -> bool:
-        """Whether the request is one of those that the order names."""
+        """Whether the order is about the request."""
         if self.method not in ("*", method):
             return False
         try:

@@ -76,7 +76,7 @@ class HooksApi:
         return page_answer(rows, self._switches, bare=False)
 
     def create_hook(self, scope: Scope) -> Response:
-        """Create a hook, if its namespace has none in the scope."""
+        """Create a hook, unless the namespace has a hook in the scope."""
         body = body_object()
         for name in ("payload_version", "namespace", "destination_url"):
             if not body.get(name):
@@ -171,7 +171,7 @@ class HooksApi:
         return Response(status=204)
 
     def create_triggers(self, hook: Hook) -> Response:
-        """Create triggers; those that are refused do not keep the others out."""
+        """Create triggers; a refused trigger does not stop the others."""
         rows, status = [], 201
         for item in self._bulk():
             try:

@@ -52,7 +52,7 @@ class Step(NamedTuple):
 
 @dataclass
 class Chain:
-    """The attempts of deliveries that came after the last of those that waited."""
+    """Counts attempts of deliveries that were queued during one call."""
 
     last: int
     left: float
@@ -241,7 +241,7 @@ class Sender:
     # Real time
 
     def start(self, every: float) -> bool:
-        """Deliver in a thread, every so many seconds; false if it does so already."""
+        """Deliver in a thread at that interval; false if a thread runs already."""
         if self._thread is not None:
             return False
         self._stop.clear()
@@ -252,7 +252,7 @@ class Sender:
         return True
 
     def stop(self) -> bool:
-        """End the thread, after its attempt; false if there is none."""
+        """End the thread after its attempt; false without a thread."""
         thread, self._thread = self._thread, None
         if thread is None:
             return False

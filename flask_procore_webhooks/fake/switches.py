@@ -15,7 +15,7 @@ from datetime import timezone
 from typing import Any
 from typing import Final
 
-#: The values that a switch accepts, for those that accept a few only.
+#: The accepted values of switches that accept only some.
 CHOICES: Final[dict[str, tuple[object, ...]]] = {
     "filter_by": ("event", "delivery"),
     "order": ("newest", "oldest"),

@@ -69,7 +69,7 @@ class Stopped(Exception):
 class Run:
     """What the reconciliations of all hooks of an endpoint share.
 
-    :param actor: who does it, for the journal.
+    :param actor: the name of the user in the journal.
     :param procore_time: Procore's time now, if an answer has named it. The days are
         Procore's, and this host's clock may be wrong.
     :param progress: is called with the number of deliveries of each page.

@@ -197,6 +197,7 @@ def test_switch_refuses_other_values(fake: FakeProcore) -> None:
     with pytest.raises(ValueError):
         FakeProcore(error_body="html")
     with pytest.raises(AttributeError):
+        # By setattr, because mypy knows that there is no such switch.
         setattr(fake.switches, "ordering", "newest")  # noqa: B010
     with pytest.raises(TypeError):
         FakeProcore(ordering="newest")
