@@ -23,14 +23,17 @@ from support.services import own_database
 from support.services import POSTGRESQL
 from support.values import Clock
 from support.values import SECRET
+from support.waiting import PATIENCE
 
 from flask_procore_webhooks import ProcoreWebhooks
 from flask_procore_webhooks import signals
 from flask_procore_webhooks import subscribers
 from flask_procore_webhooks.dispatching.background import stop_all
+from flask_procore_webhooks.dispatching.crew import Crew
 from flask_procore_webhooks.endpoint import Endpoint
 from flask_procore_webhooks.endpoint import endpoints
 from flask_procore_webhooks.log import log
+from flask_procore_webhooks.running import held
 from flask_procore_webhooks.storage.store import Store
 
 # On a busy machine, both generating and running an example may take long.
@@ -47,6 +50,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mark_server_tests(items)
+
+
+@pytest.fixture
+def whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a worker keep its batch, however long the machine stalls during an event."""
+    monkeypatch.setattr(Crew, "batch_seconds", PATIENCE)
+    monkeypatch.setattr(held, "LONGEST_WAIT", PATIENCE)
 
 
 @pytest.fixture(autouse=True)

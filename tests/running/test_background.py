@@ -416,12 +416,10 @@ def test_event_without_notification_is_found_by_polling(
     assert worker.ran == 2
 
 
+@pytest.mark.usefixtures("whole_batches")
 def test_stopped_worker_releases_queued_claims(
-    endpoint: Endpoint, webhooks: ProcoreWebhooks, monkeypatch: pytest.MonkeyPatch
+    endpoint: Endpoint, webhooks: ProcoreWebhooks
 ) -> None:
-    monkeypatch.setattr(
-        "flask_procore_webhooks.dispatching.crew.Crew.batch_seconds", PATIENCE
-    )
     begun, go_on = threading.Event(), threading.Event()
     ran = []
 

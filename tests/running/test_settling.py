@@ -36,6 +36,8 @@ from flask_procore_webhooks.inbox import batches
 from flask_procore_webhooks.running.held import HeldClaims
 from flask_procore_webhooks.running.leases import renewing
 
+pytestmark = pytest.mark.usefixtures("whole_batches")
+
 MakeApp = Callable[..., Flask]
 
 

@@ -166,13 +166,8 @@ def test_stop_at_the_end_of_a_sleep_is_not_missed(sqlite_host: Host) -> None:
     assert sleeps == [3600]
 
 
-def test_stopped_worker_releases_queued_events(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "flask_procore_webhooks.dispatching.crew.Crew.batch_seconds", PATIENCE
-    )
-    monkeypatch.setattr("flask_procore_webhooks.running.held.LONGEST_WAIT", PATIENCE)
+@pytest.mark.usefixtures("whole_batches")
+def test_stopped_worker_releases_queued_events(host: Host) -> None:
     begun, go_on = threading.Event(), threading.Event()
     slow = False
 

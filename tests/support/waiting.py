@@ -10,11 +10,12 @@ from typing import Any
 
 PATIENCE = 60.0
 
-#: Code for apps in other processes: the batches of workers grow (1, 2, 4, 8 …) even
-#: on a slow machine.
+#: Code for apps in other processes: even on a slow machine, the batches of workers grow
+#: (1, 2, 4, 8 …), and a worker keeps its batch during a long event.
 LARGE_BATCHES = f"""
 from flask_procore_webhooks.dispatching.crew import Crew
-Crew.batch_seconds = {PATIENCE}
+from flask_procore_webhooks.running import held as _held
+Crew.batch_seconds = _held.LONGEST_WAIT = {PATIENCE}
 """
 
 

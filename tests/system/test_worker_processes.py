@@ -448,7 +448,6 @@ def writer(event):
         os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(0.5)
 """,
-        # Queued claims are released after a third of the lease.
         PROCORE_WEBHOOK_LEASE=6,
     )
     record(shop.host.store, *numbered(3))
