@@ -13,6 +13,7 @@ from flask import Flask
 from hypothesis import HealthCheck
 from hypothesis import settings
 from support.counts import stop_tallies
+from support.selection import mark_seldom_cases
 from support.selection import mark_server_tests
 from support.serial import pytest_runtest_protocol as pytest_runtest_protocol
 from support.serial import pytest_sessionfinish as pytest_sessionfinish
@@ -50,6 +51,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mark_server_tests(items)
+    mark_seldom_cases(items)
 
 
 @pytest.fixture

@@ -270,6 +270,9 @@ def kill_after(engine: sa.Engine, way: Way, number: int) -> bool:
     return False
 
 
+@pytest.mark.seldom(
+    "postgresql-1", "postgresql-2-by_migration", "mariadb-1", "mariadb-2-by_migration"
+)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("schema", "way"), [(1, by_command), (2, by_command), (2, by_migration)]

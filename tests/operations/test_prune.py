@@ -237,6 +237,7 @@ def test_pruning_an_empty_inbox_removes_nothing(site: Site, prune: Prune) -> Non
     assert sum(prune(site.store, Old(site.clock(), True))) == 0
 
 
+@pytest.mark.seldom("postgresql-bodies", "mariadb-rows")
 @pytest.mark.slow
 @every_prune
 def test_deliveries_are_accepted_during_a_large_prune(site: Site, prune: Prune) -> None:

@@ -289,6 +289,7 @@ CUTS = [
 ]
 
 
+@pytest.mark.seldom("reset")
 @pytest.mark.parametrize("kind", ["reset", "500", "empty"])
 @pytest.mark.parametrize(("method", "path", "skip"), CUTS)
 def test_apply_that_is_cut_off_can_be_repeated(

@@ -117,6 +117,7 @@ MEDDLING: dict[str, Hostility] = {
 }
 
 
+@pytest.mark.seldom("scoped_session postgresql", "scoped_session mariadb")
 @pytest.mark.parametrize("meddle", MEDDLING.values(), ids=MEDDLING)
 def test_effect_is_committed_once_despite_session_misuse(
     host: Host, meddle: Hostility
@@ -141,6 +142,7 @@ def test_effect_is_committed_once_despite_session_misuse(
     assert host.finished() == ["meddler", "next"]
 
 
+@pytest.mark.seldom("scoped_session postgresql", "scoped_session mariadb")
 @pytest.mark.parametrize("meddle", MEDDLING.values(), ids=MEDDLING)
 def test_effect_after_session_misuse_is_as_the_subscriber_left_it(
     host: Host, meddle: Hostility
@@ -190,6 +192,7 @@ BREAKING: dict[str, Hostility] = {
 }
 
 
+@pytest.mark.seldom("scoped_session postgresql", "scoped_session mariadb")
 @pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
 @pytest.mark.parametrize("damage", BREAKING.values(), ids=BREAKING)
 def test_broken_runs_are_retried_or_dead(

@@ -301,6 +301,7 @@ def test_subscriber_may_have_a_timeout_of_its_own(
     assert states(sqlite_host.store) == {"long": "done", "short": "dead"}
 
 
+@pytest.mark.seldom("scoped_session postgresql", "scoped_session mariadb")
 @pytest.mark.parametrize("option", ["when", "key"])
 @pytest.mark.parametrize("raises", [False, True])
 def test_function_of_an_option_that_hangs_is_abandoned(

@@ -23,6 +23,15 @@ def mark_server_tests(items: list[pytest.Item]) -> None:
             item.add_marker("server")
 
 
+def mark_seldom_cases(items: list[pytest.Item]) -> None:
+    """Mark the cases that a test names by the mark ``seldom`` as ``soak``."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        for mark in item.iter_markers("seldom"):
+            if callspec and any(word in callspec.id for word in mark.args):
+                item.add_marker("soak")
+
+
 def needs_server(item: pytest.Item) -> bool:
     fixtures = set(getattr(item, "fixturenames", ()))
     return bool(fixtures & FIXTURES) or not PARAMETERS.isdisjoint(_words(item))

@@ -87,6 +87,7 @@ def check(outcomes: list[Outcome]) -> None:
 # The promises
 
 
+@pytest.mark.seldom("away", "own_timestamps", "one_timestamp", "deletion")
 @pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SCENARIOS.keys() - {"fan_out", "backlog"}))
@@ -96,6 +97,7 @@ def test_each_option_keeps_its_promise(name: str, tmp_path: Path, seed: int) -> 
     check(outcomes)
 
 
+@pytest.mark.seldom("mariadb")
 @pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize("server", ["postgresql", "mariadb"])

@@ -78,6 +78,7 @@ with app.app_context():
 """
 
 
+@pytest.mark.seldom("sys.exit")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("database_url", "dispatch", "kind", "leave"),

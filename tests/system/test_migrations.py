@@ -37,6 +37,7 @@ Migrate(app, db)
 """
 
 
+@pytest.mark.seldom("sqlite-2", "postgresql-1", "mariadb-1")
 @pytest.mark.slow
 @pytest.mark.parametrize("schema", [1, 2])
 def test_migration_that_calls_carry_over_upgrades_older_tables_with_rows(

@@ -166,6 +166,7 @@ def night(folder: Path) -> Iterator[tuple[Operator, Process]]:
         yield operator, worker
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_the_morning_after_a_night_of_500_dead_events(tmp_path: Path) -> None:
     with night(tmp_path) as (operator, worker):

@@ -180,6 +180,7 @@ def seed() -> int:
     return seed
 
 
+@pytest.mark.seldom("mariadb")
 @pytest.mark.serial
 @pytest.mark.slow
 def test_calls_of_one_key_never_overlap_though_workers_are_killed(

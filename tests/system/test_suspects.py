@@ -126,6 +126,7 @@ def are_finished(host: Host, count: int) -> Callable[[], bool]:
     return lambda: counted(host.store) == Counter(done=count, dead=1)
 
 
+@pytest.mark.seldom("mariadb")
 @pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3], ids=["one process", "three processes"])

@@ -367,6 +367,7 @@ def test_processes_share_the_work_and_effects_are_made_once(shop: Shop) -> None:
         assert {call[1] for call in shop.calls()} == {"1"}
 
 
+@pytest.mark.seldom("mariadb")
 @pytest.mark.serial
 @pytest.mark.slow
 def test_run_longer_than_its_lease_stays_with_its_worker(shop: Shop) -> None:
@@ -432,6 +433,7 @@ def test_stalled_worker_has_no_effect_after_it_continues(
     assert [call[1] for call in shop.calls()] == ["1", "1"]
 
 
+@pytest.mark.seldom("mariadb")
 @pytest.mark.serial
 @pytest.mark.slow
 def test_stalled_worker_releases_the_rest_of_its_batch(
@@ -465,6 +467,7 @@ def writer(event):
     assert sorted(ran) == ["evt_000", "evt_001", "evt_001", "evt_002"]
 
 
+@pytest.mark.seldom("mariadb")
 @pytest.mark.serial
 @pytest.mark.slow
 def test_event_that_kills_its_process_loses_no_other_event(shop: Shop) -> None:

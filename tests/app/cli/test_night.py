@@ -56,6 +56,7 @@ class Night:
         return json.loads(stdout_of(self.site.app, *command, "--json"))
 
 
+@pytest.mark.seldom("mariadb")
 @pytest.mark.slow
 def test_operator_finds_tries_replays_and_proves_with_commands_alone(
     site: Site,

@@ -57,6 +57,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.seldom("mariadb")
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb", "sqlite"])
 def test_every_command_reports_an_unreachable_database_in_one_sentence(
