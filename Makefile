@@ -12,7 +12,7 @@ demo: .venv/demo
 	$(BIN)/python examples/quickstart/demo.py
 
 test: .venv/test
-	$(BIN)/python -m pytest -n 2 -m "$(QUICK)" $(QUICK_TESTS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "$(QUICK)" $(QUICK_TESTS)
 
 # Lint, types, a few seconds of fuzzing, and all tests with coverage, also on PostgreSQL,
 # MariaDB, Redis and RabbitMQ. A test whose server is missing is skipped; with CI=true it
@@ -20,7 +20,7 @@ test: .venv/test
 check: lint .venv/check
 	cd tests && ../$(BIN)/python -m fuzz --seconds 3
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 4 -m "not serial and not soak"
+	$(BIN)/coverage run -m pytest -n 4 --dist worksteal -m "not serial and not soak"
 	$(BIN)/coverage run -m pytest -m "serial and not soak"
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
