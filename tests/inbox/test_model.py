@@ -567,7 +567,7 @@ def test_inbox_holds_its_promises_in_any_order_of_steps(
     make_app: Callable[..., Flask], tmp_path: Path
 ) -> None:
     with _parts(make_app, f"sqlite:///{tmp_path / 'host.db'}") as parts:
-        _explore(parts, examples=15, steps=40)
+        _explore(parts, examples=30, steps=40)
 
 
 @pytest.mark.slow
@@ -577,4 +577,4 @@ def test_inbox_holds_its_promises_on_database_servers(
 ) -> None:
     url = request.getfixturevalue(f"{database}_url")
     with _parts(make_app, url) as parts:
-        _explore(parts, examples=4, steps=30)
+        _explore(parts, examples=8, steps=30)

@@ -295,7 +295,7 @@ def expect_as_wanted(world: World, hook: dict[str, Any]) -> None:
 
 
 def test_apply_makes_any_state_the_desired_one(procore: Procore) -> None:
-    @settings(max_examples=60)
+    @settings(max_examples=150)
     @given(wanted(), actual(), switches)
     def check(
         want: Wanted, hooks: list[dict[str, Any]], turned: dict[str, Any]
@@ -324,7 +324,7 @@ def test_apply_makes_any_state_the_desired_one(procore: Procore) -> None:
 def test_prune_and_rotate_at_once_make_any_state_the_desired_one(
     procore: Procore,
 ) -> None:
-    @settings(max_examples=20)
+    @settings(max_examples=50)
     @given(wanted(), actual(), switches)
     def check(
         want: Wanted, hooks: list[dict[str, Any]], turned: dict[str, Any]
@@ -350,7 +350,7 @@ def test_prune_and_rotate_at_once_make_any_state_the_desired_one(
 
 
 def test_interrupted_apply_can_be_repeated_from_any_state(procore: Procore) -> None:
-    @settings(max_examples=40)
+    @settings(max_examples=100)
     @given(wanted(), actual(), switches, st.integers(1, 25), st.booleans())
     def check(
         want: Wanted,
@@ -375,7 +375,7 @@ def test_interrupted_apply_can_be_repeated_from_any_state(procore: Procore) -> N
 
 
 def test_apply_leaves_both_hooks_of_a_change_of_version(procore: Procore) -> None:
-    @settings(max_examples=20)
+    @settings(max_examples=50)
     @given(wanted(), actual(), switches, st.booleans(), st.booleans())
     def check(
         want: Wanted,
