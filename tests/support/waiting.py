@@ -10,12 +10,17 @@ from typing import Any
 
 PATIENCE = 60.0
 
-#: Code for apps in other processes: even on a slow machine, the batches of workers grow
-#: (1, 2, 4, 8 …), and a worker keeps its batch during a long event.
+#: Code for apps in other processes: the batches of workers grow (1, 2, 4, 8 …) even
+#: on a slow machine.
 LARGE_BATCHES = f"""
 from flask_procore_webhooks.dispatching.crew import Crew
-from flask_procore_webhooks.running import held as _held
-Crew.batch_seconds = _held.LONGEST_WAIT = {PATIENCE}
+Crew.batch_seconds = {PATIENCE}
+"""
+#: And a worker keeps its batch during a long event, as with ``whole_batches``.
+WHOLE_BATCHES = f"""
+{LARGE_BATCHES}
+from flask_procore_webhooks.running import held
+held.LONGEST_WAIT = {PATIENCE}
 """
 
 

@@ -29,8 +29,8 @@ from support.processes import environment
 from support.servers import serve
 from support.servers import Server
 from support.values import SECRET
-from support.waiting import LARGE_BATCHES
 from support.waiting import wait_until
+from support.waiting import WHOLE_BATCHES
 
 from flask_procore_webhooks.dispatching.background import GRACE
 from flask_procore_webhooks.inbox import batches
@@ -94,7 +94,7 @@ class Site:
             "FLASK_PROCORE_WEBHOOK_RETRY_BASE": "0.2",
         }
         self.module = folder / "site_of_tests.py"
-        self.module.write_text(HOST + LARGE_BATCHES)
+        self.module.write_text(HOST + WHOLE_BATCHES)
 
     def serve(self, server: str = "gunicorn", *options: str, **env: str) -> Any:
         return serve(
@@ -320,7 +320,7 @@ def test_reloaded_server_continues_pending_events(site: Site) -> None:
         stalled_batch(site, running, seconds=1)
         before = get(running)
         slow = 'event.data.get("seconds", 0)'
-        site.module.write_text(HOST.replace(slow, "0") + LARGE_BATCHES)
+        site.module.write_text(HOST.replace(slow, "0") + WHOLE_BATCHES)
         site.wait_for(lambda: _answers(running) not in (None, before), running)
         site.wait_until_done(ids, running)
     site.check_effects(ids)

@@ -28,6 +28,7 @@ from support.processes import start
 from support.values import SECRET
 from support.waiting import LARGE_BATCHES
 from support.waiting import wait_until
+from support.waiting import WHOLE_BATCHES
 from support.workers import SETTINGS
 
 from flask_procore_webhooks import Event
@@ -271,7 +272,7 @@ def test_new_events_are_found_by_polling(shop: Shop) -> None:
 )
 def test_signal_ends_a_worker_after_its_event(shop: Shop, number: int) -> None:
     shop.open(
-        LARGE_BATCHES
+        WHOLE_BATCHES
         + """
 @host.webhooks.on(name="writer")
 def writer(event):
@@ -450,6 +451,7 @@ def writer(event):
         os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(0.5)
 """,
+        # The lease ends while the worker is stopped.
         PROCORE_WEBHOOK_LEASE=6,
     )
     record(shop.host.store, *numbered(3))
