@@ -89,7 +89,7 @@ def post(server: Server, body: bytes) -> int:
             return error.code
 
 
-@pytest.mark.seldom("sqlite", "mariadb")
+@pytest.mark.seldom("mariadb")
 @pytest.mark.serial  # A SQLite file has one writer at a time, on a busy machine too.
 @pytest.mark.slow
 def test_no_connection_of_the_parent_is_used_by_a_child(
