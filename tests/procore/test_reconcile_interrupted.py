@@ -17,12 +17,6 @@ from flask_procore_webhooks.hooks.insertion import AT_ONCE
 from flask_procore_webhooks.hooks.report import Options
 
 
-def inserted(mine: Integration) -> list[str]:
-    """The ids of the events that were inserted, sorted."""
-    rows = mine.rows()
-    return sorted(row["event_id"] for row in rows if row["origin"] == "reconcile")
-
-
 def numbers(mine: Integration) -> tuple[Any, Any]:
     """Missing and inserted events by the only entry of the journal."""
     (entry,) = mine.journal()
@@ -66,10 +60,10 @@ def test_journal_has_what_was_inserted_before_an_interruption(
         progress = stop_after(5, error)
         with mine.app.app_context(), pytest.raises(error):
             [*reconcile_endpoint(mine.endpoint, Options(), "me", progress)]
-        assert inserted(mine) == sorted(set(lost) & set(inserted(mine)))
-        assert numbers(mine) == (30, 30) == (len(inserted(mine)),) * 2
+        assert mine.came_back == sorted(set(lost) & set(mine.came_back))
+        assert numbers(mine) == (30, 30) == (len(mine.came_back),) * 2
         mine.report(code=2)
-        assert inserted(mine) == lost
+        assert mine.came_back == lost
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
@@ -85,9 +79,9 @@ def test_journal_has_what_was_inserted_before_an_event_ends_an_inline_run(
         result = run_apart(mine.app, "reconcile")
         assert result.exit_code == 1 or error is SystemExit
         assert numbers(mine) == (AT_ONCE + 20, AT_ONCE)
-        assert len(inserted(mine)) == AT_ONCE
+        assert len(mine.came_back) == AT_ONCE
         assert mine.report(code=2)["inserted"] == 20
-        assert inserted(mine) == lost
+        assert mine.came_back == lost
 
 
 def test_subscriber_that_fails_in_an_inline_run_ends_nothing(
