@@ -25,7 +25,7 @@ check: lint .venv/check
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-# Kill processes, stop and fill databases under load, and fuzz: about 45 minutes. To repeat
+# Kill processes, stop and fill databases under load, and fuzz: more than an hour. To repeat
 # one run: make soak SOAK="mariadb --runs worker --seed 4711"
 soak: .venv/check
 	cd tests && ../$(BIN)/python -m soak $(SOAK)
